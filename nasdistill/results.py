@@ -1,0 +1,148 @@
+"""What a study found, as plain records and pandas frames. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from nasdistill.options import Cost
+
+State = Literal["running", "complete", "stopped", "rejected", "duplicate", "failed"]
+
+
+@dataclass(frozen=True)
+class RungScore:
+    """What one rung said about a student, on the score half of the validation split.
+
+    Attributes:
+        rung: Index from 0.
+        budget: Training examples the trunk had seen at this rung.
+        accuracy: Share of right answers, in [0, 1].
+        low: Lower end of the accuracy's 95 % Wilson interval.
+        high: Upper end of that interval.
+        loss: Mean cross-entropy against the labels, in nats.
+        seconds: Wall-clock seconds the rung took, its evaluation included.
+    """
+
+    rung: int
+    budget: int
+    accuracy: float
+    low: float
+    high: float
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One trial as the results know it.
+
+    Attributes:
+        number: The trial's number in the Optuna study.
+        state: `complete` climbed every rung; `stopped` was stopped at one; `rejected` broke a
+            limit before training; `duplicate` was already trained under another number; `failed`
+            ended with an error (`reason`).
+        architecture: The architecture's JSON object (`family`, `values`).
+        fingerprint: The architecture's fingerprint.
+        parameters: Sampled values by dotted parameter name.
+        params: Number of parameters.
+        macs: Multiply-adds of one forward pass of one image.
+        bytes: Size of the stored weights, in bytes.
+        latency: Median batch-1 latency in milliseconds, None where it was not measured.
+        rungs: Scores so far, in order.
+        reason: Why it was rejected, stopped or failed.
+        seconds: Wall-clock seconds by stage (`latency`, `rungs`).
+    """
+
+    number: int
+    state: State
+    architecture: Mapping[str, Any]
+    fingerprint: str
+    parameters: Mapping[str, Any]
+    params: int | None = None
+    macs: int | None = None
+    bytes: int | None = None
+    latency: float | None = None
+    rungs: tuple[RungScore, ...] = ()
+    reason: str | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float | None:
+        """Accuracy at the last rung reached, in [0, 1]."""
+        return self.rungs[-1].accuracy if self.rungs else None
+
+    def cost(self, name: Cost) -> float | None:
+        """The value of one cost: milliseconds for `latency`, a count otherwise."""
+        value = getattr(self, name)
+        return None if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Final:
+    """A fully distilled, tested, exported and re-measured candidate.
+
+    Attributes:
+        rank: From 1, the order of the table of finals.
+        number: The trial it came from.
+        folder: Where its files are.
+        metrics: The content of its metrics.json.
+    """
+
+    rank: int
+    number: int
+    folder: Path
+    metrics: Mapping[str, Any]
+
+    @property
+    def recommended(self) -> bool:
+        """Whether the audit half of the validation split chose this one."""
+        return bool(self.metrics.get("recommended", False))
+
+    @property
+    def broken_limits(self) -> tuple[str, ...]:
+        """Names of the limits that the exported file breaks."""
+        limits = self.metrics.get("limits", {})
+        return tuple(name for name, limit in limits.items() if not limit["ok"])
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A whole study as the report reads it.
+
+    Attributes:
+        name: The study's name.
+        folder: `studies/<name>`.
+        state: `searching`, `distilling` or `complete`.
+        recipe: The resolved recipe.
+        command: The command line that made the study.
+        teacher: The teacher's card: name, params, macs, bytes, test and validation accuracy,
+            calibration error, and (where measured) `latency` in milliseconds.
+        data: Name, classes, input shape and number of examples by split.
+        machine: Processor, cores, memory, accelerator.
+        versions: Versions of Python and of the packages that matter.
+        limits: Upper limits by cost name, and `accuracy` (lower).
+        rungs: Budget of each rung, in training examples.
+        stages: Wall-clock seconds by stage over the whole study.
+        savings: Examples not trained or asked, by what saved them: `stopping`, `cache`, `gates`.
+        candidates: All trials, by number.
+        finals: By rank.
+    """
+
+    name: str
+    folder: Path
+    state: Literal["searching", "distilling", "complete"]
+    recipe: Mapping[str, Any]
+    command: str
+    teacher: Mapping[str, Any]
+    data: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+    limits: Mapping[str, float]
+    rungs: tuple[int, ...]
+    stages: Mapping[str, float]
+    savings: Mapping[str, float]
+    candidates: Sequence[Candidate]
+    finals: Sequence[Final]
