@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nasdistill.options import Cost
+from nasdistill.pareto import as_points, non_dominated_ranks
 
 State = Literal["running", "complete", "stopped", "rejected", "duplicate", "failed"]
 
@@ -146,3 +147,51 @@ class StudyRecord:
     savings: Mapping[str, float]
     candidates: Sequence[Candidate]
     finals: Sequence[Final]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of news from a search, for whoever displays it.
+
+    Attributes:
+        kind: `stage` begins a stage; `progress` is a sign of life within a run; `rung` a score;
+            `trial` the end of a trial; `final` the end of a final.
+        text: The news in words.
+        stage: `teacher`, `answers`, `search`, `finals` or `report`.
+        trial: The trial's number.
+        rung: The rung, from 0.
+        done: Trials (in `search`) or training examples (in `finals`) done.
+        total: Out of so many.
+        images_per_second: Training throughput.
+        eta_seconds: Seconds to the end of the stage, where it can be told.
+        front: `(trial, accuracy, params)` of each candidate on the front so far.
+    """
+
+    kind: Literal["stage", "trial", "progress", "rung", "final", "note", "warning"]
+    text: str
+    stage: str = ""
+    trial: int | None = None
+    rung: int | None = None
+    done: int = 0
+    total: int = 0
+    images_per_second: float = 0.0
+    eta_seconds: float | None = None
+    front: tuple[tuple[int, float, float], ...] = ()
+
+
+def front(candidates: Sequence[Candidate], costs: Sequence[Cost]) -> list[Candidate]:
+    """The candidates that no other beats in accuracy and every cost.
+
+    Only those that climbed furthest are compared: scores at different rungs are not comparable.
+
+    Args:
+        candidates: Any trials; those without a score or a cost are left out.
+        costs: Costs that count, all minimised.
+    """
+    scored = [c for c in candidates if c.state == "complete" and c.score is not None]
+    scored = [c for c in scored if all(c.cost(name) is not None for name in costs)]
+    if not scored:
+        return []
+    rows = [[c.score or 0.0, *(c.cost(name) or 0.0 for name in costs)] for c in scored]
+    ranks = non_dominated_ranks(as_points(rows))
+    return [c for c, rank in zip(scored, ranks, strict=True) if rank == 0]

@@ -1,0 +1,50 @@
+"""Numbers that change over the course of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Schedule = Callable[[float], float]
+
+
+def constant(value: float) -> Schedule:
+    """The same value all the way."""
+    return lambda progress: value
+
+
+def linear(start: float, end: float) -> Schedule:
+    """A straight line from `start` to `end`."""
+    return lambda progress: start + (end - start) * progress
+
+
+def cosine(start: float, end: float) -> Schedule:
+    """Half a cosine wave from `start` to `end`."""
+    return lambda progress: end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def steps(values: Mapping[float, float]) -> Schedule:
+    """Constant pieces: `values[p]` holds from progress `p` on; the smallest key must be 0."""
+    ordered = sorted(values.items())
+    assert ordered[0][0] == 0.0
+
+    def value(progress: float) -> float:
+        return [v for at, v in ordered if at <= progress][-1]
+
+    return value
+
+
+SCHEDULES: dict[str, Callable[[Any], Schedule]] = {
+    "linear": lambda pair: linear(*pair),
+    "cosine": lambda pair: cosine(*pair),
+    "steps": steps,
+}
+
+
+def schedule(spec: float | Mapping[str, Any]) -> Schedule:
+    """Makes a schedule from a validated recipe value: a number, or `{linear: [a, b]}` and so on."""
+    if isinstance(spec, Mapping):
+        ((kind, value),) = spec.items()
+        return SCHEDULES[kind](value)
+    return constant(float(spec))
