@@ -147,7 +147,7 @@ class Run:
         self.student = student.to(self.device, memory_format=torch.channels_last)
         set_precision(self.student, precision)
         self.optimizer = torch.optim.AdamW(
-            _groups(self.student, weight_decay), lr=pace.peak, fused=self.device.type == "cuda"
+            _groups(self.student, weight_decay), lr=pace.peak, fused=True
         )
         self.step = 0
 
@@ -162,7 +162,7 @@ class Run:
         twin.student = copy.deepcopy(self.student)
         twin.pace = pace
         twin.optimizer = torch.optim.AdamW(
-            _groups(twin.student, 0.0), lr=pace.peak, fused=self.device.type == "cuda"
+            _groups(twin.student, 0.0), lr=pace.peak, fused=True
         )
         twin.optimizer.load_state_dict(self.optimizer.state_dict())
         return twin

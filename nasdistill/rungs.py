@@ -77,7 +77,7 @@ def stop_reason(
         return f"accuracy {accuracies[index]:.3f} is below the rung's floor of {floor:.3f}"
     points = as_points([[a, *row] for a, row in zip(accuracies, costs, strict=True)])
     ranks = non_dominated_ranks(points)
-    reference = points.max(axis=0) + 0.1
+    reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0) + 1e-9
     gains = np.zeros(len(points))
     for rank in set(ranks.tolist()):
         members = np.flatnonzero(ranks == rank)

@@ -1,0 +1,482 @@
+"""The Optuna study: storage, asking, claims, leases, and what each trial says.
+
+The storage holds what happened: one Optuna trial per architecture that was proposed, written whole
+in one transaction, so that no half-sampled trial can exist. What the sampler is told is made from
+that anew for every ask (`_sampler_view`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from nasdistill.errors import UserError
+from nasdistill.options import Cost
+from nasdistill.recipe import Recipe, changed_keys
+from nasdistill.results import (
+    COUNTED,
+    Candidate,
+    RungScore,
+    candidate_of,
+    open_storage,
+    storage_url,
+)
+from nasdistill.space import Architecture, SearchSpace
+
+LEASE_SECONDS = 60.0
+RENEW_SECONDS = 15.0
+SETTLE_SECONDS = 0.5
+
+SAMPLERS = ("random", "tpe", "nsga2", "qmc")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An architecture that the sampler asks for, with Optuna's own words for it."""
+
+    architecture: Architecture
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+    system_attrs: Mapping[str, Any]
+
+
+class Study:
+    """One study on disk.
+
+    Args:
+        folder: `studies/<name>`.
+        recipe: The resolved recipe.
+        space: The search space that the recipe names.
+
+    Attributes:
+        worker: This process's name in leases and claims.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, space: SearchSpace) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.folder = folder
+        self.recipe = recipe
+        self.space = space
+        self.worker = uuid.uuid4().hex[:12]
+        self._storage = open_storage(storage_url(folder, recipe.storage))
+        directions = ["maximize"] + ["minimize"] * len(recipe.minimize)
+        self._study = optuna.create_study(
+            study_name=folder.name,
+            storage=self._storage,
+            directions=directions,
+            sampler=optuna.samplers.RandomSampler(),
+            load_if_exists=True,
+        )
+        if "recipe" not in self.attrs:
+            self._study.set_metric_names(["accuracy", *recipe.minimize])
+
+    @classmethod
+    def open(cls, recipe: Recipe, root: Path, command: str) -> Study:
+        """Opens the study that a recipe names, creating it where there is none.
+
+        Raises:
+            UserError: If the study exists and was made with another recipe.
+        """
+        folder = root / recipe.study_name()
+        space = SearchSpace.load(recipe.space)
+        _create_folder(folder)
+        study = cls(folder, recipe, space)
+        stored = study.attrs.get("recipe")
+        if stored is None:
+            study.set("space", space.to_dict())
+            study.set("space_fingerprint", space.fingerprint)
+            study.set("command", command)
+            study.set("created", time.time())
+            study.set("recipe", recipe.model_dump(mode="json"))
+        else:
+            study._check_same(Recipe.model_validate(stored))
+            study.set("recipe", recipe.model_dump(mode="json"))
+        (folder / "recipe.yaml").write_text(recipe.to_yaml())
+        return study
+
+    def _check_same(self, stored: Recipe) -> None:
+        changed = changed_keys(stored, self.recipe)
+        if changed:
+            lines = [f"  {key}: was {old!r}, now {new!r}" for key, old, new in changed]
+            raise UserError(
+                f"study {self.folder.name!r} was made with another recipe:\n"
+                + "\n".join(lines)
+                + "\nOnly trials, time_limit, top_k and workers may change. Give the old values, "
+                "or another --study NAME."
+            )
+        if self.attrs["space_fingerprint"] != self.space.fingerprint:
+            raise UserError(
+                f"study {self.folder.name!r}: the search space {self.recipe.space!r} has changed "
+                "since the study was made. Put it back, or give another --study NAME."
+            )
+
+    # -- attributes of the study -----------------------------------------------------------------
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """All attributes of the study."""
+        return self._study.user_attrs
+
+    def set(self, key: str, value: Any) -> None:
+        """Writes one attribute of the study; `value` must be JSON."""
+        self._study.set_user_attr(key, value)
+
+    def once(self, key: str, make: Any) -> Any:
+        """Reads an attribute, or makes and stores it: what was measured once is kept."""
+        attrs = self.attrs
+        if key not in attrs:
+            self.set(key, make())
+            attrs = self.attrs
+        return attrs[key]
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """Adds wall-clock seconds to a stage; each worker keeps its own sum."""
+        key = f"seconds:{stage}:{self.worker}"
+        self.set(key, self.attrs.get(key, 0.0) + seconds)
+
+    # -- trials ----------------------------------------------------------------------------------
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials of the storage, by number."""
+        return self._study.get_trials(deepcopy=False)
+
+    def candidates(self) -> list[Candidate]:
+        """All trials as candidates."""
+        found = [candidate_of(trial) for trial in self.trials()]
+        return [candidate for candidate in found if candidate is not None]
+
+    def candidate(self, number: int) -> Candidate:
+        """One trial as a candidate."""
+        candidate = candidate_of(self.trials()[number])
+        assert candidate is not None
+        return candidate
+
+    def note(self, number: int, key: str, value: Any) -> None:
+        """Writes one attribute of a running trial."""
+        self._storage.set_trial_user_attr(self._id(number), key, value)
+
+    def record_rung(self, number: int, score: RungScore) -> None:
+        """Writes a rung's score: one write, so that it is there whole or not at all."""
+        self.note(number, f"score_{score.rung}", score.accuracy)
+        self.note(number, f"rung_{score.rung}", asdict(score))
+
+    def complete(self, number: int, accuracy: float, costs: Sequence[float]) -> None:
+        """Ends a trial that climbed every rung."""
+        self.note(number, "state", "complete")
+        self._end(number, TrialState.COMPLETE, [accuracy, *costs])
+
+    def stop(self, number: int, rung: int, reason: str) -> None:
+        """Ends a trial that was stopped at a rung."""
+        self.note(number, "stopped_at", rung)
+        self.note(number, "reason", reason)
+        self.note(number, "state", "stopped")
+        self._end(number, TrialState.PRUNED, None)
+
+    def fail(self, number: int, reason: str, state: str = "failed") -> None:
+        """Ends a trial that gave no score; `state` may be `rejected` or `withdrawn` as well."""
+        self.note(number, "reason", reason)
+        self.note(number, "state", state)
+        self._end(number, TrialState.PRUNED if state == "rejected" else TrialState.FAIL, None)
+
+    def _end(self, number: int, state: TrialState, values: Sequence[float] | None) -> None:
+        self._storage.set_trial_state_values(self._id(number), state, values)
+
+    def _id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(
+            self._study._study_id, number
+        )
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def ask(self, attempt: int) -> Proposal:
+        """Asks the sampler for an architecture.
+
+        The sampler is built from the seed, the number of trials so far and the attempt, so that a
+        study that was interrupted asks for the same ones.
+
+        Args:
+            attempt: How many proposals were thrown away as duplicates since the last trial.
+        """
+        trials = self.trials()
+        index = len(trials)
+        sampler = self._sampler(index, attempt)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            memory = optuna.create_study(
+                directions=[direction.name.lower() for direction in self._study.directions],
+                sampler=sampler,
+            )
+            memory.add_trials(_sampler_view(trials, self.recipe))
+            if self.recipe.sampler == "qmc":
+                for _ in range(index + attempt):
+                    memory.ask()
+            trial = memory.ask()
+            architecture = self.space.sample(trial)
+        frozen = memory.trials[trial.number]
+        system = {k: v for k, v in frozen.system_attrs.items() if not k.startswith("constraints")}
+        return Proposal(architecture, trial.params, frozen.distributions, system)
+
+    def _sampler(self, index: int, attempt: int) -> BaseSampler:
+        seed = (self.recipe.seed * 1_000_003 + index * 1_009 + attempt) % 2**31
+        if self.recipe.sampler == "random" or attempt >= 20:
+            return optuna.samplers.RandomSampler(seed=seed)
+        if self.recipe.sampler == "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=12)
+        if self.recipe.sampler == "qmc":
+            return optuna.samplers.QMCSampler(
+                scramble=True, seed=self.recipe.seed, warn_independent_sampling=False,
+                warn_asynchronous_seeding=False,
+                independent_sampler=optuna.samplers.RandomSampler(seed=seed),
+            )  # fmt: skip
+        return optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, group=True, constant_liar=True,
+            warn_independent_sampling=False,
+        )  # fmt: skip
+
+    # -- claims and leases -----------------------------------------------------------------------
+
+    def reject(
+        self, proposal: Proposal, figures: Mapping[str, float], excess: Mapping[str, float]
+    ) -> None:
+        """Stores a proposal that breaks a limit.
+
+        Args:
+            proposal: What was asked for.
+            figures: Known costs by name.
+            excess: How far over each broken limit, as a share of it; above zero.
+        """
+        worst = ", ".join(f"{name} {share:.0%} over its limit" for name, share in excess.items())
+        attrs = self._first_attrs(proposal, figures) | {"state": "rejected", "reason": worst}
+        self._study.add_trial(
+            create_trial(
+                state=TrialState.PRUNED,
+                params=dict(proposal.params),
+                distributions=dict(proposal.distributions),
+                user_attrs=attrs,
+                system_attrs=dict(proposal.system_attrs),
+                constraints=dict(excess),
+            )
+        )
+
+    def claim(self, proposal: Proposal, figures: Mapping[str, float]) -> int | None:
+        """Takes a slot for a proposal: write, read again, the lowest number wins.
+
+        Returns:
+            The trial's number, or None if another worker has the architecture or the last slot.
+        """
+        token = uuid.uuid4().hex
+        attrs = self._first_attrs(proposal, figures)
+        attrs |= {"state": "running", "token": token, "lease": self._lease(0)}
+        self._study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params=dict(proposal.params),
+                distributions=dict(proposal.distributions),
+                user_attrs=attrs,
+                system_attrs=dict(proposal.system_attrs),
+            )
+        )
+        trials = self.trials()
+        mine = next(t for t in reversed(trials) if t.user_attrs.get("token") == token)
+        earlier = [t.user_attrs for t in trials[: mine.number]]
+        counted = sum(a.get("state") in COUNTED for a in earlier)
+        fingerprint = proposal.architecture.fingerprint
+        if any(a.get("fingerprint") == fingerprint and a["state"] in COUNTED for a in earlier):
+            self.fail(mine.number, "another worker has it", state="withdrawn")
+        elif counted >= self.recipe.trials:
+            self.fail(mine.number, "the study's total is reached", state="withdrawn")
+        else:
+            return mine.number
+        return None
+
+    def _first_attrs(self, proposal: Proposal, figures: Mapping[str, float]) -> dict[str, Any]:
+        return {
+            "architecture": proposal.architecture.to_json(),
+            "fingerprint": proposal.architecture.fingerprint,
+            **figures,
+        }
+
+    def take_up(self) -> int | None:
+        """Takes up a trial whose worker is gone: its lease has ended, or its process is dead."""
+        for trial in self.trials():
+            if trial.state == TrialState.RUNNING and self._abandoned(trial.user_attrs["lease"]):
+                if self._take(trial):
+                    return trial.number
+        return None
+
+    def _take(self, trial: FrozenTrial) -> bool:
+        generation = trial.user_attrs["lease"]["generation"] + 1
+        mark = f"claim_{generation}_"
+        self.note(trial.number, mark + self.worker, time.time())
+        time.sleep(SETTLE_SECONDS)
+        attrs = self.trials()[trial.number].user_attrs
+        claims = sorted((at, key) for key, at in attrs.items() if key.startswith(mark))
+        if attrs["lease"]["generation"] >= generation or claims[0][1] != mark + self.worker:
+            return False
+        self.note(trial.number, "lease", self._lease(generation))
+        return True
+
+    def others_running(self) -> bool:
+        """Whether another worker has a trial under way."""
+        return any(trial.state == TrialState.RUNNING for trial in self.trials())
+
+    @contextmanager
+    def holding(self, number: int) -> Iterator[None]:
+        """Renews a running trial's lease in the background."""
+        generation = self.trials()[number].user_attrs["lease"]["generation"]
+        with _renewing(lambda: self.note(number, "lease", self._lease(generation))):
+            yield
+
+    @contextmanager
+    def finals_lease(self) -> Iterator[bool]:
+        """Gives True to the one process that may do the finals."""
+        lease = self.attrs.get("finals_lease")
+        if lease is not None and not self._abandoned(lease):
+            yield False
+            return
+        self.set("finals_lease", self._lease(0))
+        time.sleep(SETTLE_SECONDS if self.recipe.workers > 1 else 0)
+        if self.attrs["finals_lease"]["worker"] != self.worker:
+            yield False
+            return
+        with _renewing(lambda: self.set("finals_lease", self._lease(0))):
+            yield True
+        self.set("finals_lease", self._lease(0) | {"until": 0.0})
+
+    def _lease(self, generation: int) -> dict[str, Any]:
+        return {
+            "worker": self.worker,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": _process_start(os.getpid()),
+            "generation": generation,
+            "until": time.time() + LEASE_SECONDS,
+        }
+
+    def _abandoned(self, lease: Mapping[str, Any]) -> bool:
+        if lease["worker"] == self.worker or lease["until"] < time.time():
+            return True
+        here = lease["host"] == socket.gethostname()
+        return here and _process_start(lease["pid"]) != lease["started"]
+
+
+@contextmanager
+def _renewing(renew: Any) -> Iterator[None]:
+    done = threading.Event()
+
+    def keep() -> None:
+        while not done.wait(RENEW_SECONDS):
+            renew()
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _process_start(pid: int) -> str | None:
+    """When a process started, in the kernel's ticks; None if there is none. Linux; else the pid."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except FileNotFoundError:
+        if Path("/proc/self").exists():
+            return None
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
+        return str(pid)
+
+
+def _create_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create the study's folder {folder}: {error.strerror}") from None
+
+
+def _sampler_view(trials: Sequence[FrozenTrial], recipe: Recipe) -> list[FrozenTrial]:
+    """What the sampler is told.
+
+    A stopped trial counts as complete, with its last score raised by the typical later gain, so
+    that neither its score is lost nor a low rung compared with a high one. A rejected one counts as
+    complete with its broken constraints, never more of them than trials with a score; failed ones
+    are left out.
+    """
+    told: list[FrozenTrial] = []
+    rejected: list[FrozenTrial] = []
+    candidates = {c.number: c for c in map(candidate_of, trials) if c is not None}
+    gains = _later_gains(list(candidates.values()))
+    for trial in trials:
+        candidate = candidates.get(trial.number)
+        if candidate is None:
+            continue
+        costs = _costs(candidate, recipe.minimize)
+        if candidate.state in ("complete", "stopped") and candidate.score is not None:
+            accuracy = min(1.0, candidate.score + gains.get(candidate.rungs[-1].rung, 0.0))
+            if None not in costs:
+                told.append(_retold(trial, TrialState.COMPLETE, [accuracy, *costs]))
+        elif candidate.state == "running":
+            told.append(_retold(trial, TrialState.RUNNING, None))
+        elif candidate.state == "rejected":
+            rejected.append(trial)
+    scored = [t for t in told if t.state == TrialState.COMPLETE]
+    if scored:
+        worst = [max(t.values[i + 1] for t in scored) for i in range(len(recipe.minimize))]
+        for trial in rejected[-len(scored) :]:
+            costs = _costs(candidates[trial.number], recipe.minimize)
+            known = [w if c is None else c for c, w in zip(costs, worst, strict=True)]
+            told.append(_retold(trial, TrialState.COMPLETE, [0.0, *known]))
+    return told
+
+
+def _retold(
+    trial: FrozenTrial, state: TrialState, values: Sequence[float | None] | None
+) -> FrozenTrial:
+    return create_trial(
+        state=state,
+        values=None if values is None else [float(v) for v in values if v is not None],
+        params=trial.params,
+        distributions=trial.distributions,
+        system_attrs=dict(trial.system_attrs),
+    )
+
+
+def _costs(candidate: Candidate, names: Sequence[Cost]) -> list[float | None]:
+    return [candidate.cost(name) for name in names]
+
+
+def _later_gains(candidates: Sequence[Candidate]) -> dict[int, float]:
+    """Median gain from each rung to the last, over the trials that climbed every rung."""
+    complete = [c for c in candidates if c.state == "complete"]
+    gains: dict[int, float] = {}
+    if complete:
+        for rung in range(len(complete[0].rungs)):
+            differences = sorted(c.rungs[-1].accuracy - c.rungs[rung].accuracy for c in complete)
+            gains[rung] = differences[len(differences) // 2]
+    return gains
+
+
+def architecture_of(candidate: Candidate) -> Architecture:
+    """The architecture of a candidate."""
+    return Architecture.from_json(json.dumps(candidate.architecture))
