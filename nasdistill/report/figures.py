@@ -1,0 +1,267 @@
+"""Figures of the report: `*_info(record)` says what is shown, `plot_*(info)` draws it.
+
+Colours follow from each trace's `meta` (its role), so that a page can recolour a figure for its
+theme. Text that came from outside is escaped for Plotly's own small markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import plotly.graph_objects as go  # type: ignore[import-untyped]
+
+from nasdistill.options import Cost
+from nasdistill.report import statistics, text
+from nasdistill.report.style import NAMES, ROLES, SIZES, SYMBOLS, cost_axis, figure_base, plain
+from nasdistill.results import Candidate, Final, RungScore, StudyRecord
+
+
+class Point(NamedTuple):
+    """One model in a figure; `y` is a share in [0, 1], `low`–`high` its 95 % interval."""
+
+    number: int | None
+    x: float
+    y: float | None
+    label: str
+    low: float | None = None
+    high: float | None = None
+
+
+class TradeOffInfo(NamedTuple):
+    """Accuracy against one cost.
+
+    Attributes:
+        cost: Which cost.
+        groups: Points by role: trials by state, finals, the recommended one, the teacher.
+        front: Complete trials that no complete trial beats in this cost and score.
+        cost_limit: The upper limit on this cost, if any.
+        accuracy_limit: The lower limit on accuracy, in [0, 1], if any.
+        unplaced: Trials without a value of this cost.
+        floor: Where the close-up begins, in [0, 1].
+        below: Scored trials below the floor.
+    """
+
+    cost: Cost
+    groups: Mapping[str, tuple[Point, ...]]
+    front: tuple[Point, ...]
+    cost_limit: float | None
+    accuracy_limit: float | None
+    unplaced: int
+    floor: float
+    below: int
+
+
+def trade_off_info(record: StudyRecord, cost: Cost) -> TradeOffInfo:
+    """Places trials (last score), finals and teacher (test accuracy) against one cost."""
+    groups: dict[str, list[Point]] = {}
+    unplaced = 0
+    for candidate in record.candidates:
+        x = candidate.cost(cost)
+        if candidate.state == "duplicate":
+            continue
+        if x is None or (candidate.score is None and candidate.state not in ("rejected", "failed")):
+            unplaced += 1
+            continue
+        y = None if candidate.state in ("rejected", "failed") else candidate.score
+        groups.setdefault(candidate.state, []).append(
+            Point(candidate.number, x, y, _trial_label(candidate))
+        )
+    for final in record.finals:
+        if (x := final_cost(record, final, cost)) is not None:
+            groups.setdefault(_role(final), []).append(_final_point(record, final, x))
+    if (teacher := _teacher_point(record, cost)) is not None:
+        groups["teacher"] = [teacher]
+    complete = groups.get("complete", [])
+    chosen = statistics.front_of_two([p.x for p in complete], [p.y or 0.0 for p in complete])
+    floor = _floor(groups, record.limits.get("accuracy"))
+    scored = [p.y for points in groups.values() for p in points if p.y is not None]
+    return TradeOffInfo(
+        cost=cost,
+        groups={role: tuple(groups[role]) for role in NAMES if role in groups},
+        front=tuple(complete[i] for i in chosen),
+        cost_limit=record.limits.get(cost),
+        accuracy_limit=record.limits.get("accuracy"),
+        unplaced=unplaced,
+        floor=floor,
+        below=sum(y < floor for y in scored),
+    )
+
+
+def final_cost(record: StudyRecord, final: Final, cost: Cost) -> float | None:
+    """A final's cost, from its exported file where it was measured again."""
+    value = latency_of(final, "student") if cost == "latency" else final.metrics.get(cost)
+    if value is None:
+        trials = [c for c in record.candidates if c.number == final.number]
+        value = trials[0].cost(cost) if trials else None
+    return value
+
+
+def latency_of(final: Final, model: str, batch: int = 1) -> float | None:
+    """The median milliseconds of `student` or `teacher` at a batch size, None if not measured."""
+    for entry in final.metrics.get("latency") or ():
+        if entry.get("model") == model and entry.get("batch") == batch:
+            return float(entry["median_ms"])
+    return None
+
+
+def _role(final: Final) -> str:
+    if final.broken_limits:
+        return "broken"
+    return "recommended" if final.recommended else "final"
+
+
+def _final_point(record: StudyRecord, final: Final, x: float) -> Point:
+    metrics = final.metrics
+    low, high = metrics.get("test_interval") or (None, None)
+    trial = next((c for c in record.candidates if c.number == final.number), None)
+    lines = [
+        f"<b>Final {final.rank}</b>, trial {final.number}"
+        + (", recommended" if final.recommended else ""),
+        f"test accuracy {text.percent(metrics.get('test_accuracy'))}"
+        f" [{text.interval(metrics.get('test_interval'))}]",
+        f"{text.count(metrics.get('params'))} params · {text.count(metrics.get('macs'))} MACs"
+        f" · {text.size(metrics.get('bytes'))}"
+        f" · {text.milliseconds(latency_of(final, 'student'))}",
+    ]
+    if final.broken_limits:
+        broken = plain(", ".join(final.broken_limits))
+        lines.insert(1, f"<b>breaks: {broken}</b>")
+    lines += _architecture(trial)
+    return Point(final.number, x, metrics.get("test_accuracy"), "<br>".join(lines), low, high)
+
+
+def _teacher_point(record: StudyRecord, cost: Cost) -> Point | None:
+    teacher = record.teacher
+    accuracy = teacher_accuracy(record)
+    x = teacher.get(cost)
+    if cost == "latency":
+        chosen = sorted(record.finals, key=lambda final: not final.recommended)
+        found = [v for v in (latency_of(final, "teacher") for final in chosen) if v is not None]
+        x = found[0] if found else x
+    if x is None or accuracy is None:
+        return None
+    label = f"<b>Teacher</b> {plain(str(teacher.get('name', '')))}<br>"
+    label += f"accuracy {text.percent(accuracy)}<br>{text.cost(cost, x)}"
+    label += {"params": " params", "macs": " MACs"}.get(cost, "")
+    return Point(None, float(x), accuracy, label)
+
+
+def teacher_accuracy(record: StudyRecord) -> float | None:
+    """The teacher's test accuracy; on validation where the test was not touched yet."""
+    finals = [final.metrics.get("teacher_test_accuracy") for final in record.finals]
+    card = [record.teacher.get(key) for key in ("test_accuracy", "validation_accuracy")]
+    known = [float(value) for value in (*finals, *card) if value is not None]
+    return known[0] if known else None
+
+
+def _trial_label(candidate: Candidate) -> str:
+    lines = [f"<b>Trial {candidate.number}</b>, {candidate.state}"]
+    if candidate.rungs:
+        lines.append(_score(candidate.rungs[-1]))
+    if candidate.reason:
+        reason = candidate.reason if len(candidate.reason) < 90 else candidate.reason[:89] + "…"
+        lines.append(plain(reason))
+    return "<br>".join([*lines, text.costs(candidate), *_architecture(candidate)])
+
+
+def _score(rung: RungScore) -> str:
+    bounds = text.interval((rung.low, rung.high))
+    return f"score {text.percent(rung.accuracy)} [{bounds}] at rung {rung.rung}"
+
+
+def _architecture(candidate: Candidate | None) -> list[str]:
+    lines = text.architecture(candidate.architecture) if candidate else []
+    return [plain(line) for line in lines]
+
+
+def _floor(groups: Mapping[str, Sequence[Point]], limit: float | None) -> float:
+    roles = ("complete", "final", "recommended", "broken", "teacher")
+    best = [p.low or p.y for role in roles for p in groups.get(role, ()) if p.y is not None]
+    best += [] if limit is None else [limit]
+    every = [p.y for points in groups.values() for p in points if p.y is not None]
+    shown = [value for value in best if value is not None] or every or [0.0]
+    return max(0.0, min(shown) - 0.02)
+
+
+def _trace(role: str, points: Sequence[Point], **extra: Any) -> go.Scatter:
+    style: dict[str, Any] = {
+        "mode": "markers",
+        "name": NAMES[role],
+        "marker": {"color": ROLES[role], "symbol": SYMBOLS[role], "size": SIZES[role]},
+        "hovertext": [point.label for point in points],
+        "customdata": [point.number for point in points],
+        "hoverinfo": "text",
+        "meta": role,
+    }
+    return go.Scatter(x=[point.x for point in points], **(style | extra))
+
+
+def _per_cent(points: Sequence[Point]) -> list[float | None]:
+    return [None if point.y is None else 100 * point.y for point in points]
+
+
+def _error_bars(points: Sequence[Point]) -> dict[str, Any]:
+    return {
+        "array": [100 * ((p.high or p.y or 0) - (p.y or 0)) for p in points],
+        "arrayminus": [100 * ((p.y or 0) - (p.low or p.y or 0)) for p in points],
+        "thickness": 1.2,
+        "width": 3,
+    }
+
+
+def plot_trade_off(info: TradeOffInfo) -> go.Figure:
+    """Draws accuracy against a cost, with a strip of rejected and failed trials below."""
+    figure = figure_base(height=520)
+    xs = [point.x for points in info.groups.values() for point in points]
+    xs += [] if info.cost_limit is None else [info.cost_limit]
+    axis = cost_axis(xs, text.COST_TITLES[info.cost])
+    _draw_limits(figure, info, axis["range"] if axis["type"] == "linear" else [min(xs), max(xs)])
+    if info.front:
+        figure.add_scatter(
+            x=[p.x for p in info.front], y=_per_cent(info.front), mode="lines", name="front",
+            line={"shape": "hv", "color": ROLES["complete"], "width": 2}, meta="complete",
+            hoverinfo="skip",
+        )  # fmt: skip
+    strip = [role for role in ("rejected", "failed") if role in info.groups]
+    for role, points in info.groups.items():
+        if role in strip:
+            row = [strip.index(role)] * len(points)
+            figure.add_trace(_trace(role, points, y=row, yaxis="y2"))
+        else:
+            bars = {"error_y": _error_bars(points)} if any(p.low for p in points) else {}
+            figure.add_trace(_trace(role, points, y=_per_cent(points), **bars))
+    top = max((p.high or p.y or 0 for points in info.groups.values() for p in points), default=1)
+    span = 100 * (top - info.floor)
+    figure.update_layout(
+        xaxis=axis | {"anchor": "y2" if strip else "y"},
+        yaxis={
+            "title": {"text": "accuracy (%)"},
+            "range": [100 * info.floor, 100 * top + 0.06 * span + 0.2],
+            "domain": [0.15 if strip else 0, 1],
+        },
+    )
+    if strip:
+        figure.update_layout(
+            yaxis2={
+                "domain": [0, 0.09], "range": [-0.7, len(strip) - 0.3], "fixedrange": True,
+                "tickvals": list(range(len(strip))), "ticktext": strip, "zeroline": False,
+            }  # fmt: skip
+        )
+    return figure
+
+
+def _draw_limits(figure: go.Figure, info: TradeOffInfo, span: Sequence[float]) -> None:
+    style = {"color": ROLES["limit"], "width": 1.5, "dash": "dot"}
+    if info.cost_limit is not None:
+        name = f"limit: {text.cost(info.cost, info.cost_limit)}"
+        figure.add_scatter(
+            x=[info.cost_limit] * 2, y=[0, 110], mode="lines", name=name, line=style,
+            hoverinfo="name", meta="limit",
+        )  # fmt: skip
+    if info.accuracy_limit is not None:
+        name = f"least accuracy: {text.percent(info.accuracy_limit)}"
+        figure.add_scatter(
+            x=[span[0], span[1]], y=[100 * info.accuracy_limit] * 2, mode="lines", name=name,
+            line=style | {"dash": "dash"}, hoverinfo="name", meta="limit",
+        )  # fmt: skip

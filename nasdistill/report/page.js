@@ -1,0 +1,92 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const figures = JSON.parse(document.getElementById("figures").textContent);
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const shown = {}; // which variant of a figure is on the page
+  let view = "close";
+
+  const probe = document.createElement("span");
+  probe.hidden = true;
+  document.body.append(probe);
+  const color = (name) => {
+    probe.style.color = `var(--${name})`;
+    return getComputedStyle(probe).color;
+  };
+
+  const repaint = (trace) => {
+    const roles = trace.meta;
+    if (!roles) return;
+    const paint = Array.isArray(roles) ? roles.map(color) : color(roles);
+    if (trace.marker) trace.marker.color = paint;
+    if (trace.line) trace.line.color = paint;
+    if (trace.error_y) trace.error_y.color = paint;
+    if (roles === "recommended") trace.marker.line = { width: 1.5, color: color("surface") };
+  };
+
+  const themed = (figure) => {
+    const { data, layout } = structuredClone(figure);
+    data.forEach(repaint);
+    layout.font.color = color("text");
+    layout.modebar = { ...layout.modebar, bgcolor: "rgba(0,0,0,0)", color: color("axis"),
+      activecolor: color("accent") };
+    layout.hoverlabel = { ...layout.hoverlabel, bgcolor: color("surface"),
+      bordercolor: color("axis"), font: { color: color("text") } };
+    for (const key of Object.keys(layout)) {
+      if (/^[xy]axis/.test(key)) {
+        Object.assign(layout[key], { gridcolor: color("grid"), linecolor: color("axis"),
+          tickcolor: color("axis") });
+      }
+    }
+    return { data, layout };
+  };
+
+  const draw = (name) => {
+    const box = document.getElementById(name);
+    const { data, layout } = themed(figures[name][shown[name]]);
+    if (name === "trade-off" && view === "all") {
+      const values = data.filter((t) => t.yaxis !== "y2" && t.meta !== "limit")
+        .flatMap((t) => t.y).filter((y) => y !== null);
+      layout.yaxis.range = [Math.max(0, Math.min(...values) - 3), layout.yaxis.range[1]];
+    }
+    return Plotly.react(box, data, layout, { responsive: true, displaylogo: false,
+      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
+  };
+  const drawAll = () => Promise.all(Object.keys(figures).map(draw));
+
+  const press = (button, kind) => {
+    document.querySelectorAll(`button[data-${kind}]`).forEach((other) =>
+      other.setAttribute("aria-pressed", String(other === button)));
+  };
+  document.querySelectorAll("button[data-cost]").forEach((button) =>
+    button.addEventListener("click", () => {
+      press(button, "cost");
+      shown["trade-off"] = button.dataset.cost;
+      document.querySelectorAll("[data-for]").forEach((note) => {
+        note.hidden = note.dataset.for !== button.dataset.cost;
+      });
+      draw("trade-off");
+    }));
+  document.querySelectorAll("button[data-view]").forEach((button) =>
+    button.addEventListener("click", () => {
+      press(button, "view");
+      view = button.dataset.view;
+      draw("trade-off");
+    }));
+
+  // The theme follows the system; #light or #dark in the address, or the button, fixes it.
+  const readHash = () => {
+    const name = location.hash.slice(1);
+    if (name === "light" || name === "dark") root.dataset.theme = name;
+  };
+  document.getElementById("theme").addEventListener("click", () => {
+    const now = root.dataset.theme || (dark.matches ? "dark" : "light");
+    location.hash = now === "dark" ? "light" : "dark";
+  });
+  addEventListener("hashchange", () => { readHash(); drawAll(); });
+  dark.addEventListener("change", drawAll);
+
+  readHash();
+  Object.keys(figures).forEach((name) => { shown[name] = Object.keys(figures[name])[0]; });
+  drawAll().then(() => { root.dataset.ready = "yes"; });
+})();

@@ -1,0 +1,82 @@
+"""How figures look: a colour, symbol and name per role, the axes, the empty figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go  # type: ignore[import-untyped]
+
+from nasdistill.report import text
+
+ROLES = {
+    "complete": "#2563eb",
+    "running": "#0891b2",
+    "stopped": "#8a94a6",
+    "rejected": "#a16207",
+    "failed": "#be185d",
+    "final": "#ea580c",
+    "recommended": "#ea580c",
+    "broken": "#dc2626",
+    "teacher": "#7c3aed",
+    "limit": "#dc2626",
+    "bar": "#2563eb",
+    "saved": "#15803d",
+}
+SYMBOLS = {
+    "complete": "circle", "running": "circle-open", "stopped": "circle-open",
+    "rejected": "line-ns-open", "failed": "x-thin-open", "final": "square",
+    "recommended": "star", "broken": "x", "teacher": "diamond",
+}  # fmt: skip
+SIZES = {
+    "complete": 8, "running": 8, "stopped": 7, "rejected": 10, "failed": 8, "final": 11,
+    "recommended": 17, "broken": 11, "teacher": 13,
+}  # fmt: skip
+NAMES = {
+    "complete": "complete", "running": "running", "stopped": "stopped early",
+    "rejected": "rejected", "failed": "failed", "final": "final", "teacher": "teacher",
+    "recommended": "recommended final", "broken": "final breaking a limit",
+}  # fmt: skip
+
+
+def plain(value: str) -> str:
+    """Text from outside for Plotly, which would read `<`, `&` and `$...$` as markup."""
+    return escape(value, quote=False).replace("$", "&#36;")
+
+
+def cost_axis(values: Sequence[float], title: str) -> dict[str, Any]:
+    """An x axis over positive values: logarithmic where they span more than a factor of 6."""
+    positive = [value for value in values if value > 0] or [1.0]
+    low, high = min(positive), max(positive)
+    axis: dict[str, Any] = {"title": {"text": title}}
+    if high / low <= 6 or len(positive) < len(values):
+        pad = 0.06 * (high - low) or 0.1 * high
+        return axis | {"type": "linear", "range": [max(0.0, low - pad), high + pad]}
+    pad = 0.06 * math.log10(high / low)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    labelled = (1, 2, 5) if len(decades) <= 4 else (1,)
+    ticks = [(digit, 10.0**n) for n in decades for digit in range(1, 10)]
+    return axis | {
+        "type": "log",
+        "range": [math.log10(low) - pad, math.log10(high) + pad],
+        "tickvals": [digit * unit for digit, unit in ticks],
+        "ticktext": [text.count(d * unit) if d in labelled else "" for d, unit in ticks],
+    }
+
+
+def figure_base(height: int) -> go.Figure:
+    """An empty figure in the report's style: legend above the axes, no background."""
+    axis = {"gridcolor": "#e2e6ee", "linecolor": "#9aa3b2", "zeroline": False, "automargin": True}
+    return go.Figure(
+        layout={
+            "template": "none", "height": height, "hovermode": "closest",
+            "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#1d2433"},
+            "margin": {"l": 64, "r": 40, "t": 16, "b": 56},
+            "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+            "hoverlabel": {"align": "left"}, "modebar": {"orientation": "v"},
+            "xaxis": axis, "yaxis": axis,
+        }  # fmt: skip
+    )

@@ -1,0 +1,256 @@
+"""Tables of the report as HTML. Everything that came from outside passes `html.escape`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from nasdistill.report import text
+from nasdistill.report.figures import latency_of, teacher_accuracy
+from nasdistill.results import Candidate, Final, StudyRecord
+
+Metrics = Mapping[str, Any]
+
+
+def finals_table(record: StudyRecord) -> str:
+    """One column per final and one for the teacher, one row per metric."""
+    rows = [
+        _row("test accuracy", record, _accuracy, text.percent(teacher_accuracy(record))),
+        _row("retention (student ÷ teacher)", record, _share("retention")),
+        _row("agreement with the teacher", record, _share("agreement")),
+        _row("class-relation preservation", record, _share("class_relation_preservation")),
+        _row("calibration error", record, _share("ece"), text.percent(_teacher_ece(record))),
+        _row("accuracy on labels alone (baseline)", record, _baseline),
+        _row("gained by distillation", record, _gain),
+        _head("Size", record),
+        _row("parameters", record, _number("params"), text.count(record.teacher.get("params"))),
+        _row("MACs", record, _number("macs"), text.count(record.teacher.get("macs"))),
+        _row("weights", record, _size("bytes"), text.size(record.teacher.get("bytes"))),
+        _row("ONNX file", record, _size("onnx_bytes")),
+        _row("compression (parameters)", record, lambda m: text.times(m.get("compression"))),
+        _head("Latency: median [quartiles], student and teacher in the same minute", record),
+        *_latency_rows(record),
+        _row("speed-up, batch 1", record, lambda m: text.times(m.get("speedup"))),
+        _head("Checks", record),
+        _row("limits, on the exported file", record, limits_cell),
+        _row("export: largest difference", record, _export),
+        _row("checkpoint", record, _checkpoint),
+        _row("seconds spent", record, _seconds),
+    ]
+    head = "".join(_final_head(final) for final in record.finals)
+    return (
+        '<div class="scroll"><table class="finals"><thead><tr><th>Quality</th>'
+        f'{head}<th class="teacher">teacher<br><small>{escape(str(record.teacher.get("name", "")))}'
+        f"</small></th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _final_head(final: Final) -> str:
+    star = '<span class="star">★ recommended</span>' if final.recommended else ""
+    broken = '<span class="bad">breaks a limit</span>' if final.broken_limits else ""
+    return f"<th>final {final.rank}<br><small>trial {final.number}</small>{star}{broken}</th>"
+
+
+def _head(title: str, record: StudyRecord) -> str:
+    return f'<tr class="group"><th>{title}</th><td colspan="{len(record.finals) + 1}"></td></tr>'
+
+
+def _row(
+    title: str, record: StudyRecord, cell: Callable[[Metrics], str], teacher: str = ""
+) -> str:
+    cells = "".join(f"<td>{cell(final.metrics)}</td>" for final in record.finals)
+    return f"<tr><th>{title}</th>{cells}<td class=teacher>{teacher}</td></tr>"
+
+
+def _share(key: str) -> Callable[[Metrics], str]:
+    return lambda metrics: text.percent(metrics.get(key))
+
+
+def _number(key: str) -> Callable[[Metrics], str]:
+    return lambda metrics: text.count(metrics.get(key))
+
+
+def _size(key: str) -> Callable[[Metrics], str]:
+    return lambda metrics: text.size(metrics.get(key))
+
+
+def _accuracy(metrics: Metrics) -> str:
+    bounds = text.interval(metrics.get("test_interval"))
+    return f"<b>{text.percent(metrics.get('test_accuracy'))}</b><br><small>{bounds}</small>"
+
+
+def _teacher_ece(record: StudyRecord) -> float | None:
+    known = [final.metrics.get("teacher_ece") for final in record.finals]
+    return next((v for v in (*known, record.teacher.get("ece")) if v is not None), None)
+
+
+def _baseline(metrics: Metrics) -> str:
+    baseline = metrics.get("baseline")
+    if not baseline:
+        return "not trained"
+    bounds = text.interval(baseline.get("test_interval"))
+    return f"{text.percent(baseline.get('test_accuracy'))}<br><small>{bounds}</small>"
+
+
+def _gain(metrics: Metrics) -> str:
+    baseline, accuracy = metrics.get("baseline"), metrics.get("test_accuracy")
+    if not baseline or accuracy is None:
+        return text.NONE
+    return f"{100 * (accuracy - baseline['test_accuracy']):+.1f} points"
+
+
+def limits_cell(metrics: Metrics) -> str:
+    """Each limit with its value, the broken ones in red."""
+    parts = []
+    for name, entry in (metrics.get("limits") or {}).items():
+        sign = ("≥" if entry["ok"] else "<") if name == "accuracy" else "≤" if entry["ok"] else ">"
+        values = f"{text.cost(name, entry['value'])} {sign} {text.cost(name, entry['limit'])}"
+        verdict = ("ok", "met") if entry["ok"] else ("bad", "broken")
+        parts.append(
+            f'<span class="{verdict[0]}">{escape(str(name))} {verdict[1]}: {escape(values)}</span>'
+        )
+    return "<br>".join(parts) or "none set"
+
+
+def _export(metrics: Metrics) -> str:
+    value = metrics.get("onnx_max_abs_difference")
+    if value is None:
+        return text.NONE
+    kind = "ok" if value <= 1e-4 else "bad"
+    return f'<span class="{kind}">{value:.1e}</span>'
+
+
+def _checkpoint(metrics: Metrics) -> str:
+    which = {"last": "last epoch", "best": "best on validation"}
+    name = str(metrics.get("checkpoint", text.NONE))
+    epochs = metrics.get("epochs")
+    of = f"<br><small>{epochs:g} epochs</small>" if epochs else ""
+    return escape(which.get(name, name)) + of
+
+
+def _seconds(metrics: Metrics) -> str:
+    stages = metrics.get("seconds") or {}
+    lines = [f"{escape(str(name))} {text.seconds(value)}" for name, value in stages.items()]
+    return f"<small>{'<br>'.join(lines)}</small>" if lines else text.NONE
+
+
+def _latency_rows(record: StudyRecord) -> list[str]:
+    entries = [entry for final in record.finals for entry in final.metrics.get("latency") or ()]
+    keys = sorted({(e["batch"], e["engine"], e["threads"]) for e in entries})
+    rows = []
+    for batch, engine, threads in keys:
+        wanted = {"batch": batch, "engine": engine, "threads": threads}
+
+        def cell(metrics: Metrics, wanted: Metrics = wanted) -> str:
+            teacher = _latency(metrics, wanted, "teacher")
+            return f"{_latency(metrics, wanted, 'student')}<br><small>teacher {teacher}</small>"
+
+        plural = "" if threads == 1 else "s"
+        title = f"batch {batch}<br><small>{escape(str(engine))}, {threads} thread{plural}</small>"
+        rows.append(_row(title, record, cell, "<small>beside each</small>"))
+    return rows
+
+
+def _latency(metrics: Metrics, wanted: Metrics, model: str) -> str:
+    for entry in metrics.get("latency") or ():
+        if entry["model"] == model and all(entry[key] == wanted[key] for key in wanted):
+            return f"{entry['median_ms']:.3g} [{entry['q1_ms']:.3g}–{entry['q3_ms']:.3g}] ms"
+    return text.NONE
+
+
+def trials_table(candidates: Sequence[Candidate]) -> str:
+    """All trials with state, score, costs, architecture and reason."""
+    rows = [
+        f'<tr class="{escape(c.state)}"><td>{c.number}</td><td>{escape(c.state)}</td>'
+        f"<td>{text.percent(c.score)}</td><td>{len(c.rungs)}</td><td>{text.count(c.params)}</td>"
+        f"<td>{text.count(c.macs)}</td><td>{text.size(c.bytes)}</td>"
+        f"<td>{text.milliseconds(c.latency)}</td><td>{escape(c.reason or '')}</td>"
+        f"<td><small>{_lines(c)}</small></td></tr>"
+        for c in candidates
+    ]
+    titles = ("trial", "state", "score", "rungs", "parameters", "MACs", "weights", "latency",
+              "reason", "architecture")  # fmt: skip
+    head = "".join(f"<th>{title}</th>" for title in titles)
+    return (
+        f'<div class="scroll tall"><table class="trials"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _lines(candidate: Candidate) -> str:
+    return "<br>".join(map(escape, text.architecture(candidate.architecture)))
+
+
+def facts(values: Mapping[str, Any]) -> str:
+    """A definition list; nested values on one line."""
+    items = "".join(
+        f"<dt>{escape(str(name))}</dt><dd>{escape(_fact(value))}</dd>"
+        for name, value in values.items()
+    )
+    return f"<dl>{items}</dl>" if items else "<p>not recorded</p>"
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_fact(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_fact(item) for item in value)
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: text.NONE}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def verdict(record: StudyRecord) -> str:
+    """The head of the page: which final is recommended, and what it is worth."""
+    chosen = next((final for final in record.finals if final.recommended), None)
+    if chosen is None:
+        return _no_verdict(record)
+    m = chosen.metrics
+    student, teacher = latency_of(chosen, "student"), latency_of(chosen, "teacher")
+    latency = f"{text.milliseconds(student)}, teacher {text.milliseconds(teacher)}; batch 1"
+    tiles = [
+        ("test accuracy", text.percent(m.get("test_accuracy")),
+         f"95 % interval {text.interval(m.get('test_interval'))}"),
+        ("retention", text.percent(m.get("retention")),
+         f"of the teacher's {text.percent(teacher_accuracy(record))}"),
+        ("size", f"{text.times(m.get('compression'))} smaller",
+         f"{text.count(m.get('params'))} of {text.count(m.get('teacher_params'))} parameters"),
+        ("speed", _faster(m.get("speedup")), latency),
+    ]  # fmt: skip
+    boxes = "".join(
+        f'<div class="tile"><span>{escape(a)}</span><b>{escape(b)}</b>'
+        f"<small>{escape(c)}</small></div>"
+        for a, b, c in tiles
+    )
+    broken = ", ".join(chosen.broken_limits)
+    state = (
+        f'<p class="banner bad">Breaks its limits on the exported file: {escape(broken)}.</p>'
+        if broken
+        else '<p class="banner ok">Meets every limit on the exported file.</p>'
+        if m.get("limits")
+        else '<p class="banner">No limits were set.</p>'
+    )
+    said = f"Final {chosen.rank}, from trial {chosen.number}, is recommended."
+    return f'<p class="verdict">{said}</p><div class="tiles">{boxes}</div>{state}'
+
+
+def _faster(speedup: float | None) -> str:
+    if not speedup:
+        return "not measured"
+    return f"{text.times(speedup)} faster" if speedup >= 1 else f"{text.times(1 / speedup)} slower"
+
+
+def _no_verdict(record: StudyRecord) -> str:
+    scored = [c for c in record.candidates if c.score is not None and c.state == "complete"]
+    if record.finals:
+        said = "No final is recommended."
+    elif scored:
+        best = max(scored, key=lambda c: c.score or 0.0)
+        said = (
+            f"No finals yet. The best score so far is {text.percent(best.score)}, "
+            f"trial {best.number}: {text.costs(best)}."
+        )
+    else:
+        said = "No finals yet, and no trial is complete."
+    return f'<p class="verdict">{escape(said)}</p>'

@@ -1,0 +1,161 @@
+"""Numbers, architectures and recipes as short text. Escaping is up to the caller."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nasdistill.options import Cost
+from nasdistill.results import Candidate
+
+NONE = "–"
+COST_TITLES: dict[Cost, str] = {
+    "params": "parameters",
+    "macs": "MACs",
+    "latency": "latency, batch 1 (ms)",
+    "bytes": "size of the weights (bytes)",
+}
+
+
+def count(value: float | None) -> str:
+    """A number of things in three digits: `812`, `81.2k`, `1.05M`."""
+    if value is None:
+        return NONE
+    for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor * 0.9995:
+            return f"{value / factor:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def size(value: float | None) -> str:
+    """A number of bytes: `325 kB`; powers of 1000."""
+    if value is None:
+        return NONE
+    text = count(value)
+    return f"{text[:-1]} {text[-1]}B" if text[-1] in "kMG" else f"{text} B"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share in [0, 1] as per cent: `90.6 %`."""
+    return NONE if value is None else f"{100 * value:.{digits}f} %"
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """Two shares in [0, 1]: `89.8–91.4 %`."""
+    return NONE if not bounds else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f} %"
+
+
+def milliseconds(value: float | None) -> str:
+    """Milliseconds in three digits."""
+    return NONE if value is None else f"{value:.3g} ms"
+
+
+def seconds(value: float | None) -> str:
+    """A duration: `0.42 s`, `38 s`, `4 min 12 s`, `2 h 5 min`."""
+    if value is None:
+        return NONE
+    if value < 59.5:
+        return f"{value:.2g} s"
+    whole = round(value)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def times(value: float | None) -> str:
+    """A ratio: `13.1×`."""
+    return NONE if value is None else f"{value:.3g}×"
+
+
+def cost(name: str, value: float | None) -> str:
+    """The value of a cost or limit, in its unit."""
+    formats = {"latency": milliseconds, "bytes": size, "accuracy": percent}
+    return formats.get(name, count)(value)
+
+
+def costs(candidate: Candidate) -> str:
+    """All known costs of a candidate in one line."""
+    known = [
+        (candidate.params, f"{count(candidate.params)} params"),
+        (candidate.macs, f"{count(candidate.macs)} MACs"),
+        (candidate.bytes, size(candidate.bytes)),
+        (candidate.latency, milliseconds(candidate.latency)),
+    ]
+    return " · ".join(text for value, text in known if value is not None) or "costs unknown"
+
+
+def architecture(tree: Mapping[str, Any], lines: int = 9, width: int = 78) -> list[str]:
+    """An architecture in a few lines: the family and its scalars, then a line per list entry.
+
+    Args:
+        tree: The architecture's JSON object (`family`, `values`).
+        lines: The most lines returned; what is left out is counted in the last.
+        width: The most characters of a line.
+    """
+    values = tree.get("values", {})
+    head, body = [str(tree.get("family", "?"))], list[str]()
+    for name, value in values.items() if isinstance(values, Mapping) else ():
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            body += [f"{name}.{i}: {_inline(item)}" for i, item in enumerate(value)]
+        elif isinstance(value, Mapping):
+            body.append(f"{name}: {_inline(value)}")
+        else:
+            head.append(f"{name} {value}")
+    result = [", ".join(head), *body]
+    if len(result) > lines:
+        result = [*result[: lines - 1], f"… and {len(result) - lines + 1} more"]
+    return [line if len(line) <= width else line[: width - 1] + "…" for line in result]
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, Mapping):
+        branch = [str(value["type"])] if "type" in value else []
+        rest = [f"{key} {_inline(item)}" for key, item in value.items() if key != "type"]
+        return ", ".join(branch + rest)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(_inline(item) for item in value) + "]"
+    return str(value)
+
+
+_SIMPLE = re.compile(r"[A-Za-z_./][\w./ -]*(?<! )")
+_WORDS = {"true", "false", "null", "yes", "no", "on", "off"}
+
+
+def yaml(value: Any, indent: int = 0) -> str:
+    """Plain data as block YAML 1.2; text that could be misread is quoted as JSON."""
+    pad = "  " * indent
+    if isinstance(value, Mapping) and value:
+        return "\n".join(pad + f"{_scalar(k)}:" + _child(v, indent) for k, v in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str) and value:
+        return "\n".join(pad + "-" + _item(v, indent) for v in value)
+    return pad + _scalar(value)
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, (Mapping, list, tuple)) and bool(value)
+
+
+def _child(value: Any, indent: int) -> str:
+    if not _nested(value):
+        return f" {_scalar(value)}"
+    if not isinstance(value, Mapping) and not any(_nested(item) for item in value):
+        return f" [{', '.join(_scalar(item) for item in value)}]"
+    return "\n" + yaml(value, indent + 1)
+
+
+def _item(value: Any, indent: int) -> str:
+    text = yaml(value, indent + 1)
+    return " " + text.lstrip(" ") if _nested(value) else f" {_scalar(value)}"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, str):
+        simple = _SIMPLE.fullmatch(value) and value.lower() not in _WORDS
+        return value if simple else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return "{}"
+    if isinstance(value, (list, tuple)):
+        return "[]"
+    return json.dumps(value, default=str)

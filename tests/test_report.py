@@ -1,0 +1,306 @@
+"""The report: what its figures show, that it stands alone, and that a browser draws it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nasdistill.errors import UserError
+from nasdistill.report import figures, progress, statistics, text, write_report
+from nasdistill.results import Candidate, Final, RungScore, StudyRecord
+
+NASTY = "</script><script>alert(1)</script>"
+QUOTES = """it's "quoted" & <b>bold</b> ${danger} $title %{x}"""
+BUDGETS = (1_000, 3_000, 9_000)
+
+
+def score(rung: int, accuracy: float) -> RungScore:
+    budget = BUDGETS[rung]
+    return RungScore(rung, budget, accuracy, accuracy - 0.015, accuracy + 0.014, 0.4, budget / 900)
+
+
+def candidate(number: int, rng: random.Random) -> Candidate:
+    width, block = rng.choice([8, 12, 16, 24, 32]), rng.choice(["mbconv", "ghost", NASTY])
+    params, ability = width**2 * 90 + number, 0.8 + width / 350 + rng.uniform(-0.02, 0.02)
+    stages = [{"block": {"type": block, "expansion": rng.randint(2, 6)}, "width": width}] * 4
+    parameters: dict[str, Any] = {"stem": width, "stages.0.block": block, QUOTES: number % 3}
+    if block == "mbconv":
+        parameters["stages.0.block.mbconv.expansion"] = rng.uniform(2, 6)
+    base = Candidate(
+        number, "complete", {"family": "mobile", "values": {"stem": width, "stages": stages}},
+        f"{number:016x}", parameters, params, params * 40, params * 4 + 900, width / 60,
+    )  # fmt: skip
+    if number % 7 == 3:
+        reason = f"{NASTY} {params} parameters > 60000 & more"
+        return dataclasses.replace(base, state="rejected", latency=None, reason=reason)
+    if number == 11:
+        return dataclasses.replace(base, state="failed", reason=f"loss is not finite {QUOTES}")
+    climbed = 1 + number % 3 if number % 2 else 3
+    scores = tuple(score(i, ability - 0.12 + 0.05 * i) for i in range(climbed))
+    state = "complete" if climbed == 3 else "stopped"
+    return dataclasses.replace(base, state=state, rungs=scores)
+
+
+def metrics(trial: Candidate, test: float, **changed: Any) -> dict[str, Any]:
+    latency = [
+        {"model": model, "engine": "onnxruntime", "batch": batch, "threads": 1,
+         "median_ms": ms, "q1_ms": 0.95 * ms, "q3_ms": 1.1 * ms}
+        for batch in (1, 64)
+        for model, ms in (("student", 0.31 * batch), ("teacher", 1.24 * batch))
+    ]  # fmt: skip
+    return {
+        "test_accuracy": test, "test_interval": [test - 0.008, test + 0.008],
+        "teacher_test_accuracy": 0.922, "retention": test / 0.922, "agreement": 0.93,
+        "class_relation_preservation": 0.991, "ece": 0.021, "teacher_ece": 0.015,
+        "params": trial.params, "macs": trial.macs, "bytes": trial.bytes, "onnx_bytes": 401_000,
+        "teacher_params": 1_050_000, "teacher_macs": 60_000_000, "compression": 13.1,
+        "latency": latency, "speedup": 4.0, "seconds": {"distill": 31.2, "export": 2.1},
+        "baseline": {"test_accuracy": test - 0.012, "test_interval": [test - 0.02, test - 0.004]},
+        "limits": {"latency": {"limit": 0.5, "value": 0.31, "ok": True}},
+        "onnx_max_abs_difference": 3.1e-6, "checkpoint": "last", "epochs": 8,
+        "trial": trial.number, "fingerprint": trial.fingerprint, "recommended": False,
+    } | changed  # fmt: skip
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> StudyRecord:
+    rng = random.Random(1)
+    candidates = [candidate(number, rng) for number in range(32)]
+    best = sorted((c for c in candidates if c.state == "complete"), key=lambda c: -(c.score or 0))
+    broken = {"latency": {"limit": 0.3, "value": 0.31, "ok": False}}
+    found = [
+        metrics(best[0], 0.912, recommended=True),
+        metrics(best[1], 0.905, limits=broken, baseline=None),
+        metrics(best[4], 0.89, checkpoint="best", latency=[], speedup=None),
+    ]
+    finals = [Final(i + 1, m["trial"], tmp_path / f"{i + 1}", m) for i, m in enumerate(found)]
+    return StudyRecord(
+        name=f"study {NASTY}", folder=tmp_path, state="complete",
+        recipe={"space": "mobile", "minimize": ["latency", "params"], "seed": 0, "note": QUOTES,
+                "objective": [{"kl": {"weight": 0.9, "temperature": 4}}, {"labels": 0.1}]},
+        command=f"nasdistill search --space mobile --study '{NASTY}'",
+        teacher={"name": f"teacher {QUOTES}", "params": 1_050_000, "macs": 60_000_000,
+                 "bytes": 4_210_000, "test_accuracy": 0.922, "validation_accuracy": 0.925,
+                 "ece": 0.015, "latency": 1.2},
+        data={"name": "fashion-mnist-mini", "classes": ["Coat", NASTY], "input": [1, 28, 28],
+              "examples": {"train": 10_000, "score": 1000, "audit": 1000, "test": 5000}},
+        machine={"processor": "x86_64", "cores": 2, "memory": "8 GB", "accelerator": None},
+        versions={"python": "3.12.1", "torch": "2.11.0"},
+        limits={"params": 60_000, "latency": 0.5, "accuracy": 0.83}, rungs=BUDGETS,
+        stages={"teacher answers": 12.1, "gates": 1.2, "latency": 9.0, "rungs": 110.3,
+                "finals": 88.0, "export": 7.7, NASTY: 0.4},
+        savings={"stopping": 61_000, "cache": 140_000, "gates": 36_000},
+        candidates=candidates, finals=finals,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def page(record: StudyRecord, tmp_path: Path) -> str:
+    write_report(record, tmp_path / "out" / "index.html")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["index.html"]
+    return (tmp_path / "out" / "index.html").read_text("utf-8")
+
+
+def embedded(page: str) -> dict[str, Any]:
+    inner = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.S)
+    assert inner is not None
+    result: dict[str, Any] = json.loads(inner.group(1))
+    return result
+
+
+def own_text(page: str) -> str:
+    """The page without the inlined Plotly."""
+    return re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+
+
+def test_trade_off_places_every_trial_and_the_front_is_not_beaten(record: StudyRecord) -> None:
+    info = figures.trade_off_info(record, "params")
+    for state in ("complete", "stopped", "rejected", "failed"):
+        expected = {c.number for c in record.candidates if c.state == state}
+        assert {point.number for point in info.groups[state]} == expected
+    assert [p.number for p in info.groups["recommended"]] == [record.finals[0].number]
+    assert [p.number for p in info.groups["broken"]] == [record.finals[1].number]
+    assert info.groups["teacher"][0][1:3] == (1_050_000, 0.922)
+    for point in info.front:
+        assert not any(o.x <= point.x and (o.y or 0) > (point.y or 0)
+                       for o in info.groups["complete"])  # fmt: skip
+    assert (info.cost_limit, info.accuracy_limit) == (60_000, 0.83)
+    drawn = {trace.name: trace for trace in figures.plot_trade_off(info).data}
+    trial = record.candidates[drawn["complete"].customdata[0]]
+    assert drawn["complete"].x[0] == trial.params
+    assert drawn["complete"].y[0] == pytest.approx(100 * (trial.score or 0))
+    assert drawn["rejected"].yaxis == "y2"
+
+
+def test_latency_of_finals_and_teacher_is_what_was_measured_side_by_side(
+    record: StudyRecord,
+) -> None:
+    info = figures.trade_off_info(record, "latency")
+    assert info.groups["recommended"][0].x == 0.31
+    assert info.groups["teacher"][0].x == 1.24
+    assert "rejected" not in info.groups and info.unplaced > 0
+
+
+def test_lines_of_stopped_trials_end_at_their_rung(record: StudyRecord) -> None:
+    info = progress.rungs_info(record)
+    ends = {line.number: line.rungs[-1] for lines in info.lines.values() for line in lines}
+    for trial in record.candidates:
+        assert ends.get(trial.number) == (trial.rungs[-1].rung if trial.rungs else None)
+    assert info.budgets == BUDGETS
+    assert {trace.name for trace in progress.plot_rungs(info).data} >= {"stopped", "complete"}
+
+
+def test_trust_needs_three_finals(record: StudyRecord) -> None:
+    info = progress.trust_info(record)
+    assert info.finals == (0.912, 0.905, 0.89)
+    assert info.spearman == pytest.approx(1) and info.kendall == pytest.approx(1)
+    few = progress.trust_info(dataclasses.replace(record, finals=record.finals[:2]))
+    assert few.spearman is None and few.kendall is None
+
+
+def test_bars_hold_stages_and_savings(record: StudyRecord) -> None:
+    assert progress.stages_info(record).values == tuple(record.stages.values())
+    saved = progress.savings_info(record)
+    trained = sum(c.rungs[-1].budget for c in record.candidates if c.rungs)
+    assert saved.names == ("trained", "saved by stopping", "saved by cache", "saved by gates")
+    assert saved.values == (trained, 61_000, 140_000, 36_000)
+    assert list(progress.plot_bars(saved).data[0].x) == list(saved.values)
+
+
+def test_statistics_against_figures_worked_by_hand() -> None:
+    assert statistics.ranks([3.0, 1.0, 3.0]) == [2.5, 1.0, 2.5]
+    assert statistics.spearman([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(0.8)
+    assert statistics.kendall([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(2 / 3)
+    assert statistics.kendall([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / 6**0.5)
+    assert statistics.spearman([1, 1, 1], [1, 2, 3]) is None
+    assert statistics.front_of_two([3, 1, 2, 2], [0.9, 0.5, 0.4, 0.7]) == [1, 3, 0]
+    ratio = statistics.correlation_ratio(["a", "a", "b", "b"], [1.0, 2.0, 3.0, 4.0])
+    assert ratio is not None and ratio.share == pytest.approx(0.8)
+    assert ratio.chance == pytest.approx(1 / 3)
+    assert statistics.correlation_ratio(["a", "a"], [1.0, 2.0]) is None
+    by_tercile = statistics.correlation_ratio([1, 2, 3, 4, 5, 6], [0, 0, 1, 1, 2, 2])
+    assert by_tercile is not None and by_tercile[0] == pytest.approx(1) and by_tercile.groups == 3
+
+
+def test_parameters_that_matter_come_first_and_rare_ones_are_left_out(record: StudyRecord) -> None:
+    info = progress.parameters_info(record)
+    assert next(iter(info.ratios)) == "stem"
+    assert all(ratio.trials >= 8 for ratio in info.ratios.values())
+    few = dataclasses.replace(record, candidates=record.candidates[:6], finals=[])
+    assert progress.parameters_info(few).ratios == {}
+
+
+def test_text_of_numbers_and_recipes() -> None:
+    assert [text.count(v) for v in (812, 81_234, 999_999, 1_050_000, None)] == [
+        "812", "81.2k", "1M", "1.05M", "–",
+    ]  # fmt: skip
+    assert [text.size(v) for v in (900, 325_000)] == ["900 B", "325 kB"]
+    assert [text.seconds(v) for v in (0.42, 59.7, 252, 7_500)] == [
+        "0.42 s", "1 min 0 s", "4 min 12 s", "2 h 5 min",
+    ]  # fmt: skip
+    written = text.yaml({"a": {"b": [1, "x"], "c": []}, "d": [{"e": True, "f": None}], "g": "no"})
+    assert written == 'a:\n  b: [1, x]\n  c: []\nd:\n  - e: true\n    f: null\ng: "no"'
+
+
+def test_page_loads_nothing(page: str) -> None:
+    assert not re.search(r"<(link|img|iframe|object|embed|base|form)\b", own_text(page), re.I)
+    assert not re.search(r"""\b(src|href|action)\s*=""", own_text(page), re.I)
+    assert "@import" not in page.split("</style>")[0] and "url(" not in page.split("</style>")[0]
+    assert "default-src 'none'" in page
+
+
+def test_page_escapes_everything(page: str) -> None:
+    assert page.count("<script") - page.count("<script>alert") == 3 + page.count("'<script")
+    assert "<script>alert" not in own_text(page) and "<b>bold" not in own_text(page)
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page
+    assert set(embedded(page)) == {
+        "trade-off", "rungs", "trust", "stages", "savings", "parameters",
+    }  # fmt: skip
+    assert "<script" not in json.dumps(embedded(page))
+    assert "${danger} $title" in unescape(own_text(page))
+
+
+def test_page_says_what_matters(page: str) -> None:
+    shown = unescape(re.sub(r"<[^>]+>", " ", own_text(page)))
+    for expected in (
+        "Final 1, from trial", "91.2 %", "90.4–92.0 %", "13.1× smaller", "4× faster",
+        "Meets every limit", "latency broken: 0.31 ms > 0.3 ms", "not trained", "+1.2 points",
+        "0.31 [0.294–0.341] ms", "batch 64", "onnxruntime, 1 thread", "Spearman 1.00", "n = 3",
+        "best on validation", "3.1e-06", "eta squared", "torch 2.11.0", "--space mobile",
+    ):  # fmt: skip
+        assert expected in re.sub(r"\s+", " ", shown), expected
+
+
+def test_a_final_that_breaks_a_limit_is_never_shown_as_meeting_it(
+    record: StudyRecord, tmp_path: Path
+) -> None:
+    worst = dataclasses.replace(
+        record.finals[1], metrics={**record.finals[1].metrics, "recommended": True}
+    )
+    write_report(dataclasses.replace(record, finals=[worst]), tmp_path / "r.html")
+    shown = (tmp_path / "r.html").read_text("utf-8")
+    assert "Breaks its limits" in shown and "Meets every limit" not in shown
+    assert "says nothing" in shown
+    info = figures.trade_off_info(dataclasses.replace(record, finals=[worst]), "params")
+    assert "broken" in info.groups and "recommended" not in info.groups
+
+
+def test_study_in_progress_has_a_report(record: StudyRecord, tmp_path: Path) -> None:
+    few = [c for c in record.candidates if c.state in ("rejected", "stopped")][:3]
+    write_report(
+        dataclasses.replace(record, state="searching", candidates=few, finals=[], savings={}),
+        tmp_path / "r.html",
+    )
+    assert "No finals yet" in (tmp_path / "r.html").read_text("utf-8")
+    only = Candidate(0, "running", {"family": "mlp", "values": {}}, "0" * 16, {})
+    bare = dataclasses.replace(record, candidates=[only], finals=[], stages={}, savings={},
+                               teacher={}, data={}, recipe={}, limits={}, rungs=())  # fmt: skip
+    write_report(bare, tmp_path / "r.html")
+    assert "no trial is complete" in (tmp_path / "r.html").read_text("utf-8")
+
+
+def test_empty_study_is_an_error_and_leaves_the_old_report(
+    record: StudyRecord, tmp_path: Path
+) -> None:
+    target = tmp_path / "index.html"
+    target.write_text("old")
+    with pytest.raises(UserError, match="has no trials yet"):
+        write_report(dataclasses.replace(record, candidates=[], finals=[]), target)
+    assert target.read_text() == "old"
+
+
+def test_report_imports_neither_torch_nor_optuna() -> None:
+    code = "import nasdistill.report, sys; print({'torch', 'optuna'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_chromium_draws_every_figure(page: str, tmp_path: Path, theme: str) -> None:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser",
+                                                   "google-chrome"))), None)  # fmt: skip
+    if browser is None:
+        pytest.skip("no Chromium on this machine: the report was not drawn")
+    done = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+         "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
+         "--window-size=1280,900", "--enable-logging=stderr", "--virtual-time-budget=10000",
+         "--dump-dom", (tmp_path / "out" / "index.html").as_uri() + f"#{theme}"],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert complaints == []
+    assert 'data-ready="yes"' in done.stdout and f'data-theme="{theme}"' in done.stdout
+    for name in embedded(page):
+        box = done.stdout.split(f'id="{name}"', 1)[1].split("</section>", 1)[0]
+        assert "main-svg" in box and 'class="trace' in box, name
