@@ -73,6 +73,7 @@ class Study:
         self.recipe = recipe
         self.space = space
         self.worker = uuid.uuid4().hex[:12]
+        self.bench: Any = None
         self._storage = open_storage(storage_url(folder, recipe.storage))
         directions = ["maximize"] + ["minimize"] * len(recipe.minimize)
         self._study = optuna.create_study(

@@ -1,0 +1,337 @@
+"""What all trials and finals of one study share: data, teacher, answers, limits."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nasdistill import artifact, profile, teaching
+from nasdistill.cache import AnswerCache
+from nasdistill.data import Dataset, load_data
+from nasdistill.distillation import Feed, Pace, Precision, Run
+from nasdistill.objective import Objective
+from nasdistill.objective.schedules import schedule
+from nasdistill.options import Input
+from nasdistill.recipe import ObjectiveOptions, Recipe
+from nasdistill.rungs import Ladder
+from nasdistill.errors import UserError
+from nasdistill.imported import Imported
+from nasdistill.results import Event
+from nasdistill.space import Architecture
+from nasdistill.study import Study
+from nasdistill.teacher import Teacher, load_teacher
+
+
+@dataclass
+class Bench:
+    """What all trials and finals of one study share.
+
+    Attributes:
+        recipe: The resolved recipe.
+        dataset: Data with their splits.
+        teacher: The frozen teacher.
+        answers: What the teacher said about the training split.
+        feed: The stream of batches, the same for every student.
+        ladder: The rungs.
+        limits: Upper limits by cost name, and `accuracy`, the lower one.
+        threads: Threads that latency is measured with.
+        folder: The study's folder.
+    """
+
+    recipe: Recipe
+    dataset: Dataset
+    teacher: Teacher
+    answers: AnswerCache
+    feed: Feed
+    ladder: Ladder
+    limits: Mapping[str, float]
+    threads: int
+    folder: Path
+    scoring: Objective = field(init=False)
+    final: Objective = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scoring = objective_of(self.recipe.scoring)
+        self.final = objective_of(self.recipe.final)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.dataset.classes)
+
+    @property
+    def needs_latency(self) -> bool:
+        """Whether latency is an objective or a limit."""
+        return "latency" in self.recipe.minimize or "latency" in self.limits
+
+    def run(
+        self, student: nn.Module, *, horizon: int, pace: Pace, seed: tuple[object, ...],
+        precision: Precision,
+    ) -> Run:  # fmt: skip
+        """A fresh run of a student on this bench's feed."""
+        return Run(
+            student,
+            self.feed,
+            horizon=horizon,
+            pace=pace,
+            seed=hash_seed(seed),
+            precision=precision,
+            ask=self.answers.logits,
+        )
+
+    def prepare(self, run: Run, until: int, first_step: int) -> None:
+        """Asks the teacher ahead for all that a run will see up to `until` examples."""
+        self.answers.prepare(self.feed.plan(first_step, self.feed.steps(until)))
+
+    def measure_latency(self, module: nn.Module, input: Input | None = None) -> float:
+        """Median batch-1 latency of a module in milliseconds, while other workers pause."""
+        with profile.quiet(self.folder / "latency.lock"):
+            measured = profile.measure(
+                {"it": module.eval()},
+                {"it": input or self.dataset.input},
+                engine=self.recipe.latency_engine,
+                threads=self.threads,
+                seconds=0.2,
+            )
+        return measured["it"].median_ms
+
+
+def objective_of(options: ObjectiveOptions) -> Objective:
+    """The classic objective with the recipe's α, T and label smoothing."""
+    return Objective.classic(
+        schedule(options.alpha), schedule(options.temperature), options.label_smoothing
+    )
+
+
+def hash_seed(parts: tuple[object, ...]) -> int:
+    """A 48-bit seed from any printable parts."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=6).digest(), "little")
+
+
+
+PACKAGES = ("nasdistill", "torch", "torchvision", "optuna", "plotly", "onnx", "onnxruntime")
+DEFAULT_LIMIT_PARAMS = 10
+DEFAULT_LIMIT_LATENCY = 3
+AUTO_TEACHER_EPOCHS = 30
+HEAD_EPOCHS = 3
+
+
+def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) -> Bench:
+    """Loads data and teacher, evaluates the teacher, and settles limits and rungs.
+
+    What is measured here is stored with the study and not measured again.
+
+    Raises:
+        UserError: If data, teacher or device cannot be used.
+    """
+    recipe = study.recipe
+    device = pick_device(recipe.device)
+    set_threads(recipe.workers)
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    emit(Event("stage", f"data {recipe.data}", stage="teacher"))
+    dataset = load_data(
+        recipe.data, device=device, seed=recipe.seed, image_size=recipe.image_size,
+        root=recipe.data_root, skip_unreadable=recipe.skip_unreadable,
+    )  # fmt: skip
+    study.once("data", lambda: _describe(dataset))
+    if study.attrs["data"]["fingerprint"] != dataset.fingerprint:
+        raise UserError(
+            f"study {study.folder.name!r}: the data {recipe.data!r} are not those it was made with"
+        )
+    emit(Event("stage", f"teacher {recipe.teacher}", stage="teacher"))
+    teacher = _teacher(recipe, dataset, device, study.folder.parent, imported, emit)
+    card = study.once("teacher", lambda: teaching.evaluate_teacher(teacher, dataset))
+    if card["weights_hash"] != teacher.weights_hash:
+        raise UserError(
+            f"study {study.folder.name!r}: the teacher {recipe.teacher!r} has other weights than "
+            "the one it was made with"
+        )
+    for text in teaching.warnings_of(card):
+        emit(Event("warning", text, stage="teacher"))
+    emit(
+        Event(
+            "note",
+            f"teacher {teacher.name}: {card['params']:,} parameters, validation accuracy "
+            f"{card['validation_accuracy']:.4f}, calibration error {card['ece']:.3f}",
+            stage="teacher",
+        )
+    )
+    study.once("machine", lambda: describe_machine(device))
+    study.once("versions", describe_versions)
+    ladder = Ladder.geometric(recipe.rungs.first, recipe.rungs.eta, recipe.rungs.count)
+    study.once("rungs", lambda: list(ladder.budgets))
+
+    def filled(examples: int, seconds: float) -> None:
+        study.add_seconds("answers", seconds)
+        emit(
+            Event(
+                "note", f"teacher answered {examples:,} views in {seconds:.1f} s", stage="answers",
+                images_per_second=examples / max(seconds, 1e-9),
+            )
+        )  # fmt: skip
+
+    answers = AnswerCache(teacher, dataset, study.folder.parent / ".cache", filled)
+    bench = Bench(
+        recipe=recipe, dataset=dataset, teacher=teacher, answers=answers,
+        feed=Feed(dataset, recipe.batch_size, recipe.views, recipe.seed), ladder=ladder,
+        limits={}, threads=1, folder=study.folder,
+    )  # fmt: skip
+    bench.limits = study.once("limits", lambda: _limits(bench, card, emit))
+    return bench
+
+
+def _teacher(
+    recipe: Recipe, dataset: Dataset, device: torch.device, root: Path, imported: Imported,
+    emit: Callable[[Event], None],
+) -> Teacher:  # fmt: skip
+    spec = recipe.teacher
+    if spec == "auto":
+        spec = "shipped" if dataset.name == "fashion-mnist-mini" else ""
+    if not spec:
+        folder = root / ".teachers" / dataset.fingerprint[:16]
+        if not (folder / "model.safetensors").exists():
+            _train_auto_teacher(folder, recipe, dataset, emit)
+        spec = f"folder:{folder}"
+    teacher = load_teacher(
+        spec, dataset, device=device, weights=recipe.weights, studies_root=root,
+        imported=imported.teachers,
+    )  # fmt: skip
+    if teacher.classes != len(dataset.classes):
+        teacher = teaching.tune_head(
+            teacher, dataset, epochs=HEAD_EPOCHS, seed=recipe.seed, emit=emit
+        )
+    return teacher
+
+
+def _train_auto_teacher(
+    folder: Path, recipe: Recipe, dataset: Dataset, emit: Callable[[Event], None]
+) -> None:
+    architecture = default_teacher()
+    counts = profile.count(architecture, dataset.input, len(dataset.classes))
+    images = AUTO_TEACHER_EPOCHS * len(dataset.train)
+    emit(
+        Event(
+            "note",
+            f"no teacher named: training one first, {counts.params:,} parameters, "
+            f"{counts.macs / 1e6:.0f} M multiply-adds an image, {images:,} images "
+            f"({AUTO_TEACHER_EPOCHS} epochs); kept in {folder}",
+            stage="teacher",
+        )
+    )
+    module = teaching.train_teacher(
+        dataset, architecture, epochs=AUTO_TEACHER_EPOCHS, seed=recipe.seed, emit=emit,
+        checkpoint=folder.with_name(folder.name + ".pt"),
+    )  # fmt: skip
+    artifact.write_final(
+        folder, module=module, architecture=architecture, input=dataset.input,
+        classes=dataset.classes, metrics={"epochs": AUTO_TEACHER_EPOCHS, "seed": recipe.seed},
+        card=f"# Teacher trained by nasdistill on {dataset.name}\n",
+    )  # fmt: skip
+    folder.with_name(folder.name + ".pt").unlink(missing_ok=True)
+
+
+def default_teacher() -> Architecture:
+    """The architecture that `teacher train` and `--teacher auto` use."""
+    path = Path(__file__).parent / "assets" / "teacher" / "architecture.json"
+    return Architecture.from_json(path.read_text())
+
+
+def _limits(
+    bench: Bench, card: Mapping[str, Any], emit: Callable[[Event], None]
+) -> dict[str, float]:
+    """The recipe's limits; where it names none, a tenth of the teacher's size, a third of its
+    latency."""
+    recipe = bench.recipe
+    named = {
+        "params": recipe.max_params, "macs": recipe.max_macs, "bytes": recipe.max_bytes,
+        "latency": recipe.max_latency,
+    }  # fmt: skip
+    limits = {name: float(limit) for name, limit in named.items() if limit is not None}
+    if not limits:
+        limits["params"] = float(card["params"] // DEFAULT_LIMIT_PARAMS)
+        text = f"no limit named: at most {limits['params']:,.0f} parameters (teacher's ÷ 10)"
+        if "latency" in recipe.minimize:
+            measured = bench.measure_latency(bench.teacher.module, bench.teacher.input)
+            limits["latency"] = measured / DEFAULT_LIMIT_LATENCY
+            text += f" and {limits['latency']:.3f} ms (teacher's ÷ 3, {recipe.latency_engine})"
+        emit(Event("note", text, stage="teacher"))
+    share = recipe.min_accuracy
+    limits["accuracy"] = 0.9 * card["validation_accuracy"] if share is None else share
+    return limits
+
+
+def pick_device(name: str) -> torch.device:
+    """Resolves `auto`, `cpu`, `cuda` or `cuda:1`.
+
+    Raises:
+        UserError: If CUDA is asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: this machine has no usable CUDA device; use cpu or auto")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name!r}: allowed are auto, cpu, cuda, cuda:N") from None
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_threads(workers: int) -> None:
+    """Gives each local worker its share of the cores."""
+    torch.set_num_threads(max(1, cores() // workers))
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What the report says of the machine."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].split(":", 1)[1].strip() if names else model
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
+    return {
+        "processor": model, "cores": cores(), "memory_gib": round(memory, 1),
+        "accelerator": accelerator, "system": platform.platform(terse=True),
+    }  # fmt: skip
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _describe(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "classes": list(dataset.classes),
+        "input": [dataset.input.channels, *dataset.input.size],
+        "examples": {
+            "train": len(dataset.train), "score": len(dataset.score),
+            "audit": len(dataset.audit), "test": len(dataset.test),
+        },
+        "fingerprint": dataset.fingerprint,
+        "attribution": dataset.attribution,
+    }  # fmt: skip

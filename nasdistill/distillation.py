@@ -1,0 +1,338 @@
+"""The only training loop: searching, final distillation and training a teacher all use it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nasdistill.data import Batch, Dataset, Split
+from nasdistill.models.layers import DepthwiseConv2d
+from nasdistill.objective import Objective
+from nasdistill.objective.objective import Ask
+
+Precision = Literal["fp32", "bf16", "bf16-mixed"]
+EVALUATION_BATCH = 500
+
+
+class Diverged(Exception):
+    """The loss is no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A sign of life from a run, given where the loop synchronises with the device.
+
+    Attributes:
+        examples: Training examples seen so far.
+        loss: Mean loss since the last sign of life.
+        images_per_second: Throughput since then.
+    """
+
+    examples: int
+    loss: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The learning rate over the examples seen: warm up, hold, cool down to zero.
+
+    Attributes:
+        peak: Learning rate after the warm-up.
+        warm_up: Examples over which it rises linearly from near zero.
+        cool_down: Examples seen when it starts to fall, linearly; None for never.
+        end: Examples seen when it reaches zero.
+    """
+
+    peak: float
+    warm_up: int
+    cool_down: int | None
+    end: int
+
+    def __call__(self, examples: int) -> float:
+        """The learning rate for the next step, `examples` having been seen."""
+        rate = self.peak * min(1.0, (examples + 1) / max(1, self.warm_up))
+        if self.cool_down is not None and examples > self.cool_down:
+            rate *= max(0.0, (self.end - examples) / max(1, self.end - self.cool_down))
+        return rate
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a run is fed: the same stream for every student of a study.
+
+    Order and views depend on the seed and the step alone.
+
+    Attributes:
+        dataset: Where examples come from (its training split).
+        batch_size: Examples in a step; constant over a study.
+        views: Number of different views per example; epoch e shows view e mod `views`.
+        seed: The study's seed.
+    """
+
+    dataset: Dataset
+    batch_size: int
+    views: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in one pass over the training split."""
+        return max(1, len(self.dataset.train) // self.batch_size)
+
+    def steps(self, examples: int) -> int:
+        """How many steps it takes to see at least `examples` training examples."""
+        return math.ceil(examples / self.batch_size)
+
+    def plan(self, first: int, last: int) -> Iterator[tuple[Tensor, int | None]]:
+        """Ids (int64 CPU tensor) and view of each step from `first` up to, not including, `last`."""
+        epoch, order = -1, torch.empty(0, dtype=torch.int64)
+        for step in range(first, last):
+            now, within = divmod(step, self.steps_per_epoch)
+            if now != epoch:
+                generator = torch.Generator().manual_seed(_seed(self.seed, "order", now))
+                order = torch.randperm(len(self.dataset.train), generator=generator)
+                epoch = now
+            start = within * self.batch_size
+            yield order[start : start + self.batch_size], epoch % self.views
+
+
+class Run:
+    """A training in progress.
+
+    Args:
+        student: The module that learns; takes uint8 `[B, C, H, W]`, gives logits.
+        feed: Examples, order and views.
+        horizon: Training examples at which the objective's progress is 1.
+        pace: The learning rate.
+        seed: Seeds dropout, together with the step; of the student, not of the study.
+        precision: fp32, bf16 autocast, or bf16 with depthwise convolutions in fp32.
+        ask: The teacher's logits for a batch.
+        size: `(height, width)` in pixels at which the student sees the views.
+        weight_decay: AdamW's decoupled weight decay (Loshchilov and Hutter, 2019).
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        feed: Feed,
+        *,
+        horizon: int,
+        pace: Pace,
+        seed: int,
+        precision: Precision = "fp32",
+        ask: Ask | None = None,
+        size: tuple[int, int] | None = None,
+        weight_decay: float = 0.01,
+    ) -> None:
+        self.feed = feed
+        self.horizon = horizon
+        self.pace = pace
+        self.seed = seed
+        self.precision: Precision = precision
+        self.ask = ask
+        self.size = size or feed.dataset.input.size
+        self.device = feed.dataset.train.labels.device
+        self.student = student.to(self.device, memory_format=torch.channels_last)
+        set_precision(self.student, precision)
+        self.optimizer = torch.optim.AdamW(
+            _groups(self.student, weight_decay), lr=pace.peak, fused=True
+        )
+        self.step = 0
+
+    @property
+    def examples(self) -> int:
+        """Training examples seen so far."""
+        return self.step * self.feed.batch_size
+
+    def branch(self, pace: Pace) -> Run:
+        """A copy that goes on by itself, at another pace: for a cool-down."""
+        twin = copy.copy(self)
+        twin.student = copy.deepcopy(self.student)
+        twin.pace = pace
+        twin.optimizer = torch.optim.AdamW(
+            _groups(twin.student, 0.0), lr=pace.peak, fused=True
+        )
+        twin.optimizer.load_state_dict(self.optimizer.state_dict())
+        return twin
+
+    def save(self, path: Path) -> None:
+        """Writes weights, optimiser and step, atomically."""
+        state = {
+            "student": self.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
+        save_state(state, path)
+
+    def restore(self, path: Path) -> None:
+        """Reads what `save` wrote, into a run made with the same arguments."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.student.load_state_dict(state["student"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+def distill(
+    run: Run, objective: Objective, until: int, every: int | None = None
+) -> Iterator[Progress]:
+    """Trains until the run has seen `until` examples.
+
+    Leave the loop to stop; the run then stands after the last step whose progress was given.
+
+    Args:
+        run: The training; changed in place.
+        objective: What the student is trained on.
+        until: Training examples seen at the end, rounded up to whole batches.
+        every: Steps between two signs of life; by default an epoch, 100 at the most.
+
+    Yields:
+        Progress at each synchronisation with the device, the last one at the end.
+
+    Raises:
+        Diverged: If the loss stops being finite.
+    """
+    last = run.feed.steps(until)
+    every = every or min(100, run.feed.steps_per_epoch)
+    run.student.train()
+    while run.step < last:
+        chunk = min(last, (run.step // every + 1) * every)
+        start, before = time.perf_counter(), run.step
+        total = torch.zeros((), device=run.device)
+        for batch in run.feed.dataset.train.batches(run.feed.plan(run.step, chunk), run.size):
+            total += _train_step(run, objective, batch)
+            run.step += 1
+        loss = float(total) / (run.step - before)
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss became {loss} after {run.examples} training examples")
+        seconds = time.perf_counter() - start
+        images = (run.step - before) * run.feed.batch_size
+        yield Progress(run.examples, loss, images / max(seconds, 1e-9))
+
+
+def _train_step(run: Run, objective: Objective, batch: Batch) -> Tensor:
+    """One optimiser step; gives the loss, detached and not yet synchronised."""
+    for group in run.optimizer.param_groups:
+        group["lr"] = run.pace(run.examples)
+    torch.manual_seed(_seed(run.seed, "step", run.step))
+    with autocast(run.device, run.precision):
+        loss = objective(run.student, run.ask, batch, min(1.0, run.examples / run.horizon))
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    run.optimizer.step()
+    return loss.detach()
+
+
+@torch.inference_mode()
+def predict(module: nn.Module, split: Split, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Answers of a module to un-augmented images, in fp32.
+
+    Args:
+        module: Takes uint8 `[B, C, H, W]`; left in eval mode.
+        split: The examples.
+        size: `(height, width)` in pixels at which the module sees them.
+
+    Returns:
+        Logits float32 `[N, C]` and labels int64 `[N]`, both on the CPU.
+    """
+    module.eval()
+    ids = torch.arange(len(split))
+    plan = [(part, None) for part in ids.split(EVALUATION_BATCH)]
+    with depthwise_in(module, keep_fp32=False):
+        logits = [module(batch.images).float() for batch in split.batches(plan, size)]
+    return torch.cat(logits).cpu(), split.labels.cpu()
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The autocast context of a precision."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision != "fp32")
+
+
+def set_precision(module: nn.Module, precision: Precision) -> None:
+    """Tells depthwise convolutions whether to stay in fp32 under autocast."""
+    for layer in module.modules():
+        if isinstance(layer, DepthwiseConv2d):
+            layer.keep_fp32 = precision == "bf16-mixed"
+
+
+class depthwise_in:  # noqa: N801 - reads as a statement
+    """Sets `keep_fp32` of every depthwise convolution for the length of a `with` block."""
+
+    def __init__(self, module: nn.Module, *, keep_fp32: bool) -> None:
+        self._layers = [m for m in module.modules() if isinstance(m, DepthwiseConv2d)]
+        self._before = [layer.keep_fp32 for layer in self._layers]
+        self._during = keep_fp32
+
+    def __enter__(self) -> None:
+        for layer in self._layers:
+            layer.keep_fp32 = self._during
+
+    def __exit__(self, *exception: object) -> None:
+        for layer, before in zip(self._layers, self._before, strict=True):
+            layer.keep_fp32 = before
+
+
+def probe_precision(run: Run, objective: Objective, steps: int = 6) -> Precision:
+    """Times a few steps at each precision and names the fastest.
+
+    Args:
+        run: A fresh run; a branch of it is trained and thrown away.
+        objective: What it would be trained on.
+        steps: Timed steps at each precision, after two that warm up.
+    """
+    kinds: list[Precision] = ["fp32", "bf16"]
+    if any(isinstance(m, DepthwiseConv2d) for m in run.student.modules()):
+        kinds.append("bf16-mixed")
+    seconds: dict[Precision, float] = {}
+    for kind in kinds:
+        twin = run.branch(run.pace)
+        twin.precision = kind
+        set_precision(twin.student, kind)
+        for _ in distill(twin, objective, 2 * run.feed.batch_size):
+            pass
+        start = time.perf_counter()
+        for _ in distill(twin, objective, (2 + steps) * run.feed.batch_size):
+            pass
+        seconds[kind] = time.perf_counter() - start
+    return min(kinds, key=lambda kind: seconds[kind])
+
+
+def seed_weights(seed: int, *parts: object) -> None:
+    """Seeds torch's global generators before a student is built."""
+    torch.manual_seed(_seed(seed, *parts))
+
+
+def save_state(state: dict[str, Any], path: Path) -> None:
+    """Writes tensors and plain values so that the file is either old or new, never half."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _seed(*parts: object) -> int:
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices and kernels decay; norms and biases don't."""
+    decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
+    free = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,334 @@
+"""From a proposal to a score: gates, rungs, stopping."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import nn
+
+from nasdistill import distillation, profile
+from nasdistill.bench import Bench
+from nasdistill.distillation import Diverged, Pace, Precision, Run
+from nasdistill.errors import UserError
+from nasdistill.models import Classifier, build
+from nasdistill.models.layers import DepthwiseConv2d
+from nasdistill.quality import accuracy, wilson
+from nasdistill.results import COUNTED, Candidate, Event, RungScore, front
+from nasdistill.rungs import stop_reason
+from nasdistill.space import Architecture
+from nasdistill.study import Study, architecture_of
+
+MOST_REJECTIONS = 300
+MOST_DUPLICATES = 500
+MOST_FAILURES = 5
+
+Emit = Callable[[Event], None]
+
+
+class OutOfTime(Exception):
+    """The search's share of the time limit is used up."""
+
+
+def search(study: Study, bench: Bench, emit: Emit, deadline: float | None) -> str:
+    """Runs trials until the study's total is reached.
+
+    Args:
+        study: The study.
+        bench: What its trials share.
+        emit: Told what happens.
+        deadline: `time.monotonic()` at which the search must end.
+
+    Returns:
+        Why it ended: `complete`, `time`, `exhausted`, or `waiting` where other workers still hold
+        trials that this one may not take.
+
+    Raises:
+        UserError: If no architecture of the space keeps the limits, or the first trials all fail.
+    """
+    while True:
+        number = study.take_up()
+        if number is None:
+            counted = sum(c.state in COUNTED for c in study.candidates())
+            if counted >= study.recipe.trials:
+                return "complete"
+            if deadline is not None and time.monotonic() > deadline:
+                return "time"
+            start = time.perf_counter()
+            number = propose(study, bench)
+            study.add_seconds("gates", time.perf_counter() - start)
+            if number is None:
+                return "exhausted"
+        try:
+            with study.holding(number):
+                climb(study, bench, number, emit, deadline)
+        except OutOfTime:
+            return "time"
+        _give_up_on_failures(study)
+
+
+def propose(study: Study, bench: Bench) -> int | None:
+    """Asks until an architecture is new and keeps the limits that need no measuring.
+
+    Returns:
+        The number of the trial that was claimed, or None if the space has nothing new to offer.
+
+    Raises:
+        UserError: If the samples break the limits again and again and no trial was ever trained.
+    """
+    attempt = 0
+    while attempt < MOST_DUPLICATES:
+        candidates = study.candidates()
+        seen = {c.fingerprint for c in candidates}
+        if study.space.count() == len(seen) or _trailing_rejections(candidates) >= MOST_REJECTIONS:
+            break
+        proposal = study.ask(attempt)
+        if proposal.architecture.fingerprint in seen:
+            attempt += 1
+            continue
+        counts = profile.count(proposal.architecture, bench.dataset.input, bench.classes)
+        figures = {"params": counts.params, "macs": counts.macs, "bytes": counts.bytes}
+        excess = _excess(figures, bench.limits)
+        if excess:
+            study.reject(proposal, figures, excess)
+            attempt = 0
+            continue
+        number = study.claim(proposal, figures)
+        if number is not None:
+            return number
+        attempt += 1
+        if sum(c.state in COUNTED for c in study.candidates()) >= study.recipe.trials:
+            return None
+    _nothing_to_train(study.candidates(), bench.limits, study.space.name)
+    return None
+
+
+def climb(study: Study, bench: Bench, number: int, emit: Emit, deadline: float | None) -> None:
+    """Takes one trial up the rungs, from where it stands, to its end.
+
+    Raises:
+        OutOfTime: If the deadline passes on the way; the trial can be taken up again.
+    """
+    work = study.folder / "trials" / str(number)
+    try:
+        candidate = _gate_latency(study, bench, study.candidate(number))
+        if candidate is not None:
+            _train(study, bench, candidate, work, emit, deadline)
+    except (Diverged, MemoryError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        study.fail(number, reason)
+        emit(Event("trial", f"failed: {reason}", stage="search", trial=number))
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _gate_latency(study: Study, bench: Bench, candidate: Candidate) -> Candidate | None:
+    """Measures latency where it counts; gives None if the trial ends here."""
+    if not bench.needs_latency:
+        return candidate
+    if candidate.latency is None:
+        start = time.perf_counter()
+        student = make_student(bench, architecture_of(candidate), study.recipe.seed)
+        median = bench.measure_latency(student)
+        study.note(candidate.number, "seconds_latency", time.perf_counter() - start)
+        study.note(candidate.number, "latency", median)
+        study.add_seconds("latency", time.perf_counter() - start)
+        candidate = study.candidate(candidate.number)
+    excess = _excess({"latency": candidate.latency or 0.0}, bench.limits)
+    if excess:
+        reason = f"latency {candidate.latency:.3f} ms, limit {bench.limits['latency']:.3f} ms"
+        study.fail(candidate.number, reason, state="rejected")
+        return None
+    return candidate
+
+
+def _train(
+    study: Study, bench: Bench, candidate: Candidate, work: Path, emit: Emit, deadline: float | None
+) -> None:
+    architecture = architecture_of(candidate)
+    student = make_student(bench, architecture, study.recipe.seed)
+    run = bench.run(
+        student,
+        horizon=bench.ladder.budgets[-1],
+        pace=trunk_pace(bench),
+        seed=(study.recipe.seed, candidate.fingerprint),
+        precision=precision_for(study, bench, student),
+    )
+    trunk = work / "trunk.pt"
+    if trunk.exists():
+        run.restore(trunk)
+    for rung in range(len(bench.ladder.budgets)):
+        if rung >= len(candidate.rungs):
+            score = _climb_rung(study, bench, run, rung, candidate.number, emit, deadline, trunk)
+            study.record_rung(candidate.number, score)
+            study.add_seconds("rungs", score.seconds)
+        if _ends_at(study, bench, candidate.number, rung, emit):
+            return
+
+
+def _climb_rung(
+    study: Study, bench: Bench, run: Run, rung: int, number: int, emit: Emit,
+    deadline: float | None, trunk: Path,
+) -> RungScore:  # fmt: skip
+    """Trains the trunk up to a rung, cools a copy of it down, and scores the copy."""
+    ladder = bench.ladder
+    budget, turn = ladder.budgets[rung], ladder.trunk_end(rung)
+    bench.prepare(run, budget, run.step)
+    start = time.perf_counter()
+    spent_before = sum(ladder.examples(r) - (ladder.examples(r - 1) if r else 0) for r in [rung])
+    branch = None
+    for phase in ("trunk", "branch"):
+        if phase == "branch":
+            branch = run.branch(Pace(run.pace.peak, run.pace.warm_up, turn, budget))
+        leg, until = (run, turn) if branch is None else (branch, budget)
+        for progress in distillation.distill(leg, bench.scoring, until):
+            if deadline is not None and time.monotonic() > deadline:
+                raise OutOfTime
+            emit(
+                Event(
+                    "progress", f"{phase} of rung {rung}", stage="search", trial=number, rung=rung,
+                    done=progress.examples, total=budget,
+                    images_per_second=progress.images_per_second,
+                )
+            )  # fmt: skip
+    assert branch is not None
+    logits, labels = distillation.predict(branch.student, bench.dataset.score, bench.dataset.input.size)
+    trunk.parent.mkdir(parents=True, exist_ok=True)
+    run.save(trunk)
+    share = accuracy(logits, labels)
+    low, high = wilson(round(share * len(labels)), len(labels))
+    loss = float(nn.functional.cross_entropy(logits, labels))
+    seconds = time.perf_counter() - start
+    study.add_seconds("images", spent_before)
+    return RungScore(rung, budget, share, low, high, loss, seconds)
+
+
+def _ends_at(study: Study, bench: Bench, number: int, rung: int, emit: Emit) -> bool:
+    """Decides at a recorded rung whether the trial ends, and ends it."""
+    recipe, candidates = study.recipe, study.candidates()
+    mine = candidates[[c.number for c in candidates].index(number)]
+    costs = [mine.cost(name) or 0.0 for name in recipe.minimize]
+    score = mine.rungs[rung].accuracy
+    reason = None
+    if rung == bench.ladder.last:
+        study.complete(number, score, costs)
+    elif recipe.stopping:
+        peers = [c for c in candidates if len(c.rungs) > rung]
+        reason = stop_reason(
+            [c.number for c in peers].index(number),
+            [c.rungs[rung].accuracy for c in peers],
+            [[c.cost(name) or 0.0 for name in recipe.minimize] for c in peers],
+            bench.ladder.eta,
+            1.0 / bench.classes,
+        )
+        if reason is not None:
+            study.stop(number, rung, reason)
+            left = bench.ladder.examples(bench.ladder.last) - bench.ladder.examples(rung)
+            study.set(
+                f"saved:stopping:{study.worker}",
+                study.attrs.get(f"saved:stopping:{study.worker}", 0) + left,
+            )
+    ended = reason is not None or rung == bench.ladder.last
+    _tell_rung(study, mine, rung, reason, ended, emit)
+    return ended
+
+
+def _tell_rung(
+    study: Study, mine: Candidate, rung: int, reason: str | None, ended: bool, emit: Emit
+) -> None:
+    candidates = study.candidates()
+    best = tuple(
+        (c.number, c.score or 0.0, float(c.params or 0))
+        for c in front(candidates, study.recipe.minimize)
+    )
+    latency = "" if mine.latency is None else f", {mine.latency:.2f} ms"
+    text = f"accuracy {mine.rungs[rung].accuracy:.3f}, {mine.params:,} parameters{latency}"
+    done = sum(c.state in ("complete", "stopped", "failed") for c in candidates)
+    outcome = f" — stopped: {reason}" if reason else ""
+    emit(
+        Event(
+            "trial" if ended else "rung", text + outcome, stage="search", trial=mine.number,
+            rung=rung, done=done, total=study.recipe.trials, front=best,
+        )
+    )  # fmt: skip
+
+
+def make_student(bench: Bench, architecture: Architecture, seed: int) -> Classifier:
+    """Builds a student with weights drawn from (seed, fingerprint)."""
+    distillation.seed_weights(seed, architecture.fingerprint)
+    net = build(architecture, bench.dataset.input, bench.classes)
+    return Classifier(net, bench.dataset.mean, bench.dataset.std)
+
+
+def trunk_pace(bench: Bench) -> Pace:
+    """Warm up over a third of the first rung, then hold."""
+    first = bench.ladder.budgets[0]
+    return Pace(bench.recipe.learning_rate, first // 3, None, bench.ladder.budgets[-1])
+
+
+def precision_for(study: Study, bench: Bench, student: nn.Module) -> Precision:
+    """The precision for a kind of student: as the recipe says, or probed once and stored."""
+    if study.recipe.precision != "auto":
+        return study.recipe.precision
+    depthwise = any(isinstance(m, DepthwiseConv2d) for m in student.modules())
+    kind = "depthwise" if depthwise else "dense"
+
+    def probe() -> Precision:
+        run = bench.run(
+            student, horizon=1, pace=Pace(0.0, 1, None, 1), seed=(0, "probe"), precision="fp32"
+        )
+        bench.prepare(run, 16 * bench.feed.batch_size, 0)
+        return distillation.probe_precision(run, bench.scoring)
+
+    state = {k: v.clone() for k, v in student.state_dict().items()}
+    chosen: Precision = study.once(f"precision:{kind}", probe)
+    student.load_state_dict(state)
+    return chosen
+
+
+def _excess(figures: Mapping[str, float], limits: Mapping[str, float]) -> dict[str, float]:
+    """How far each figure is over its limit, as a share of the limit."""
+    over = {k: figures[k] / limits[k] - 1.0 for k in figures if k in limits}
+    return {k: share for k, share in over.items() if share > 0}
+
+
+def _trailing_rejections(candidates: list[Candidate]) -> int:
+    count = 0
+    for candidate in reversed(candidates):
+        if candidate.state != "rejected":
+            break
+        count += 1
+    return count
+
+
+def _nothing_to_train(
+    candidates: list[Candidate], limits: Mapping[str, float], space: str
+) -> None:
+    """Raises where a study cannot begin; a study that has trials merely ends."""
+    if any(c.state in COUNTED for c in candidates):
+        return
+    rejected = [c for c in candidates if c.state == "rejected"]
+    if not rejected:
+        raise UserError(f"the space {space!r} gave no architecture at all")
+
+    def distance(candidate: Candidate) -> float:
+        figures = {k: float(getattr(candidate, k) or 0) for k in limits if k != "accuracy"}
+        return max(_excess(figures, limits).values(), default=0.0)
+
+    closest = min(rejected, key=distance)
+    allowed = ", ".join(f"{k} ≤ {v:,.6g}" for k, v in limits.items() if k != "accuracy")
+    latency = "" if closest.latency is None else f", {closest.latency:.3f} ms"
+    raise UserError(
+        f"none of {len(rejected)} architectures sampled from the space {space!r} keeps the limits "
+        f"({allowed}). The closest has {closest.params:,} params, {closest.macs:,} MACs, "
+        f"{closest.bytes:,} bytes{latency}. Raise the limits or choose a smaller space."
+    )
+
+
+def _give_up_on_failures(study: Study) -> None:
+    ended = [c for c in study.candidates() if c.state in ("complete", "stopped", "failed")]
+    if len(ended) >= MOST_FAILURES and all(c.state == "failed" for c in ended):
+        raise UserError(
+            f"the first {len(ended)} trials all failed; the last one because: {ended[-1].reason}"
+        )
