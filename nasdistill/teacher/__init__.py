@@ -1,0 +1,15 @@
+"""Teachers: frozen models, all that they need to be asked, and where their weights come from."""
+
+from nasdistill.teacher.heads import head_of, replace_head
+from nasdistill.teacher.teacher import KINDS, SHIPPED, Teacher, load_teacher
+from nasdistill.teacher.weights import weights_hash
+
+__all__ = [
+    "KINDS",
+    "SHIPPED",
+    "Teacher",
+    "head_of",
+    "load_teacher",
+    "replace_head",
+    "weights_hash",
+]
