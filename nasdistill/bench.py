@@ -169,7 +169,8 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
     )
     study.once("machine", lambda: describe_machine(device))
     study.once("versions", describe_versions)
-    ladder = Ladder.geometric(recipe.rungs.first, recipe.rungs.eta, recipe.rungs.count)
+    first = recipe.rungs.first.examples(len(dataset.train))
+    ladder = Ladder.geometric(first, recipe.rungs.eta, recipe.rungs.count)
     study.once("rungs", lambda: list(ladder.budgets))
 
     def filled(examples: int, seconds: float) -> None:

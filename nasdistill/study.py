@@ -103,11 +103,13 @@ class Study:
             study.set("space_fingerprint", space.fingerprint)
             study.set("command", command)
             study.set("created", time.time())
-            study.set("recipe", recipe.model_dump(mode="json"))
+            study.set("recipe", recipe.stored())
         else:
             study._check_same(Recipe.model_validate(stored))
-            study.set("recipe", recipe.model_dump(mode="json"))
+            study.set("recipe", recipe.stored())
         (folder / "recipe.yaml").write_text(recipe.to_yaml())
+        if recipe.storage is not None:
+            (folder / "storage.txt").write_text(recipe.storage)
         return study
 
     def _check_same(self, stored: Recipe) -> None:
