@@ -150,7 +150,7 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
             f"study {study.folder.name!r}: the data {recipe.data!r} are not those it was made with"
         )
     emit(Event("stage", f"teacher {recipe.teacher}", stage="teacher"))
-    teacher = _teacher(recipe, dataset, device, study.folder.parent, imported, emit)
+    teacher = load_a_teacher(recipe, dataset, device, study.folder.parent, imported, emit)
     card = study.once("teacher", lambda: teaching.evaluate_teacher(teacher, dataset))
     if card["weights_hash"] != teacher.weights_hash:
         raise UserError(
@@ -192,10 +192,16 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
     return bench
 
 
-def _teacher(
+def load_a_teacher(
     recipe: Recipe, dataset: Dataset, device: torch.device, root: Path, imported: Imported,
     emit: Callable[[Event], None],
 ) -> Teacher:  # fmt: skip
+    """Finds the teacher that a recipe names: trained first where it names none, with a new head
+    where its classes are others.
+
+    Raises:
+        UserError: If it cannot be loaded.
+    """
     spec = recipe.teacher
     if spec == "auto":
         spec = "shipped" if dataset.name == "fashion-mnist-mini" else ""

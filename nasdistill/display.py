@@ -1,0 +1,159 @@
+"""How news and results look in a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from nasdistill.results import Event, Final, StudyRecord
+
+REFRESH_SECONDS = 0.25
+
+
+class Display:
+    """Shows events: a live line at the bottom on a terminal, plain lines elsewhere.
+
+    Args:
+        console: Where to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._begun = time.monotonic()
+        self._stage_begun = time.monotonic()
+        self._stage = ""
+        self._trial: Event | None = None
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, transient=True, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Shows one event."""
+        if event.kind == "stage" and event.stage != self._stage:
+            self._stage, self._stage_begun = event.stage, time.monotonic()
+        if event.kind == "progress":
+            self._show_progress(event)
+            return
+        if event.kind in ("rung", "trial") and event.stage == "search":
+            self._trial = event
+        elapsed = time.monotonic() - self._begun
+        self._console.print(Text(f"{elapsed:6.0f} s  ", "dim"), self._line(event), sep="")
+
+    def _line(self, event: Event) -> Text:
+        label = {"warning": "warning: ", "stage": "", "note": ""}.get(event.kind, "")
+        if event.trial is not None and event.stage == "search":
+            label = f"trial {event.trial:>3}, rung {event.rung}: "
+            if event.kind == "trial" and event.rung is None:
+                label = f"trial {event.trial:>3}: "
+        tail = ""
+        if event.kind == "trial" and event.total:
+            tail = f"  [{event.done}/{event.total}; ETA {self._eta(event)}; front: "
+            tail += f"{describe_front(event.front)}]"
+        style = {"warning": "yellow", "stage": "bold", "final": "green"}.get(event.kind, "")
+        return Text(label + event.text + tail, style)
+
+    def _eta(self, event: Event) -> str:
+        if not event.done:
+            return "?"
+        spent = time.monotonic() - self._stage_begun
+        return duration(spent / event.done * (event.total - event.done))
+
+    def _show_progress(self, event: Event) -> None:
+        if self._live is None:
+            return
+        where = f"trial {event.trial}, {event.text}" if event.stage == "search" else event.text
+        line = f"{event.stage}: {where}, {event.images_per_second:,.0f} images/s"
+        if event.total:
+            line += f", {event.done:,} of {event.total:,} images"
+        if event.eta_seconds is not None:
+            line += f", ETA {duration(event.eta_seconds)}"
+        if self._trial is not None and event.stage == "search" and self._trial.total:
+            line += f" | {self._trial.done}/{self._trial.total} trials, "
+            line += f"ETA {self._eta(self._trial)}, front {describe_front(self._trial.front)}"
+        self._live.update(Text(line), refresh=True)
+
+
+def describe_front(front: Sequence[tuple[int, float, float]]) -> str:
+    """The front in a few words: accuracy at parameters, most accurate first."""
+    shown = sorted(front, key=lambda point: -point[1])[:4]
+    text = ", ".join(f"{accuracy:.3f} @ {short(params)}" for _, accuracy, params in shown)
+    return (text + (", …" if len(front) > 4 else "")) or "empty"
+
+
+def short(number: float) -> str:
+    """A count in three digits: 84.2k, 1.05M."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.3g}{unit}"
+    return f"{number:g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `95 s` or `12 min`."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def finals_table(finals: Sequence[Final]) -> Table:
+    """The finals as a table."""
+    table = Table(title="Finals", title_justify="left")
+    for name in ("rank", "trial", "test accuracy", "95 % interval", "of teacher", "params",
+                 "smaller", "latency", "faster", "limits", ""):  # fmt: skip
+        table.add_column(name, justify="right")
+    for final in finals:
+        m = final.metrics
+        low, high = m["test_interval"]
+        alone = next(r for r in m["latency"] if r["model"] == "student" and r["batch"] == 1)
+        table.add_row(
+            str(final.rank), str(final.number), f"{m['test_accuracy']:.4f}",
+            f"{low:.4f}–{high:.4f}", f"{m['retention']:.1%}", f"{m['params']:,}",
+            f"{m['compression']:.1f}x", f"{alone['median_ms']:.3f} ms", f"{m['speedup']:.1f}x",
+            "broken: " + ", ".join(final.broken_limits) if final.broken_limits else "kept",
+            "recommended" if final.recommended else "",
+        )  # fmt: skip
+    return table
+
+
+def studies_table(records: Sequence[StudyRecord]) -> Table:
+    """The studies as a table."""
+    table = Table()
+    for name in ("study", "state", "trials", "finals", "best test accuracy", "params"):
+        table.add_column(name)
+    for row in map(summary, records):
+        best: Mapping[str, Any] = row["best"] or {}
+        accuracy = f"{best['test_accuracy']:.4f}" if best else "–"
+        params = f"{best['params']:,}" if best else "–"
+        table.add_row(
+            row["study"], row["state"], f"{row['trials']}/{row['trials_total']}",
+            str(row["finals"]), accuracy, params,
+        )  # fmt: skip
+    return table
+
+
+def summary(record: StudyRecord) -> dict[str, Any]:
+    """A study in a few JSON values."""
+    done = sum(c.state in ("complete", "stopped", "failed") for c in record.candidates)
+    finals = sorted(record.finals, key=lambda f: (not f.recommended, -f.metrics["test_accuracy"]))
+    best = finals[0] if finals else None
+    return {
+        "study": record.name,
+        "state": record.state,
+        "trials": done,
+        "trials_total": record.recipe.get("trials"),
+        "finals": len(record.finals),
+        "best": None if best is None else {"rank": best.rank, **best.metrics},
+        "folder": str(record.folder),
+    }
