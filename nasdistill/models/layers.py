@@ -1,0 +1,102 @@
+"""Layers that several families share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nasdistill.options import Input
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "hardswish": nn.Hardswish,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+}
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """A convolution with one filter per channel.
+
+    Attributes:
+        keep_fp32: Whether it runs in float32 under autocast: its backward pass in bfloat16 is tens
+            of times slower on many CPUs.
+    """
+
+    keep_fp32: bool = False
+
+    def __init__(self, channels: int, kernel: int, stride: int) -> None:
+        super().__init__(
+            channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As `nn.Conv2d`."""
+        if not self.keep_fp32:
+            return super().forward(input)
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
+def conv_bn(
+    inside: int, outside: int, kernel: int, stride: int = 1, activation: str | None = None
+) -> nn.Sequential:
+    """Convolution, batch norm, and an activation if one is named."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(outside),
+    ]
+    if activation is not None:
+        layers.append(ACTIVATIONS[activation]())
+    return nn.Sequential(*layers)
+
+
+def depthwise_bn(channels: int, kernel: int, stride: int, activation: str | None) -> nn.Sequential:
+    """Depthwise convolution, batch norm, and an activation if one is named."""
+    layers: list[nn.Module] = [
+        DepthwiseConv2d(channels, kernel, stride), nn.BatchNorm2d(channels)
+    ]  # fmt: skip
+    if activation is not None:
+        layers.append(ACTIVATIONS[activation]())
+    return nn.Sequential(*layers)
+
+
+class SqueezeExcite(nn.Module):
+    """Channel attention from the spatial mean (Hu et al., 2018)."""
+
+    def __init__(self, channels: int, ratio: int = 4) -> None:
+        super().__init__()
+        hidden = max(4, channels // ratio)
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, hidden, 1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, channels, 1),
+            nn.Hardsigmoid(),
+        )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Scales each channel."""
+        scaled: Tensor = x_BCHW * self.gate(x_BCHW)
+        return scaled
+
+
+def down_sampling_plan(input: Input, stages: int) -> tuple[int, list[int]]:
+    """Strides that bring an image down to a last feature map of about 4 to 8 pixels.
+
+    Args:
+        input: The image.
+        stages: Number of stages after the stem.
+
+    Returns:
+        The stem's stride, and that of each stage. Later stages shrink before earlier ones, so that
+        small images are not squeezed at once; what stages cannot do the stem does, up to 8.
+    """
+    halvings = 0
+    while min(input.size) >> halvings > 8:
+        halvings += 1
+    stem = min(1, halvings) if min(input.size) >= 24 else 0
+    inside = min(stages, halvings - stem)
+    stem += max(0, halvings - stem - inside)
+    strides = [1] * (stages - inside) + [2] * inside
+    return 2 ** min(stem, 3), strides

@@ -1,0 +1,166 @@
+"""Small convolutional networks for phones: MobileNet's blocks and their relatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nasdistill.models.layers import (
+    SqueezeExcite,
+    conv_bn,
+    depthwise_bn,
+    down_sampling_plan,
+)
+from nasdistill.options import Input
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter each channel, project (Sandler et al., MobileNetV2, 2018)."""
+
+    def __init__(
+        self, inside: int, outside: int, stride: int, act: str, options: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        hidden = inside * int(options["expansion"])
+        layers = [
+            conv_bn(inside, hidden, 1, 1, act),
+            depthwise_bn(hidden, int(options["kernel"]), stride, act),
+        ]
+        if options["squeeze_excite"]:
+            layers.append(nn.Sequential(SqueezeExcite(hidden)))
+        self.body = nn.Sequential(*layers, conv_bn(hidden, outside, 1))
+        self.skip = stride == 1 and inside == outside
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """One block."""
+        out: Tensor = self.body(x_BCHW)
+        return x_BCHW + out if self.skip else out
+
+
+class FusedInvertedResidual(nn.Module):
+    """Expansion and filter in one dense convolution (Tan and Le, EfficientNetV2, 2021)."""
+
+    def __init__(
+        self, inside: int, outside: int, stride: int, act: str, options: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        hidden = inside * int(options["expansion"])
+        self.body = nn.Sequential(
+            conv_bn(inside, hidden, 3, stride, act), conv_bn(hidden, outside, 1)
+        )
+        self.skip = stride == 1 and inside == outside
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """One block."""
+        out: Tensor = self.body(x_BCHW)
+        return x_BCHW + out if self.skip else out
+
+
+class DepthwiseSeparable(nn.Module):
+    """Filter each channel, then mix them (Howard et al., MobileNet, 2017)."""
+
+    def __init__(
+        self, inside: int, outside: int, stride: int, act: str, options: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        layers = [depthwise_bn(inside, int(options["kernel"]), stride, act)]
+        if options["squeeze_excite"]:
+            layers.append(nn.Sequential(SqueezeExcite(inside)))
+        self.body = nn.Sequential(*layers, conv_bn(inside, outside, 1, 1, act))
+        self.skip = stride == 1 and inside == outside
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """One block."""
+        out: Tensor = self.body(x_BCHW)
+        return x_BCHW + out if self.skip else out
+
+
+class GhostModule(nn.Module):
+    """Half the channels by convolution, the rest by cheap filters of those (GhostNet, 2020)."""
+
+    def __init__(self, inside: int, outside: int, kernel: int, act: str | None) -> None:
+        super().__init__()
+        half = -(-outside // 2)
+        self.primary = conv_bn(inside, half, 1, 1, act)
+        self.cheap = depthwise_bn(half, kernel, 1, act)
+        self.outside = outside
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Own channels first, then their ghosts."""
+        own = self.primary(x_BCHW)
+        return torch.cat([own, self.cheap(own)], dim=1)[:, : self.outside]
+
+
+class Ghost(nn.Module):
+    """Two ghost modules around an optional stride (Han et al., GhostNet, 2020)."""
+
+    def __init__(
+        self, inside: int, outside: int, stride: int, act: str, options: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        hidden, kernel = inside * int(options["expansion"]), int(options["kernel"])
+        layers: list[nn.Module] = [GhostModule(inside, hidden, kernel, act)]
+        if stride > 1:
+            layers.append(depthwise_bn(hidden, kernel, stride, None))
+        self.body = nn.Sequential(*layers, GhostModule(hidden, outside, kernel, None))
+        self.skip = stride == 1 and inside == outside
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """One block."""
+        out: Tensor = self.body(x_BCHW)
+        return x_BCHW + out if self.skip else out
+
+
+BLOCKS: dict[str, type[nn.Module]] = {
+    "mbconv": InvertedResidual,
+    "fused": FusedInvertedResidual,
+    "separable": DepthwiseSeparable,
+    "ghost": Ghost,
+}
+
+
+def build(values: Mapping[str, Any], input: Input, classes: int) -> nn.Module:
+    """Builds a network of the family.
+
+    Args:
+        values: `activation`, `stem` (channels), `stages` (each `block`, `width`, `depth`) and
+            `head` (channels before the classifier).
+        input: The image.
+        classes: Number of logits.
+    """
+    act = str(values["activation"])
+    stages = values["stages"]
+    stem_stride, strides = down_sampling_plan(input, len(stages))
+    channels = int(values["stem"])
+    layers: list[tuple[str, nn.Module]] = [("stem", _stem(input.channels, channels, stem_stride, act))]
+    for index, (stage, stride) in enumerate(zip(stages, strides, strict=True)):
+        block, width = stage["block"], int(stage["width"])
+        blocks: list[nn.Module] = []
+        for place in range(int(stage["depth"])):
+            kind = BLOCKS[block["type"]]
+            blocks.append(kind(channels, width, stride if place == 0 else 1, act, block))
+            channels = width
+        layers.append((f"stage{index}", nn.Sequential(*blocks)))
+    head = int(values["head"])
+    layers += [
+        ("mix", conv_bn(channels, head, 1, 1, act)),
+        ("pool", nn.AdaptiveAvgPool2d(1)),
+        ("flatten", nn.Flatten()),
+        ("head", nn.Linear(head, classes)),
+    ]
+    net = nn.Sequential()
+    for name, layer in layers:
+        net.add_module(name, layer)
+    return net
+
+
+def _stem(inside: int, outside: int, stride: int, act: str) -> nn.Sequential:
+    """The first convolution; a stride above 2 is divided over several."""
+    layers = [conv_bn(inside, outside, 3, min(2, stride), act)]
+    while stride > 2:
+        layers.append(conv_bn(outside, outside, 3, 2, act))
+        stride //= 2
+    return nn.Sequential(*layers)

@@ -1,0 +1,79 @@
+"""Residual networks (He et al., 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasdistill.models.layers import conv_bn, down_sampling_plan
+from nasdistill.options import Input
+
+
+class Residual(nn.Module):
+    """A body beside a shortcut, which is projected where shapes differ."""
+
+    def __init__(self, body: nn.Sequential, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.body = body
+        same = stride == 1 and inside == outside
+        self.shortcut = nn.Identity() if same else conv_bn(inside, outside, 1, stride)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """One block."""
+        return F.relu(self.body(x_BCHW) + self.shortcut(x_BCHW))
+
+
+def basic(inside: int, outside: int, stride: int, options: Mapping[str, Any]) -> Residual:
+    """Two 3x3 convolutions."""
+    body = nn.Sequential(
+        *conv_bn(inside, outside, 3, stride, "relu"), *conv_bn(outside, outside, 3)
+    )
+    return Residual(body, inside, outside, stride)
+
+
+def bottleneck(inside: int, outside: int, stride: int, options: Mapping[str, Any]) -> Residual:
+    """1x1 down, 3x3, 1x1 up."""
+    hidden = max(4, outside // int(options["reduction"]))
+    body = nn.Sequential(
+        *conv_bn(inside, hidden, 1, 1, "relu"),
+        *conv_bn(hidden, hidden, 3, stride, "relu"),
+        *conv_bn(hidden, outside, 1),
+    )
+    return Residual(body, inside, outside, stride)
+
+
+BLOCKS = {"basic": basic, "bottleneck": bottleneck}
+
+
+def build(values: Mapping[str, Any], input: Input, classes: int) -> nn.Module:
+    """Builds a network of the family.
+
+    Args:
+        values: `stem` (`type` of `conv3` or `conv5`, `width`) and `stages` (each `block`, `width`,
+            `depth`).
+        input: The image.
+        classes: Number of logits.
+    """
+    stem, stages = values["stem"], values["stages"]
+    stem_stride, strides = down_sampling_plan(input, len(stages))
+    channels = int(stem["width"])
+    kernel = {"conv3": 3, "conv5": 5}[stem["type"]]
+    first = [conv_bn(input.channels, channels, kernel, min(2, stem_stride), "relu")]
+    if stem_stride > 2:
+        first.append(nn.Sequential(nn.MaxPool2d(stem_stride // 2)))
+    net = nn.Sequential()
+    net.add_module("stem", nn.Sequential(*first))
+    for index, (stage, stride) in enumerate(zip(stages, strides, strict=True)):
+        make, width = BLOCKS[stage["block"]["type"]], int(stage["width"])
+        blocks = []
+        for place in range(int(stage["depth"])):
+            blocks.append(make(channels, width, stride if place == 0 else 1, stage["block"]))
+            channels = width
+        net.add_module(f"stage{index}", nn.Sequential(*blocks))
+    net.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    net.add_module("flatten", nn.Flatten())
+    net.add_module("head", nn.Linear(channels, classes))
+    return net
