@@ -1,0 +1,271 @@
+"""Parameters, multiply-adds, bytes and latency: counted and measured, never predicted."""
+
+from __future__ import annotations
+
+import copy
+import fcntl
+import statistics
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nasdistill import artifact
+from nasdistill.errors import UserError
+from nasdistill.models import build
+from nasdistill.options import Input
+from nasdistill.space import Architecture
+
+WARM_UP = 10
+LEAST_REPEATS = 20
+COMMAND_TIMEOUT = 300.0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a model costs before it runs.
+
+    Attributes:
+        params: Learned numbers.
+        macs: Multiply-adds of convolutions and matrix products for one image (half of what
+            `torch.utils.flop_counter` counts); norms, activations and pooling are free.
+        bytes: Parameters and buffers in fp32, as stored.
+    """
+
+    params: int
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long one call takes.
+
+    Attributes:
+        engine: What ran the model.
+        batch: Images in a call.
+        threads: Threads the engine was given.
+        median_ms: Median, in milliseconds.
+        q1_ms: Lower quartile.
+        q3_ms: Upper quartile.
+        repeats: Calls measured.
+    """
+
+    engine: str
+    batch: int
+    threads: int
+    median_ms: float
+    q1_ms: float
+    q3_ms: float
+    repeats: int
+
+
+def count(architecture: Architecture, input: Input, classes: int) -> Counts:
+    """Counts an architecture on the meta device: nothing is computed."""
+    with torch.device("meta"):
+        module = build(architecture, input, classes)
+    return _count_meta(module, input)
+
+
+def count_module(module: nn.Module, input: Input) -> Counts:
+    """Counts a module; it is copied, not changed."""
+    return _count_meta(copy.deepcopy(module).to("meta"), input)
+
+
+def _count_meta(module: nn.Module, input: Input) -> Counts:
+    module.eval()
+    image = torch.empty(1, input.channels, *input.size, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module(image)
+    params = sum(p.numel() for p in module.parameters())
+    stored = params + sum(b.numel() for b in module.buffers())
+    return Counts(params, counter.get_total_flops() // 2, 4 * stored)
+
+
+Call = Callable[[], None]
+
+
+def measure(
+    models: Mapping[str, nn.Module | Path],
+    inputs: Mapping[str, Input],
+    *,
+    engine: str,
+    batch: int = 1,
+    threads: int = 1,
+    seconds: float = 0.3,
+) -> dict[str, Latency]:
+    """Measures one or several models, call by call in turn, so that all see the same minute.
+
+    Args:
+        models: Modules (float images in [0, 1] in, logits out), or ONNX files, by name.
+        inputs: Their inputs.
+        engine: `onnxruntime`, `torch`, `cuda`, or `command:PROGRAM`, which gets the path of the
+            ONNX file as its last argument and prints milliseconds, one number a line.
+        batch: Images in a call.
+        threads: For the engine.
+        seconds: To spend on each model, after the warm-up.
+
+    Raises:
+        UserError: If the engine is unknown or fails.
+    """
+    if engine.startswith("command:"):
+        return {
+            name: _by_command(engine, model, inputs[name], batch) for name, model in models.items()
+        }
+    if engine not in ENGINES:
+        known = ", ".join(ENGINES)
+        raise UserError(f"latency engine {engine!r}: allowed are {known}, command:PROGRAM")
+    calls = {}
+    for name, model in models.items():
+        image = torch.rand(batch, inputs[name].channels, *inputs[name].size)
+        calls[name] = ENGINES[engine](model, inputs[name], image, threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        times = _in_turn(calls, seconds)
+    finally:
+        torch.set_num_threads(before)
+    return {name: _summary(engine, batch, threads, found) for name, found in times.items()}
+
+
+def _in_turn(calls: Mapping[str, Call], seconds: float) -> dict[str, list[float]]:
+    for call in calls.values():
+        for _ in range(WARM_UP):
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    until = time.perf_counter() + seconds * len(calls)
+    while time.perf_counter() < until or len(next(iter(times.values()))) < LEAST_REPEATS:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def _summary(engine: str, batch: int, threads: int, times: list[float]) -> Latency:
+    q1, median, q3 = times * 3 if len(times) == 1 else statistics.quantiles(times, n=4)
+    return Latency(engine, batch, threads, median, q1, q3, len(times))
+
+
+def _onnxruntime(model: nn.Module | Path, input: Input, image: torch.Tensor, threads: int) -> Call:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    source = str(model) if isinstance(model, Path) else artifact.quick_onnx(model, input)
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: image.numpy()}
+
+    def call() -> None:
+        session.run(None, feed)
+
+    return call
+
+
+def _torch(model: nn.Module | Path, input: Input, image: torch.Tensor, threads: int) -> Call:
+    module = copy.deepcopy(_module(model)).cpu().eval().to(memory_format=torch.channels_last)
+    given = image.to(memory_format=torch.channels_last)
+
+    def call() -> None:
+        with torch.inference_mode():
+            module(given)
+
+    return call
+
+
+def _cuda(model: nn.Module | Path, input: Input, image: torch.Tensor, threads: int) -> Call:
+    if not torch.cuda.is_available():
+        raise UserError("latency engine 'cuda': this machine has no usable CUDA device")
+    module = copy.deepcopy(_module(model)).cuda().eval().to(memory_format=torch.channels_last)
+    given = image.cuda().to(memory_format=torch.channels_last)
+
+    def call() -> None:
+        with torch.inference_mode():
+            module(given)
+        torch.cuda.synchronize()
+
+    return call
+
+
+def _module(model: nn.Module | Path) -> nn.Module:
+    assert isinstance(model, nn.Module), "this engine runs modules"
+    return model
+
+
+ENGINES: dict[str, Callable[[Any, Input, torch.Tensor, int], Call]] = {
+    "onnxruntime": _onnxruntime,
+    "torch": _torch,
+    "cuda": _cuda,
+}
+
+
+def _by_command(engine: str, model: nn.Module | Path, input: Input, batch: int) -> Latency:
+    program = engine.removeprefix("command:")
+    with tempfile.TemporaryDirectory() as folder:
+        path = model if isinstance(model, Path) else Path(folder) / "model.onnx"
+        if not isinstance(model, Path):
+            path.write_bytes(artifact.quick_onnx(model, input))
+        try:
+            done = subprocess.run(
+                [*program.split(), str(path)], capture_output=True, text=True, check=True,
+                timeout=COMMAND_TIMEOUT,
+            )  # fmt: skip
+            times = [float(line) for line in done.stdout.split()]
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
+            detail = getattr(error, "stderr", "") or error
+            raise UserError(f"latency engine {engine!r} failed: {detail}") from None
+    if not times or min(times) <= 0:
+        raise UserError(f"latency engine {engine!r} printed no milliseconds")
+    return _summary(engine, batch, 0, times)
+
+
+# -- quiet while measuring ----------------------------------------------------------------------
+
+
+@contextmanager
+def quiet(lock: Path) -> Iterator[None]:
+    """Holds the machine for a measurement: waits until no other worker trains, and keeps them out.
+
+    A second lock, the gate, is taken first, so that workers that come and go cannot starve it.
+
+    Args:
+        lock: A file; it is made where there is none.
+    """
+    with _locked(_gate(lock), fcntl.LOCK_EX), _locked(lock, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def busy(lock: Path) -> Iterator[None]:
+    """Marks a worker as training; any number may be, but not during a measurement.
+
+    Args:
+        lock: The file that `quiet` takes.
+    """
+    with _locked(_gate(lock), fcntl.LOCK_SH):
+        pass
+    with _locked(lock, fcntl.LOCK_SH):
+        yield
+
+
+def _gate(lock: Path) -> Path:
+    return lock.with_name(lock.name + ".gate")
+
+
+@contextmanager
+def _locked(path: Path, kind: int) -> Iterator[None]:
+    with open(path, "a") as file:
+        fcntl.flock(file, kind)
+        yield
