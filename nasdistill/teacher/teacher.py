@@ -226,13 +226,9 @@ def _final(asked: Spec, studies_root: Path) -> Path:
 
 
 def _folder(asked: Spec, folder: Path, dataset: Dataset) -> _Found:
-    module = artifact.load(folder)
-    try:
-        told = json.loads((folder / "input.json").read_text(encoding="utf-8"))
-        size, channels = (int(told["height"]), int(told["width"])), int(told["channels"])
-        names = tuple(str(name) for name in told["classes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'input.json'} cannot be read: {error!r}") from error
+    module, about = artifact.load(folder), artifact.read_input(folder)
+    size, channels = (int(about["height"]), int(about["width"])), int(about["channels"])
+    names = tuple(str(name) for name in about["classes"])
     _check_channels(asked, channels, dataset)
     card: dict[str, Any] = {"source": asked.kind or asked.name, "folder": folder.name}
     for name in ("card.json", "metrics.json"):

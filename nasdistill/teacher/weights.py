@@ -86,7 +86,10 @@ def load_state(
         if not any_classes:
             raise UserError(f"{source} has {classes} classes, but {name!r} was built for {own}")
         replace_head(net, classes)
-    _copy(net, bare, source, name)
+    # Old files lack the counters of batch normalisation, which no answer depends on.
+    ours = net.state_dict()
+    counters = {k: v for k, v in ours.items() if k.endswith("num_batches_tracked")}
+    artifact.load_weights(net, {**counters, **bare}, f"{source}, for {name}")
     file = Path(source).name
     if in_order:
         return Loaded(
@@ -104,34 +107,6 @@ def weights_hash(module: nn.Module) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _copy(net: nn.Module, state: Mapping[str, Tensor], source: str, name: str) -> None:
-    expected = net.state_dict()
-    # Old files lack the counters of batch normalisation, which no answer depends on.
-    counters = {k: v for k, v in expected.items() if k.endswith("num_batches_tracked")}
-    state = {**counters, **state}
-    lacks = [key for key in expected if key not in state]
-    has = [key for key in state if key not in expected]
-    differs = [
-        f"{key} is {tuple(state[key].shape)} and must be {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    if lacks or has or differs:
-        raise UserError(
-            f"{source} holds the weights of another architecture than {name!r}: "
-            + "; ".join(
-                f"{len(items)} {what}, e.g. {items[0]}"
-                for what, items in (
-                    ("tensors are missing", lacks),
-                    ("are not known to it", has),
-                    ("have another shape", differs),
-                )
-                if items
-            )
-        )
-    net.load_state_dict(state)
 
 
 def _bare(
