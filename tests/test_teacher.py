@@ -15,11 +15,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from nasdistill import artifact
 from nasdistill.data import Dataset
 from nasdistill.errors import UserError
-from nasdistill.models import Classifier
+from nasdistill.models import Classifier, build
 from nasdistill.options import Input
-from nasdistill.teacher import Teacher, head_of, load_teacher, replace_head, weights_hash
+from nasdistill.space import Architecture
+from nasdistill.teacher import SHIPPED, Teacher, head_of, load_teacher, replace_head, weights_hash
 
 CPU = torch.device("cpu")
 
@@ -452,6 +454,60 @@ def test_finals_that_do_not_exist(tmp_path: Path) -> None:
     assert "did you mean 'first'?" in _error("final:frist/1", studies_root=tmp_path)
     assert "has no final 2; it has 1" in _error("final:first/2", studies_root=tmp_path)
     assert "write final:STUDY/RANK" in _error("final:first", studies_root=tmp_path)
+
+
+@pytest.fixture
+def final(tmp_path: Path) -> Path:
+    """`studies/first/finals/1`, a small grey classifier of c0 to c9."""
+    values = {"activation": "relu", "dropout": 0.0, "layers": {"type": "one", "widths": [8]}}
+    architecture = Architecture("mlp", values)
+    torch.manual_seed(0)
+    net = build(architecture, Input(1, 16, 16), 10)
+    folder = tmp_path / "studies" / "first" / "finals" / "1"
+    folder.parent.mkdir(parents=True)
+    artifact.write_final(
+        folder, module=Classifier(net, (0.3,), (0.2,)), architecture=architecture,
+        input=Input(1, 16, 16), classes=_data().classes, metrics={"test_accuracy": 0.5}, card="",
+    )  # fmt: skip
+    return folder
+
+
+def test_an_earlier_final_teaches(final: Path) -> None:
+    root = final.parents[2]
+    teacher = _load("final:first/1", _data(1), studies_root=root)
+    assert teacher.input == Input(1, 16, 16)  # its own size, not the data's
+    assert teacher.classes == 10
+    assert teacher.card["trained"] == {"test_accuracy": 0.5}
+    images = _pictures(1, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.logits(images), artifact.load(final)(images))
+    again = _load(f"folder:{final}", _data(1))
+    assert again.weights_hash == teacher.weights_hash
+    turned = _load(f"folder:{final}", _data(1, names=_data().classes[::-1]))
+    torch.testing.assert_close(turned.logits(images), teacher.logits(images).flip(1))
+
+
+def test_folders_that_cannot_teach(final: Path) -> None:
+    spec = f"folder:{final}"
+    assert "takes images of 1 channel, the data 'small' has 3" in _error(spec, _data(3))
+    weights = final / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert "model.safetensors: truncated" in _error(spec, _data(1))
+    save_file({"x": torch.zeros(1)}, weights)
+    assert "another architecture" in _error(spec, _data(1))
+    (final / "architecture.json").write_text('{"family": "theirs", "values": {}}')
+    assert "'theirs'" in _error(spec, _data(1))
+    assert "nowhere" in _error("folder:nowhere", _data(1))
+
+
+@pytest.mark.skipif(not (SHIPPED / "model.safetensors").exists(), reason="not trained yet")
+def test_the_shipped_teacher() -> None:
+    teacher = _load("shipped", _data(1, size=28))
+    assert teacher.input == Input(1, 28, 28)
+    assert teacher.classes == 10
+    assert 0.9e6 < sum(p.numel() for p in teacher.module.parameters()) < 1.1e6
+    assert (SHIPPED / "model.safetensors").stat().st_size <= 3_000_000
 
 
 # --- heads and hashes -------------------------------------------------------------------------
