@@ -108,22 +108,23 @@ def duration(seconds: float) -> str:
 
 
 def finals_table(finals: Sequence[Final]) -> Table:
-    """The finals as a table."""
-    table = Table(title="Finals", title_justify="left")
-    for name in ("rank", "trial", "test accuracy", "95 % interval", "of teacher", "params",
-                 "smaller", "latency", "faster", "limits", ""):  # fmt: skip
-        table.add_column(name, justify="right")
+    """The finals as a table that fits 80 columns."""
+    table = Table(title="Finals (* recommended)", title_justify="left", padding=(0, 1))
+    for name in ("", "test accuracy", "of teacher", "params", "latency", "limits"):
+        table.add_column(name, no_wrap=True)
     for final in finals:
         m = final.metrics
         low, high = m["test_interval"]
         alone = next(r for r in m["latency"] if r["model"] == "student" and r["batch"] == 1)
+        broken = ", ".join(final.broken_limits)
         table.add_row(
-            str(final.rank), str(final.number), f"{m['test_accuracy']:.4f}",
-            f"{low:.4f}–{high:.4f}", f"{m['retention']:.1%}", f"{m['params']:,}",
-            f"{m['compression']:.1f}x", f"{alone['median_ms']:.3f} ms", f"{m['speedup']:.1f}x",
-            "broken: " + ", ".join(final.broken_limits) if final.broken_limits else "kept",
-            "recommended" if final.recommended else "",
-        )  # fmt: skip
+            f"{final.rank}{'*' if final.recommended else ''}",
+            f"{m['test_accuracy']:.3f} ({low:.3f}–{high:.3f})",
+            f"{m['retention']:.1%}",
+            f"{short(m['params'])} (÷{m['compression']:.1f})",
+            f"{alone['median_ms']:.3f} ms (÷{m['speedup']:.1f})",
+            Text(f"broken: {broken}", "red") if broken else "kept",
+        )
     return table
 
 

@@ -217,9 +217,9 @@ class Study:
         """
         trials = self.trials()
         index = len(trials)
-        sampler = self._sampler(index, attempt)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # Optuna calls group and QMC experimental
+            sampler = self._sampler(index, attempt)
             memory = optuna.create_study(
                 directions=[direction.name.lower() for direction in self._study.directions],
                 sampler=sampler,
@@ -247,9 +247,8 @@ class Study:
                 independent_sampler=optuna.samplers.RandomSampler(seed=seed),
             )  # fmt: skip
         return optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, constant_liar=True,
-            warn_independent_sampling=False,
-        )  # fmt: skip
+            seed=seed, multivariate=True, group=True, constant_liar=True
+        )
 
     # -- claims and leases -----------------------------------------------------------------------
 
