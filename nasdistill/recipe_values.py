@@ -1,0 +1,158 @@
+"""The values of a recipe and how they are written: counts, times, shares, budgets, schedules."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    model_serializer,
+    model_validator,
+)
+
+from nasdistill.options import Closed, Cost, parse_count, parse_duration
+
+
+def _fraction(value: Any) -> Any:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", value) if isinstance(value, str) else None
+    if match is not None:
+        return float(match.group(1)) / (100 if match.group(2) else 1)
+    if isinstance(value, str):
+        raise ValueError("write a share such as 0.88 or 88%")
+    return value
+
+
+def _seconds(value: Any) -> Any:
+    return None if value is None else parse_duration(value, "s")
+
+
+def _milliseconds(value: Any) -> Any:
+    return None if value is None else parse_duration(value, "ms")
+
+
+def _count(value: Any) -> Any:
+    return None if value is None else parse_count(value)
+
+
+def _listed(value: Any) -> Any:
+    """Strict tuples take no list: text by commas, and a list, become one."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(","))
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _no_twins(value: tuple[Cost, ...]) -> tuple[Cost, ...]:
+    if len(set(value)) != len(value):
+        raise ValueError("a cost is named twice")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_count)]
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+Milliseconds = Annotated[float, BeforeValidator(_milliseconds)]
+Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, le=1, allow_inf_nan=False)]
+Costs = Annotated[tuple[Cost, ...], BeforeValidator(_listed), AfterValidator(_no_twins)]
+
+
+class Budget(Closed):
+    """How much a run sees: epochs or images, one of them. Written `15 epochs` or `60k images`."""
+
+    epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    images: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Budget:
+        if (self.epochs is None) == (self.images is None):
+            raise ValueError("give either epochs or images")
+        return self
+
+    @model_serializer
+    def _text(self) -> str:
+        if self.images is not None:
+            return f"{self.images} images"
+        return f"{self.epochs!r}".removesuffix(".0") + " epochs"
+
+    def examples(self, train_size: int) -> int:
+        """The budget in training examples, at least one.
+
+        Args:
+            train_size: Number of examples in the training split.
+        """
+        if self.images is not None:
+            return self.images
+        assert self.epochs is not None
+        return max(1, round(self.epochs * train_size))
+
+
+def _budget(value: Any) -> Any:
+    """Reads `15 epochs`, `60k images`; a bare count is images."""
+    if isinstance(value, (Budget, Mapping)):
+        return value
+    text = str(value)
+    epochs = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*epochs?\s*", text)
+    if epochs is not None:
+        return {"epochs": float(epochs.group(1))}
+    try:
+        return {"images": parse_count(re.sub(r"\s*images?\s*$", "", text))}
+    except ValueError:
+        raise ValueError("write a budget such as '15 epochs', '60k images' or 6000") from None
+
+
+BudgetText = Annotated[Budget, BeforeValidator(_budget)]
+
+SCHEDULE_HELP = (
+    "write a number, {linear: [from, to]}, {cosine: [from, to]} or "
+    "{steps: {0.0: value, 0.5: value}} with steps from 0 up to 1"
+)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not math.isfinite(float(value)):
+        raise ValueError
+    return float(value)
+
+
+def _schedule(value: Any) -> Any:
+    """A number, or a mapping of one kind to its numbers; keys of `steps` become floats."""
+    try:
+        if not isinstance(value, Mapping):
+            return _number(value)
+        ((kind, numbers),) = value.items()
+        if kind in ("linear", "cosine"):
+            start, end = numbers
+            return {kind: [_number(start), _number(end)]}
+        steps = {_number(float(at)): _number(number) for at, number in numbers.items()}
+        if kind != "steps" or min(steps) != 0 or max(steps) > 1:
+            raise ValueError
+        return {kind: dict(sorted(steps.items()))}
+    except (TypeError, ValueError, AttributeError):
+        raise ValueError(SCHEDULE_HELP) from None
+
+
+def _values(schedule: float | Mapping[str, Any]) -> list[float]:
+    if not isinstance(schedule, Mapping):
+        return [schedule]
+    (numbers,) = schedule.values()
+    return list(numbers.values() if isinstance(numbers, Mapping) else numbers)
+
+
+def share(schedule: float | dict[str, Any]) -> float | dict[str, Any]:
+    """Refuses a schedule that leaves [0, 1]."""
+    if not all(0 <= value <= 1 for value in _values(schedule)):
+        raise ValueError("must lie within [0, 1]")
+    return schedule
+
+
+def positive(schedule: float | dict[str, Any]) -> float | dict[str, Any]:
+    """Refuses a schedule that reaches 0 or less."""
+    if not all(value > 0 for value in _values(schedule)):
+        raise ValueError("must be above 0")
+    return schedule
+
+
+ScheduleText = Annotated[float | dict[str, Any], BeforeValidator(_schedule)]
