@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -12,6 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from nasdistill.results import Event, Final, StudyRecord
+
+if TYPE_CHECKING:
+    from nasdistill.space import SearchSpace
 
 REFRESH_SECONDS = 0.25
 
@@ -158,3 +162,45 @@ def summary(record: StudyRecord) -> dict[str, Any]:
         "best": None if best is None else {"rank": best.rank, **best.metrics},
         "folder": str(record.folder),
     }
+
+
+def outcome_lines(record: StudyRecord, report: Path, already_complete: bool) -> list[str]:
+    """How a search ended, where its files are, and how to go on."""
+    name, lines = record.name, []
+    if already_complete:
+        lines.append(
+            f"The study {name} is complete: {record.recipe['trials']} trials, "
+            f"{len(record.finals)} finals. To go on: `nasdistill resume {name} --trials N` "
+            f"searches further, `nasdistill distill {name} --top-k K` makes more finals, "
+            f"`nasdistill report {name}` writes the report anew."
+        )
+    elif record.state != "complete":
+        lines.append(f"Not finished; go on with: nasdistill resume {name}")
+    if record.finals:
+        lines.append(f"Finals: {record.folder / 'finals'}")
+    return [*lines, f"Report: {report}"]
+
+
+def space_lines(space: SearchSpace, spread: Mapping[str, Any], shape: str) -> list[str]:
+    """A space's tree, its size, and the spread of its parameters and MACs."""
+    count = space.count()
+    lines = [*space.tree(), ""]
+    lines.append(f"architectures: {'infinitely many' if count is None else f'{count:,}'}")
+    lines.append(f"spread over {spread['samples']} samples at {shape}:")
+    for key in ("params", "macs"):
+        figures = "  ".join(f"{name} {value:,.0f}" for name, value in spread[key].items())
+        lines.append(f"  {key:7} {figures}")
+    return lines
+
+
+def profile_lines(figures: Mapping[str, Any]) -> list[str]:
+    """A profile in four lines."""
+    latency = figures["latency"]
+    return [
+        f"parameters     {figures['params']:,}",
+        f"multiply-adds  {figures['macs']:,} an image",
+        f"bytes          {figures['bytes']:,}",
+        f"latency        {latency['median_ms']:.3f} ms median, quartiles "
+        f"{latency['q1_ms']:.3f} to {latency['q3_ms']:.3f} ms ({latency['engine']}, batch "
+        f"{latency['batch']}, {latency['threads']} thread(s))",
+    ]

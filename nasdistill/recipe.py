@@ -112,7 +112,7 @@ class Recipe(Closed):
             data = self.data.split(":")[-1].rstrip("/").rsplit("/", 1)[-1]
             base += "-" + (Path(data).stem or "data")
         base = re.sub(r"[^A-Za-z0-9._-]+", "-", base).strip("-.") or "study"
-        default, shipped = Recipe().stored(), not Path(self.space).suffix
+        default, shipped = Recipe().stored(), re.fullmatch(r"[\w-]+", self.space) is not None
         named = {k: v for k, v in self.stored().items() if k not in (*UNNAMED, "space")}
         differs = {k: v for k, v in named.items() if v != default[k]}
         if shipped and not differs:

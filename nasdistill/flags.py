@@ -1,0 +1,278 @@
+"""The options of the command line: flag, meaning, default and unit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def _option(flag: str, text: str) -> Any:
+    return typer.Option(flag, help=text, show_default=False)
+
+
+Json = Annotated[bool, _option("--json", "Print JSON instead of text (default: text).")]
+Study = Annotated[str, typer.Argument(help="Name of the study, a folder below ./studies.")]
+
+# -- search: every value stays text here, the recipe reads it and tells all errors at once --------
+
+Data = Annotated[
+    str | None,
+    _option(
+        "--data",
+        "Data: fashion-mnist-mini, fashion-mnist, folder:PATH, torchvision:NAME or npz:PATH "
+        "(default: fashion-mnist-mini).",
+    ),
+]
+RecipeFile = Annotated[
+    Path | None, _option("--recipe", "Recipe in YAML; a flag beats the file (default: none).")
+]
+Space = Annotated[
+    str | None, _option("--space", "Search space: a shipped name or a YAML file (default: mobile).")
+]
+DataRoot = Annotated[
+    str | None, _option("--data-root", "Folder of a torchvision dataset (default: data).")
+]
+ImageSize = Annotated[
+    str | None,
+    _option(
+        "--image-size",
+        "Side of the images, in pixels, 16 to 256 (default: their own; 224 for folders of large "
+        "ones).",
+    ),
+]
+SkipUnreadable = Annotated[
+    bool | None,
+    _option(
+        "--skip-unreadable/--no-skip-unreadable", "Leave unreadable images out (default: an error)."
+    ),
+]
+Teacher = Annotated[
+    str | None,
+    _option(
+        "--teacher",
+        "Teacher: auto, torchvision:NAME, timm:NAME, transformers:NAME, final:STUDY/RANK, "
+        "folder:PATH, or a name in the --import file (default: auto).",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    _option("--weights", "File with the teacher's weights (default: its pretrained ones)."),
+]
+StudyName = Annotated[
+    str | None,
+    _option("--study", "Name of the study (default: made from what differs from the defaults)."),
+]
+Trials = Annotated[
+    str | None, _option("--trials", "Trials in all, those of earlier calls included (default: 24).")
+]
+TimeLimit = Annotated[
+    str | None,
+    _option(
+        "--time-limit",
+        "For the whole command, finals included, e.g. 90s, 10m, 2h; a bare number is seconds "
+        "(default: none).",
+    ),
+]
+Finals = Annotated[
+    str | None, _option("--top-k", "How many finals to distil in full (default: 2).")
+]
+Minimize = Annotated[
+    list[str] | None,
+    _option(
+        "--minimize",
+        "Costs to minimise beside accuracy: latency, params, macs, bytes; repeat, or separate by "
+        "commas (default: latency,params).",
+    ),
+]
+MaxParams = Annotated[
+    str | None,
+    _option(
+        "--max-params",
+        "Most parameters, e.g. 250k, 1.5M (default with no limit at all: a tenth of the "
+        "teacher's).",
+    ),
+]
+MaxMacs = Annotated[
+    str | None, _option("--max-macs", "Most multiply-adds an image, e.g. 10M (default: none).")
+]
+MaxBytes = Annotated[
+    str | None, _option("--max-bytes", "Most bytes of the model file, e.g. 500k (default: none).")
+]
+MaxLatency = Annotated[
+    str | None,
+    _option(
+        "--max-latency",
+        "Longest median batch-1 latency, e.g. 5ms; a bare number is milliseconds (default with no "
+        "limit at all: a third of the teacher's).",
+    ),
+]
+MinAccuracy = Annotated[
+    str | None,
+    _option(
+        "--min-accuracy",
+        "Least accuracy of a final, e.g. 0.88 or 88% (default: 90 % of the teacher's).",
+    ),
+]
+LatencyEngine = Annotated[
+    str | None,
+    _option(
+        "--latency-engine",
+        "What latency is measured with: onnxruntime, torch, cuda, or 'command:PROGRAM' that takes "
+        "an ONNX file and prints milliseconds (default: onnxruntime).",
+    ),
+]
+Device = Annotated[str | None, _option("--device", "auto, cpu, cuda or cuda:N (default: auto).")]
+Precision = Annotated[
+    str | None,
+    _option(
+        "--precision",
+        "auto, fp32, bf16, or bf16-mixed with depthwise convolutions in fp32 (default: auto, "
+        "probed once).",
+    ),
+]
+Deterministic = Annotated[
+    bool | None,
+    _option(
+        "--deterministic/--no-deterministic",
+        "Refuse operations that differ from run to run, on CUDA (default: allow).",
+    ),
+]
+Workers = Annotated[
+    str | None,
+    _option(
+        "--workers", "Local processes; on a CPU each takes its share of the cores (default: 1)."
+    ),
+]
+Seed = Annotated[str | None, _option("--seed", "Seed of everything that is drawn (default: 0).")]
+Storage = Annotated[
+    str | None, _option("--storage", "Optuna storage URL (default: SQLite in the study's folder).")
+]
+Import = Annotated[
+    str | None,
+    _option(
+        "--import", "Python file with families, teachers or sources of your own (default: none)."
+    ),
+]
+Baseline = Annotated[
+    bool | None,
+    _option("--baseline/--no-baseline", "Also train each final on labels alone (default: no)."),
+]
+Sampler = Annotated[
+    str | None,
+    _option(
+        "--sampler",
+        "random, tpe, nsga2 or qmc; the last two draw nested parameters independently (default: "
+        "tpe).",
+    ),
+]
+Stopping = Annotated[
+    bool | None,
+    _option("--stopping/--no-stopping", "Stop trials that cannot reach the front (default: stop)."),
+]
+FirstRung = Annotated[
+    str | None,
+    _option(
+        "--first-rung",
+        "Budget of the first rung, in images or epochs, e.g. 6k, '0.5 epochs' (default: 6k "
+        "images).",
+    ),
+]
+Eta = Annotated[
+    str | None,
+    _option(
+        "--eta",
+        "Each rung is worth eta times the one before; 1/eta of the trials goes on (default: 3).",
+    ),
+]
+RungCount = Annotated[str | None, _option("--rung-count", "Number of rungs (default: 3).")]
+FinalBudget = Annotated[
+    str | None,
+    _option(
+        "--final-budget",
+        "Budget of a final, e.g. '15 epochs' or '150k images' (default: 15 epochs).",
+    ),
+]
+BatchSize = Annotated[str | None, _option("--batch-size", "Examples in a step (default: 128).")]
+Views = Annotated[
+    str | None, _option("--views", "Views of each example that the teacher answers (default: 8).")
+]
+LearningRate = Annotated[
+    str | None, _option("--learning-rate", "Peak learning rate of AdamW (default: 0.004).")
+]
+Alpha = Annotated[
+    str | None,
+    _option(
+        "--alpha",
+        "Weight of the labels against the teacher, 0 to 1, in rungs and finals (default: 0.1).",
+    ),
+]
+Temperature = Annotated[
+    str | None,
+    _option("--temperature", "Softens the teacher's answers, in rungs and finals (default: 4)."),
+]
+
+# -- resume and distill ---------------------------------------------------------------------------
+
+MoreTrials = Annotated[
+    str | None, _option("--trials", "Trials in all, those done included (default: as before).")
+]
+NewTimeLimit = Annotated[
+    str | None,
+    _option(
+        "--time-limit",
+        "For the whole command, e.g. 90s, 10m; a bare number is seconds (default: as before).",
+    ),
+]
+MoreFinals = Annotated[str | None, _option("--top-k", "Finals in all (default: as before).")]
+NewWorkers = Annotated[str | None, _option("--workers", "Local processes (default: as before).")]
+Trial = Annotated[
+    int | None, _option("--trial", "The trial to distil in full (default: the best of the front).")
+]
+TopK = Annotated[
+    int | None, _option("--top-k", "How many finals to have in all (default: the study's).")
+]
+
+# -- the other commands ---------------------------------------------------------------------------
+
+SpaceName = Annotated[
+    str | None,
+    typer.Argument(
+        help="A shipped space or a YAML file (default: all are listed).", show_default=False
+    ),
+]
+Size = Annotated[int, _option("--size", "Side of the input, in pixels (default: 28).")]
+Channels = Annotated[int, _option("--channels", "Channels of the input, 1 or 3 (default: 1).")]
+Classes = Annotated[int, _option("--classes", "Number of classes (default: 10).")]
+Out = Annotated[Path, _option("--out", "Folder to write; it must not exist (no default).")]
+DataOf = Annotated[str, _option("--data", "Data, as in search (default: fashion-mnist-mini).")]
+ArchitectureFile = Annotated[
+    Path | None, _option("--architecture", "architecture.json (default: the shipped teacher's).")
+]
+Epochs = Annotated[int, _option("--epochs", "Passes over the training split (default: 30).")]
+SeedOf = Annotated[int, _option("--seed", "Seed of weights and order (default: 0).")]
+Rate = Annotated[float, _option("--learning-rate", "Peak learning rate of AdamW (default: 0.003).")]
+PrecisionOf = Annotated[str, _option("--precision", "fp32, bf16 or bf16-mixed (default: fp32).")]
+Half = Annotated[
+    bool, _option("--half/--no-half", "Store the weights as float16 (default: float32).")
+]
+DeviceOf = Annotated[str, _option("--device", "auto, cpu, cuda or cuda:N (default: auto).")]
+ImageSizeOf = Annotated[
+    int | None, _option("--image-size", "Side of the images, in pixels (default: their own).")
+]
+TeacherOf = Annotated[str, typer.Argument(help="Teacher, as in search --teacher.")]
+Target = Annotated[
+    str, typer.Argument(help="A final (its folder, or STUDY/RANK) or an architecture.json.")
+]
+Engine = Annotated[
+    str,
+    _option("--engine", "onnxruntime, torch, cuda or 'command:PROGRAM' (default: onnxruntime)."),
+]
+Threads = Annotated[int, _option("--threads", "Threads of the engine (default: 1).")]
+BatchOf = Annotated[int, _option("--batch", "Images at once (default: 1).")]
+Rank = Annotated[int, typer.Argument(help="Rank of the final, from 1.")]
+Format = Annotated[str, _option("--format", "onnx or torch-export (default: onnx).")]
+OutFile = Annotated[
+    Path | None, _option("--out", "File to write (default: STUDY-RANK.onnx or .pt2 here).")
+]
