@@ -143,8 +143,7 @@ def distill(
         count = top_k or recipe.top_k
         limit = opened.attrs.get("limits", {}).get("accuracy", 0.0)
         ranked = finals.choose(candidates, recipe.minimize, count, limit)
-        fresh = [c.number for c in ranked if c.number not in chosen]
-        chosen += fresh[: max(0, count - len(chosen))]
+        chosen += [c.number for c in ranked if c.number not in chosen]
     opened.set("finals", chosen)
     _finish(opened, imported, _Deadlines(None, None), emit, chosen)
     return _outcome(opened, emit)
@@ -360,7 +359,8 @@ def teacher_train(
     )  # fmt: skip
     card = {
         "data": data, "architecture": chosen.fingerprint, "epochs": epochs, "seed": seed,
-        "learning_rate": learning_rate, "precision": precision, "stored": "fp16" if half else "fp32",
+        "learning_rate": learning_rate, "precision": precision,
+        "stored": "fp16" if half else "fp32",
         **teaching.evaluate_teacher(teacher, dataset, test=True),
     }  # fmt: skip
     artifact.write_final(
@@ -440,6 +440,7 @@ def _run(study: Study, imported: Imported, begun: float, emit: OnEvent) -> _Dead
             emit(Event("warning", "the search's share of the time limit is used up"))
         if ended == "exhausted":
             emit(Event("warning", "the space has no new architecture to offer within the limits"))
+            study.set("exhausted_at", study.recipe.trials)
         if ended == "time" or not study.others_running():
             return deadlines
         time.sleep(1.0)
@@ -478,8 +479,7 @@ def _finish(
     if chosen is None:
         limit = study.attrs["limits"]["accuracy"]
         top = finals.choose(candidates, study.recipe.minimize, study.recipe.top_k, limit)
-        fresh = [c.number for c in top if c.number not in stored]
-        chosen = stored + fresh[: max(0, study.recipe.top_k - len(stored))]
+        chosen = stored + [c.number for c in top if c.number not in stored]
         if not chosen:
             best = max((c.score or 0.0 for c in candidates), default=0.0)
             emit(
@@ -503,7 +503,7 @@ def _finish(
         saved = bench.answers.served - bench.answers.asked
         key = f"saved:cache:{study.worker}"
         study.set(key, study.attrs.get(key, 0) + max(0, saved))
-        study.set("stage", "complete" if _all_there(study) else "distilling")
+        study.set("stage", "complete" if _is_complete(study) else "searching")
 
 
 def _outcome(study: Study, emit: OnEvent) -> SearchOutcome:
@@ -516,27 +516,19 @@ def _outcome(study: Study, emit: OnEvent) -> SearchOutcome:
 
 
 def _is_complete(study: Study) -> bool:
+    """Whether nothing is left to do: trials counted, the top-k distilled."""
+    from nasdistill import finals
     from nasdistill.results import COUNTED
 
-    attrs, candidates = study.attrs, study.candidates()
-    if attrs.get("stage") != "complete" or study.others_running():
+    attrs, candidates, recipe = study.attrs, study.candidates(), study.recipe
+    if "limits" not in attrs or study.others_running():
         return False
     counted = sum(c.state in COUNTED for c in candidates)
-    enough = counted >= study.recipe.trials or attrs.get("exhausted", False)
-    able = len(load_finals(study.folder))
-    return enough and (able >= study.recipe.top_k or able >= _possible_finals(study))
-
-
-def _possible_finals(study: Study) -> int:
-    from nasdistill import finals
-
-    limit = study.attrs["limits"]["accuracy"]
-    candidates = study.candidates()
-    return len(finals.choose(candidates, study.recipe.minimize, study.recipe.top_k, limit))
-
-
-def _all_there(study: Study) -> bool:
-    return len(load_finals(study.folder)) >= len(study.attrs.get("finals", []))
+    if counted < recipe.trials and attrs.get("exhausted_at") != recipe.trials:
+        return False
+    made = {final.number for final in load_finals(study.folder)}
+    wanted = finals.choose(candidates, recipe.minimize, recipe.top_k, attrs["limits"]["accuracy"])
+    return all(c.number in made for c in wanted) and made >= set(attrs.get("finals", [-1]))
 
 
 def _final_folder(study: str, rank: str) -> Path:
@@ -586,7 +578,7 @@ def _children(recipe: Recipe, name: str, emit: OnEvent) -> Iterator[None]:
     context = multiprocessing.get_context("spawn")
     events: multiprocessing.Queue[Event] = context.Queue()
     processes = [
-        context.Process(target=_worker, args=(recipe, name, events), daemon=True)
+        context.Process(target=_worker, args=(recipe, name, events))
         for _ in range(recipe.workers - 1)
     ]
     for process in processes:
@@ -629,5 +621,3 @@ def _worker(recipe: Recipe, name: str, events: multiprocessing.Queue[Event]) -> 
 
 def _silent(event: Event) -> None:
     """Says nothing."""
-
-

@@ -56,7 +56,7 @@ def quick_onnx(module: nn.Module, input: Input) -> bytes:
     buffer = io.BytesIO()
     with _evaluated(module), _silence():
         torch.onnx.export(
-            module, (_example(module, input, 1),), buffer, dynamo=False,
+            module, (_example(module, input, 1),), buffer, dynamo=False,  # type: ignore[arg-type]
             input_names=["images"], output_names=["logits"],
             dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
         )  # fmt: skip
@@ -365,5 +365,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) 
         if found
     ]
     if told:
-        raise UserError(f"{source}: weights of another architecture or other classes ({'; '.join(told)})")
+        raise UserError(
+            f"{source}: weights of another architecture or other classes ({'; '.join(told)})"
+        )
     module.load_state_dict({k: v.to(ours[k].dtype) for k, v in weights.items()})

@@ -18,14 +18,14 @@ from nasdistill import artifact, profile, teaching
 from nasdistill.cache import AnswerCache
 from nasdistill.data import Dataset, load_data
 from nasdistill.distillation import Feed, Pace, Precision, Run
+from nasdistill.errors import UserError
+from nasdistill.imported import Imported
 from nasdistill.objective import Objective
 from nasdistill.objective.schedules import schedule
 from nasdistill.options import Input
 from nasdistill.recipe import ObjectiveOptions, Recipe
-from nasdistill.rungs import Ladder
-from nasdistill.errors import UserError
-from nasdistill.imported import Imported
 from nasdistill.results import Event
+from nasdistill.rungs import Ladder
 from nasdistill.space import Architecture
 from nasdistill.study import Study
 from nasdistill.teacher import Teacher, load_teacher
@@ -69,6 +69,11 @@ class Bench:
         return len(self.dataset.classes)
 
     @property
+    def lock(self) -> Path:
+        """The file that measurements of latency lock."""
+        return self.folder / "latency.lock"
+
+    @property
     def needs_latency(self) -> bool:
         """Whether latency is an objective or a limit."""
         return "latency" in self.recipe.minimize or "latency" in self.limits
@@ -94,7 +99,7 @@ class Bench:
 
     def measure_latency(self, module: nn.Module, input: Input | None = None) -> float:
         """Median batch-1 latency of a module in milliseconds, while other workers pause."""
-        with profile.quiet(self.folder / "latency.lock"):
+        with profile.quiet(self.lock):
             measured = profile.measure(
                 {"it": module.eval()},
                 {"it": input or self.dataset.input},
@@ -115,7 +120,6 @@ def objective_of(options: ObjectiveOptions) -> Objective:
 def hash_seed(parts: tuple[object, ...]) -> int:
     """A 48-bit seed from any printable parts."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=6).digest(), "little")
-
 
 
 PACKAGES = ("nasdistill", "torch", "torchvision", "optuna", "plotly", "onnx", "onnxruntime")
@@ -258,7 +262,8 @@ def _limits(
     bench: Bench, card: Mapping[str, Any], emit: Callable[[Event], None]
 ) -> dict[str, float]:
     """The recipe's limits; where it names none, a tenth of the teacher's size, a third of its
-    latency."""
+    latency.
+    """
     recipe = bench.recipe
     named = {
         "params": recipe.max_params, "macs": recipe.max_macs, "bytes": recipe.max_bytes,

@@ -120,7 +120,8 @@ class AnswerCache:
                 answers[rows] = logits.to(torch.float16).cpu().numpy()
                 sums[block] = _checksum(answers[rows])
                 self.asked += rows.stop - rows.start
-            _flush(answers), _flush(sums)
+            _flush(answers)
+            _flush(sums)
             if self._on_fill is not None:
                 self._on_fill(len(fresh) * BLOCK, time.perf_counter() - start)
         if missing:
@@ -131,7 +132,7 @@ class AnswerCache:
             self._device_views[view] = torch.from_numpy(np.asarray(answers).copy()).to(self._device)
 
     def _block_ids(self, block: int) -> Tensor:
-        """Ids of a block; the last one is padded by repeating, so that every block has one shape."""
+        """Ids of a block; the last is padded by repeating: every block has one shape."""
         ids = torch.arange(block * BLOCK, (block + 1) * BLOCK)
         return ids.clamp_(max=self._shape[0] - 1)
 
@@ -139,9 +140,7 @@ class AnswerCache:
         rows = answers[block * BLOCK : (block + 1) * BLOCK]
         return bool(sums[block] != 0 and sums[block] == _checksum(rows))
 
-    def _open(
-        self, view: int
-    ) -> tuple[NDArray[np.float16], NDArray[np.uint32], NDArray[np.bool_]]:
+    def _open(self, view: int) -> tuple[NDArray[np.float16], NDArray[np.uint32], NDArray[np.bool_]]:
         if view not in self._views:
             answers: NDArray[np.float16] = _mapped(
                 self.folder / f"view-{view:03d}.f16", np.dtype(np.float16), self._shape

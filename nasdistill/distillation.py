@@ -25,7 +25,7 @@ Precision = Literal["fp32", "bf16", "bf16-mixed"]
 EVALUATION_BATCH = 500
 
 
-class Diverged(Exception):
+class Diverged(Exception):  # noqa: N818 - says what happened
     """The loss is no longer a finite number."""
 
 
@@ -96,7 +96,7 @@ class Feed:
         return math.ceil(examples / self.batch_size)
 
     def plan(self, first: int, last: int) -> Iterator[tuple[Tensor, int | None]]:
-        """Ids (int64 CPU tensor) and view of each step from `first` up to, not including, `last`."""
+        """Ids (int64 CPU tensor) and view of each step of [`first`, `last`)."""
         epoch, order = -1, torch.empty(0, dtype=torch.int64)
         for step in range(first, last):
             now, within = divmod(step, self.steps_per_epoch)
@@ -144,7 +144,7 @@ class Run:
         self.ask = ask
         self.size = size or feed.dataset.input.size
         self.device = feed.dataset.train.labels.device
-        self.student = student.to(self.device, memory_format=torch.channels_last)
+        self.student = student.to(self.device).to(memory_format=torch.channels_last)
         set_precision(self.student, precision)
         self.optimizer = torch.optim.AdamW(
             _groups(self.student, weight_decay), lr=pace.peak, fused=True
@@ -161,9 +161,7 @@ class Run:
         twin = copy.copy(self)
         twin.student = copy.deepcopy(self.student)
         twin.pace = pace
-        twin.optimizer = torch.optim.AdamW(
-            _groups(twin.student, 0.0), lr=pace.peak, fused=True
-        )
+        twin.optimizer = torch.optim.AdamW(_groups(twin.student, 0.0), lr=pace.peak, fused=True)
         twin.optimizer.load_state_dict(self.optimizer.state_dict())
         return twin
 
@@ -248,7 +246,7 @@ def predict(module: nn.Module, split: Split, size: tuple[int, int]) -> tuple[Ten
     """
     module.eval()
     ids = torch.arange(len(split))
-    plan = [(part, None) for part in ids.split(EVALUATION_BATCH)]
+    plan = [(part, None) for part in torch.split(ids, EVALUATION_BATCH)]
     with depthwise_in(module, keep_fp32=False):
         logits = [module(batch.images).float() for batch in split.batches(plan, size)]
     return torch.cat(logits).cpu(), split.labels.cpu()
@@ -334,5 +332,8 @@ def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices and kernels decay; norms and biases don't."""
     decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
     free = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]

@@ -114,6 +114,8 @@ def _make_final(study: Study, bench: Bench, candidate: Candidate, rank: int, emi
     metrics |= _export(bench, student, candidate, work / "model.onnx")
     seconds["export"] = time.perf_counter() - start
     metrics |= {"seconds": seconds, "baseline": baseline}
+    floor, audit = bench.limits["accuracy"], metrics["audit_accuracy"]
+    metrics["limits"]["accuracy"] = {"limit": floor, "value": audit, "ok": audit >= floor}
     architecture = architecture_of(candidate)
     artifact.write_final(
         study.folder / "finals" / str(rank),
@@ -202,9 +204,7 @@ def _test(bench: Bench, student: Classifier, candidate: Candidate, rank: int) ->
     }
 
 
-def _export(
-    bench: Bench, student: Classifier, candidate: Candidate, path: Path
-) -> dict[str, Any]:
+def _export(bench: Bench, student: Classifier, candidate: Candidate, path: Path) -> dict[str, Any]:
     """Exports, compares and measures the exported file, side by side with the teacher."""
     student = student.cpu()
     artifact.export_onnx(student, bench.dataset.input, path)
@@ -253,7 +253,7 @@ def _latencies(bench: Bench, student: nn.Module, path: Path) -> list[dict[str, A
         models = {"student": path, "teacher": teacher_path}
     inputs = {"student": bench.dataset.input, "teacher": bench.teacher.input}
     rows = []
-    with profile.quiet(bench.folder / "latency.lock"):
+    with profile.quiet(bench.lock):
         for batch in TIMED_BATCHES:
             measured = profile.measure(
                 models, inputs, engine=engine, batch=batch, threads=bench.threads, seconds=0.5
@@ -286,7 +286,8 @@ def _card(study: Study, metrics: dict[str, Any]) -> str:
     return f"""# {study.folder.name}, final {metrics["rank"]}
 
 Found by nasdistill in the space `{study.recipe.space}` on `{study.recipe.data}`, trial
-{metrics["trial"]}, architecture `{metrics["fingerprint"]}`; distilled for {metrics["epochs"]} epochs.
+{metrics["trial"]}, architecture `{metrics["fingerprint"]}`;
+distilled for {metrics["epochs"]} epochs.
 
 - test accuracy {metrics["test_accuracy"]:.4f} (95 % interval {low:.4f}–{high:.4f}),
   {metrics["retention"]:.2%} of the teacher's {metrics["teacher_test_accuracy"]:.4f}
@@ -302,4 +303,3 @@ Found by nasdistill in the space `{study.recipe.space}` on `{study.recipe.data}`
 Input: see `input.json`; normalisation is part of the model. Load it with
 `nasdistill.load("path/of/this/folder")`, or run `model.onnx`.
 """
-

@@ -246,7 +246,7 @@ def candidate_of(trial: FrozenTrial) -> Candidate | None:
     attrs = trial.user_attrs
     if attrs.get("state", "withdrawn") == "withdrawn":
         return None
-    rungs = []
+    rungs: list[RungScore] = []
     while f"rung_{len(rungs)}" in attrs:
         rungs.append(RungScore(**attrs[f"rung_{len(rungs)}"]))
     seconds = {"rungs": sum(rung.seconds for rung in rungs)}
@@ -292,22 +292,25 @@ def load_study(name: str, root: Path) -> StudyRecord:
         raise UserError(f"study {name!r}: its storage {url} holds no study yet") from None
     attrs = study.user_attrs
     found = [candidate_of(trial) for trial in study.get_trials(deepcopy=False)]
+    candidates = [candidate for candidate in found if candidate is not None]
+    finals = load_finals(folder)
+    rungs = tuple(attrs.get("rungs", ()))
     return StudyRecord(
         name=name,
         folder=folder,
         state=attrs.get("stage", "searching"),
         recipe=attrs.get("recipe", {}),
         command=attrs.get("command", ""),
-        teacher=attrs.get("teacher", {}),
+        teacher=_teacher(attrs.get("teacher", {}), finals),
         data=attrs.get("data", {}),
         machine=attrs.get("machine", {}),
         versions=attrs.get("versions", {}),
         limits=attrs.get("limits", {}),
-        rungs=tuple(attrs.get("rungs", ())),
+        rungs=rungs,
         stages=_stages(attrs),
-        savings=_savings(attrs),
-        candidates=[candidate for candidate in found if candidate is not None],
-        finals=load_finals(folder),
+        savings=_savings(attrs, candidates, rungs),
+        candidates=candidates,
+        finals=finals,
     )
 
 
@@ -344,14 +347,31 @@ def _stages(attrs: Mapping[str, Any]) -> dict[str, float]:
     return stages
 
 
-def _savings(attrs: Mapping[str, Any]) -> dict[str, float]:
-    """Sums `saved:<what>:<worker>` over workers."""
+def _savings(
+    attrs: Mapping[str, Any], candidates: Sequence[Candidate], rungs: Sequence[int]
+) -> dict[str, float]:
+    """Training examples not trained, or not asked of the teacher, summed over workers."""
     saved: dict[str, float] = {}
     for key, value in attrs.items():
         if key.startswith("saved:"):
             what = key.split(":")[1]
             saved[what] = saved.get(what, 0.0) + value
+    rejected = sum(candidate.state == "rejected" for candidate in candidates)
+    if rungs and rejected:
+        saved["gates"] = float(rejected * rungs[0])
     return saved
+
+
+def _teacher(card: Mapping[str, Any], finals: Sequence[Final]) -> dict[str, Any]:
+    """The teacher's card, with what was measured of it beside the finals."""
+    found = dict(card)
+    if finals:
+        metrics = finals[0].metrics
+        found["test_accuracy"] = metrics["teacher_test_accuracy"]
+        for row in metrics["latency"]:
+            if row["model"] == "teacher" and row["batch"] == 1:
+                found["latency"] = row["median_ms"]
+    return found
 
 
 def candidates_frame(candidates: Sequence[Candidate]) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nasdistill.errors import UserError
@@ -75,7 +76,7 @@ class Study:
         self.worker = uuid.uuid4().hex[:12]
         self.bench: Any = None
         self._storage = open_storage(storage_url(folder, recipe.storage))
-        directions = ["maximize"] + ["minimize"] * len(recipe.minimize)
+        directions = [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * len(recipe.minimize)
         self._study = optuna.create_study(
             study_name=folder.name,
             storage=self._storage,
@@ -200,9 +201,7 @@ class Study:
         self._storage.set_trial_state_values(self._id(number), state, values)
 
     def _id(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(
-            self._study._study_id, number
-        )
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
 
     # -- asking ----------------------------------------------------------------------------------
 
@@ -221,7 +220,7 @@ class Study:
             warnings.simplefilter("ignore")  # Optuna calls group and QMC experimental
             sampler = self._sampler(index, attempt)
             memory = optuna.create_study(
-                directions=[direction.name.lower() for direction in self._study.directions],
+                directions=self._study.directions,
                 sampler=sampler,
             )
             memory.add_trials(_sampler_view(trials, self.recipe))
@@ -316,9 +315,9 @@ class Study:
     def take_up(self) -> int | None:
         """Takes up a trial whose worker is gone: its lease has ended, or its process is dead."""
         for trial in self.trials():
-            if trial.state == TrialState.RUNNING and self._abandoned(trial.user_attrs["lease"]):
-                if self._take(trial):
-                    return trial.number
+            running = trial.state == TrialState.RUNNING
+            if running and self._abandoned(trial.user_attrs["lease"]) and self._take(trial):
+                return trial.number
         return None
 
     def _take(self, trial: FrozenTrial) -> bool:
@@ -373,7 +372,7 @@ class Study:
     def _abandoned(self, lease: Mapping[str, Any]) -> bool:
         if lease["worker"] == self.worker or lease["until"] < time.time():
             return True
-        here = lease["host"] == socket.gethostname()
+        here: bool = lease["host"] == socket.gethostname()
         return here and _process_start(lease["pid"]) != lease["started"]
 
 

@@ -232,7 +232,7 @@ def _train_accuracy(teacher: Teacher, dataset: Dataset) -> float:
     count = min(TRAIN_SAMPLE, len(dataset.train))
     ids = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))[:count]
     right = 0
-    plan = [(part, None) for part in ids.split(distillation.EVALUATION_BATCH)]
+    plan = [(part, None) for part in torch.split(ids, distillation.EVALUATION_BATCH)]
     for batch in dataset.train.batches(plan, teacher.input.size):
         right += int((teacher.logits(batch.images).argmax(dim=1) == batch.labels).sum())
     return right / count

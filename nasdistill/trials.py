@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from torch import nn
 
 from nasdistill import distillation, profile
 from nasdistill.bench import Bench
-from nasdistill.distillation import Diverged, Pace, Precision, Run
+from nasdistill.distillation import Diverged, Pace, Precision, Progress, Run
 from nasdistill.errors import UserError
 from nasdistill.models import Classifier, build
 from nasdistill.models.layers import DepthwiseConv2d
@@ -28,7 +28,7 @@ MOST_FAILURES = 5
 Emit = Callable[[Event], None]
 
 
-class OutOfTime(Exception):
+class OutOfTime(Exception):  # noqa: N818 - not an error
     """The search's share of the time limit is used up."""
 
 
@@ -176,13 +176,12 @@ def _climb_rung(
     budget, turn = ladder.budgets[rung], ladder.trunk_end(rung)
     bench.prepare(run, budget, run.step)
     start = time.perf_counter()
-    spent_before = sum(ladder.examples(r) - (ladder.examples(r - 1) if r else 0) for r in [rung])
     branch = None
     for phase in ("trunk", "branch"):
         if phase == "branch":
             branch = run.branch(Pace(run.pace.peak, run.pace.warm_up, turn, budget))
         leg, until = (run, turn) if branch is None else (branch, budget)
-        for progress in distillation.distill(leg, bench.scoring, until):
+        for progress in _pausing(distillation.distill(leg, bench.scoring, until), bench.lock):
             if deadline is not None and time.monotonic() > deadline:
                 raise OutOfTime
             emit(
@@ -193,15 +192,25 @@ def _climb_rung(
                 )
             )  # fmt: skip
     assert branch is not None
-    logits, labels = distillation.predict(branch.student, bench.dataset.score, bench.dataset.input.size)
+    data = bench.dataset
+    logits, labels = distillation.predict(branch.student, data.score, data.input.size)
     trunk.parent.mkdir(parents=True, exist_ok=True)
     run.save(trunk)
     share = accuracy(logits, labels)
     low, high = wilson(round(share * len(labels)), len(labels))
     loss = float(nn.functional.cross_entropy(logits, labels))
     seconds = time.perf_counter() - start
-    study.add_seconds("images", spent_before)
     return RungScore(rung, budget, share, low, high, loss, seconds)
+
+
+def _pausing(steps: Iterator[Progress], lock: Path) -> Iterator[Progress]:
+    """Lets measurements of latency in between two signs of life."""
+    while True:
+        with profile.busy(lock):
+            progress = next(steps, None)
+        if progress is None:
+            return
+        yield progress
 
 
 def _ends_at(study: Study, bench: Bench, number: int, rung: int, emit: Emit) -> bool:
@@ -302,9 +311,7 @@ def _trailing_rejections(candidates: list[Candidate]) -> int:
     return count
 
 
-def _nothing_to_train(
-    candidates: list[Candidate], limits: Mapping[str, float], space: str
-) -> None:
+def _nothing_to_train(candidates: list[Candidate], limits: Mapping[str, float], space: str) -> None:
     """Raises where a study cannot begin; a study that has trials merely ends."""
     if any(c.state in COUNTED for c in candidates):
         return

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

@@ -31,7 +31,7 @@ def draw(
     drawn: list[list[NDArray[np.int64]]] = [[] for _ in counts]
     for label in range(10):
         members = rng.permutation(np.flatnonzero(labels == label))
-        for part, count in enumerate(counts):
+        for part in range(len(counts)):
             drawn[part].append(members[sum(counts[:part]) : sum(counts[: part + 1])])
     return [rng.permutation(np.concatenate(parts)) for parts in drawn]
 
@@ -44,7 +44,11 @@ def main(out: Path) -> None:
     labels = {k: read_idx(folder / f"{k}-labels-idx1-ubyte.gz") for k in ("train", "t10k")}
     train, validation = draw(labels["train"], [SIZES["train"], SIZES["validation"]], rng)
     (test,) = draw(labels["t10k"], [SIZES["test"]], rng)
-    chosen = {"train": ("train", train), "validation": ("train", validation), "test": ("t10k", test)}
+    chosen = {
+        "train": ("train", train),
+        "validation": ("train", validation),
+        "test": ("t10k", test),
+    }
     with zipfile.ZipFile(out, "w", zipfile.ZIP_LZMA) as archive:
         for name, (part, ids) in chosen.items():
             for kind, arrays in (("images", images), ("labels", labels)):

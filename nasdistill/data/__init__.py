@@ -93,10 +93,9 @@ def load_data(
     shape = source.shape
     large = max(shape.size) > SMALL
     views = Views("crop" if large else "shift", seed, source.flip)
-    resident = isinstance(source.train, np.ndarray)
     splits: dict[str, Split] = {}
     for name, (raw, labels) in parts.items():
-        if resident:
+        if isinstance(raw, np.ndarray):
             splits[name] = ResidentSplit(torch.from_numpy(raw), labels, views, device)
         else:
             splits[name] = StreamingSplit(raw, labels, views, device, shape)

@@ -363,10 +363,12 @@ def _folder(request: Request) -> Source:
     total = sum(len(labels) for _, labels in parts.values()) * channels * size[0] * size[1]
     stay = small or (same and total <= request.resident_limit)
     read = {k: (_decode_all(f, channels, size) if stay else f, y) for k, (f, y) in parts.items()}
-    nothing = (None, None)
+    train_images, train_labels = read["train"]
+    validation, validation_labels = read.get("validation", (None, None))
+    test, test_labels = read.get("test", (None, None))
     return Source(
-        *read["train"], classes, Input(channels, *size), *read.get("validation", nothing),
-        *read.get("test", nothing), attribution=str(path),
+        train_images, train_labels, classes, Input(channels, *size), validation, validation_labels,
+        test, test_labels, attribution=str(path),
     )  # fmt: skip
 
 

@@ -150,7 +150,7 @@ class StreamingSplit(Split):
         """See `Split`; from 2,000 examples at the most."""
         count = min(2000, len(self))
         ids = torch.linspace(0, len(self) - 1, count).long()
-        plan = [(part, None) for part in ids.split(100)]
+        plan = [(part, None) for part in torch.split(ids, 100)]
         images = torch.cat([batch.images for batch in self.batches(plan, self._shape.size)])
         return _moments(images)
 
@@ -226,5 +226,3 @@ def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         mean.append(float(average))
         std.append(max(float(variance.sqrt()), 1e-3))
     return tuple(mean), tuple(std)
-
-

@@ -86,9 +86,9 @@ def render_shift(images: Tensor, ids: Tensor, boxes: Boxes) -> Tensor:
     rows = boxes.top.long()[:, None] + torch.arange(height, device=device)
     columns = boxes.left.long()[:, None] + torch.arange(width, device=device)
     columns = torch.where(boxes.flip[:, None], columns.flip(1), columns)
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & (
-        (columns >= 0) & (columns < width)
-    )[:, None, :]
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[
+        :, None, :
+    ]
     rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
     index = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
     channels = images.shape[1]

@@ -56,7 +56,7 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
 
 
 def register_families(families: Mapping[str, Build]) -> None:
-    """Adds the families of a user's own file: `build(architecture, input, classes) -> nn.Module`."""
+    """Adds a user's own families: `build(architecture, input, classes) -> nn.Module`."""
     _USER_FAMILIES.update(families)
 
 
@@ -72,9 +72,7 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> None:
+    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.net = net
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))

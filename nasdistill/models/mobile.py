@@ -135,7 +135,9 @@ def build(values: Mapping[str, Any], input: Input, classes: int) -> nn.Module:
     stages = values["stages"]
     stem_stride, strides = down_sampling_plan(input, len(stages))
     channels = int(values["stem"])
-    layers: list[tuple[str, nn.Module]] = [("stem", _stem(input.channels, channels, stem_stride, act))]
+    layers: list[tuple[str, nn.Module]] = [
+        ("stem", _stem(input.channels, channels, stem_stride, act))
+    ]
     for index, (stage, stride) in enumerate(zip(stages, strides, strict=True)):
         block, width = stage["block"], int(stage["width"])
         blocks: list[nn.Module] = []

@@ -52,7 +52,9 @@ class Objective:
         """Whether any term needs the teacher."""
         return any(item.term.asks_teacher for item in self.terms)
 
-    def __call__(self, student: nn.Module, ask: Ask | None, batch: Batch, progress: float) -> Tensor:
+    def __call__(
+        self, student: nn.Module, ask: Ask | None, batch: Batch, progress: float
+    ) -> Tensor:
         """The loss of one batch.
 
         Args:

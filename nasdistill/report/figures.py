@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
-from nasdistill.options import Cost
+from nasdistill.options import COSTS, Cost
 from nasdistill.report import statistics, text
 from nasdistill.report.style import NAMES, ROLES, SIZES, SYMBOLS, cost_axis, figure_base, plain
 from nasdistill.results import Candidate, Final, RungScore, StudyRecord
@@ -69,7 +69,7 @@ def trade_off_info(record: StudyRecord, cost: Cost) -> TradeOffInfo:
         )
     for final in record.finals:
         if (x := final_cost(record, final, cost)) is not None:
-            groups.setdefault(_role(final), []).append(_final_point(record, final, x))
+            groups.setdefault(_role(record, final), []).append(_final_point(record, final, x))
     if (teacher := _teacher_point(record, cost)) is not None:
         groups["teacher"] = [teacher]
     complete = groups.get("complete", [])
@@ -105,8 +105,37 @@ def latency_of(final: Final, model: str, batch: int = 1) -> float | None:
     return None
 
 
-def _role(final: Final) -> str:
-    if final.broken_limits:
+class Limit(NamedTuple):
+    """One limit of the study, held against a final."""
+
+    name: str
+    limit: float
+    value: float
+    ok: bool
+
+
+def limits_of(record: StudyRecord, final: Final) -> list[Limit]:
+    """The limits checked on a final's exported file, and the study's others where known."""
+    checked = final.metrics.get("limits") or {}
+    found = [Limit(str(n), e["limit"], e["value"], bool(e["ok"])) for n, e in checked.items()]
+    for name, limit in record.limits.items():
+        if name == "accuracy":
+            value = final.metrics.get("test_accuracy")
+        else:
+            value = final_cost(record, final, name) if name in COSTS else None
+        if name not in checked and value is not None:
+            ok = value >= limit if name == "accuracy" else value <= limit
+            found.append(Limit(name, limit, float(value), ok))
+    return found
+
+
+def broken_limits(record: StudyRecord, final: Final) -> list[str]:
+    """Names of the limits that a final breaks."""
+    return [limit.name for limit in limits_of(record, final) if not limit.ok]
+
+
+def _role(record: StudyRecord, final: Final) -> str:
+    if broken_limits(record, final):
         return "broken"
     return "recommended" if final.recommended else "final"
 
@@ -124,9 +153,8 @@ def _final_point(record: StudyRecord, final: Final, x: float) -> Point:
         f" · {text.size(metrics.get('bytes'))}"
         f" · {text.milliseconds(latency_of(final, 'student'))}",
     ]
-    if final.broken_limits:
-        broken = plain(", ".join(final.broken_limits))
-        lines.insert(1, f"<b>breaks: {broken}</b>")
+    if broken := broken_limits(record, final):
+        lines.insert(1, f"<b>breaks: {plain(', '.join(broken))}</b>")
     lines += _architecture(trial)
     return Point(final.number, x, metrics.get("test_accuracy"), "<br>".join(lines), low, high)
 
@@ -216,7 +244,8 @@ def plot_trade_off(info: TradeOffInfo) -> go.Figure:
     xs = [point.x for points in info.groups.values() for point in points]
     xs += [] if info.cost_limit is None else [info.cost_limit]
     axis = cost_axis(xs, text.COST_TITLES[info.cost])
-    _draw_limits(figure, info, axis["range"] if axis["type"] == "linear" else [min(xs), max(xs)])
+    span = [10**end if axis["type"] == "log" else end for end in axis["range"]]
+    _draw_limits(figure, info, span)
     if info.front:
         figure.add_scatter(
             x=[p.x for p in info.front], y=_per_cent(info.front), mode="lines", name="front",
@@ -238,14 +267,18 @@ def plot_trade_off(info: TradeOffInfo) -> go.Figure:
         yaxis={
             "title": {"text": "accuracy (%)"},
             "range": [100 * info.floor, 100 * top + 0.06 * span + 0.2],
-            "domain": [0.15 if strip else 0, 1],
+            "domain": [0.08 + 0.06 * len(strip) if strip else 0, 1],
         },
     )
     if strip:
         figure.update_layout(
             yaxis2={
-                "domain": [0, 0.09], "range": [-0.7, len(strip) - 0.3], "fixedrange": True,
-                "tickvals": list(range(len(strip))), "ticktext": strip, "zeroline": False,
+                "domain": [0, 0.02 + 0.06 * len(strip)],
+                "range": [-0.7, len(strip) - 0.3],
+                "fixedrange": True,
+                "tickvals": list(range(len(strip))),
+                "ticktext": strip,
+                "zeroline": False,
             }  # fmt: skip
         )
     return figure
@@ -257,11 +290,11 @@ def _draw_limits(figure: go.Figure, info: TradeOffInfo, span: Sequence[float]) -
         name = f"limit: {text.cost(info.cost, info.cost_limit)}"
         figure.add_scatter(
             x=[info.cost_limit] * 2, y=[0, 110], mode="lines", name=name, line=style,
-            hoverinfo="name", meta="limit",
+            hoverinfo="name", meta="limit", legendrank=2000,
         )  # fmt: skip
     if info.accuracy_limit is not None:
         name = f"least accuracy: {text.percent(info.accuracy_limit)}"
         figure.add_scatter(
             x=[span[0], span[1]], y=[100 * info.accuracy_limit] * 2, mode="lines", name=name,
-            line=style | {"dash": "dash"}, hoverinfo="name", meta="limit",
+            line=style | {"dash": "dash"}, hoverinfo="name", meta="limit", legendrank=2000,
         )  # fmt: skip

@@ -50,7 +50,8 @@
       layout.yaxis.range = [Math.max(0, Math.min(...values) - 3), layout.yaxis.range[1]];
     }
     return Plotly.react(box, data, layout, { responsive: true, displaylogo: false,
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
+      plotlyServerURL: "",
+      modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] });
   };
   const drawAll = () => Promise.all(Object.keys(figures).map(draw));
 

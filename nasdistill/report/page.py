@@ -149,9 +149,9 @@ def _trade_off(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> s
 def _places(info: figures.TradeOffInfo) -> str:
     parts = []
     if info.below:
-        parts.append(f"{info.below} trials score below the close-up; “all trials” shows them.")
+        parts.append(f"Below the close-up: {info.below}; “all trials” shows them.")
     if info.unplaced:
-        parts.append(f"{info.unplaced} trials have no value here (not measured or not scored).")
+        parts.append(f"Trials without a value here (not measured or not scored): {info.unplaced}.")
     return " ".join(parts)
 
 

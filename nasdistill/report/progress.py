@@ -116,7 +116,7 @@ def plot_trust(info: TrustInfo) -> go.Figure:
     pairs = list(zip(info.finals, info.intervals, strict=True))
     figure.add_scatter(
         x=[100 * score for score in info.scores], y=[100 * final for final in info.finals],
-        mode="markers+text", text=[f"trial {n}" for n in info.numbers], textposition="top center",
+        mode="markers+text", text=[f"trial {n}" for n in info.numbers], textposition="middle right",
         hovertemplate="%{text}<br>score %{x:.1f} %<br>test %{y:.1f} %<extra></extra>",
         marker={"size": 11, "symbol": "square", "color": ROLES["final"]}, meta="final",
         error_y={"array": [100 * (b[1] - y) if b else 0 for y, b in pairs],

@@ -71,12 +71,17 @@ def figure_base(height: int) -> go.Figure:
     axis = {"gridcolor": "#e2e6ee", "linecolor": "#9aa3b2", "zeroline": False, "automargin": True}
     return go.Figure(
         layout={
-            "template": "none", "height": height, "hovermode": "closest",
-            "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
+            "template": "none",
+            "height": height,
+            "hovermode": "closest",
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#1d2433"},
             "margin": {"l": 64, "r": 40, "t": 16, "b": 56},
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-            "hoverlabel": {"align": "left"}, "modebar": {"orientation": "v"},
-            "xaxis": axis, "yaxis": axis,
+            "hoverlabel": {"align": "left"},
+            "modebar": {"orientation": "v"},
+            "xaxis": axis,
+            "yaxis": axis,
         }  # fmt: skip
     )

@@ -7,10 +7,10 @@ from html import escape
 from typing import Any
 
 from nasdistill.report import text
-from nasdistill.report.figures import latency_of, teacher_accuracy
+from nasdistill.report.figures import broken_limits, latency_of, limits_of, teacher_accuracy
 from nasdistill.results import Candidate, Final, StudyRecord
 
-Metrics = Mapping[str, Any]
+Cell = Callable[[Final], str]
 
 
 def finals_table(record: StudyRecord) -> str:
@@ -28,17 +28,17 @@ def finals_table(record: StudyRecord) -> str:
         _row("MACs", record, _number("macs"), text.count(record.teacher.get("macs"))),
         _row("weights", record, _size("bytes"), text.size(record.teacher.get("bytes"))),
         _row("ONNX file", record, _size("onnx_bytes")),
-        _row("compression (parameters)", record, lambda m: text.times(m.get("compression"))),
+        _row("compression (parameters)", record, _ratio("compression")),
         _head("Latency: median [quartiles], student and teacher in the same minute", record),
         *_latency_rows(record),
-        _row("speed-up, batch 1", record, lambda m: text.times(m.get("speedup"))),
+        _row("speed-up, batch 1", record, _ratio("speedup")),
         _head("Checks", record),
-        _row("limits, on the exported file", record, limits_cell),
+        _row("limits, on the exported file", record, lambda final: _limits(record, final)),
         _row("export: largest difference", record, _export),
         _row("checkpoint", record, _checkpoint),
         _row("seconds spent", record, _seconds),
     ]
-    head = "".join(_final_head(final) for final in record.finals)
+    head = "".join(_final_head(record, final) for final in record.finals)
     return (
         '<div class="scroll"><table class="finals"><thead><tr><th>Quality</th>'
         f'{head}<th class="teacher">teacher<br><small>{escape(str(record.teacher.get("name", "")))}'
@@ -46,36 +46,39 @@ def finals_table(record: StudyRecord) -> str:
     )
 
 
-def _final_head(final: Final) -> str:
+def _final_head(record: StudyRecord, final: Final) -> str:
     star = '<span class="star">★ recommended</span>' if final.recommended else ""
-    broken = '<span class="bad">breaks a limit</span>' if final.broken_limits else ""
+    broken = '<span class="bad">breaks a limit</span>' if broken_limits(record, final) else ""
     return f"<th>final {final.rank}<br><small>trial {final.number}</small>{star}{broken}</th>"
 
 
 def _head(title: str, record: StudyRecord) -> str:
-    return f'<tr class="group"><th>{title}</th><td colspan="{len(record.finals) + 1}"></td></tr>'
+    return f'<tr class="group"><th colspan="{len(record.finals) + 2}">{title}</th></tr>'
 
 
-def _row(
-    title: str, record: StudyRecord, cell: Callable[[Metrics], str], teacher: str = ""
-) -> str:
-    cells = "".join(f"<td>{cell(final.metrics)}</td>" for final in record.finals)
+def _row(title: str, record: StudyRecord, cell: Cell, teacher: str = "") -> str:
+    cells = "".join(f"<td>{cell(final)}</td>" for final in record.finals)
     return f"<tr><th>{title}</th>{cells}<td class=teacher>{teacher}</td></tr>"
 
 
-def _share(key: str) -> Callable[[Metrics], str]:
-    return lambda metrics: text.percent(metrics.get(key))
+def _share(key: str) -> Cell:
+    return lambda final: text.percent(final.metrics.get(key))
 
 
-def _number(key: str) -> Callable[[Metrics], str]:
-    return lambda metrics: text.count(metrics.get(key))
+def _number(key: str) -> Cell:
+    return lambda final: text.count(final.metrics.get(key))
 
 
-def _size(key: str) -> Callable[[Metrics], str]:
-    return lambda metrics: text.size(metrics.get(key))
+def _size(key: str) -> Cell:
+    return lambda final: text.size(final.metrics.get(key))
 
 
-def _accuracy(metrics: Metrics) -> str:
+def _ratio(key: str) -> Cell:
+    return lambda final: text.times(final.metrics.get(key))
+
+
+def _accuracy(final: Final) -> str:
+    metrics = final.metrics
     bounds = text.interval(metrics.get("test_interval"))
     return f"<b>{text.percent(metrics.get('test_accuracy'))}</b><br><small>{bounds}</small>"
 
@@ -85,35 +88,34 @@ def _teacher_ece(record: StudyRecord) -> float | None:
     return next((v for v in (*known, record.teacher.get("ece")) if v is not None), None)
 
 
-def _baseline(metrics: Metrics) -> str:
-    baseline = metrics.get("baseline")
+def _baseline(final: Final) -> str:
+    baseline = final.metrics.get("baseline")
     if not baseline:
         return "not trained"
     bounds = text.interval(baseline.get("test_interval"))
     return f"{text.percent(baseline.get('test_accuracy'))}<br><small>{bounds}</small>"
 
 
-def _gain(metrics: Metrics) -> str:
-    baseline, accuracy = metrics.get("baseline"), metrics.get("test_accuracy")
+def _gain(final: Final) -> str:
+    baseline, accuracy = (final.metrics.get(key) for key in ("baseline", "test_accuracy"))
     if not baseline or accuracy is None:
         return text.NONE
     return f"{100 * (accuracy - baseline['test_accuracy']):+.1f} points"
 
 
-def limits_cell(metrics: Metrics) -> str:
-    """Each limit with its value, the broken ones in red."""
+def _limits(record: StudyRecord, final: Final) -> str:
     parts = []
-    for name, entry in (metrics.get("limits") or {}).items():
-        sign = ("≥" if entry["ok"] else "<") if name == "accuracy" else "≤" if entry["ok"] else ">"
-        values = f"{text.cost(name, entry['value'])} {sign} {text.cost(name, entry['limit'])}"
-        verdict = ("ok", "met") if entry["ok"] else ("bad", "broken")
-        parts.append(
-            f'<span class="{verdict[0]}">{escape(str(name))} {verdict[1]}: {escape(values)}</span>'
-        )
+    for limit in limits_of(record, final):
+        sign = "≥" if limit.name == "accuracy" else "≤"
+        value, bound = text.cost(limit.name, limit.value), text.cost(limit.name, limit.limit)
+        kind, word = ("ok", "met") if limit.ok else ("bad", "BROKEN")
+        said = f"{limit.name} {word}: {value}, must be {sign} {bound}"
+        parts.append(f'<span class="{kind}">{escape(said)}</span>')
     return "<br>".join(parts) or "none set"
 
 
-def _export(metrics: Metrics) -> str:
+def _export(final: Final) -> str:
+    metrics = final.metrics
     value = metrics.get("onnx_max_abs_difference")
     if value is None:
         return text.NONE
@@ -121,7 +123,8 @@ def _export(metrics: Metrics) -> str:
     return f'<span class="{kind}">{value:.1e}</span>'
 
 
-def _checkpoint(metrics: Metrics) -> str:
+def _checkpoint(final: Final) -> str:
+    metrics = final.metrics
     which = {"last": "last epoch", "best": "best on validation"}
     name = str(metrics.get("checkpoint", text.NONE))
     epochs = metrics.get("epochs")
@@ -129,7 +132,8 @@ def _checkpoint(metrics: Metrics) -> str:
     return escape(which.get(name, name)) + of
 
 
-def _seconds(metrics: Metrics) -> str:
+def _seconds(final: Final) -> str:
+    metrics = final.metrics
     stages = metrics.get("seconds") or {}
     lines = [f"{escape(str(name))} {text.seconds(value)}" for name, value in stages.items()]
     return f"<small>{'<br>'.join(lines)}</small>" if lines else text.NONE
@@ -142,9 +146,9 @@ def _latency_rows(record: StudyRecord) -> list[str]:
     for batch, engine, threads in keys:
         wanted = {"batch": batch, "engine": engine, "threads": threads}
 
-        def cell(metrics: Metrics, wanted: Metrics = wanted) -> str:
-            teacher = _latency(metrics, wanted, "teacher")
-            return f"{_latency(metrics, wanted, 'student')}<br><small>teacher {teacher}</small>"
+        def cell(final: Final, wanted: Mapping[str, Any] = wanted) -> str:
+            teacher = _latency(final, wanted, "teacher")
+            return f"{_latency(final, wanted, 'student')}<br><small>teacher {teacher}</small>"
 
         plural = "" if threads == 1 else "s"
         title = f"batch {batch}<br><small>{escape(str(engine))}, {threads} thread{plural}</small>"
@@ -152,8 +156,8 @@ def _latency_rows(record: StudyRecord) -> list[str]:
     return rows
 
 
-def _latency(metrics: Metrics, wanted: Metrics, model: str) -> str:
-    for entry in metrics.get("latency") or ():
+def _latency(final: Final, wanted: Mapping[str, Any], model: str) -> str:
+    for entry in final.metrics.get("latency") or ():
         if entry["model"] == model and all(entry[key] == wanted[key] for key in wanted):
             return f"{entry['median_ms']:.3g} [{entry['q1_ms']:.3g}–{entry['q3_ms']:.3g}] ms"
     return text.NONE
@@ -223,16 +227,19 @@ def verdict(record: StudyRecord) -> str:
         f"<small>{escape(c)}</small></div>"
         for a, b, c in tiles
     )
-    broken = ", ".join(chosen.broken_limits)
-    state = (
-        f'<p class="banner bad">Breaks its limits on the exported file: {escape(broken)}.</p>'
-        if broken
-        else '<p class="banner ok">Meets every limit on the exported file.</p>'
-        if m.get("limits")
-        else '<p class="banner">No limits were set.</p>'
-    )
     said = f"Final {chosen.rank}, from trial {chosen.number}, is recommended."
-    return f'<p class="verdict">{said}</p><div class="tiles">{boxes}</div>{state}'
+    return f'<p class="verdict">{said}</p><div class="tiles">{boxes}</div>{_banner(record, chosen)}'
+
+
+def _banner(record: StudyRecord, chosen: Final) -> str:
+    broken, limits = broken_limits(record, chosen), limits_of(record, chosen)
+    if broken:
+        said = f"Breaks its limits on the exported file: {escape(', '.join(broken))}."
+        return f'<p class="banner bad">{said}</p>'
+    if limits:
+        names = escape(", ".join(limit.name for limit in limits))
+        return f'<p class="banner ok">Meets its limits on the exported file: {names}.</p>'
+    return '<p class="banner">No limits were set.</p>'
 
 
 def _faster(speedup: float | None) -> str:
