@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nasdistill.errors import UserError
+from nasdistill.options import COSTS
+from nasdistill.recipe import Budget, Recipe, changed_keys, from_stored, load_recipe
+
+
+def _write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def _message(path: Path | None, overrides: dict[str, Any]) -> str:
+    with pytest.raises(UserError) as caught:
+        load_recipe(path, overrides)
+    return str(caught.value)
+
+
+def test_defaults() -> None:
+    recipe = load_recipe(None, {})
+    assert recipe == Recipe()
+    assert (recipe.space, recipe.data, recipe.trials) == ("mobile", "fashion-mnist-mini", 24)
+    assert recipe.minimize == ("latency", "params")
+    assert recipe.final.alpha == 0.1 and recipe.final.temperature == 4.0
+    assert recipe.study_name() == "mobile"
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("max_params", "250k", 250_000),
+        ("max_params", "1.5M", 1_500_000),
+        ("max_macs", "2G", 2_000_000_000),
+        ("max_bytes", "500kB", 500_000),
+        ("max_latency", "5ms", 5.0),
+        ("max_latency", "0.25", 0.25),
+        ("max_latency", "300us", 0.3),
+        ("time_limit", "90", 90.0),
+        ("time_limit", "10m", 600.0),
+        ("time_limit", "1.5h", 5400.0),
+        ("min_accuracy", "88%", 0.88),
+        ("min_accuracy", "0.88", 0.88),
+        ("trials", "48", 48),
+        ("learning_rate", "1e-3", 0.001),
+        ("minimize", "params, macs", ("params", "macs")),
+        ("final_budget", "2.5 epochs", Budget(epochs=2.5)),
+        ("final_budget", "60k images", Budget(images=60_000)),
+        ("final_budget", "60k", Budget(images=60_000)),
+        ("final_budget", 6000, Budget(images=6000)),
+    ],
+)
+def test_units(key: str, text: Any, value: Any) -> None:
+    assert getattr(load_recipe(None, {key: text}), key) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("budget", "size", "examples"),
+    [
+        (Budget(epochs=1.5), 10_000, 15_000),
+        (Budget(images=6000), 10_000, 6000),
+        (Budget(epochs=0.0001), 100, 1),
+    ],
+)
+def test_budget_in_examples(budget: Budget, size: int, examples: int) -> None:
+    assert budget.examples(size) == examples
+
+
+def test_a_flag_beats_the_file(tmp_path: Path) -> None:
+    path = _write(tmp_path, "trials: 5\nrungs: {eta: 4, count: 2}\nfinal: {temperature: 2}\n")
+    recipe = load_recipe(path, {"trials": "9", "rungs": {"eta": "2"}, "final": {"alpha": "0.3"}})
+    assert recipe.trials == 9
+    assert (recipe.rungs.eta, recipe.rungs.count) == (2, 2)
+    assert (recipe.final.alpha, recipe.final.temperature) == (0.3, 2.0)
+
+
+def test_schedules(tmp_path: Path) -> None:
+    path = _write(
+        tmp_path,
+        "scoring: {alpha: {linear: [0.5, 0]}, temperature: {steps: {0.5: 2, 0.0: 4}}}\n"
+        "final: {temperature: {cosine: [8, 1]}}\n",
+    )
+    recipe = load_recipe(path, {})
+    assert recipe.scoring.alpha == {"linear": [0.5, 0.0]}
+    assert recipe.scoring.temperature == {"steps": {0.0: 4.0, 0.5: 2.0}}
+    assert recipe.final.temperature == {"cosine": [8.0, 1.0]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{linear: [0, 2]}", "1.5", "{steps: {0.5: 0.1}}", "{steps: {}}", "{linear: [1]}",
+        "{linear: [0, 1], cosine: [0, 1]}", "{curve: [0, 1]}", "a", ".nan", "true",
+    ],
+)  # fmt: skip
+def test_bad_schedules(tmp_path: Path, text: str) -> None:
+    message = _message(_write(tmp_path, f"seed: 1\nfinal: {{alpha: {text}}}\n"), {})
+    assert message.count("\n") == 0
+    assert ":2: final.alpha: found " in message
+
+
+BAD = """\
+traisl: 3
+trials: "24"
+minimize: [params, latncy]
+rungs:
+  first: 6 apples
+  eta: 1
+  cuont: 2
+device: cude
+min_accuracy: 88
+skip_unreadable: yes
+final_budget: {}
+sampler: tpee
+impotr: x.py
+"""
+
+
+def test_all_errors_at_once_with_line_key_and_nearest_name(tmp_path: Path) -> None:
+    path = _write(tmp_path, BAD)
+    flags = {"max_params": "12q", "rungs": {"count": "x"}, "seed": "-1", "study": "a/b"}
+    lines = _message(path, flags).splitlines()
+    assert [line.split(" ")[0] for line in lines[:4]] == [
+        "--max-params:", "--rung-count:", "--seed:", "--study:",
+    ]  # fmt: skip
+    found = {
+        re.match(rf"{re.escape(str(path))}:(\d+): ([\w.]+): ", line): line for line in lines[4:]
+    }
+    places = [(int(m.group(1)), m.group(2)) for m in found if m is not None]
+    assert places == [
+        (1, "traisl"), (2, "trials"), (3, "minimize.1"), (5, "rungs.first"), (6, "rungs.eta"),
+        (7, "rungs.cuont"), (8, "device"), (9, "min_accuracy"), (10, "skip_unreadable"),
+        (11, "final_budget"), (12, "sampler"), (13, "impotr"),
+    ]  # fmt: skip
+    text = "\n".join(lines)
+    for nearest in ("trials", "latency", "count", "cuda", "tpe", "import"):
+        assert f"did you mean '{nearest}'?" in text
+    assert "found '24'" in text and "found 88; allowed: a share from 0 to 1" in text
+    assert "found '6 apples'; write a budget such as '15 epochs'" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("seed: 1\nseed: 2\n", 2, 'duplicate key "seed"'),
+        ("rungs:\n  eta: 2\n  eta: 3\n", 3, 'duplicate key "eta"'),
+        ("seed: 1\nspace: !!python/name:os.system\n", 2, "the tag !!python/name:os.system"),
+        ("!mine {seed: 1}\n", 1, "the tag !mine"),
+        ("- 1\n", 1, "expected keys and values"),
+        ("seed: 1\ndata: [\n", 3, "expected the node content"),
+        ("seed: 1\n---\nseed: 2\n", 2, "another document"),
+    ],
+)
+def test_bad_yaml(tmp_path: Path, text: str, line: int, words: str) -> None:
+    path = _write(tmp_path, text)
+    message = _message(path, {})
+    assert message.startswith(f"{path}:{line}: ") and words in message
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    assert "No such file" in _message(tmp_path / "none.yaml", {})
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"\xff\xfe\x00seed")
+    assert "UTF-8" in _message(path, {})
+    path.write_text("seed: \x01")
+    assert "special characters" in _message(path, {})
+    path.write_text("rungs: &a {first: *a}")
+    assert str(path) in _message(path, {})
+
+
+def test_yaml_is_version_1_2(tmp_path: Path) -> None:
+    recipe = load_recipe(_write(tmp_path, "study: on\nseed: 010\nimport: own.py\n"), {})
+    assert (recipe.study, recipe.seed, recipe.import_file) == ("on", 10, "own.py")
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    assert load_recipe(_write(tmp_path, "# nothing\n"), {}) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ({"seed": "3", "max_params": "250k"}, "mobile-max-params250000-seed3"),
+        ({"space": "vit", "stopping": False}, "vit-no-stopping"),
+        ({"minimize": "params"}, "mobile-minimize-params"),
+        ({"trials": 99, "time_limit": "5m", "top_k": 7, "workers": 2}, "mobile"),
+        ({"storage": "journal:x.log"}, "mobile"),
+        ({"study": "mine"}, "mine"),
+    ],
+)
+def test_names(overrides: dict[str, Any], name: str) -> None:
+    assert load_recipe(None, overrides).study_name() == name
+
+
+def test_names_differ_where_recipes_do() -> None:
+    variants: list[dict[str, Any]] = [
+        {}, {"seed": 1}, {"seed": 2}, {"data": "folder:/a/cifar10"}, {"data": "folder:/b/cifar10"},
+        {"space": "./mobile"}, {"space": "mine/mobile.yaml"}, {"space": "other/mobile.yaml"},
+        {"final": {"alpha": 0.2}}, {"scoring": {"alpha": 0.2}}, {"rungs": {"eta": 2}},
+        {"final_budget": "3 epochs"}, {"final_budget": "3k images"}, {"teacher": "timm:x"},
+        {"learning_rate": 1e-5}, {"latency_engine": "command:ssh x"}, {"import_file": "a.py"},
+    ]  # fmt: skip
+    names = [load_recipe(None, variant).study_name() for variant in variants]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", name) for name in names)
+    assert names[3].startswith("mobile-cifar10-")
+
+
+def test_changed_keys_leave_out_what_may_change() -> None:
+    old = Recipe()
+    free = {"trials": 48, "time_limit": 60, "top_k": 5, "workers": 2, "study": "x"}
+    assert changed_keys(old, load_recipe(None, free)) == []
+    new = load_recipe(None, {**free, "seed": 1, "final_budget": "3 epochs"})
+    assert changed_keys(old, new) == [("seed", 0, 1), ("final_budget", "15 epochs", "3 epochs")]
+
+
+def test_from_stored() -> None:
+    recipe = load_recipe(None, {"seed": 4, "import": "own.py", "rungs": {"first": "1.5 epochs"}})
+    assert from_stored(recipe.stored()) == recipe
+    assert from_stored(recipe.stored(), {"trials": "50"}).trials == 50
+    with pytest.raises(UserError, match=r"^--trials: found 'many'"):
+        from_stored(recipe.stored(), {"trials": "many"})
+    with pytest.raises(UserError, match=r"^the stored recipe: epochs: unknown key"):
+        from_stored({**recipe.stored(), "epochs": 1})
+
+
+alphas = st.one_of(
+    st.floats(0, 1),
+    st.builds(lambda a, b: {"linear": [a, b]}, st.floats(0, 1), st.floats(0, 1)),
+    st.builds(lambda at, a: {"steps": {0.0: 0.5, at: a}}, st.floats(0.01, 1), st.floats(0, 1)),
+)  # fmt: skip
+names_like = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), min_size=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.fixed_dictionaries(
+        {},
+        optional={
+            "space": names_like,
+            "data": names_like,
+            "seed": st.integers(0, 2**32 - 1),
+            "minimize": st.lists(st.sampled_from(COSTS), min_size=1, unique=True),
+            "max_params": st.integers(1, 10**12),
+            "max_latency": st.floats(0.001, 1000).map(lambda x: round(x, 6)),
+            "min_accuracy": st.floats(0, 1),
+            "learning_rate": st.floats(1e-8, 1),
+            "stopping": st.booleans(),
+            "final_budget": st.integers(1, 10**9) | st.just("0.1 epochs"),
+            "final": st.fixed_dictionaries({"alpha": alphas}),
+            "import": names_like,
+        },
+    )
+)
+def test_every_recipe_reads_back_as_it_was_written(
+    values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    recipe = load_recipe(None, values)
+    path = _write(tmp_path_factory.mktemp("written"), recipe.to_yaml())
+    assert load_recipe(path, {}) == recipe
+    assert from_stored(recipe.stored()) == recipe
+    assert Recipe.model_validate(recipe.stored()) == recipe
