@@ -198,7 +198,7 @@ class _Random:
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
         if log:
-            value = round(low * (high / low) ** self._rng.random())
+            value = round(float(low * (high / low) ** self._rng.random()))
             return min(high, max(low, value))
         return low + step * self._rng.randrange((high - low) // step + 1)
 
