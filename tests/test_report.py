@@ -17,7 +17,7 @@ import pytest
 
 from nasdistill.errors import UserError
 from nasdistill.report import figures, progress, statistics, text, write_report
-from nasdistill.results import Candidate, Final, RungScore, StudyRecord
+from nasdistill.results import Candidate, Final, RungScore, State, StudyRecord
 
 NASTY = "</script><script>alert(1)</script>"
 QUOTES = """it's "quoted" & <b>bold</b> ${danger} $title %{x}"""
@@ -47,7 +47,7 @@ def candidate(number: int, rng: random.Random) -> Candidate:
         return dataclasses.replace(base, state="failed", reason=f"loss is not finite {QUOTES}")
     climbed = 1 + number % 3 if number % 2 else 3
     scores = tuple(score(i, ability - 0.12 + 0.05 * i) for i in range(climbed))
-    state = "complete" if climbed == 3 else "stopped"
+    state: State = "complete" if climbed == 3 else "stopped"
     return dataclasses.replace(base, state=state, rungs=scores)
 
 
@@ -234,7 +234,8 @@ def test_page_says_what_matters(page: str) -> None:
     shown = unescape(re.sub(r"<[^>]+>", " ", own_text(page)))
     for expected in (
         "Final 1, from trial", "91.2 %", "90.4–92.0 %", "13.1× smaller", "4× faster",
-        "Meets its limits", "latency BROKEN: 0.31 ms, must be ≤ 0.3 ms", "not trained", "+1.2 points",
+        "Meets its limits", "latency BROKEN: 0.31 ms, must be ≤ 0.3 ms", "not trained",
+        "+1.2 points",
         "0.31 [0.294–0.341] ms", "batch 64", "onnxruntime, 1 thread", "Spearman 1.00", "n = 3",
         "best on validation", "3.1e-06", "eta squared", "torch 2.11.0", "--space mobile",
     ):  # fmt: skip

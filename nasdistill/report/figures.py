@@ -244,8 +244,8 @@ def plot_trade_off(info: TradeOffInfo) -> go.Figure:
     xs = [point.x for points in info.groups.values() for point in points]
     xs += [] if info.cost_limit is None else [info.cost_limit]
     axis = cost_axis(xs, text.COST_TITLES[info.cost])
-    span = [10**end if axis["type"] == "log" else end for end in axis["range"]]
-    _draw_limits(figure, info, span)
+    ends = [10**end if axis["type"] == "log" else end for end in axis["range"]]
+    _draw_limits(figure, info, ends)
     if info.front:
         figure.add_scatter(
             x=[p.x for p in info.front], y=_per_cent(info.front), mode="lines", name="front",
