@@ -7,6 +7,7 @@ that anew for every ask (`_sampler_view`).
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -85,7 +86,9 @@ class Study:
             load_if_exists=True,
         )
         if "recipe" not in self.attrs:
-            self._study.set_metric_names(["accuracy", *recipe.minimize])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Optuna calls this experimental
+                self._study.set_metric_names(["accuracy", *recipe.minimize])
 
     @classmethod
     def open(cls, recipe: Recipe, root: Path, command: str) -> Study:
@@ -97,6 +100,11 @@ class Study:
         folder = root / recipe.study_name()
         space = SearchSpace.load(recipe.space)
         _create_folder(folder)
+        with _alone(folder / "open.lock"):
+            return cls._open(folder, recipe, space, command)
+
+    @classmethod
+    def _open(cls, folder: Path, recipe: Recipe, space: SearchSpace, command: str) -> Study:
         study = cls(folder, recipe, space)
         stored = study.attrs.get("recipe")
         if stored is None:
@@ -374,6 +382,14 @@ class Study:
             return True
         here: bool = lease["host"] == socket.gethostname()
         return here and _process_start(lease["pid"]) != lease["started"]
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time: Optuna creates its tables without a lock."""
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -1,0 +1,217 @@
+"""The main job in small: real data, a real SQLite file, real processes, a real ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+from conftest import RECIPE, prepare
+
+import nasdistill
+from nasdistill.errors import UserError
+from nasdistill.recipe import load_recipe
+from nasdistill.results import COUNTED, Event, candidates_frame, load_study
+
+README = Path(__file__).parents[1] / "README.md"
+DRIVER = Path(__file__).parent / "killed_search.py"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = prepare(tmp_path_factory.mktemp("done"), RECIPE + "baseline: true\n")
+    subprocess.run([sys.executable, str(DRIVER), "never"], cwd=folder, check=True, timeout=300)
+    return folder
+
+
+def test_metrics_hold_what_was_promised(done: Path) -> None:
+    record = load_study("small", done / "studies")
+    final = record.finals[0]
+    m: Any = json.loads((final.folder / "metrics.json").read_text())
+    assert m["retention"] == pytest.approx(m["test_accuracy"] / m["teacher_test_accuracy"])
+    low, high = m["test_interval"]
+    assert low < m["test_accuracy"] <= high
+    assert m["compression"] == pytest.approx(m["teacher_params"] / m["params"])
+    assert m["limits"]["params"] == {"limit": 10_000.0, "value": m["params"], "ok": True}
+    assert m["onnx_max_abs_difference"] <= 1e-4
+    assert {(row["model"], row["batch"]) for row in m["latency"]} == {
+        ("student", 1), ("student", 64), ("teacher", 1), ("teacher", 64),
+    }  # fmt: skip
+    assert 0 < m["class_relation_preservation"] <= 1 and 0 <= m["ece"] <= 1
+    assert 0 < m["baseline"]["test_accuracy"] <= 1
+    assert set(m["seconds"]) == {"distill", "baseline", "test", "export"}
+    assert sum(f.recommended for f in record.finals) == 1
+
+
+def test_the_tested_accuracy_is_that_of_the_exported_file(done: Path) -> None:
+    final = load_study("small", done / "studies").finals[0]
+    arrays = np.load(done / "blobs.npz")
+    session = onnxruntime.InferenceSession(str(final.folder / "model.onnx"))
+    images = arrays["test_images"][:, None].astype(np.float32) / 255
+    (logits,) = session.run(None, {"images": images})
+    share = float((logits.argmax(axis=1) == arrays["test_labels"]).mean())
+    assert share == pytest.approx(final.metrics["test_accuracy"])
+    loaded = nasdistill.load(final.folder)
+    with torch.inference_mode():
+        assert np.allclose(loaded(torch.from_numpy(images)).numpy(), logits, atol=1e-4)
+
+
+def test_stopped_trials_have_fewer_rungs_and_a_reason(done: Path) -> None:
+    record = load_study("small", done / "studies")
+    states = {c.state for c in record.candidates}
+    assert {"complete", "stopped", "rejected"} <= states
+    for c in record.candidates:
+        if c.state == "complete":
+            assert len(c.rungs) == 3
+        if c.state == "stopped":
+            assert 1 <= len(c.rungs) < 3 and c.reason
+        if c.state == "rejected":
+            assert c.rungs == () and (c.params or 0) > 10_000
+
+
+def test_plain_pandas_reads_the_study(done: Path) -> None:
+    import optuna
+
+    study = optuna.load_study(
+        study_name="small", storage=f"sqlite:///{done / 'studies/small/study.db'}"
+    )
+    frame = study.trials_dataframe()
+    complete = frame[frame.state == "COMPLETE"]
+    assert (complete.user_attrs_score_2 == complete.values_accuracy).all()
+    assert (complete.user_attrs_params == complete.values_params).all()
+    ours = candidates_frame(load_study("small", done / "studies").candidates)
+    assert isinstance(ours, pd.DataFrame) and len(ours) == len(frame)
+
+
+def test_the_report_is_there(done: Path) -> None:
+    text = (done / "reports/small/index.html").read_text()
+    assert "Plotly" in text and "small" in text
+
+
+def test_another_recipe_is_refused_with_the_keys_that_differ(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(done)
+    with pytest.raises(UserError, match=r"(?s)another recipe.*seed: was 0, now 5"):
+        nasdistill.search(load_recipe("recipe.yaml", {"seed": 5}))
+
+
+def test_more_finals_of_a_chosen_trial(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(done)
+    record = load_study("small", done / "studies")
+    made = {final.number for final in record.finals}
+    stopped = next(c.number for c in record.candidates if c.state == "stopped")
+    outcome = nasdistill.distill("small", trial=stopped)
+    assert {final.number for final in outcome.record.finals} == made | {stopped}
+    with pytest.raises(UserError, match=r"--trial 999: no such trial"):
+        nasdistill.distill("small", trial=999)
+
+
+def test_two_processes_share_a_study(tmp_path: Path) -> None:
+    folder = prepare(tmp_path)
+    both = [
+        subprocess.Popen(
+            [sys.executable, str(DRIVER), "never"], cwd=folder, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for process in both:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    record = load_study("small", folder / "studies")
+    counted = [c for c in record.candidates if c.state in COUNTED]
+    assert len(counted) == 7
+    assert len({c.fingerprint for c in counted}) == 7
+    assert record.state == "complete" and record.finals
+    assert len({final.number for final in record.finals}) == len(record.finals)
+
+
+def test_local_workers_share_a_study(here: Path) -> None:
+    outcome = nasdistill.search(load_recipe("recipe.yaml", {"workers": 2}))
+    counted = [c for c in outcome.record.candidates if c.state in COUNTED]
+    assert len(counted) == 7 and outcome.record.state == "complete"
+
+
+def test_a_diverging_student_fails_and_the_study_goes_on(here: Path) -> None:
+    Path("own.py").write_text(
+        Path("own.py").read_text()
+        + """
+
+class Broken(nn.Module):
+    def __init__(self, net, factor):
+        super().__init__()
+        self.net, self.factor = net, factor
+
+    def forward(self, x):
+        return self.net(x) * self.factor
+
+
+def build(architecture, input, classes):
+    values = architecture.values
+    inside = input.channels * input.height * input.width
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(inside, values["width"]), nn.ReLU(),
+        nn.Linear(values["width"], classes),
+    )
+    return Broken(net, float("nan") if values["broken"] else 1.0)
+"""
+    )
+    Path("tiny.yaml").write_text(
+        "name: own\nfamily: own\nparameters:\n"
+        "  width: {choice: [4, 8, 12]}\n  broken: {choice: [true, false]}\n"
+    )
+    events: list[Event] = []
+    recipe = load_recipe("recipe.yaml", {"trials": 50})
+    outcome = nasdistill.search(recipe, on_event=events.append)
+    failed = [c for c in outcome.record.candidates if c.state == "failed"]
+    assert len(failed) == 3 and all("the loss became nan" in (c.reason or "") for c in failed)
+    assert outcome.record.finals
+    # Six architectures in all: the space is exhausted long before fifty trials.
+    assert len(outcome.record.candidates) == 6
+    assert any("no new architecture" in event.text for event in events)
+
+
+def test_without_stopping_every_trial_climbs_every_rung(here: Path) -> None:
+    outcome = nasdistill.search(load_recipe("recipe.yaml", {"stopping": False, "trials": 3}))
+    counted = [c for c in outcome.record.candidates if c.state in COUNTED]
+    assert [len(c.rungs) for c in counted] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("sampler", ["random", "nsga2", "qmc"])
+def test_other_samplers(here: Path, sampler: str) -> None:
+    recipe = load_recipe("recipe.yaml", {"sampler": sampler, "trials": 4, "top_k": 1})
+    outcome = nasdistill.search(recipe)
+    counted = [c for c in outcome.record.candidates if c.state in COUNTED]
+    assert len({c.fingerprint for c in counted}) == 4
+
+
+def test_limits_that_nothing_keeps(here: Path) -> None:
+    with pytest.raises(UserError, match=r"(?s)none of \d+ architectures.*The closest has"):
+        nasdistill.search(load_recipe("recipe.yaml", {"max_params": 100}))
+
+
+def test_a_teacher_no_better_than_chance_stops_the_search(here: Path) -> None:
+    Path("own.py").write_text(
+        "from torch import nn\n\n\ndef bars(classes, input):\n"
+        "    net = nn.Sequential(nn.Flatten(), nn.Linear(256, classes))\n"
+        "    nn.init.zeros_(net[1].weight)\n    return net\n"
+    )
+    with pytest.raises(UserError, match="barely better than chance"):
+        nasdistill.search(load_recipe("recipe.yaml", {}))
+
+
+def test_the_readmes_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    assert scope["best"].metrics["test_accuracy"] > 0.3
+    assert Path("reports/example/index.html").is_file()
