@@ -49,6 +49,8 @@ class Display:
         """Shows one event."""
         if event.kind == "stage" and event.stage != self._stage:
             self._stage, self._stage_begun = event.stage, time.monotonic()
+            if self._live is not None:
+                self._live.update(Text(""))
         if event.kind == "progress":
             self._show_progress(event)
             return
