@@ -162,7 +162,8 @@ class Run:
         twin.student = copy.deepcopy(self.student)
         twin.pace = pace
         twin.optimizer = torch.optim.AdamW(_groups(twin.student, 0.0), lr=pace.peak, fused=True)
-        twin.optimizer.load_state_dict(self.optimizer.state_dict())
+        # load_state_dict would share the moments with the trunk.
+        twin.optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
         return twin
 
     def save(self, path: Path) -> None:

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_blobs
+from torch import Tensor, nn
+
+from nasdistill.data import Batch, Dataset, load_data
+from nasdistill.distillation import Diverged, Feed, Pace, Run, distill, predict, seed_weights
+from nasdistill.models import Classifier
+from nasdistill.objective import Objective
+from nasdistill.objective.schedules import constant
+
+PACE = Pace(0.01, 100, None, 2000)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    path = write_blobs(tmp_path_factory.mktemp("data") / "blobs.npz")
+    return load_data(f"npz:{path}", device=torch.device("cpu"))
+
+
+def student(data: Dataset) -> nn.Module:
+    seed_weights(0, "student")
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2),
+        nn.Linear(196, 3),
+    )  # fmt: skip
+    return Classifier(net, data.mean, data.std)
+
+
+def make(data: Dataset, pace: Pace = PACE, seed: int = 3) -> Run:
+    return Run(student(data), Feed(data, 50, 2, 7), horizon=2000, pace=pace, seed=seed)
+
+
+def train(run: Run, until: int) -> list[float]:
+    return [progress.loss for progress in distill(run, Objective.labels(), until)]
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    left, right = a.state_dict(), b.state_dict()
+    return all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_training_lowers_the_loss_and_learns(data: Dataset) -> None:
+    run = make(data)
+    losses = train(run, 4000)
+    assert losses[-1] < losses[0] / 2
+    logits, labels = predict(run.student, data.score, (16, 16))
+    assert (logits.argmax(1) == labels).float().mean() > 0.7
+
+
+def test_a_run_restored_goes_on_bit_for_bit(data: Dataset, tmp_path: Path) -> None:
+    whole = make(data)
+    train(whole, 1500)
+    first = make(data)
+    train(first, 700)
+    first.save(tmp_path / "run.pt")
+    second = make(data)
+    second.restore(tmp_path / "run.pt")
+    assert second.examples == 700
+    train(second, 1500)
+    assert same(whole.student, second.student)
+
+
+def test_a_branch_leaves_the_trunk_alone(data: Dataset) -> None:
+    lone, trunk = make(data), make(data)
+    train(lone, 1000)
+    train(trunk, 500)
+    branch = trunk.branch(Pace(0.01, 100, 500, 800))
+    train(branch, 800)
+    assert not same(branch.student, trunk.student)
+    train(trunk, 1000)
+    assert same(lone.student, trunk.student)
+
+
+def test_the_stream_depends_on_the_seed_and_the_step_alone(data: Dataset) -> None:
+    feed = Feed(data, 50, 2, 7)
+    whole = list(feed.plan(0, 25))
+    parts = [*feed.plan(0, 13), *feed.plan(13, 25)]
+    assert all(torch.equal(a[0], b[0]) and a[1] == b[1] for a, b in zip(whole, parts, strict=True))
+    assert not torch.equal(whole[0][0], next(Feed(data, 50, 2, 8).plan(0, 1))[0])
+    assert [view for _, view in whole] == [0] * 10 + [1] * 10 + [0] * 5
+    seen = torch.cat([ids for ids, _ in whole[:10]])
+    assert len(seen.unique()) == 500
+
+
+def test_pace_warms_up_holds_and_cools_down() -> None:
+    pace = Pace(1.0, 100, 500, 1000)
+    assert [pace(n) for n in (49, 99, 300, 750, 1000)] == pytest.approx([0.5, 1, 1, 0.5, 0])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(data: Dataset) -> None:
+    run = make(data, Pace(1e20, 1, None, 1000))
+    with pytest.raises(Diverged, match="the loss became"):
+        train(run, 1000)
+
+
+def test_distilling_asks_for_each_batch_and_leaves_the_teacher_alone(data: Dataset) -> None:
+    teacher = student(data).eval()
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    asked: list[int] = []
+
+    def ask(batch: Batch) -> Tensor:
+        asked.append(len(batch.ids))
+        with torch.inference_mode():
+            return teacher(batch.images).clone()
+
+    run = Run(student(data), Feed(data, 50, 2, 7), horizon=500, pace=PACE, seed=1, ask=ask)
+    objective = Objective.classic(constant(0.1), constant(4.0))
+    assert [p.examples for p in distill(run, objective, 500, every=4)] == [200, 400, 500]
+    assert asked == [50] * 10
+    assert all(torch.equal(before[key], value) for key, value in teacher.state_dict().items())
+
+
+def test_leaving_the_loop_leaves_a_run_that_goes_on(data: Dataset) -> None:
+    whole, left = make(data), make(data)
+    train(whole, 1000)
+    for progress in distill(left, Objective.labels(), 1000, every=3):
+        if progress.examples >= 300:
+            break
+    assert left.examples == 300
+    train(left, 1000)
+    assert same(whole.student, left.student)

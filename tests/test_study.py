@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from nasdistill.recipe import load_recipe
+from nasdistill.results import RungScore
+from nasdistill.study import Proposal, Study, _sampler_view
+
+COSTS = {"params": 1000, "macs": 1000, "bytes": 4000}
+
+
+def rung(index: int, accuracy: float) -> RungScore:
+    return RungScore(index, 100 * 3**index, accuracy, accuracy - 0.02, accuracy + 0.02, 0.5, 1.0)
+
+
+def opened(**options: Any) -> Study:
+    recipe = load_recipe("recipe.yaml", options)
+    return Study.open(recipe, Path("studies"), "nasdistill search")
+
+
+def claimed(study: Study, params: int = 1000) -> int:
+    seen = {candidate.fingerprint for candidate in study.candidates()}
+    proposals = (study.ask(attempt) for attempt in range(200))
+    fresh = next(p for p in proposals if p.architecture.fingerprint not in seen)
+    number = study.claim(fresh, {**COSTS, "params": params})
+    assert number is not None
+    return number
+
+
+def test_asking_again_after_a_restart_gives_the_same_architecture(here: Path) -> None:
+    first: Proposal = opened().ask(0)
+    second = opened().ask(0)
+    assert first.architecture == second.architecture and first.params == second.params
+    assert opened().ask(1).architecture != first.architecture
+    claimed(opened())
+    assert opened().ask(0).architecture != first.architecture
+
+
+def test_a_trial_is_written_whole_with_its_parameters(here: Path) -> None:
+    study = opened()
+    proposal = study.ask(0)
+    number = study.claim(proposal, COSTS)
+    (trial,) = study.trials()
+    assert trial.number == number and trial.state == TrialState.RUNNING
+    assert trial.params == proposal.params
+    assert trial.user_attrs["fingerprint"] == proposal.architecture.fingerprint
+
+
+def test_an_architecture_is_claimed_once(here: Path) -> None:
+    one, two = opened(), opened()
+    proposal = one.ask(0)
+    assert one.claim(proposal, COSTS) == 0
+    assert two.claim(proposal, COSTS) is None
+    assert [c.number for c in one.candidates()] == [0]
+
+
+def test_the_total_is_kept(here: Path) -> None:
+    study = opened(trials=2)
+    numbers = [study.claim(study.ask(attempt), COSTS) for attempt in (0, 1, 2)]
+    assert numbers == [0, 1, None]
+
+
+def test_a_living_worker_keeps_its_trial_and_a_dead_one_loses_it(here: Path) -> None:
+    study = opened()
+    number = claimed(study)
+    other = opened()
+    assert other.take_up() is None
+    script = (
+        "from test_study import *\n"
+        "study = opened()\n"
+        "claimed(study)\n"
+        "os._exit(0)\n"
+    )  # fmt: skip
+    paths = [str(Path(__file__).parent), *sys.path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+    assert other.take_up() == number + 1
+    assert other.take_up() == number + 1, "its own trial may be taken up by a worker again"
+    assert study.take_up() == number
+
+
+def test_an_expired_lease_is_taken_up_by_one_worker(here: Path) -> None:
+    study, other = opened(), opened()
+    number = claimed(study)
+    lease = study.trials()[number].user_attrs["lease"]
+    study.note(number, "lease", {**lease, "until": 0.0})
+    assert other.take_up() == number
+    assert opened().take_up() is None
+
+
+def test_what_the_sampler_is_told(here: Path) -> None:
+    study = opened()
+    whole = claimed(study, 3000)
+    study.record_rung(whole, rung(0, 0.70))
+    study.record_rung(whole, rung(1, 0.90))
+    study.complete(whole, 0.90, [3000])
+    stopped = claimed(study, 2000)
+    study.record_rung(stopped, rung(0, 0.60))
+    study.stop(stopped, 0, "weak")
+    failed = claimed(study)
+    study.fail(failed, "out of memory")
+    for attempt in range(3):
+        study.reject(study.ask(50 + attempt), {**COSTS, "params": 99_000}, {"params": 8.9})
+    states = [trial.state for trial in study.trials()]
+    assert states[:3] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+    told = _sampler_view(study.trials(), study.recipe)
+    assert [trial.state for trial in told] == [TrialState.COMPLETE] * 4
+    # The stopped one's score is raised by what the complete one gained after the same rung.
+    assert [trial.values for trial in told[:2]] == [[0.90, 3000.0], [pytest.approx(0.80), 2000.0]]
+    # As many rejected ones as scored ones, with the constraint that they break.
+    assert [trial.constraints for trial in told[2:]] == [{"params": 8.9}] * 2
+    assert told[2].values == [0.0, 99_000.0]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "qmc"])
+def test_every_sampler_asks_beside_stopped_and_rejected_trials(here: Path, sampler: str) -> None:
+    study = opened(sampler=sampler, trials=40)
+    for index in range(12):
+        number = claimed(study, 1000 + index)
+        study.record_rung(number, rung(0, 0.5 + 0.01 * index))
+        if index % 2:
+            study.stop(number, 0, "weak")
+        else:
+            study.complete(number, 0.5 + 0.01 * index, [1000 + index])
+        study.reject(study.ask(100 + index), COSTS, {"params": 0.5})
+    assert study.ask(0).architecture.family == "mlp"
+
+
+def test_the_study_is_an_ordinary_optuna_study(here: Path) -> None:
+    study = opened()
+    number = claimed(study)
+    study.record_rung(number, rung(0, 0.75))
+    loaded = optuna.load_study(
+        study_name="small", storage=f"sqlite:///{Path('studies/small/study.db').resolve()}"
+    )
+    assert loaded.trials[0].user_attrs["score_0"] == 0.75
+    assert loaded.metric_names == ["accuracy", "params"]
