@@ -234,7 +234,8 @@ def test_page_says_what_matters(page: str) -> None:
     shown = unescape(re.sub(r"<[^>]+>", " ", own_text(page)))
     for expected in (
         "Final 1, from trial", "91.2 %", "90.4–92.0 %", "13.1× smaller", "4× faster",
-        "Meets its limits", "latency BROKEN: 0.31 ms, must be ≤ 0.3 ms", "not trained",
+        "Meets its limits", "✓ params: 92.2k ≤ 100k", "✓ accuracy: 91.2 % ≥ 83.0 %",
+        "✗ breaks latency: 0.31 ms > 0.3 ms", "not trained",
         "+1.2 points",
         "0.31 [0.294–0.341] ms", "batch 64", "onnxruntime, 1 thread", "Spearman 1.00", "n = 3",
         "best on validation", "3.1e-06", "eta squared", "torch 2.11.0", "--space mobile",

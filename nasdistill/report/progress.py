@@ -185,14 +185,19 @@ def plot_parameters(info: ParametersInfo, most: int = 15) -> go.Figure:
     values = [100 * ratio.share for ratio in shown.values()]
     labels = [f"{100 * r.share:.0f} % (n = {r.trials})" for r in shown.values()]
     figure = _bars(tuple(shown), values, labels, ["bar"] * len(shown), "share of variance (%)")
+    ends = [100 * max(ratio.share, ratio.chance) for ratio in shown.values()]
+    figure.data[0].update(name="measured", showlegend=True, text=None)
     figure.add_scatter(
         x=[100 * ratio.chance for ratio in shown.values()], y=list(range(len(shown))),
         mode="markers", name="expected by chance", meta="limit", hoverinfo="x+name",
         marker={"symbol": "line-ns-open", "size": 16, "color": ROLES["limit"],
                 "line": {"width": 2}},
     )  # fmt: skip
-    figure.data[0].update(name="measured", showlegend=True)
-    figure.update_layout(xaxis_range=[0, max([*values, 20]) * 1.25])
+    figure.add_scatter(
+        x=ends, y=list(range(len(shown))), mode="text", text=[f"  {label}" for label in labels],
+        textposition="middle right", cliponaxis=False, hoverinfo="skip", showlegend=False,
+    )  # fmt: skip
+    figure.update_layout(xaxis_range=[0, max([*ends, 20.0]) * 1.35])
     return figure
 
 
@@ -200,7 +205,7 @@ def _bars(
     names: Sequence[str], values: Sequence[float], labels: Sequence[str], roles: Sequence[str],
     title: str,
 ) -> go.Figure:  # fmt: skip
-    figure = figure_base(height=90 + 34 * max(len(names), 1))
+    figure = figure_base(height=96 + 34 * max(len(names), 1))
     ticks = [plain(name if len(name) <= 34 else "…" + name[-33:]) for name in names]
     figure.add_bar(
         x=list(values), y=list(range(len(names))), orientation="h", text=list(labels),

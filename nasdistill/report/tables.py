@@ -106,10 +106,11 @@ def _gain(final: Final) -> str:
 def _limits(record: StudyRecord, final: Final) -> str:
     parts = []
     for limit in limits_of(record, final):
-        sign = "≥" if limit.name == "accuracy" else "≤"
+        above = limit.ok == (limit.name == "accuracy")
+        sign = ("≥" if limit.ok else ">") if above else ("≤" if limit.ok else "<")
         value, bound = text.cost(limit.name, limit.value), text.cost(limit.name, limit.limit)
-        kind, word = ("ok", "met") if limit.ok else ("bad", "BROKEN")
-        said = f"{limit.name} {word}: {value}, must be {sign} {bound}"
+        kind, word = ("ok", "✓") if limit.ok else ("bad", "✗ breaks")
+        said = f"{word} {limit.name}: {value} {sign} {bound}"
         parts.append(f'<span class="{kind}">{escape(said)}</span>')
     return "<br>".join(parts) or "none set"
 
