@@ -255,6 +255,10 @@ def test_a_final_that_breaks_a_limit_is_never_shown_as_meeting_it(
     assert "says nothing" in shown
     info = figures.trade_off_info(dataclasses.replace(record, finals=[worst]), "params")
     assert "broken" in info.groups and "recommended" not in info.groups
+    audit = {"accuracy": {"limit": 0.83, "value": 0.82, "ok": False}}
+    low = dataclasses.replace(worst, metrics={**worst.metrics, "limits": audit})
+    write_report(dataclasses.replace(record, finals=[low]), tmp_path / "r.html")
+    assert "✗ breaks audit accuracy: 82.0 % &lt; 83.0 %" in (tmp_path / "r.html").read_text("utf-8")
     strict = dataclasses.replace(record, limits={"params": 1_000})
     assert figures.broken_limits(strict, record.finals[0]) == ["params"]
 

@@ -110,7 +110,9 @@ def _limits(record: StudyRecord, final: Final) -> str:
         sign = ("≥" if limit.ok else ">") if above else ("≤" if limit.ok else "<")
         value, bound = text.cost(limit.name, limit.value), text.cost(limit.name, limit.limit)
         kind, word = ("ok", "✓") if limit.ok else ("bad", "✗ breaks")
-        said = f"{word} {limit.name}: {value} {sign} {bound}"
+        audited = limit.name == "accuracy" and "accuracy" in (final.metrics.get("limits") or {})
+        name = "audit accuracy" if audited else limit.name
+        said = f"{word} {name}: {value} {sign} {bound}"
         parts.append(f'<span class="{kind}">{escape(said)}</span>')
     return "<br>".join(parts) or "none set"
 
