@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -266,7 +267,10 @@ class SearchSpace:
         """
         tree = parse_yaml(text, source)
         reader = _Reader(tree, source)
-        space = reader.space()
+        try:
+            space = reader.space()
+        except RecursionError:
+            raise UserError(f"{source}: nested too deeply, or an alias holds itself") from None
         if reader.errors:
             raise UserError("\n".join(reader.errors))
         return space
@@ -450,7 +454,7 @@ class _Reader:
         number = int if kind == "int" else (int, float)
         good = isinstance(ends, list) and len(ends) == 2
         good = good and all(isinstance(e, number) and not isinstance(e, bool) for e in ends)
-        if not good or ends[0] > ends[1]:
+        if not good or not all(map(math.isfinite, ends)) or ends[0] > ends[1]:
             what = "whole numbers" if kind == "int" else "numbers"
             self._wrong((*path, kind), f"found {ends!r}", f"[low, high], {what} with low <= high")
             return Constant(0)

@@ -1,0 +1,290 @@
+"""The space language: what it reads, what it refuses, what it draws."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nasdistill.errors import UserError
+from nasdistill.space import Architecture, SearchSpace
+
+SHIPPED = ("mlp", "mobile", "resnet", "vit")
+
+SMALL = """\
+name: small
+family: mlp
+description: Every kind of node.
+parameters:
+  fixed: 7
+  wide: {int: [4, 12], step: 4}
+  deep: {int: [1, 3], log: true}
+  block:
+    choice:
+      plain:
+      nested:
+        kernel: {choice: [3, 5]}
+        gate: {choice: [true, false]}
+  row: [{choice: [a, b]}, 1]
+"""
+
+
+def errors_of(text: str) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        SearchSpace.from_yaml(text, "own.yaml")
+    return str(caught.value).splitlines()
+
+
+def space_of(parameters: str) -> str:
+    return f"name: own\nfamily: mlp\nparameters:\n  {parameters}\n"
+
+
+class Enumerate:
+    """Takes the options that a list of indices says; remembers how many there were."""
+
+    def __init__(self, indices: list[int]) -> None:
+        self.indices, self.counts = indices, [0] * 0
+
+    def _pick(self, options: list[Any]) -> Any:
+        place = len(self.counts)
+        self.counts.append(len(options))
+        return options[self.indices[place] if place < len(self.indices) else 0]
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        return int(self._pick(list(range(low, high + 1, step))))
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        raise AssertionError("no floats here")
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self._pick(list(choices))
+
+
+def every_architecture(space: SearchSpace) -> list[str]:
+    """Depth first through all decisions, as an odometer whose wheels depend on one another."""
+    found, indices = [], [0] * 0
+    while True:
+        draw = Enumerate(indices)
+        found.append(space.sample(draw).to_json())
+        indices = (indices + [0] * len(draw.counts))[: len(draw.counts)]
+        while indices and indices[-1] + 1 == draw.counts[len(indices) - 1]:
+            indices.pop()
+        if not indices:
+            return found
+        indices[-1] += 1
+
+
+def test_shipped_names() -> None:
+    assert SearchSpace.shipped() == SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_samples_survive_json(name: str, seed: int) -> None:
+    architecture = SearchSpace.load(name).random(random.Random(seed))
+    text = architecture.to_json()
+    again = Architecture.from_json(text)
+    assert again == architecture
+    assert again.fingerprint == architecture.fingerprint
+    shuffled = json.dumps(dict(reversed(json.loads(text).items())), indent=3)
+    assert Architecture.from_json(shuffled).fingerprint == architecture.fingerprint
+    assert len(architecture.fingerprint) == 16
+
+
+@given(st.recursive(
+    st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(), below, max_size=3),
+    max_leaves=8,
+))  # fmt: skip
+def test_any_json_value_survives(value: Any) -> None:
+    architecture = Architecture("own", {"value": value})
+    again = Architecture.from_json(architecture.to_json())
+    assert again.fingerprint == architecture.fingerprint and again == architecture
+
+
+def test_fingerprint_tells_architectures_apart() -> None:
+    one, two = Architecture("mlp", {"a": 1}), Architecture("mlp", {"a": 2})
+    assert len({one.fingerprint, two.fingerprint, Architecture("vit", {"a": 1}).fingerprint}) == 3
+    assert one.to_json() == '{"family":"mlp","values":{"a":1}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "an object"),
+        ('{"family": "mlp"}', "alone"),
+        ('{"family": "mlp", "values": {}, "code": 1}', "alone"),
+        ('{"family": 3, "values": {}}', '"family" must be a text'),
+        ('{"family": "mlp", "values": []}', '"values" an object'),
+    ],
+)
+def test_malformed_architecture(text: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        Architecture.from_json(text)
+
+
+def test_count_against_brute_force() -> None:
+    space = SearchSpace.from_yaml(SMALL, "small.yaml")
+    found = every_architecture(space)
+    assert len(found) == len(set(found)) == space.count() == 3 * 3 * (1 + 2 * 2) * 2
+    values = json.loads(found[0])["values"]
+    assert values == {
+        "fixed": 7, "wide": 4, "deep": 1, "block": {"type": "plain"}, "row": ["a", 1],
+    }  # fmt: skip
+    rng = random.Random(0)
+    assert {space.random(rng).to_json() for _ in range(3000)} == set(found)
+
+
+def test_count_of_shipped_mlp_and_of_a_float() -> None:
+    assert SearchSpace.load("mlp").count() == 2 * 3 * (6 + 6 * 5 + 6 * 5 * 4)
+    own = SearchSpace.from_yaml(space_of("rate: {float: [0.1, 1.0], log: true}"), "own.yaml")
+    assert own.count() is None
+    rate = own.random(random.Random(1)).values["rate"]
+    assert 0.1 <= rate <= 1.0
+
+
+def test_optuna_draws_with_dotted_names() -> None:
+    space = SearchSpace.from_yaml(SMALL, "small.yaml")
+    fixed = {"wide": 8, "deep": 2, "block": "nested", "block.nested.kernel": 5,
+             "block.nested.gate": False, "row.0": "b"}  # fmt: skip
+    drawn = space.sample(optuna.trial.FixedTrial(fixed))
+    assert drawn.values["block"] == {"type": "nested", "kernel": 5, "gate": False}
+    assert drawn.values["row"] == ["b", 1]
+    for name in SHIPPED:
+        trial = optuna.create_study().ask()
+        Architecture.from_json(SearchSpace.load(name).sample(trial).to_json())
+        assert trial.params
+
+
+def test_tree_and_dict_name_every_parameter() -> None:
+    space = SearchSpace.from_yaml(SMALL, "small.yaml")
+    lines = space.tree()
+    assert lines[0] == "small (family mlp): Every kind of node."
+    assert "  wide: 4 to 12, step 4" in lines
+    assert "  deep: 1 to 3, logarithmic" in lines
+    assert "      kernel: 3 | 5" in lines
+    assert space.to_dict()["parameters"]["row"] == [{"choice": ["a", "b"]}, 1]
+    json.dumps(space.to_dict())
+
+
+def test_fingerprint_of_a_space_is_its_content() -> None:
+    space = SearchSpace.from_yaml(SMALL, "a.yaml")
+    renamed = SearchSpace.from_yaml(SMALL.replace("name: small", "name: other"), "b.yaml")
+    wider = SearchSpace.from_yaml(SMALL.replace("[4, 12]", "[4, 16]"), "a.yaml")
+    assert space.fingerprint == renamed.fingerprint != wider.fingerprint
+
+
+# -- refused ------------------------------------------------------------------------------------
+
+
+def test_several_errors_at_once_with_line_and_nearest_name() -> None:
+    text = """\
+name: own
+familly: mlp
+parameters:
+  wide: {int: [12, 4]}
+  deep:
+    int: [1, 8]
+    stepp: 2
+  block:
+    choice:
+      plain: 3
+  act: {choice: [relu, relu]}
+"""
+    found = errors_of(text)
+    assert len(found) == 6
+    assert found[0].startswith("own.yaml:2: familly: unknown key; did you mean 'family'?")
+    assert found[1].startswith("own.yaml:") and "family: this key is missing" in found[1]
+    assert found[2].startswith("own.yaml:4: parameters.wide.int: found [12, 4]")
+    assert "low <= high" in found[2]
+    assert found[3].startswith("own.yaml:7: parameters.deep.stepp: unknown key")
+    assert "did you mean 'step'?" in found[3]
+    assert found[4].startswith("own.yaml:10: parameters.block.choice.plain: found 3")
+    assert found[5].startswith("own.yaml:11: parameters.act.choice: found ['relu', 'relu']")
+    assert all("allowed: " in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        ("a: {int: [1]}", r"\[low, high\]"),
+        ("a: {int: [1.5, 2]}", "whole numbers"),
+        ("a: {int: [true, 2]}", "whole numbers"),
+        ("a: {int: [1, 8], step: 2}", "a divisor of 7"),
+        ("a: {int: [1, 8], step: 0}", "a whole number from 1"),
+        ("a: {int: [0, 8], log: true}", "low > 0"),
+        ("a: {float: [0.0, 1.0], log: true}", "low > 0"),
+        ("a: {float: [0.0, .inf]}", "numbers"),
+        ("a: {float: [.nan, 1.0]}", "numbers"),
+        ("a: {float: [low, 1.0]}", "numbers"),
+        ("a: {choice: []}", "a list of values"),
+        ("a: {choice: 3}", "a list of values"),
+        ("a: {choice: [null, 1]}", "texts and numbers"),
+        ("a: {choice: {one: [1, 2]}}", "names and nodes"),
+        ("a:", "a value, a node"),
+        ("type: {choice: [1, 2]}", "not type"),
+        ("a.b: 3", "letters, digits, _"),
+        ("a: &a {b: *a}", "holds itself|found None"),
+        ("a: &a\n    b: *a", "holds itself|found None"),
+        ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+    ],
+)
+def test_wrong_nodes(parameters: str, told: str) -> None:
+    found = errors_of(space_of(parameters))
+    assert len(found) == 1 and found[0].startswith("own.yaml:")
+    assert re.search(told, found[0])
+
+
+def test_empty_space() -> None:
+    assert "the space is empty" in errors_of("name: a\nfamily: mlp\nparameters: {}\n")[0]
+    missing = errors_of("")
+    assert [line.split(": ")[1] for line in missing] == ["name", "family", "parameters"]
+    assert "expected keys and values" in errors_of("- 1\n")[0]
+
+
+def test_duplicate_keys_and_tags_and_bad_yaml() -> None:
+    (twice,) = errors_of(space_of("a: 1\n  a: 2"))
+    assert twice.startswith("own.yaml:5:") and "duplicate key" in twice
+    (tag,) = errors_of(space_of("a: !!python/object/apply:os.system [ls]"))
+    assert tag.startswith("own.yaml:4:") and "tag" in tag and "not allowed" in tag
+    (broken,) = errors_of("name: [1\nfamily: mlp\n")
+    assert broken.startswith("own.yaml:")
+
+
+def test_load_by_name_and_path(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean 'mobile'.*shipped: mlp, mobile, resnet, vit"):
+        SearchSpace.load("mobil")
+    with pytest.raises(UserError, match="cannot read the file"):
+        SearchSpace.load(str(tmp_path / "none.yaml"))
+    path = tmp_path / "own.yaml"
+    path.write_text(SMALL)
+    assert SearchSpace.load(str(path)).count() == 90
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot read the file"):
+        SearchSpace.load(str(path))
+
+
+def test_yaml_1_2_reads_no_as_a_word() -> None:
+    space = SearchSpace.from_yaml(space_of("a: {choice: [no, yes, true]}"), "own.yaml")
+    drawn = {json.dumps(space.random(random.Random(i)).values["a"]) for i in range(40)}
+    assert drawn == {'"no"', '"yes"', "true"}
+
+
+def test_lists_of_indices_are_all_tried() -> None:
+    space = SearchSpace.from_yaml(space_of("a: [{int: [0, 2]}, {int: [0, 1]}]"), "own.yaml")
+    values = [tuple(json.loads(text)["values"]["a"]) for text in every_architecture(space)]
+    assert values == list(itertools.product(range(3), range(2)))
