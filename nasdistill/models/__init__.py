@@ -53,6 +53,13 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
             f"architecture {architecture.fingerprint}: the family {architecture.family!r} needs "
             f"the key {error}, which is not there"
         ) from None
+    except (TypeError, ValueError) as error:
+        if architecture.family not in FAMILIES:
+            raise
+        raise UserError(
+            f"architecture {architecture.fingerprint}: the family {architecture.family!r} cannot "
+            f"be built from these values ({str(error).splitlines()[0]})"
+        ) from None
 
 
 def register_families(families: Mapping[str, Build]) -> None:
