@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasdistill.errors import UserError
-from nasdistill.recipe import Recipe, load_recipe
+from nasdistill.recipe import Recipe, from_stored, load_recipe
 from nasdistill.results import (
     Candidate,
     Event,
@@ -103,7 +103,7 @@ def resume(
         on_event: Told what happens.
     """
     record = load_study(study, STUDIES)
-    recipe = Recipe.model_validate({**record.recipe, **(overrides or {}), "study": study})
+    recipe = from_stored(record.recipe, {**(overrides or {}), "study": study})
     return search(recipe, command=record.command, on_event=on_event)
 
 
@@ -155,7 +155,6 @@ def report(study: str) -> Path:
 
     record = load_study(study, STUDIES)
     path = REPORTS / study / "index.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_report(record, path)
     return path
 
@@ -495,7 +494,7 @@ def _finish(
             emit(Event("note", "another process is making the finals"))
             return
         study.set("stage", "distilling")
-        emit(Event("stage", f"distilling {len(chosen)} finals in full", stage="finals"))
+        emit(Event("stage", f"finals to distil in full: {len(chosen)}", stage="finals"))
         bench = study.bench or open_bench(study, imported, emit)
         study.bench = bench
         if chosen:

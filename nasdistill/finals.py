@@ -168,6 +168,7 @@ def _train_final(
     for _ in train_through(run, objective, epochs, "finals", tell, checkpoint):
         pass
     assert isinstance(run.student, Classifier)
+    distillation.set_precision(run.student, "fp32")
     return run.student.eval()
 
 

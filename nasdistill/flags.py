@@ -175,7 +175,7 @@ FirstRung = Annotated[
     str | None,
     _option(
         "--first-rung",
-        "Budget of the first rung, in images or epochs, e.g. 6k, '0.5 epochs' (default: 6k "
+        "Budget of the first rung, in images or epochs, e.g. 4k, '0.5 epochs' (default: 4k "
         "images).",
     ),
 ]
@@ -196,7 +196,7 @@ FinalBudget = Annotated[
 ]
 BatchSize = Annotated[str | None, _option("--batch-size", "Examples in a step (default: 128).")]
 Views = Annotated[
-    str | None, _option("--views", "Views of each example that the teacher answers (default: 8).")
+    str | None, _option("--views", "Views of each example that the teacher answers (default: 4).")
 ]
 LearningRate = Annotated[
     str | None, _option("--learning-rate", "Peak learning rate of AdamW (default: 0.004).")

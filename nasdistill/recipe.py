@@ -57,7 +57,7 @@ class ObjectiveOptions(Closed):
 class Rungs(Closed):
     """The ladder: budgets `first`, `first · eta`, …; 1/eta of the trials goes on at each."""
 
-    first: BudgetText = Budget(images=6000)
+    first: BudgetText = Budget(images=4000)
     eta: int = Field(default=3, ge=2, le=10)
     count: int = Field(default=3, ge=1, le=8)
 
@@ -98,7 +98,7 @@ class Recipe(Closed):
     rungs: Rungs = Rungs()
     final_budget: BudgetText = Budget(epochs=15)
     batch_size: int = Field(default=128, ge=2)
-    views: int = Field(default=8, ge=1, le=1000)
+    views: int = Field(default=4, ge=1, le=1000)
     learning_rate: float = Field(default=0.004, gt=0, allow_inf_nan=False)
     scoring: ObjectiveOptions = ObjectiveOptions()
     final: ObjectiveOptions = ObjectiveOptions()
