@@ -129,7 +129,7 @@ def _split(source: Source, seed: int, spec: str) -> Parts:
         train, train_labels = train[rest], train_labels[rest]
     validation, validation_labels = source.validation, source.validation_labels
     if validation is None or validation_labels is None:
-        rest, held = stratified(train_labels, VALIDATION_SHARE, seed + 1, spec)
+        rest, held = stratified(train_labels, VALIDATION_SHARE, seed + 1, spec, least=2)
         validation, validation_labels = train[held], train_labels[held]
         train, train_labels = train[rest], train_labels[rest]
     score, audit = stratified(validation_labels, 0.5, seed + 2, spec)

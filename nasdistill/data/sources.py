@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from nasdistill.errors import UserError
 from nasdistill.options import Input, nearest
@@ -141,6 +141,14 @@ def _check(source: Source, spec: str) -> None:
             )
     if len(source.classes) < 2:
         raise UserError(f"data {spec!r}: {len(source.classes)} class; at least 2 are needed")
+    shapes: dict[tuple[int, ...], int] = {}
+    for images in (source.train, source.validation, source.test):
+        if isinstance(images, np.ndarray):
+            _, channels, height, width = images.shape
+            key = (height, width, channels)
+            shapes[key] = shapes.get(key, 0) + len(images)
+    if len(shapes) > 1:
+        _refuse_mixed(spec, shapes)
     for labels in (source.train_labels, source.validation_labels, source.test_labels):
         if labels is None:
             continue
@@ -284,9 +292,11 @@ def _npz(request: Request) -> Source:
     if "validation_images" in arrays:
         validation, validation_labels = _pair(path, arrays, "validation_", request)
     if "classes" in arrays:
-        classes = tuple(str(name) for name in arrays["classes"])
+        classes = tuple(str(name) for name in np.atleast_1d(arrays["classes"]))
     else:
-        classes = tuple(str(i) for i in range(int(train_labels.max()) + 1))
+        # Every class needs an example, so that more classes than examples are a wrong label.
+        most = min(int(train_labels.max()) + 1, len(train_labels))
+        classes = tuple(str(i) for i in range(most))
     return Source(
         train, train_labels, classes, _shape_of(train), validation, validation_labels,
         test, test_labels, attribution=str(path),
@@ -374,7 +384,8 @@ def _folder(request: Request) -> Source:
 
 def _list_images(folder: Path, classes: Sequence[str]) -> tuple[Files, Labels]:
     paths, labels = [], []
-    strange = [p.name for p in folder.iterdir() if p.is_dir() and p.name not in classes]
+    inner = [p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "."]
+    strange = [name for name in inner if name not in classes]
     if strange:
         raise UserError(f"{folder}: class {sorted(strange)[0]!r} is not in the training folder")
     for label, name in enumerate(classes):
@@ -408,8 +419,9 @@ def _survey(
             f"{len(unreadable)} unreadable image(s): {first}{'…' if len(unreadable) > 3 else ''}. "
             "Mend or remove them, or give --skip-unreadable"
         )
-    if not shapes:
-        raise UserError(f"--data {request.spec!r}: no readable image")
+    for part, (files, _) in parts.items():
+        if not len(files):
+            raise UserError(f"--data {request.spec!r}: no readable image in {part}")
     return shapes
 
 
@@ -418,7 +430,7 @@ def _shape_in(path: Path) -> tuple[int, int, int] | None:
         with Image.open(path) as image:
             image.load()
             return (1 if image.mode in ("1", "L", "I;16") else 3, image.height, image.width)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
 
 

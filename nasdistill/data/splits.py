@@ -176,39 +176,42 @@ class _Decoded(TorchDataset[Tensor]):
         image = torch.from_numpy(self._files.decode(example, self._channels))[None]
         height, width = image.shape[-2:]
         if view is None or self._views.kind == "none":
-            side = min(height, width)
-            top, left = (height - side) // 2, (width - side) // 2
-            return resize(image[..., top : top + side, left : left + side], self._size)
+            # The largest part of the middle that has the proportions asked for.
+            scale = min(height / self._size[0], width / self._size[1])
+            tall, wide = (max(1, round(side * scale)) for side in self._size)
+            top, left = (height - tall) // 2, (width - wide) // 2
+            return resize(image[..., top : top + tall, left : left + wide], self._size)
         boxes = self._views.boxes(torch.tensor([example]), view, height, width)
         return render_crop(image, boxes, self._size)
 
 
 def stratified(
-    labels: NDArray[np.int64], share: float, seed: int, spec: str
+    labels: NDArray[np.int64], share: float, seed: int, spec: str, least: int = 1
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Splits indices in two, class by class.
 
     Args:
         labels: int64 `[N]`.
-        share: Of each class that goes to the second part, at least one example.
+        share: Of each class that goes to the second part.
         seed: Of the shuffle.
         spec: Name of the data, for the error.
+        least: Examples of each class that the second part gets at the least.
 
     Returns:
         Sorted indices of both parts.
 
     Raises:
-        UserError: If a class has fewer than two examples.
+        UserError: If a class has too few examples to leave one in the first part.
     """
     rng = np.random.default_rng(seed)
     first, second = [], []
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        held = max(1, round(len(members) * share))
+        held = max(least, round(len(members) * share))
         if held >= len(members):
             raise UserError(
                 f"data {spec!r}: class {label} has {len(members)} example(s) where a split in two "
-                "needs at least 2"
+                f"needs at least {least + 1}"
             )
         second.append(members[:held])
         first.append(members[held:])
