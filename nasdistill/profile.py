@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fcntl
+import math
 import statistics
 import subprocess
 import tempfile
@@ -226,7 +227,7 @@ def _by_command(engine: str, model: nn.Module | Path, input: Input, batch: int) 
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             detail = getattr(error, "stderr", "") or error
             raise UserError(f"latency engine {engine!r} failed: {detail}") from None
-    if not times or min(times) <= 0:
+    if not times or not all(0 < time_ms < math.inf for time_ms in times):
         raise UserError(f"latency engine {engine!r} printed no milliseconds")
     return _summary(engine, batch, 0, times)
 
