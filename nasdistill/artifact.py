@@ -300,6 +300,8 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8") from None
 
 
 # -- weights ------------------------------------------------------------------------------------
