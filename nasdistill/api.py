@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nasdistill.errors import UserError
 from nasdistill.recipe import Recipe, from_stored, load_recipe
 from nasdistill.results import (
+    COUNTED,
     Candidate,
     Event,
     StudyRecord,
@@ -81,14 +82,22 @@ def search(
     imported = _imported(recipe)
     from nasdistill.study import Study
 
+    folder = STUDIES / recipe.study_name()
+    new = not folder.exists()
     study = Study.open(recipe, STUDIES, command)
-    _check_import(study, imported)
-    if _is_complete(study):
-        path = report(study.folder.name)
-        return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
-    with _children(recipe, study.folder.name, emit):
-        deadlines = _run(study, imported, begun, emit)
-    _finish(study, imported, deadlines, emit)
+    try:
+        _check_import(study, imported)
+        if _is_complete(study):
+            path = report(study.folder.name)
+            return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
+        with _children(recipe, study.folder.name, emit):
+            deadlines = _run(study, imported, begun, emit)
+        _finish(study, imported, deadlines, emit)
+    except UserError:
+        # A search that could not begin leaves nothing behind that would bind the next try.
+        if new and not any(c.state in COUNTED for c in study.candidates()):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     return _outcome(study, emit)
 
 
@@ -517,7 +526,6 @@ def _outcome(study: Study, emit: OnEvent) -> SearchOutcome:
 def _is_complete(study: Study) -> bool:
     """Whether nothing is left to do: trials counted, the top-k distilled."""
     from nasdistill import finals
-    from nasdistill.results import COUNTED
 
     attrs, candidates, recipe = study.attrs, study.candidates(), study.recipe
     if "limits" not in attrs or study.others_running():

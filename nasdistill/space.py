@@ -419,6 +419,7 @@ class _Reader:
             return Constant(0)
         kinds = [kind for kind in _KINDS if kind in node]
         if not kinds:
+            self._refuse_misspelt(node, path)
             return self._group(node, path)
         kind = kinds[0]
         options = {"int": ("int", "step", "log"), "float": ("float", "log"), "choice": ("choice",)}
@@ -429,6 +430,14 @@ class _Reader:
         if kind == "choice":
             return self._choice(node["choice"], (*path, "choice"))
         return self._range(kind, node, path)
+
+    def _refuse_misspelt(self, node: Mapping[Any, Any], path: tuple[Any, ...]) -> None:
+        """A range or choice with a slip in its key would read as a group of constants."""
+        for key, value in node.items():
+            alone = all(other in (key, "step", "log") for other in node)
+            hint = nearest(str(key), _KINDS)
+            if alone and hint and isinstance(value, (list, Mapping)):
+                self._wrong((*path, key), f"unknown key{hint}", ", ".join(_KINDS))
 
     def _choice(self, options: Any, path: tuple[Any, ...]) -> Node:
         if isinstance(options, Mapping) and options:

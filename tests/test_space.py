@@ -288,3 +288,12 @@ def test_lists_of_indices_are_all_tried() -> None:
     space = SearchSpace.from_yaml(space_of("a: [{int: [0, 2]}, {int: [0, 1]}]"), "own.yaml")
     values = [tuple(json.loads(text)["values"]["a"]) for text in every_architecture(space)]
     assert values == list(itertools.product(range(3), range(2)))
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"), [("chioce", "choice"), ("itn", "int"), ("flaot", "float")]
+)
+def test_a_slip_in_a_nodes_key_is_not_a_group(key: str, meant: str) -> None:
+    text = f"name: x\nfamily: mlp\nparameters:\n  width: {{{key}: [1, 2]}}\n"
+    with pytest.raises(UserError, match=rf"x.yaml:4: parameters.width.{key}.*mean '{meant}'"):
+        SearchSpace.from_yaml(text, "x.yaml")
