@@ -191,7 +191,7 @@ FinalBudget = Annotated[
     str | None,
     _option(
         "--final-budget",
-        "Budget of a final, e.g. '15 epochs' or '150k images' (default: 15 epochs).",
+        "Budget of a final, e.g. '15 epochs' or '150k images' (default: 18 epochs).",
     ),
 ]
 BatchSize = Annotated[str | None, _option("--batch-size", "Examples in a step (default: 128).")]

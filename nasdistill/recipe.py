@@ -96,7 +96,7 @@ class Recipe(Closed):
     sampler: Literal["random", "tpe", "nsga2", "qmc"] = "tpe"
     stopping: bool = True
     rungs: Rungs = Rungs()
-    final_budget: BudgetText = Budget(epochs=15)
+    final_budget: BudgetText = Budget(epochs=18)
     batch_size: int = Field(default=128, ge=2)
     views: int = Field(default=4, ge=1, le=1000)
     learning_rate: float = Field(default=0.004, gt=0, allow_inf_nan=False)

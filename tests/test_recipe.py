@@ -219,7 +219,7 @@ def test_changed_keys_leave_out_what_may_change() -> None:
     free = {"trials": 48, "time_limit": 60, "top_k": 5, "workers": 2, "study": "x"}
     assert changed_keys(old, load_recipe(None, free)) == []
     new = load_recipe(None, {**free, "seed": 1, "final_budget": "3 epochs"})
-    assert changed_keys(old, new) == [("seed", 0, 1), ("final_budget", "15 epochs", "3 epochs")]
+    assert changed_keys(old, new) == [("seed", 0, 1), ("final_budget", "18 epochs", "3 epochs")]
 
 
 def test_from_stored() -> None:

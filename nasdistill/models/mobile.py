@@ -134,6 +134,7 @@ def build(values: Mapping[str, Any], input: Input, classes: int) -> nn.Module:
     act = str(values["activation"])
     stages = values["stages"]
     stem_stride, strides = down_sampling_plan(input, len(stages))
+    strides = _early(strides)
     channels = int(values["stem"])
     layers: list[tuple[str, nn.Module]] = [
         ("stem", _stem(input.channels, channels, stem_stride, act))
@@ -157,6 +158,13 @@ def build(values: Mapping[str, Any], input: Input, classes: int) -> nn.Module:
     for name, layer in layers:
         net.add_module(name, layer)
     return net
+
+
+def _early(strides: list[int]) -> list[int]:
+    """Shrinks right after the first stage: what a phone's network saves, it saves early."""
+    inside, stages = strides.count(2), len(strides)
+    before = min(1, stages - inside)
+    return [1] * before + [2] * inside + [1] * (stages - inside - before)
 
 
 def _stem(inside: int, outside: int, stride: int, act: str) -> nn.Sequential:
