@@ -237,7 +237,10 @@ alphas = st.one_of(
     st.builds(lambda a, b: {"linear": [a, b]}, st.floats(0, 1), st.floats(0, 1)),
     st.builds(lambda at, a: {"steps": {0.0: 0.5, at: a}}, st.floats(0.01, 1), st.floats(0, 1)),
 )  # fmt: skip
-names_like = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), min_size=1)
+# Control characters (such as NEL) are folded by YAML itself; no name holds one.
+names_like = st.text(
+    st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_categories=("Cc",)), min_size=1
+)
 
 
 @settings(max_examples=60, deadline=None)
