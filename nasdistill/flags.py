@@ -175,7 +175,7 @@ FirstRung = Annotated[
     str | None,
     _option(
         "--first-rung",
-        "Budget of the first rung, in images or epochs, e.g. 4k, '0.5 epochs' (default: 4k "
+        "Budget of the first rung, in images or epochs, e.g. 4k, '0.5 epochs' (default: 6k "
         "images).",
     ),
 ]

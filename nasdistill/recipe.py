@@ -57,7 +57,7 @@ class ObjectiveOptions(Closed):
 class Rungs(Closed):
     """The ladder: budgets `first`, `first · eta`, …; 1/eta of the trials goes on at each."""
 
-    first: BudgetText = Budget(images=4000)
+    first: BudgetText = Budget(images=6000)
     eta: int = Field(default=3, ge=2, le=10)
     count: int = Field(default=3, ge=1, le=8)
 
