@@ -312,6 +312,7 @@ def teacher_train(
     half: bool = False,
     device: str = "auto",
     image_size: int | None = None,
+    channels: int | None = None,
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
     """Trains a teacher on labels alone and writes it to a folder.
@@ -329,6 +330,7 @@ def teacher_train(
         half: Whether weights are stored as float16; all figures are then those of the rounded ones.
         device: auto, cpu, cuda or cuda:N.
         image_size: See `load_data`.
+        channels: See `load_data`.
         on_event: Told what happens.
 
     Returns:
@@ -348,7 +350,7 @@ def teacher_train(
         raise UserError(f"--precision {precision!r}: allowed are fp32, bf16, bf16-mixed")
     set_threads(1)
     place = pick_device(device)
-    dataset = load_data(data, device=place, seed=seed, image_size=image_size)
+    dataset = load_data(data, device=place, seed=seed, image_size=image_size, channels=channels)
     chosen = default_teacher()
     if architecture is not None:
         chosen = Architecture.from_json(_text_of(architecture))
@@ -386,6 +388,7 @@ def teacher_evaluate(
     weights: str | None = None,
     device: str = "auto",
     image_size: int | None = None,
+    channels: int | None = None,
     import_file: str | None = None,
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
@@ -397,7 +400,7 @@ def teacher_evaluate(
     imported = _imported(Recipe(import_file=import_file))
     set_threads(1)
     place = pick_device(device)
-    dataset = load_data(data, device=place, image_size=image_size)
+    dataset = load_data(data, device=place, image_size=image_size, channels=channels)
     recipe = Recipe(data=data, teacher=spec, weights=weights)
     emit = on_event or _silent
     teacher = load_a_teacher(recipe, dataset, place, STUDIES, imported, emit)

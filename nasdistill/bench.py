@@ -146,7 +146,7 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
     emit(Event("stage", f"data {recipe.data}", stage="teacher"))
     dataset = load_data(
         recipe.data, device=device, seed=recipe.seed, image_size=recipe.image_size,
-        root=recipe.data_root, skip_unreadable=recipe.skip_unreadable,
+        channels=recipe.channels, root=recipe.data_root, skip_unreadable=recipe.skip_unreadable,
     )  # fmt: skip
     study.once("data", lambda: _describe(dataset))
     if study.attrs["data"]["fingerprint"] != dataset.fingerprint:

@@ -32,6 +32,7 @@ def search(
     data: flags.Data = None,
     data_root: flags.DataRoot = None,
     image_size: flags.ImageSize = None,
+    channels: flags.Channels = None,
     skip_unreadable: flags.SkipUnreadable = None,
     teacher: flags.Teacher = None,
     weights: flags.Weights = None,
@@ -202,13 +203,14 @@ def teacher_train(
     half: flags.Half = False,
     device: flags.DeviceOf = "auto",
     image_size: flags.ImageSizeOf = None,
+    channels: flags.ChannelsOf = None,
     as_json: flags.Json = False,
 ) -> None:
     """Train a teacher on labels and write it to a folder."""
     options: dict[str, Any] = {
         "data": data, "architecture": architecture, "epochs": epochs, "seed": seed, "out": out,
         "learning_rate": learning_rate, "precision": precision, "half": half, "device": device,
-        "image_size": image_size,
+        "image_size": image_size, "channels": channels,
     }  # fmt: skip
     _print_card(_shown(lambda api, emit: api.teacher_train(**options, on_event=emit)), as_json)
 
@@ -220,13 +222,14 @@ def teacher_evaluate(
     weights: flags.Weights = None,
     device: flags.DeviceOf = "auto",
     image_size: flags.ImageSizeOf = None,
+    channels: flags.ChannelsOf = None,
     import_file: flags.Import = None,
     as_json: flags.Json = False,
 ) -> None:
     """Measure a teacher on data: accuracy, calibration, overfitting."""
     options: dict[str, Any] = {
         "data": data, "weights": weights, "device": device, "image_size": image_size,
-        "import_file": import_file,
+        "channels": channels, "import_file": import_file,
     }  # fmt: skip
     card = _shown(lambda api, emit: api.teacher_evaluate(teacher, **options, on_event=emit))
     _print_card(card, as_json)

@@ -42,6 +42,13 @@ ImageSize = Annotated[
         "ones).",
     ),
 ]
+Channels = Annotated[
+    str | None,
+    _option(
+        "--channels",
+        "Channels to which images are converted: 1 (grey) or 3 (RGB) (default: their own).",
+    ),
+]
 SkipUnreadable = Annotated[
     bool | None,
     _option(
@@ -260,6 +267,10 @@ Half = Annotated[
 DeviceOf = Annotated[str, _option("--device", "auto, cpu, cuda or cuda:N (default: auto).")]
 ImageSizeOf = Annotated[
     int | None, _option("--image-size", "Side of the images, in pixels (default: their own).")
+]
+ChannelsOf = Annotated[
+    int | None,
+    _option("--channels", "Channels to which images are converted, 1 or 3 (default: their own)."),
 ]
 TeacherOf = Annotated[str, typer.Argument(help="Teacher, as in search --teacher.")]
 Target = Annotated[

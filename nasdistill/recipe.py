@@ -69,6 +69,7 @@ class Recipe(Closed):
     data: str = "fashion-mnist-mini"
     data_root: str | None = None
     image_size: int | None = Field(default=None, ge=16, le=256)
+    channels: Literal[1, 3] | None = None
     skip_unreadable: bool = False
     teacher: str = "auto"
     weights: str | None = None
@@ -196,11 +197,12 @@ _WORDS = {
     "device": "auto, cpu, cuda, cuda:N",
     "latency_engine": "onnxruntime, torch, cuda, command:PROGRAM",
     "image_size": "a number of pixels from 16 to 256",
+    "channels": "1 (grey), 3 (RGB)",
     "min_accuracy": "a share from 0 to 1, such as 0.88 or 88%",
     "minimize": "latency, params, macs, bytes, each at most once",
 }
 _NUMBERS = (
-    *("image_size", "trials", "top_k", "workers", "seed", "batch_size", "views"),
+    *("image_size", "channels", "trials", "top_k", "workers", "seed", "batch_size", "views"),
     *("learning_rate", "eta", "count"),
 )
 

@@ -5,6 +5,7 @@ from nasdistill.artifact.export import (
     Verification,
     export_onnx,
     export_program,
+    fix_batch,
     quick_onnx,
     verify_onnx,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "classify",
     "export_onnx",
     "export_program",
+    "fix_batch",
     "load",
     "load_weights",
     "quick_onnx",

@@ -140,6 +140,28 @@ def _difference(ours: Any, theirs: Any) -> float:
     return float(np.abs(ours - theirs).max())
 
 
+def fix_batch(content: bytes, batch: int) -> bytes:
+    """Gives an ONNX model with a dynamic batch a fixed one.
+
+    Args:
+        content: The ONNX file.
+        batch: Images in a call.
+
+    Returns:
+        The same model; an input whose first dimension is fixed already is left alone.
+    """
+    import onnx
+
+    model = onnx.load_from_string(content)
+    for value in (*model.graph.input, *model.graph.output):
+        dimensions = value.type.tensor_type.shape.dim
+        if dimensions and dimensions[0].dim_param:
+            dimensions[0].dim_value = batch
+    model.graph.ClearField("value_info")
+    fixed: bytes = model.SerializeToString()
+    return fixed
+
+
 # -- exporters ----------------------------------------------------------------------------------
 
 

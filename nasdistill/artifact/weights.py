@@ -35,13 +35,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path}: a pickle that holds more than tensors; it is not loaded, because it could "
             "run code. Save a state_dict, best as safetensors"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # broken bytes make the unpickler raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: truncated, or not a file of weights ({reason})") from None
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
         raise UserError(f"{path}: holds no state_dict (tensors by name)")
     return dict(content)
 

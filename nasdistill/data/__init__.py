@@ -9,21 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nasdistill.data.sources import SOURCES, Files, Raw, Source, read_source, register_sources
+from nasdistill.data.raw import SMALL, Files, Labels, Raw, Request, Source
+from nasdistill.data.sources import SOURCES, read_source, register_sources
 from nasdistill.data.splits import Batch, ResidentSplit, Split, StreamingSplit, stratified
 from nasdistill.data.views import Views
 from nasdistill.errors import UserError
 from nasdistill.options import Input
 
 __all__ = [
-    "SOURCES", "Batch", "Dataset", "Files", "Raw", "ResidentSplit", "Source", "Split",
+    "SOURCES", "Batch", "Dataset", "Files", "Raw", "Request", "ResidentSplit", "Source", "Split",
     "StreamingSplit", "Views", "load_data", "register_sources",
 ]  # fmt: skip
 
 RESIDENT_LIMIT = 4 << 30
 VALIDATION_SHARE = 1 / 6
 TEST_SHARE = 1 / 6
-SMALL = 64
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def load_data(
     device: torch.device,
     seed: int = 0,
     image_size: int | None = None,
+    channels: int | None = None,
     root: str | None = None,
     skip_unreadable: bool = False,
     resident_limit: int = RESIDENT_LIMIT,
@@ -76,11 +77,13 @@ def load_data(
             or a name registered by the user's own file.
         device: Where examples and labels live.
         seed: Of the splits and the views.
-        image_size: Side in pixels to which images are resized; by default their own size, or 224
+        image_size: Side in pixels at which students see an image; by default its own size, or 224
             for folders of large images.
+        channels: 1 or 3, to which images are converted; by default they stay as they are.
         root: Folder of a torchvision dataset.
         skip_unreadable: Whether unreadable images are left out instead of being an error.
-        resident_limit: Bytes up to which images are kept on the device; more is streamed.
+        resident_limit: Bytes up to which images are kept on the device; of more, files are streamed
+            and arrays stay in the host's memory.
 
     Returns:
         The splits.
@@ -88,22 +91,29 @@ def load_data(
     Raises:
         UserError: If the data cannot be used; the message says why.
     """
-    source = read_source(spec, root, image_size, skip_unreadable, resident_limit)
+    source = read_source(
+        Request(
+            spec, root=root, image_size=image_size, channels=channels,
+            skip_unreadable=skip_unreadable, resident_limit=resident_limit,
+        )
+    )  # fmt: skip
     parts = _split(source, seed, spec)
-    shape = source.shape
-    large = max(shape.size) > SMALL
-    views = Views("crop" if large else "shift", seed, source.flip)
+    train = parts["train"][0]
+    held = train.size if isinstance(train, Files) else train.shape[2:]
+    views = Views("crop" if max(held) > SMALL else "shift", seed, source.flip)
+    total = sum(raw.nbytes for raw, _ in parts.values() if isinstance(raw, np.ndarray))
+    home = device if total <= resident_limit else torch.device("cpu")
     splits: dict[str, Split] = {}
     for name, (raw, labels) in parts.items():
         if isinstance(raw, np.ndarray):
-            splits[name] = ResidentSplit(torch.from_numpy(raw), labels, views, device)
+            splits[name] = ResidentSplit(torch.from_numpy(raw), labels, views, device, home)
         else:
-            splits[name] = StreamingSplit(raw, labels, views, device, shape)
+            splits[name] = StreamingSplit(raw, labels, views, device)
     mean, std = splits["train"].moments()
     return Dataset(
         name=spec,
         classes=source.classes,
-        input=shape,
+        input=source.shape,
         train=splits["train"],
         score=splits["score"],
         audit=splits["audit"],
@@ -116,27 +126,24 @@ def load_data(
     )
 
 
-Parts = Mapping[str, tuple[Raw, "np.ndarray[tuple[int], np.dtype[np.int64]]"]]
+Parts = Mapping[str, tuple[Raw, Labels]]
 
 
 def _split(source: Source, seed: int, spec: str) -> Parts:
     """Cuts validation (and test, where there is none) off the training examples."""
     train, train_labels = source.train, source.train_labels
     test, test_labels = source.test, source.test_labels
+    validation, validation_labels = source.validation, source.validation_labels
+    _check_counts(source, spec)
     if test is None or test_labels is None:
         rest, held = stratified(train_labels, TEST_SHARE, seed, spec)
         test, test_labels = train[held], train_labels[held]
         train, train_labels = train[rest], train_labels[rest]
-    validation, validation_labels = source.validation, source.validation_labels
     if validation is None or validation_labels is None:
         rest, held = stratified(train_labels, VALIDATION_SHARE, seed + 1, spec, least=2)
         validation, validation_labels = train[held], train_labels[held]
         train, train_labels = train[rest], train_labels[rest]
     score, audit = stratified(validation_labels, 0.5, seed + 2, spec)
-    missing = set(range(len(source.classes))) - set(train_labels.tolist())
-    if missing:
-        names = ", ".join(source.classes[i] for i in sorted(missing))
-        raise UserError(f"data {spec!r}: no training example of {names}")
     return {
         "train": (train, train_labels),
         "score": (validation[score], validation_labels[score]),
@@ -145,11 +152,39 @@ def _split(source: Source, seed: int, spec: str) -> Parts:
     }
 
 
+def _check_counts(source: Source, spec: str) -> None:
+    """Each class needs one example in each split that is cut off, and one to learn from.
+
+    Raises:
+        UserError: With the classes that have too few.
+    """
+    cut = {"validation": 2 * (source.validation is None), "test": int(source.test is None)}
+    needed = {"train": {"training": 1} | {part: n for part, n in cut.items() if n}}
+    found = {"train": source.train_labels}
+    if source.validation_labels is not None:
+        needed["validation"] = {"score half": 1, "audit half": 1}
+        found["validation"] = source.validation_labels
+    for part, uses in needed.items():
+        counts = np.bincount(found[part], minlength=len(source.classes))
+        least = sum(uses.values())
+        # A class may be absent from a validation split of the user's own.
+        short = [i for i, n in enumerate(counts) if n < least and (n or part == "train")]
+        if short:
+            listed = ", ".join(f"{source.classes[i]!r} has {counts[i]}" for i in short[:5])
+            more = f" and {len(short) - 5} more classes" if len(short) > 5 else ""
+            use = ", ".join(f"{n} {name}" for name, n in uses.items())
+            raise UserError(
+                f"data {spec!r}: too few {part} examples: {listed}{more}; each class needs at "
+                f"least {least} ({use})"
+            )
+
+
 def _fingerprint(parts: Parts, classes: tuple[str, ...], views: Views) -> str:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr((classes, views)).encode())
     for name, (raw, labels) in parts.items():
         digest.update(f"{name} {labels.shape}".encode())
         digest.update(np.ascontiguousarray(labels).tobytes())
-        digest.update(raw.tobytes() if isinstance(raw, np.ndarray) else raw.identity())
+        content = np.ascontiguousarray(raw).data if isinstance(raw, np.ndarray) else raw.identity()
+        digest.update(content)
     return digest.hexdigest()

@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from nasdistill.data.sources import Files
-from nasdistill.data.views import Views, render_crop, render_shift, resize
+from nasdistill.data.raw import Files
+from nasdistill.data.views import Views
 from nasdistill.errors import UserError
-from nasdistill.options import Input
 
 Plan = Iterable[tuple[Tensor, int | None]]
 
@@ -73,39 +72,39 @@ class Split(ABC):
 
 
 class ResidentSplit(Split):
-    """Examples that live on the device as one uint8 tensor.
+    """Examples that live in memory as one uint8 tensor.
 
     Args:
         images: uint8 `[N, C, H, W]`.
         labels: int64 `[N]`.
         views: How views are drawn.
-        device: Where everything lives.
+        device: Where batches go.
+        home: Where the examples live and are rendered; by default the device.
     """
 
     def __init__(
-        self, images: Tensor, labels: NDArray[np.int64], views: Views, device: torch.device
-    ) -> None:
-        self.images = images.to(device)
+        self, images: Tensor, labels: NDArray[np.int64], views: Views, device: torch.device,
+        home: torch.device | None = None,
+    ) -> None:  # fmt: skip
+        self._padded = views.pad(images.to(home or device))
+        edge = views.margin
+        tall, wide = self._padded.shape[-2:]
+        self.images = self._padded[..., edge : tall - edge, edge : wide - edge]
         self.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(device)
         self._views = views
+        self._device = device
 
     def batches(self, plan: Plan, size: tuple[int, int]) -> Iterator[Batch]:
         """See `Split`."""
         for ids_host, view in plan:
-            ids = ids_host.to(self.images.device)
-            yield Batch(self._render(ids, view, size), self.labels[ids], ids, ids_host, view)
-
-    def _render(self, ids: Tensor, view: int | None, size: tuple[int, int]) -> Tensor:
-        if view is None or self._views.kind == "none":
-            return resize(self.images[ids], size)
-        boxes = self._views.boxes(ids, view, *self.images.shape[-2:])
-        if self._views.kind == "shift":
-            return resize(render_shift(self.images, ids, boxes), size)
-        return render_crop(self.images[ids], boxes, size)
+            ids = ids_host.to(self._device)
+            rows = ids if self._padded.device == ids.device else ids_host.to(self._padded.device)
+            images = self._views.render(self._padded, rows, rows, view, size).to(self._device)
+            yield Batch(images, self.labels[ids], ids, ids_host, view)
 
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """See `Split`."""
-        return _moments(self.images)
+        return _moments(torch.split(self.images, 1000))
 
 
 class StreamingSplit(Split):
@@ -116,73 +115,67 @@ class StreamingSplit(Split):
         labels: int64 `[N]`.
         views: How views are drawn.
         device: Where batches go.
-        shape: Channels of the images, and the side to which they are cut.
         workers: Processes that decode; by default one per core beside this one.
     """
 
     def __init__(
         self, files: Files, labels: NDArray[np.int64], views: Views, device: torch.device,
-        shape: Input, workers: int | None = None,
+        workers: int | None = None,
     ) -> None:  # fmt: skip
-        self._files = files
+        self.files = files
         self.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(device)
         self._views = views
         self._device = device
-        self._shape = shape
         self._workers = max(1, (os.cpu_count() or 2) - 1) if workers is None else workers
 
     def batches(self, plan: Plan, size: tuple[int, int]) -> Iterator[Batch]:
-        """See `Split`."""
+        """See `Split`; the plan is read to its end at once.
+
+        Raises:
+            UserError: If a file cannot be read any more.
+        """
         items = list(plan)
-        decoded = _Decoded(self._files, self._views, items, size, self._shape.channels)
-        loader: DataLoader[Tensor] = DataLoader(
-            decoded,
+        loader: DataLoader[Tensor | str] = DataLoader(
+            _Decoded(self.files, self._views, items, size),
             batch_size=None,
             num_workers=min(self._workers, len(items)) if len(items) > 2 else 0,
             pin_memory=self._device.type == "cuda",
+            generator=torch.Generator(),  # Leaves the global generator alone.
         )
         for (ids_host, view), images in zip(items, loader, strict=True):
+            if isinstance(images, str):
+                raise UserError(images)
             ids = ids_host.to(self._device)
             shown = images.to(self._device, non_blocking=True)
             yield Batch(shown, self.labels[ids], ids, ids_host, view)
 
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """See `Split`; from 2,000 examples at the most."""
-        count = min(2000, len(self))
-        ids = torch.linspace(0, len(self) - 1, count).long()
+        ids = torch.linspace(0, len(self) - 1, min(2000, len(self))).long()
         plan = [(part, None) for part in torch.split(ids, 100)]
-        images = torch.cat([batch.images for batch in self.batches(plan, self._shape.size)])
-        return _moments(images)
+        return _moments(batch.images for batch in self.batches(plan, self.files.size))
 
 
-class _Decoded(TorchDataset[Tensor]):
-    """One item per batch of a plan."""
+class _Decoded(TorchDataset["Tensor | str"]):
+    """One item per batch of a plan: its pictures, or what went wrong."""
 
     def __init__(
         self, files: Files, views: Views, items: Sequence[tuple[Tensor, int | None]],
-        size: tuple[int, int], channels: int,
+        size: tuple[int, int],
     ) -> None:  # fmt: skip
-        self._files, self._views, self._items = files, views, items
-        self._size, self._channels = size, channels
+        self._files, self._views, self._items, self._size = files, views, items, size
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> Tensor | str:
         ids, view = self._items[index]
-        return torch.cat([self._picture(int(i), view) for i in ids])
-
-    def _picture(self, example: int, view: int | None) -> Tensor:
-        image = torch.from_numpy(self._files.decode(example, self._channels))[None]
-        height, width = image.shape[-2:]
-        if view is None or self._views.kind == "none":
-            # The largest part of the middle that has the proportions asked for.
-            scale = min(height / self._size[0], width / self._size[1])
-            tall, wide = (max(1, round(side * scale)) for side in self._size)
-            top, left = (height - tall) // 2, (width - wide) // 2
-            return resize(image[..., top : top + tall, left : left + wide], self._size)
-        boxes = self._views.boxes(torch.tensor([example]), view, height, width)
-        return render_crop(image, boxes, self._size)
+        try:
+            decoded = np.stack([self._files.decode(int(i)) for i in ids])
+        except UserError as error:
+            return str(error)
+        padded = self._views.pad(torch.from_numpy(decoded))
+        return self._views.render(padded, torch.arange(len(ids)), ids, view, self._size)
 
 
 def stratified(
@@ -218,11 +211,15 @@ def stratified(
     return np.sort(np.concatenate(first)), np.sort(np.concatenate(second))
 
 
-def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Exact: counts each of the 256 values."""
+def _moments(batches: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Exact: counts each of the 256 values, in images `[B, C, H, W]` at a time."""
+    total: Tensor | int = 0
+    for images in batches:
+        counted = [torch.bincount(c.flatten().long(), minlength=256) for c in images.unbind(1)]
+        total = total + torch.stack(counted)
+    assert isinstance(total, Tensor)
     mean, std = [], []
-    for channel in images.unbind(1):
-        counts = torch.bincount(channel.flatten().long(), minlength=256).double().cpu()
+    for counts in total.double().cpu():
         values = torch.arange(256, dtype=torch.float64) / 255
         average = (counts * values).sum() / counts.sum()
         variance = (counts * (values - average) ** 2).sum() / counts.sum()

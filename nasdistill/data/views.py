@@ -43,6 +43,15 @@ class Views:
     seed: int
     flip: bool = True
 
+    @property
+    def margin(self) -> int:
+        """Pixels of zeros that `pad` puts on each side, and `render` expects."""
+        return SHIFT if self.kind == "shift" else 0
+
+    def pad(self, images: Tensor) -> Tensor:
+        """Puts the margin around images `[N, C, H, W]`, once, so that shifts only have to cut."""
+        return torch.nn.functional.pad(images, (self.margin,) * 4) if self.margin else images
+
     def boxes(self, ids: Tensor, view: int, height: int, width: int) -> Boxes:
         """Draws one view of each example.
 
@@ -52,16 +61,14 @@ class Views:
             height: Of the source images, in pixels.
             width: Of the source images, in pixels.
         """
-        count = len(ids)
-        zeros = torch.zeros(count, device=ids.device)
+        zeros = torch.zeros(len(ids), device=ids.device)
         full = Boxes(zeros, zeros, zeros + height, zeros + width, zeros.bool())
         if self.kind == "none":
             return full
-        u = [_uniform(ids, view, self.seed, draw) for draw in range(5)]
+        u = _uniform(ids, view, self.seed, draws=3 if self.kind == "shift" else 5)
         flip = (u[0] < 0.5) & self.flip
         if self.kind == "shift":
-            top = (u[1] * (2 * SHIFT + 1)).floor() - SHIFT
-            left = (u[2] * (2 * SHIFT + 1)).floor() - SHIFT
+            top, left = (u[1:3] * (2 * SHIFT + 1)).floor() - SHIFT
             return Boxes(top, left, full.height, full.width, flip)
         area = (SMALLEST_CROP + (1 - SMALLEST_CROP) * u[1]) * height * width
         ratio = torch.exp((u[2] * 2 - 1) * torch.log(torch.tensor(4 / 3, device=ids.device)))
@@ -69,31 +76,51 @@ class Views:
         wide = (area * ratio).sqrt().clamp(max=width)
         return Boxes(u[3] * (height - tall), u[4] * (width - wide), tall, wide, flip)
 
+    def render(
+        self, padded: Tensor, rows: Tensor, ids: Tensor, view: int | None, size: tuple[int, int]
+    ) -> Tensor:
+        """Shows examples, each the same picture whatever the batch it is in.
 
-def render_shift(images: Tensor, ids: Tensor, boxes: Boxes) -> Tensor:
-    """Shifts and flips whole pixels; what lies outside the image is zero.
+        Args:
+            padded: Source images as `pad` gives them, uint8 `[N, C, H + 2 margin, W + 2 margin]`.
+            rows: int64 `[B]`, which of them.
+            ids: int64 `[B]`, the examples that these are.
+            view: Number of the view; None for the plain image, cut in the middle where `size` has
+                other proportions.
+            size: `(height, width)` of the pictures, in pixels.
+
+        Returns:
+            uint8 `[B, C, height, width]`.
+        """
+        edge, (tall, wide) = self.margin, padded.shape[-2:]
+        height, width = tall - 2 * edge, wide - 2 * edge
+        if view is None or self.kind == "none":
+            return cover(padded[..., edge : edge + height, edge : edge + width][rows], size)
+        boxes = self.boxes(ids, view, height, width)
+        if self.kind == "shift":
+            return cover(render_shift(padded, rows, boxes), size)
+        return render_crop(padded[rows], boxes, size)
+
+
+def render_shift(padded: Tensor, rows: Tensor, boxes: Boxes) -> Tensor:
+    """Shifts and flips by whole pixels; what comes in at the edge is the margin.
 
     Args:
-        images: uint8 `[N, C, H, W]`.
-        ids: int64 `[B]`, which of them.
+        padded: uint8 `[N, C, H + 2 SHIFT, W + 2 SHIFT]`.
+        rows: int64 `[B]`, which of them.
         boxes: Of kind `shift`.
 
     Returns:
         uint8 `[B, C, H, W]`.
     """
-    height, width = images.shape[-2:]
-    device = images.device
-    rows = boxes.top.long()[:, None] + torch.arange(height, device=device)
-    columns = boxes.left.long()[:, None] + torch.arange(width, device=device)
-    columns = torch.where(boxes.flip[:, None], columns.flip(1), columns)
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[
-        :, None, :
-    ]
-    rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
-    index = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
-    channels = images.shape[1]
-    picked = images.flatten(2)[ids].gather(2, index[:, None, :].expand(-1, channels, -1))
-    return picked.view(len(ids), channels, height, width) * inside[:, None]
+    channels, tall, wide = padded.shape[1:]
+    height, width = tall - 2 * SHIFT, wide - 2 * SHIFT
+    down = (boxes.top.long() + SHIFT)[:, None] + torch.arange(height, device=padded.device)
+    along = (boxes.left.long() + SHIFT)[:, None] + torch.arange(width, device=padded.device)
+    along = torch.where(boxes.flip[:, None], along.flip(1), along)
+    index = (down[:, :, None] * wide + along[:, None, :]).flatten(1)
+    picked = padded.flatten(2)[rows].gather(2, index[:, None, :].expand(-1, channels, -1))
+    return picked.view(len(rows), channels, height, width)
 
 
 def render_crop(images: Tensor, boxes: Boxes, size: tuple[int, int]) -> Tensor:
@@ -119,20 +146,36 @@ def render_crop(images: Tensor, boxes: Boxes, size: tuple[int, int]) -> Tensor:
     return out.round().clamp(0, 255).to(torch.uint8)
 
 
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resizes whole images (uint8 `[B, C, H, W]`), bilinear and antialiased."""
-    if images.shape[-2:] == torch.Size(size):
+def cover(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resizes the largest part of the middle that has the proportions of `size`.
+
+    Args:
+        images: uint8 `[B, C, H, W]`.
+        size: `(height, width)` of the result in pixels.
+
+    Returns:
+        uint8 `[B, C, height, width]`, bilinear and antialiased.
+    """
+    height, width = images.shape[-2:]
+    if (height, width) == tuple(size):
         return images
+    scale = min(height / size[0], width / size[1])
+    tall, wide = (max(1, round(side * scale)) for side in size)
+    top, left = (height - tall) // 2, (width - wide) // 2
+    middle = images[..., top : top + tall, left : left + wide]
+    if (tall, wide) == tuple(size):
+        return middle
     out = torch.nn.functional.interpolate(
-        images.float(), size=size, mode="bilinear", antialias=True, align_corners=False
+        middle.float(), size=size, mode="bilinear", antialias=True, align_corners=False
     )
     return out.round().clamp(0, 255).to(torch.uint8)
 
 
-def _uniform(ids: Tensor, view: int, seed: int, draw: int) -> Tensor:
-    """float32 `[B]` in [0, 1) from (seed, id, view, draw): a 64-bit mixer (Steele et al., 2014)."""
-    x = ids * -7046029254386353131 + (view * 8 + draw) * 6364136223846793005 % 2**62
-    x = x + (seed * 1442695040888963407) % 2**62
+def _uniform(ids: Tensor, view: int, seed: int, draws: int) -> Tensor:
+    """float32 `[draws, B]` in [0, 1) from (seed, id, view): 64-bit mixer (Steele et al., 2014)."""
+    base = ids * -7046029254386353131 + (seed * 1442695040888963407) % 2**62
+    steps = ((view * 8 + draw) * 6364136223846793005 % 2**62 for draw in range(draws))
+    x = torch.stack([base + step for step in steps])
     x = (x ^ _shift_right(x, 30)) * -4658895280553007687
     x = (x ^ _shift_right(x, 27)) * -7723592293110705685
     x = x ^ _shift_right(x, 31)

@@ -1,50 +1,31 @@
-"""Parameters, multiply-adds, bytes and latency: counted and measured, never predicted."""
+"""How long one call of a model takes: measured, never predicted."""
 
 from __future__ import annotations
 
 import copy
-import fcntl
 import math
+import shlex
 import statistics
 import subprocess
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from nasdistill import artifact
 from nasdistill.errors import UserError
-from nasdistill.models import build
 from nasdistill.options import Input
-from nasdistill.space import Architecture
 
 WARM_UP = 10
 LEAST_REPEATS = 20
 COMMAND_TIMEOUT = 300.0
 
-
-@dataclass(frozen=True)
-class Counts:
-    """What a model costs before it runs.
-
-    Attributes:
-        params: Learned numbers.
-        macs: Multiply-adds of convolutions and matrix products for one image (half of what
-            `torch.utils.flop_counter` counts); norms, activations and pooling are free.
-        bytes: Parameters and buffers in fp32, as stored.
-    """
-
-    params: int
-    macs: int
-    bytes: int
+Call = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -70,32 +51,6 @@ class Latency:
     repeats: int
 
 
-def count(architecture: Architecture, input: Input, classes: int) -> Counts:
-    """Counts an architecture on the meta device: nothing is computed."""
-    with torch.device("meta"):
-        module = build(architecture, input, classes)
-    return _count_meta(module, input)
-
-
-def count_module(module: nn.Module, input: Input) -> Counts:
-    """Counts a module; it is copied, not changed."""
-    return _count_meta(copy.deepcopy(module).to("meta"), input)
-
-
-def _count_meta(module: nn.Module, input: Input) -> Counts:
-    module.eval()
-    image = torch.empty(1, input.channels, *input.size, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module(image)
-    params = sum(p.numel() for p in module.parameters())
-    stored = params + sum(b.numel() for b in module.buffers())
-    return Counts(params, counter.get_total_flops() // 2, 4 * stored)
-
-
-Call = Callable[[], None]
-
-
 def measure(
     models: Mapping[str, nn.Module | Path],
     inputs: Mapping[str, Input],
@@ -111,7 +66,8 @@ def measure(
         models: Modules (float images in [0, 1] in, logits out), or ONNX files, by name.
         inputs: Their inputs.
         engine: `onnxruntime`, `torch`, `cuda`, or `command:PROGRAM`, which gets the path of the
-            ONNX file as its last argument and prints milliseconds, one number a line.
+            ONNX file, of a fixed batch, as its last argument and prints milliseconds, one number
+            a line.
         batch: Images in a call.
         threads: For the engine.
         seconds: To spend on each model, after the warm-up.
@@ -127,8 +83,10 @@ def measure(
         known = ", ".join(ENGINES)
         raise UserError(f"latency engine {engine!r}: allowed are {known}, command:PROGRAM")
     calls = {}
+    generator = torch.Generator().manual_seed(0)
     for name, model in models.items():
-        image = torch.rand(batch, inputs[name].channels, *inputs[name].size)
+        shape = (batch, inputs[name].channels, *inputs[name].size)
+        image = torch.rand(shape, generator=generator)
         calls[name] = ENGINES[engine](model, inputs[name], image, threads)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -213,60 +171,23 @@ ENGINES: dict[str, Callable[[Any, Input, torch.Tensor, int], Call]] = {
 
 
 def _by_command(engine: str, model: nn.Module | Path, input: Input, batch: int) -> Latency:
-    program = engine.removeprefix("command:")
+    """Runs the user's program on a file whose batch is fixed, as many devices need it."""
+    content = model.read_bytes() if isinstance(model, Path) else artifact.quick_onnx(model, input)
     with tempfile.TemporaryDirectory() as folder:
-        path = model if isinstance(model, Path) else Path(folder) / "model.onnx"
-        if not isinstance(model, Path):
-            path.write_bytes(artifact.quick_onnx(model, input))
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(artifact.fix_batch(content, batch))
         try:
+            program = shlex.split(engine.removeprefix("command:"))
             done = subprocess.run(
-                [*program.split(), str(path)], capture_output=True, text=True, check=True,
+                [*program, str(path)], capture_output=True, text=True, check=True,
                 timeout=COMMAND_TIMEOUT,
             )  # fmt: skip
             times = [float(line) for line in done.stdout.split()]
-        except (OSError, subprocess.SubprocessError, ValueError) as error:
-            detail = getattr(error, "stderr", "") or error
+        except subprocess.CalledProcessError as error:
+            detail = error.stderr.strip() or f"it ended with status {error.returncode}"
             raise UserError(f"latency engine {engine!r} failed: {detail}") from None
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
+            raise UserError(f"latency engine {engine!r} failed: {error}") from None
     if not times or not all(0 < time_ms < math.inf for time_ms in times):
         raise UserError(f"latency engine {engine!r} printed no milliseconds")
     return _summary(engine, batch, 0, times)
-
-
-# -- quiet while measuring ----------------------------------------------------------------------
-
-
-@contextmanager
-def quiet(lock: Path) -> Iterator[None]:
-    """Holds the machine for a measurement: waits until no other worker trains, and keeps them out.
-
-    A second lock, the gate, is taken first, so that workers that come and go cannot starve it.
-
-    Args:
-        lock: A file; it is made where there is none.
-    """
-    with _locked(_gate(lock), fcntl.LOCK_EX), _locked(lock, fcntl.LOCK_EX):
-        yield
-
-
-@contextmanager
-def busy(lock: Path) -> Iterator[None]:
-    """Marks a worker as training; any number may be, but not during a measurement.
-
-    Args:
-        lock: The file that `quiet` takes.
-    """
-    with _locked(_gate(lock), fcntl.LOCK_SH):
-        pass
-    with _locked(lock, fcntl.LOCK_SH):
-        yield
-
-
-def _gate(lock: Path) -> Path:
-    return lock.with_name(lock.name + ".gate")
-
-
-@contextmanager
-def _locked(path: Path, kind: int) -> Iterator[None]:
-    with open(path, "a") as file:
-        fcntl.flock(file, kind)
-        yield

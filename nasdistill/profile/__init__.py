@@ -1,0 +1,17 @@
+"""Parameters, multiply-adds, bytes and latency: counted and measured, never predicted."""
+
+from nasdistill.profile.counts import Counts, UncountedWarning, count, count_module
+from nasdistill.profile.latency import ENGINES, Latency, measure
+from nasdistill.profile.locks import busy, quiet
+
+__all__ = [
+    "ENGINES",
+    "Counts",
+    "Latency",
+    "UncountedWarning",
+    "busy",
+    "count",
+    "count_module",
+    "measure",
+    "quiet",
+]

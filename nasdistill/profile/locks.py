@@ -1,0 +1,45 @@
+"""The lock that keeps measurements quiet: shared by who trains, exclusive to who measures."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def quiet(lock: Path) -> Iterator[None]:
+    """Holds the machine for a measurement: waits until no other worker trains, and keeps them out.
+
+    A second lock, the gate, is taken first, so that workers that come and go cannot starve it.
+
+    Args:
+        lock: A file; it is made where there is none.
+    """
+    with _locked(_gate(lock), fcntl.LOCK_EX), _locked(lock, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def busy(lock: Path) -> Iterator[None]:
+    """Marks a worker as training; any number may be, but not during a measurement.
+
+    Args:
+        lock: The file that `quiet` takes.
+    """
+    with _locked(_gate(lock), fcntl.LOCK_SH):
+        pass
+    with _locked(lock, fcntl.LOCK_SH):
+        yield
+
+
+def _gate(lock: Path) -> Path:
+    return lock.with_name(lock.name + ".gate")
+
+
+@contextmanager
+def _locked(path: Path, kind: int) -> Iterator[None]:
+    with open(path, "a") as file:
+        fcntl.flock(file, kind)
+        yield
