@@ -251,5 +251,6 @@ def refuse_mixed(
     if len({shape[0] for shape in shapes}) > 1:
         mend.append("give --channels 1 (grey) or --channels 3 (RGB)")
     raise UserError(
-        f"data {request.spec!r}: mixed sizes or channels ({found}{rest}). To mend it: {'; '.join(mend)}"
+        f"data {request.spec!r}: mixed sizes or channels ({found}{rest}). "
+        f"To mend it: {'; '.join(mend)}"
     )
