@@ -8,13 +8,14 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from nasdistill import artifact, profile, teaching
+from nasdistill import artifact, distillation, profile, teaching
 from nasdistill.cache import AnswerCache
 from nasdistill.data import Dataset, load_data
 from nasdistill.distillation import Feed, Pace, Precision, Run
@@ -28,7 +29,7 @@ from nasdistill.results import Event
 from nasdistill.rungs import Ladder
 from nasdistill.space import Architecture
 from nasdistill.study import Study
-from nasdistill.teacher import Teacher, load_teacher
+from nasdistill.teacher import AnswerPrecision, Teacher, load_teacher
 
 
 @dataclass
@@ -62,6 +63,12 @@ class Bench:
     def __post_init__(self) -> None:
         self.scoring = objective_of(self.recipe.scoring)
         self.final = objective_of(self.recipe.final)
+
+    @cached_property
+    def teacher_on_test(self) -> Tensor:
+        """The teacher's logits on the test split, float32 `[N, K]`; only finals ask for them."""
+        size = self.teacher.input.size
+        return distillation.predict(self.teacher.module, self.dataset.test, size)[0]
 
     @property
     def classes(self) -> int:
@@ -163,6 +170,9 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
         )
     for text in teaching.warnings_of(card):
         emit(Event("warning", text, stage="teacher"))
+    teacher.precision = study.once(
+        "precision:teacher", lambda: _answers_in(recipe, teacher, dataset)
+    )
     emit(
         Event(
             "note",
@@ -194,6 +204,13 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
     )  # fmt: skip
     bench.limits = study.once("limits", lambda: _limits(bench, card, emit))
     return bench
+
+
+def _answers_in(recipe: Recipe, teacher: Teacher, dataset: Dataset) -> AnswerPrecision:
+    """The precision of the teacher's answers: as the recipe says, or probed."""
+    if recipe.precision == "auto":
+        return teaching.probe_answers(teacher, dataset)
+    return "fp32" if recipe.precision == "fp32" else "bf16"
 
 
 def load_a_teacher(

@@ -59,7 +59,7 @@ class AnswerCache:
             "input": [teacher.input.channels, *teacher.input.size],
             "data": dataset.fingerprint,
             "device": self._device.type,
-            "precision": "fp32",
+            "precision": teacher.precision,
             "block": BLOCK,
             "torch": torch.__version__.split("+")[0],
         }

@@ -166,7 +166,7 @@ def studies(as_json: flags.Json = False) -> None:
 def spaces(
     name: flags.SpaceName = None,
     size: flags.Size = 28,
-    channels: flags.Channels = 1,
+    channels: flags.InputChannels = 1,
     classes: flags.Classes = 10,
     as_json: flags.Json = False,
 ) -> None:
@@ -242,7 +242,7 @@ def profile(
     threads: flags.Threads = 1,
     batch: flags.BatchOf = 1,
     size: flags.Size = 28,
-    channels: flags.Channels = 1,
+    channels: flags.InputChannels = 1,
     classes: flags.Classes = 10,
     as_json: flags.Json = False,
 ) -> None:

@@ -182,8 +182,7 @@ FirstRung = Annotated[
     str | None,
     _option(
         "--first-rung",
-        "Budget of the first rung, in images or epochs, e.g. 4k, '0.5 epochs' (default: 6k "
-        "images).",
+        "Budget of the first rung, e.g. '4k images', '0.5 epochs' (default: 2.5k images).",
     ),
 ]
 Eta = Annotated[
@@ -198,15 +197,15 @@ FinalBudget = Annotated[
     str | None,
     _option(
         "--final-budget",
-        "Budget of a final, e.g. '15 epochs' or '150k images' (default: 18 epochs).",
+        "Budget of a final, e.g. '15 epochs' or '150k images' (default: 10 epochs).",
     ),
 ]
-BatchSize = Annotated[str | None, _option("--batch-size", "Examples in a step (default: 128).")]
+BatchSize = Annotated[str | None, _option("--batch-size", "Examples in a step (default: 64).")]
 Views = Annotated[
     str | None, _option("--views", "Views of each example that the teacher answers (default: 4).")
 ]
 LearningRate = Annotated[
-    str | None, _option("--learning-rate", "Peak learning rate of AdamW (default: 0.004).")
+    str | None, _option("--learning-rate", "Peak learning rate of AdamW (default: 0.008).")
 ]
 Alpha = Annotated[
     str | None,
@@ -250,7 +249,7 @@ SpaceName = Annotated[
     ),
 ]
 Size = Annotated[int, _option("--size", "Side of the input, in pixels (default: 28).")]
-Channels = Annotated[int, _option("--channels", "Channels of the input, 1 or 3 (default: 1).")]
+InputChannels = Annotated[int, _option("--channels", "Channels of the input, 1 or 3 (default: 1).")]
 Classes = Annotated[int, _option("--classes", "Number of classes (default: 10).")]
 Out = Annotated[Path, _option("--out", "Folder to write; it must not exist (no default).")]
 DataOf = Annotated[str, _option("--data", "Data, as in search (default: fashion-mnist-mini).")]

@@ -59,13 +59,6 @@ def hypervolume(points: Points, reference: Points) -> float:
     return volume
 
 
-def hypervolume_gains(points: Points, reference: Points) -> NDArray[np.float64]:
-    """Volume each point adds to the rest, float64 `[N]`."""
-    whole = hypervolume(points, reference)
-    rest = [hypervolume(np.delete(points, i, axis=0), reference) for i in range(len(points))]
-    return whole - np.array(rest)
-
-
 def spread(points: Points, reference: Points, count: int, first: int) -> list[int]:
     """Picks points one by one, each adding the most hypervolume to those picked before.
 

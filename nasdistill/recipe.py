@@ -57,7 +57,7 @@ class ObjectiveOptions(Closed):
 class Rungs(Closed):
     """The ladder: budgets `first`, `first · eta`, …; 1/eta of the trials goes on at each."""
 
-    first: BudgetText = Budget(images=6000)
+    first: BudgetText = Budget(images=2500)
     eta: int = Field(default=3, ge=2, le=10)
     count: int = Field(default=3, ge=1, le=8)
 
@@ -97,10 +97,10 @@ class Recipe(Closed):
     sampler: Literal["random", "tpe", "nsga2", "qmc"] = "tpe"
     stopping: bool = True
     rungs: Rungs = Rungs()
-    final_budget: BudgetText = Budget(epochs=18)
-    batch_size: int = Field(default=128, ge=2)
+    final_budget: BudgetText = Budget(epochs=10)
+    batch_size: int = Field(default=64, ge=2)
     views: int = Field(default=4, ge=1, le=1000)
-    learning_rate: float = Field(default=0.004, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=0.008, gt=0, allow_inf_nan=False)
     scoring: ObjectiveOptions = ObjectiveOptions()
     final: ObjectiveOptions = ObjectiveOptions()
 

@@ -90,17 +90,20 @@ class Budget(Closed):
 
 
 def _budget(value: Any) -> Any:
-    """Reads `15 epochs`, `60k images`; a bare count is images."""
+    """Reads `15 epochs`, `60k images`; a bare count could be either and is refused."""
     if isinstance(value, (Budget, Mapping)):
         return value
     text = str(value)
     epochs = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*epochs?\s*", text)
     if epochs is not None:
         return {"epochs": float(epochs.group(1))}
+    images = re.fullmatch(r"(.*\S)\s*images?\s*", text)
     try:
-        return {"images": parse_count(re.sub(r"\s*images?\s*$", "", text))}
+        if images is not None:
+            return {"images": parse_count(images.group(1))}
     except ValueError:
-        raise ValueError("write a budget such as '15 epochs', '60k images' or 6000") from None
+        pass
+    raise ValueError("write a budget with its unit, such as '15 epochs' or '60k images'")
 
 
 BudgetText = Annotated[Budget, BeforeValidator(_budget)]

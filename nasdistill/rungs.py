@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nasdistill.pareto import as_points, hypervolume_gains, non_dominated_ranks
+from nasdistill.pareto import as_points, non_dominated_ranks, spread
 
 COOL_DOWN = 0.4
 
@@ -56,10 +56,12 @@ def stop_reason(
 ) -> str | None:
     """Decides whether a trial is stopped at a rung.
 
-    The best 1/eta at the rung go on: by non-dominated rank of (accuracy, costs), ties by the
-    hypervolume they add (Schmucker et al., MO-ASHA, 2021). As the front alone would keep every
-    tiny student, one whose accuracy is far below the best at the rung is stopped whatever its
-    costs: less than 80 % of the way from chance to the best.
+    The best 1/eta at the rung go on, by non-dominated rank of (accuracy, costs) (Schmucker et al.,
+    MO-ASHA, 2021); in a rank the most accurate comes first, then whichever adds the most
+    hypervolume to those before it. By hypervolume alone the accurate and costly end of the front
+    would always come last. As the front would keep every tiny student, one whose accuracy is far
+    below the best at the rung is stopped whatever its costs: less than 80 % of the way from chance
+    to the best.
 
     Args:
         index: Which of the trials below is asked about.
@@ -78,13 +80,15 @@ def stop_reason(
     points = as_points([[a, *row] for a, row in zip(accuracies, costs, strict=True)])
     ranks = non_dominated_ranks(points)
     reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0) + 1e-9
-    gains = np.zeros(len(points))
-    for rank in set(ranks.tolist()):
-        members = np.flatnonzero(ranks == rank)
-        gains[members] = hypervolume_gains(points[members], reference)
-    order = sorted(range(len(points)), key=lambda i: (ranks[i], -gains[i], i))
     places = -(-len(points) // eta)
-    place = order.index(index) + 1
-    if place > places:
-        return f"place {place} of {len(points)} at this rung, {places} go on"
+    going: list[int] = []
+    for rank in range(int(ranks.max()) + 1):
+        members = np.flatnonzero(ranks == rank)
+        best_of_rank = int(np.argmin(points[members, 0]))
+        chosen = spread(points[members], reference, places - len(going), best_of_rank)
+        going += [int(members[i]) for i in chosen]
+        if len(going) == places:
+            break
+    if index not in going:
+        return f"not among the best {places} of {len(points)} at this rung"
     return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,15 @@ from nasdistill.objective import Objective
 from nasdistill.quality import accuracy, expected_calibration_error, wilson
 from nasdistill.results import Event
 from nasdistill.space import Architecture
-from nasdistill.teacher import Teacher, head_of, replace_head, weights_hash
+from nasdistill.teacher import AnswerPrecision, Teacher, head_of, replace_head, weights_hash
 
 Emit = Callable[[Event], None]
 
 TRAIN_SAMPLE = 2000
 OVERFITTED_GAP = 0.1
+BF16_WORTH = 0.8
+"""Share of fp32's time below which bf16's answers are worth their rounding."""
+SAME_CLASS = 0.98
 
 
 def train_teacher(
@@ -156,6 +161,33 @@ def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) 
     return card
 
 
+def probe_answers(teacher: Teacher, dataset: Dataset, count: int = 500) -> AnswerPrecision:
+    """Times a teacher's answers at each precision.
+
+    Args:
+        teacher: The teacher.
+        dataset: Whose training split it is asked about.
+        count: Images in the probe.
+
+    Returns:
+        `bf16` where that is faster and names the same class for nearly all images, else `fp32`.
+    """
+    ids = torch.arange(min(count, len(dataset.train)))
+    [batch] = dataset.train.batches([(ids, None)], teacher.input.size)
+    seconds: dict[AnswerPrecision, float] = {}
+    named: dict[AnswerPrecision, torch.Tensor] = {}
+    kinds: tuple[AnswerPrecision, ...] = ("fp32", "bf16")
+    for kind in kinds:
+        asked = replace(teacher, precision=kind)
+        asked.logits(batch.images[:32]).cpu()
+        start = time.perf_counter()
+        named[kind] = asked.logits(batch.images).argmax(dim=1).cpu()
+        seconds[kind] = time.perf_counter() - start
+    same = float((named["bf16"] == named["fp32"]).double().mean())
+    quicker = seconds["bf16"] < BF16_WORTH * seconds["fp32"]
+    return "bf16" if quicker and same >= SAME_CLASS else "fp32"
+
+
 def warnings_of(card: dict[str, Any]) -> list[str]:
     """What a user should know of a teacher before trusting it."""
     if card["gap"] > OVERFITTED_GAP:
@@ -218,9 +250,9 @@ def tune_head(teacher: Teacher, dataset: Dataset, *, epochs: int, seed: int, emi
     for _ in train_through(run, Objective.labels(), epochs, "teacher", emit, None):
         pass
     teacher.module.requires_grad_(False).eval()
-    return Teacher(
-        name=teacher.name, module=teacher.module, input=teacher.input, classes=classes,
-        weights_hash=weights_hash(teacher.module), card={**teacher.card, "head_tuned": epochs},
+    return replace(
+        teacher, classes=classes, weights_hash=weights_hash(teacher.module),
+        card={**teacher.card, "head_tuned": epochs},
     )  # fmt: skip
 
 

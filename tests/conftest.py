@@ -77,7 +77,7 @@ top_k: 2
 minimize: [params]
 max_params: 10k
 min_accuracy: 0.5
-rungs: {first: 200, eta: 2, count: 3}
+rungs: {first: 200 images, eta: 2, count: 3}
 final_budget: 4 epochs
 batch_size: 50
 views: 2

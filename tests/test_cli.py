@@ -125,7 +125,7 @@ def test_stated_defaults_are_those_of_the_recipe() -> None:
     assert f"default: {','.join(recipe.minimize)})" in text
     text = options["--rung-count"].help or ""
     assert f"default: {recipe.rungs.count})" in text
-    assert recipe.rungs.first.images == 6000 and "6k" in (options["--first-rung"].help or "")
+    assert recipe.rungs.first.images == 2500 and "2.5k" in (options["--first-rung"].help or "")
 
 
 def test_every_key_of_a_recipe_is_a_flag() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nasdistill.pareto import as_points, hypervolume, hypervolume_gains, non_dominated_ranks, spread
+from nasdistill.pareto import as_points, hypervolume, non_dominated_ranks, spread
 
 
 def test_ranks_of_three_fronts() -> None:
@@ -24,12 +24,6 @@ def test_hypervolume_in_three_dimensions_worked_by_hand() -> None:
 def test_points_outside_the_reference_count_nothing() -> None:
     points = np.array([[5.0, 0.0], [1.0, 1.0]])
     assert hypervolume(points, np.array([2.0, 2.0])) == pytest.approx(1.0)
-
-
-def test_gains_are_what_each_point_adds() -> None:
-    points = np.array([[1.0, 3.0], [2.0, 1.0], [3.0, 3.0]])
-    gains = hypervolume_gains(points, np.array([4.0, 4.0]))
-    assert gains.tolist() == pytest.approx([1.0, 4.0, 0.0])
 
 
 def test_spread_takes_the_far_end_before_a_near_neighbour() -> None:

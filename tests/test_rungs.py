@@ -16,7 +16,7 @@ def test_the_first_at_a_rung_goes_on() -> None:
 
 def test_a_dominated_trial_is_stopped() -> None:
     reason = stop_reason(1, [0.80, 0.79], [[100.0], [200.0]], eta=3, chance=0.1)
-    assert reason == "place 2 of 2 at this rung, 1 go on"
+    assert reason == "not among the best 1 of 2 at this rung"
 
 
 def test_a_trial_on_the_front_goes_on_although_others_are_more_accurate() -> None:
@@ -29,6 +29,12 @@ def test_a_trial_on_the_front_goes_on_although_others_are_more_accurate() -> Non
 def test_a_tiny_student_far_below_the_rest_is_stopped_although_nothing_dominates_it() -> None:
     reason = stop_reason(1, [0.85, 0.40], [[100.0], [1.0]], eta=1, chance=0.1)
     assert reason is not None and "below the rung's floor of 0.700" in reason
+
+
+def test_the_most_accurate_goes_on_although_it_costs_the_most() -> None:
+    accuracies, costs = [0.70, 0.68, 0.66, 0.69], [[900.0], [100.0], [50.0], [880.0]]
+    going = [i for i in range(4) if stop_reason(i, accuracies, costs, 2, 0.1) is None]
+    assert going == [0, 2]
 
 
 def test_a_third_goes_on() -> None:

@@ -1,12 +1,13 @@
 """Teachers: frozen models, all that they need to be asked, and where their weights come from."""
 
 from nasdistill.teacher.heads import head_of, replace_head
-from nasdistill.teacher.teacher import KINDS, SHIPPED, Teacher, load_teacher
+from nasdistill.teacher.teacher import KINDS, SHIPPED, AnswerPrecision, Teacher, load_teacher
 from nasdistill.teacher.weights import weights_hash
 
 __all__ = [
     "KINDS",
     "SHIPPED",
+    "AnswerPrecision",
     "Teacher",
     "head_of",
     "load_teacher",

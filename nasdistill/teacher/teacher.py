@@ -23,6 +23,8 @@ from nasdistill.teacher.weights import load_file, weights_hash
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "teacher"
 
+AnswerPrecision = Literal["fp32", "bf16"]
+
 KINDS: dict[str, Callable[[str, Path | None, int | None], Pretrained]] = {
     "torchvision": from_torchvision,
     "timm": from_timm,
@@ -53,7 +55,7 @@ class Teacher:
     classes: int
     weights_hash: str
     card: dict[str, Any]
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: AnswerPrecision = "fp32"
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
         """Answers.
@@ -90,7 +92,7 @@ def load_teacher(
     weights: str | Path | None = None,
     studies_root: Path = Path("studies"),
     imported: Imported | None = None,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: AnswerPrecision = "fp32",
 ) -> Teacher:
     """Makes a frozen teacher.
 
