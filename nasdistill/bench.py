@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasdistill import artifact, distillation, profile, teaching
+from nasdistill import artifact, distillation, locks, profile, teaching
 from nasdistill.cache import AnswerCache
 from nasdistill.data import Dataset, load_data
 from nasdistill.distillation import Feed, Pace, Precision, Run
@@ -106,7 +106,7 @@ class Bench:
 
     def measure_latency(self, module: nn.Module, input: Input | None = None) -> float:
         """Median batch-1 latency of a module in milliseconds, while other workers pause."""
-        with profile.quiet(self.lock):
+        with locks.quiet(self.lock):
             measured = profile.measure(
                 {"it": module.eval()},
                 {"it": input or self.dataset.input},
@@ -228,8 +228,10 @@ def load_a_teacher(
         spec = "shipped" if dataset.name == "fashion-mnist-mini" else ""
     if not spec:
         folder = root / ".teachers" / dataset.fingerprint[:16]
-        if not (folder / "model.safetensors").exists():
-            _train_auto_teacher(folder, recipe, dataset, emit)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locks.alone(folder.with_name(folder.name + ".lock")):
+            if not (folder / "model.safetensors").exists():
+                _train_auto_teacher(folder, recipe, dataset, emit)
         spec = f"folder:{folder}"
     teacher = load_teacher(
         spec, dataset, device=device, weights=recipe.weights, studies_root=root,
@@ -237,7 +239,12 @@ def load_a_teacher(
     )  # fmt: skip
     if teacher.classes != len(dataset.classes):
         teacher = teaching.tune_head(
-            teacher, dataset, epochs=HEAD_EPOCHS, seed=recipe.seed, emit=emit
+            teacher,
+            dataset,
+            epochs=HEAD_EPOCHS,
+            seed=recipe.seed,
+            emit=emit,
+            keep=root / ".teachers",
         )
     return teacher
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from nasdistill import artifact, distillation, profile
+from nasdistill import artifact, distillation, locks, profile
 from nasdistill.bench import Bench
 from nasdistill.distillation import Pace, Run
 from nasdistill.models import Classifier
@@ -256,7 +256,7 @@ def _latencies(bench: Bench, student: nn.Module, path: Path) -> list[dict[str, A
         models = {"student": path, "teacher": teacher_path}
     inputs = {"student": bench.dataset.input, "teacher": bench.teacher.input}
     rows = []
-    with profile.quiet(bench.lock):
+    with locks.quiet(bench.lock):
         for batch in TIMED_BATCHES:
             measured = profile.measure(
                 models, inputs, engine=engine, batch=batch, threads=bench.threads, seconds=0.5

@@ -182,7 +182,7 @@ FirstRung = Annotated[
     str | None,
     _option(
         "--first-rung",
-        "Budget of the first rung, e.g. '4k images', '0.5 epochs' (default: 2.5k images).",
+        "Budget of the first rung, e.g. '4k images', '0.5 epochs' (default: 3k images).",
     ),
 ]
 Eta = Annotated[
@@ -197,7 +197,7 @@ FinalBudget = Annotated[
     str | None,
     _option(
         "--final-budget",
-        "Budget of a final, e.g. '15 epochs' or '150k images' (default: 10 epochs).",
+        "Budget of a final, e.g. '15 epochs' or '150k images' (default: 8 epochs).",
     ),
 ]
 BatchSize = Annotated[str | None, _option("--batch-size", "Examples in a step (default: 64).")]

@@ -87,6 +87,11 @@ def parse_duration(value: str | int | float, unit: Literal["s", "ms"]) -> float:
     return seconds / _SECONDS[unit]
 
 
+def without_password(text: str) -> str:
+    """Hides the passwords of all URLs in a text."""
+    return re.sub(r"(://[^:/@\s]*:)[^@/\s]+@", r"\1***@", text)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` for the closest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from ruamel.yaml.comments import CommentedMap
 
 from nasdistill.errors import UserError
-from nasdistill.options import Closed, nearest
+from nasdistill.options import Closed, nearest, without_password
 from nasdistill.recipe_values import (
     Budget,
     BudgetText,
@@ -57,7 +57,7 @@ class ObjectiveOptions(Closed):
 class Rungs(Closed):
     """The ladder: budgets `first`, `first · eta`, …; 1/eta of the trials goes on at each."""
 
-    first: BudgetText = Budget(images=2500)
+    first: BudgetText = Budget(images=3000)
     eta: int = Field(default=3, ge=2, le=10)
     count: int = Field(default=3, ge=1, le=8)
 
@@ -97,7 +97,7 @@ class Recipe(Closed):
     sampler: Literal["random", "tpe", "nsga2", "qmc"] = "tpe"
     stopping: bool = True
     rungs: Rungs = Rungs()
-    final_budget: BudgetText = Budget(epochs=10)
+    final_budget: BudgetText = Budget(epochs=8)
     batch_size: int = Field(default=64, ge=2)
     views: int = Field(default=4, ge=1, le=1000)
     learning_rate: float = Field(default=0.008, gt=0, allow_inf_nan=False)
@@ -125,8 +125,11 @@ class Recipe(Closed):
         return f"{base}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"
 
     def stored(self) -> dict[str, Any]:
-        """Plain JSON values, by YAML key."""
-        return self.model_dump(mode="json", by_alias=True)
+        """Plain JSON values, by YAML key; the storage's password is left out."""
+        values = self.model_dump(mode="json", by_alias=True)
+        if self.storage is not None:
+            values["storage"] = without_password(self.storage)
+        return values
 
     def to_yaml(self) -> str:
         """The recipe as YAML that `load_recipe` reads."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nasdistill.errors import UserError
-from nasdistill.options import COSTS, Cost, nearest
+from nasdistill.options import COSTS, Cost, nearest, without_password
 from nasdistill.pareto import as_points, non_dominated_ranks
 
 if TYPE_CHECKING:
@@ -207,6 +207,15 @@ def front(candidates: Sequence[Candidate], costs: Sequence[Cost]) -> list[Candid
     return [c for c, rank in zip(scored, ranks, strict=True) if rank == 0]
 
 
+STORAGE_FILE = "storage.txt"
+
+
+def storage_of(folder: Path) -> str | None:
+    """The URL, password and all, of a study that is not stored in its folder."""
+    path = folder / STORAGE_FILE
+    return path.read_text().strip() if path.exists() else None
+
+
 def storage_url(folder: Path, storage: str | None) -> str:
     """The Optuna URL of a study: SQLite in its folder unless the recipe names another."""
     return storage or f"sqlite:///{folder.resolve() / 'study.db'}"
@@ -230,14 +239,15 @@ def open_storage(url: str) -> BaseStorage:
         return optuna.storages.JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
     # Writers of SQLite wait for each other instead of failing.
     kwargs = {"connect_args": {"timeout": 100}} if url.startswith("sqlite") else {}
+    where = f"cannot open the storage {without_password(url)!r}"
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs=kwargs)
     except (ImportError, ValueError) as error:
-        raise UserError(f"cannot open the storage {url!r}: {error}") from None
+        raise UserError(f"{where}: {without_password(str(error))}") from None
     except Exception as error:
         if type(error).__module__.startswith("sqlalchemy"):
-            reason = str(error).splitlines()[0]
-            raise UserError(f"cannot open the storage {url!r}: {reason}") from None
+            reason = without_password(str(error).splitlines()[0])
+            raise UserError(f"{where}: {reason}") from None
         raise
 
 
@@ -284,12 +294,13 @@ def load_study(name: str, root: Path) -> StudyRecord:
         known = study_names(root)
         names = ", ".join(known) or "none"
         raise UserError(f"no study {name!r} in {root}/{nearest(name, known)} (there: {names})")
-    marker = folder / "storage.txt"
-    url = storage_url(folder, marker.read_text().strip() if marker.exists() else None)
+    url = storage_url(folder, storage_of(folder))
     try:
         study = optuna.load_study(study_name=name, storage=open_storage(url))
     except KeyError:
-        raise UserError(f"study {name!r}: its storage {url} holds no study yet") from None
+        raise UserError(
+            f"study {name!r}: its storage {without_password(url)} holds no study yet"
+        ) from None
     attrs = study.user_attrs
     found = [candidate_of(trial) for trial in study.get_trials(deepcopy=False)]
     candidates = [candidate for candidate in found if candidate is not None]

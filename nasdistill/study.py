@@ -7,7 +7,6 @@ that anew for every ask (`_sampler_view`).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -28,10 +27,12 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nasdistill.errors import UserError
-from nasdistill.options import Cost
+from nasdistill.locks import alone
+from nasdistill.options import Cost, without_password
 from nasdistill.recipe import Recipe, changed_keys
 from nasdistill.results import (
     COUNTED,
+    STORAGE_FILE,
     Candidate,
     RungScore,
     candidate_of,
@@ -100,7 +101,7 @@ class Study:
         folder = root / recipe.study_name()
         space = SearchSpace.load(recipe.space)
         _create_folder(folder)
-        with _alone(folder / "open.lock"):
+        with alone(folder / "open.lock"):  # Optuna creates its tables without a lock.
             return cls._open(folder, recipe, space, command)
 
     @classmethod
@@ -110,7 +111,7 @@ class Study:
         if stored is None:
             study.set("space", space.to_dict())
             study.set("space_fingerprint", space.fingerprint)
-            study.set("command", command)
+            study.set("command", without_password(command))
             study.set("created", time.time())
             study.set("recipe", recipe.stored())
         else:
@@ -118,7 +119,7 @@ class Study:
             study.set("recipe", recipe.stored())
         (folder / "recipe.yaml").write_text(recipe.to_yaml())
         if recipe.storage is not None:
-            (folder / "storage.txt").write_text(recipe.storage)
+            _write_private(folder / STORAGE_FILE, recipe.storage)
         return study
 
     def _check_same(self, stored: Recipe) -> None:
@@ -385,14 +386,6 @@ class Study:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time: Optuna creates its tables without a lock."""
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
 def _renewing(renew: Any) -> Iterator[None]:
     done = threading.Event()
 
@@ -423,6 +416,12 @@ def _process_start(pid: int) -> str | None:
         except PermissionError:
             pass
         return str(pid)
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Writes what nobody else may read: a URL may hold a password."""
+    with open(path, "w", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
+        file.write(text)
 
 
 def _create_folder(folder: Path) -> None:

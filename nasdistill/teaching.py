@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from nasdistill import distillation, profile
+from nasdistill import artifact, distillation, locks, profile
 from nasdistill.data import Dataset
 from nasdistill.distillation import Feed, Pace, Precision, Run
 from nasdistill.errors import UserError
@@ -218,7 +220,9 @@ class _HeadOnly(nn.Module):
         return logits
 
 
-def tune_head(teacher: Teacher, dataset: Dataset, *, epochs: int, seed: int, emit: Emit) -> Teacher:
+def tune_head(
+    teacher: Teacher, dataset: Dataset, *, epochs: int, seed: int, emit: Emit, keep: Path
+) -> Teacher:
     """Gives a teacher a new head for the data's classes and trains that head alone.
 
     Args:
@@ -227,19 +231,42 @@ def tune_head(teacher: Teacher, dataset: Dataset, *, epochs: int, seed: int, emi
         epochs: Passes over the training split, each one forward pass of the whole teacher.
         seed: Seeds the head and the order.
         emit: Told what it costs, and how it goes.
+        keep: Folder where the tuned head is kept: tuned again it might differ in the last digit,
+            and then be another teacher.
     """
     classes = len(dataset.classes)
+    about = repr((teacher.weights_hash, dataset.fingerprint, epochs, seed))
+    path = keep / f"head-{hashlib.blake2b(about.encode(), digest_size=8).hexdigest()}.safetensors"
+    replace_head(teacher.module, classes)
+    _, head = head_of(teacher.module)
+    keep.mkdir(parents=True, exist_ok=True)
+    with locks.alone(path.with_suffix(".lock")):
+        if not path.exists():
+            _tune(teacher, head, dataset, epochs, seed, emit)
+            temporary = path.with_suffix(".tmp")
+            save_file({k: t.cpu().contiguous() for k, t in head.state_dict().items()}, temporary)
+            temporary.replace(path)
+    head.load_state_dict(artifact.read_weights(path))
+    teacher.module.requires_grad_(False).eval()
+    return replace(
+        teacher, classes=classes, weights_hash=weights_hash(teacher.module),
+        card={**teacher.card, "head_tuned": epochs},
+    )  # fmt: skip
+
+
+def _tune(
+    teacher: Teacher, head: nn.Module, dataset: Dataset, epochs: int, seed: int, emit: Emit
+) -> None:
+    """Trains the head alone, on labels."""
     emit(
         Event(
             "note",
-            f"teacher {teacher.name!r} tells {teacher.classes} classes apart, the data {classes}: "
+            f"teacher {teacher.name!r} tells {teacher.classes} classes apart, the data "
+            f"{len(dataset.classes)}: "
             f"its head is replaced and tuned, {epochs} x {len(dataset.train):,} forward passes",
             stage="teacher",
         )
     )
-    distillation.seed_weights(seed, "head")
-    replace_head(teacher.module, classes)
-    _, head = head_of(teacher.module)
     body = _HeadOnly(teacher.module, head)
     feed = Feed(dataset, 128, views=epochs, seed=seed)
     total = epochs * feed.steps_per_epoch * feed.batch_size
@@ -249,11 +276,6 @@ def tune_head(teacher: Teacher, dataset: Dataset, *, epochs: int, seed: int, emi
     )  # fmt: skip
     for _ in train_through(run, Objective.labels(), epochs, "teacher", emit, None):
         pass
-    teacher.module.requires_grad_(False).eval()
-    return replace(
-        teacher, classes=classes, weights_hash=weights_hash(teacher.module),
-        card={**teacher.card, "head_tuned": epochs},
-    )  # fmt: skip
 
 
 def _validation(dataset: Dataset) -> list[Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from nasdistill import distillation, profile
+from nasdistill import distillation, locks, profile
 from nasdistill.bench import Bench
 from nasdistill.distillation import Diverged, Pace, Precision, Progress, Run
 from nasdistill.errors import UserError
@@ -206,7 +206,7 @@ def _climb_rung(
 def _pausing(steps: Iterator[Progress], lock: Path) -> Iterator[Progress]:
     """Lets measurements of latency in between two signs of life."""
     while True:
-        with profile.busy(lock):
+        with locks.busy(lock):
             progress = next(steps, None)
         if progress is None:
             return

@@ -1,14 +1,10 @@
-"""Counts by hand, engines, and the lock that keeps measurements quiet."""
+"""Counts by hand, and engines."""
 
 from __future__ import annotations
 
 import math
 import random
-import select
-import subprocess
 import sys
-import textwrap
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -158,75 +154,3 @@ def test_commands_that_fail(tmp_path: Path, body: str, told: str) -> None:
 def test_command_that_is_not_there() -> None:
     with pytest.raises(UserError, match="failed: .*No such file"):
         measure({"a": tiny()}, {"a": COLOUR}, engine="command:/none/such")
-
-
-# -- locks --------------------------------------------------------------------------------------
-
-CHILD = """\
-import sys
-from pathlib import Path
-from nasdistill.profile import busy, quiet
-
-print("ready", flush=True)
-with {kind}(Path(sys.argv[1])):
-    print("inside", flush=True)
-    sys.stdin.readline()
-print("left", flush=True)
-"""
-
-Start = Callable[[str], "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Start:
-    def begin(kind: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(CHILD.format(kind=kind)), tmp_path / "lock"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        return process
-
-    return begin
-
-
-def says(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def waits(process: subprocess.Popen[str]) -> bool:
-    """Whether a process stays silent: it never entered, however long it is left alone."""
-    return not select.select([process.stdout], [], [], 0.3)[0]
-
-
-def leave(process: subprocess.Popen[str]) -> None:
-    out, _ = process.communicate("\n", timeout=60)
-    assert out.endswith("left\n") and process.returncode == 0
-
-
-def test_measuring_waits_for_workers_and_keeps_new_ones_out(start: Start) -> None:
-    first, second = start("busy"), start("busy")
-    assert says(first) == says(second) == "inside"
-    measuring = start("quiet")
-    assert waits(measuring)
-    late = start("busy")
-    assert waits(late), "a worker that comes late starved the measurement"
-    leave(first)
-    assert waits(measuring)
-    leave(second)
-    assert says(measuring) == "inside" and waits(late)
-    leave(measuring)
-    assert says(late) == "inside"
-    leave(late)
-
-
-def test_killed_holder_frees_the_lock(start: Start) -> None:
-    holder = start("quiet")
-    assert says(holder) == "inside"
-    other = start("quiet")
-    assert waits(other)
-    holder.kill()
-    holder.communicate(timeout=60)
-    assert says(other) == "inside"
-    leave(other)

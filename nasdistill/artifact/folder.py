@@ -15,7 +15,7 @@ import torch
 from nasdistill.artifact.export import export_onnx
 from nasdistill.artifact.weights import load_weights, read_weights
 from nasdistill.errors import UserError
-from nasdistill.models import FAMILIES, Classifier, build
+from nasdistill.models import Classifier, build, families
 from nasdistill.options import Input
 from nasdistill.space import Architecture
 
@@ -114,16 +114,13 @@ def load(folder: str | Path) -> Classifier:
     architecture = Architecture.from_json(_read(folder / "architecture.json"))
     given = Input(about["channels"], about["height"], about["width"])
     # A family of the user's own can be built only after --import has registered it.
-    try:
-        net = build(architecture, given, len(about["classes"]))
-    except UserError:
-        if architecture.family in FAMILIES:
-            raise
-        known = ", ".join(FAMILIES)
+    if architecture.family not in families():
         raise UserError(
-            f"{folder}: family {architecture.family!r} is not one of ours ({known}), and a "
-            "final never brings code; give the file that defines it with --import"
-        ) from None
+            f"{folder}: family {architecture.family!r} is not one of ours "
+            f"({', '.join(families())}), and a final never brings code; give the file that "
+            "defines it with --import"
+        )
+    net = build(architecture, given, len(about["classes"]))
     module = Classifier(net, tuple(about["mean"]), tuple(about["std"]))
     weights = read_weights(folder / "model.safetensors")
     load_weights(module, weights, str(folder / "model.safetensors"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -38,28 +39,40 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
     Raises:
         UserError: If the family is unknown, or its values are not what the family expects.
     """
-    known = {**FAMILIES, **_USER_FAMILIES}
-    if architecture.family not in known:
+    if architecture.family not in families():
         raise UserError(
-            f"unknown family {architecture.family!r}{nearest(architecture.family, known)} "
-            f"(known: {', '.join(known)}); a family of your own comes with --import FILE.py"
+            f"unknown family {architecture.family!r}{nearest(architecture.family, families())} "
+            f"(known: {', '.join(families())}); a family of your own comes with --import FILE.py"
         )
+    where = f"architecture {architecture.fingerprint}: the family {architecture.family!r}"
+    if architecture.family in _USER_FAMILIES:
+        try:
+            return _USER_FAMILIES[architecture.family](architecture, input, classes)
+        except Exception as error:
+            line = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"{where} of the --import file raised {type(error).__name__}: {error} "
+                f"({line.filename}:{line.lineno})"
+            ) from error
     try:
-        if architecture.family in FAMILIES:
-            return FAMILIES[architecture.family](architecture.values, input, classes)
-        return _USER_FAMILIES[architecture.family](architecture, input, classes)
+        return FAMILIES[architecture.family](architecture.values, input, classes)
     except KeyError as error:
-        raise UserError(
-            f"architecture {architecture.fingerprint}: the family {architecture.family!r} needs "
-            f"the key {error}, which is not there"
-        ) from None
-    except (TypeError, ValueError) as error:
-        if architecture.family not in FAMILIES:
-            raise
-        raise UserError(
-            f"architecture {architecture.fingerprint}: the family {architecture.family!r} cannot "
-            f"be built from these values ({str(error).splitlines()[0]})"
-        ) from None
+        raise UserError(f"{where} needs the key {error}, which is not there") from None
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{where} cannot be built from these values ({reason})") from None
+
+
+def families() -> tuple[str, ...]:
+    """Names of all families: ours, and those of the user's own file."""
+    return (*FAMILIES, *_USER_FAMILIES)
 
 
 def register_families(families: Mapping[str, Build]) -> None:

@@ -2,16 +2,13 @@
 
 from nasdistill.profile.counts import Counts, UncountedWarning, count, count_module
 from nasdistill.profile.latency import ENGINES, Latency, measure
-from nasdistill.profile.locks import busy, quiet
 
 __all__ = [
     "ENGINES",
     "Counts",
     "Latency",
     "UncountedWarning",
-    "busy",
     "count",
     "count_module",
     "measure",
-    "quiet",
 ]

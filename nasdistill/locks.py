@@ -1,4 +1,4 @@
-"""The lock that keeps measurements quiet: shared by who trains, exclusive to who measures."""
+"""Locks between processes: one at a time, and measurements that others keep quiet for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Lets one process in at a time.
+
+    Args:
+        path: A file; it is made where there is none, in a folder that must exist.
+    """
+    with _locked(path, fcntl.LOCK_EX):
+        yield
 
 
 @contextmanager

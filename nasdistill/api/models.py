@@ -1,0 +1,145 @@
+"""Finals and architectures: counted, timed, exported, loaded."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasdistill.api.places import final_folder
+from nasdistill.errors import UserError
+
+if TYPE_CHECKING:
+    from nasdistill.space import SearchSpace
+
+
+def profile(
+    target: str,
+    *,
+    engine: str = "onnxruntime",
+    threads: int = 1,
+    batch: int = 1,
+    data_input: tuple[int, int, int] = (1, 28, 28),
+    classes: int = 10,
+) -> dict[str, Any]:
+    """Counts and times a final, or an architecture.
+
+    Args:
+        target: A final's folder, `STUDY/RANK`, or an architecture.json.
+        engine: See `nasdistill.profile.ENGINES`.
+        threads: Threads of the engine.
+        batch: Images at once.
+        data_input: Channels, height and width, for an architecture.json.
+        classes: Number of classes, for an architecture.json.
+
+    Returns:
+        `params`, `macs`, `bytes` and `latency` (median and quartiles in milliseconds).
+    """
+    from nasdistill import artifact
+    from nasdistill import profile as profiling
+    from nasdistill.locks import quiet
+    from nasdistill.models import Classifier, build
+    from nasdistill.options import Input
+    from nasdistill.space import Architecture
+
+    path = Path(target)
+    if not path.exists() and target.count("/") == 1:
+        path = final_folder(*target.split("/"))
+    if path.is_dir():
+        module = artifact.load(path)
+        shape = json.loads((path / "input.json").read_text())
+        given = Input(shape["channels"], shape["height"], shape["width"])
+    elif path.is_file():
+        given = Input(*data_input)
+        net = build(Architecture.from_json(path.read_text()), given, classes)
+        module = Classifier(net, (0.0,) * given.channels, (1.0,) * given.channels).eval()
+    else:
+        raise UserError(f"profile: {target!r} is neither a final nor an architecture.json")
+    counts = profiling.count_module(module, given)
+    lock = path.parent.parent / "latency.lock"
+    with quiet(lock) if lock.exists() else nullcontext():
+        latency = profiling.measure(
+            {"it": module}, {"it": given}, engine=engine, batch=batch, threads=threads
+        )["it"]
+    return {**asdict(counts), "latency": asdict(latency)}
+
+
+def export(study: str, rank: int, format: str, out: Path | None = None) -> Path:
+    """Exports a final.
+
+    Args:
+        study: The study's name.
+        rank: The final's rank.
+        format: `onnx` or `torch-export`.
+        out: The file to write; by default it lies in the current folder.
+
+    Raises:
+        UserError: If there is no such final, the format is unknown, or the file exists.
+    """
+    from nasdistill import artifact
+    from nasdistill.options import Input
+
+    folder = final_folder(study, str(rank))
+    suffixes = {"onnx": ".onnx", "torch-export": ".pt2"}
+    if format not in suffixes:
+        raise UserError(f"--format {format!r}: allowed are {', '.join(suffixes)}")
+    path = out or Path(f"{study}-{rank}{suffixes[format]}")
+    if path.exists():
+        raise UserError(f"{path} exists already; give another --out")
+    module = artifact.load(folder)
+    shape = json.loads((folder / "input.json").read_text())
+    given = Input(shape["channels"], shape["height"], shape["width"])
+    if format == "onnx":
+        artifact.export_onnx(module, given, path)
+    else:
+        artifact.export_program(module, given, path)
+    return path
+
+
+def load(folder: str | Path) -> Any:
+    """Loads a final: a torch module in eval mode that takes images and gives logits.
+
+    Args:
+        folder: The final's folder, e.g. `studies/mobile/finals/1`.
+
+    Returns:
+        A module; input float32 `[B, C, H, W]` in [0, 1] or uint8, output logits `[B, classes]`.
+    """
+    from nasdistill import artifact
+
+    return artifact.load(Path(folder))
+
+
+def spread(
+    space: SearchSpace, *, size: int, channels: int, classes: int, samples: int = 200
+) -> dict[str, Any]:
+    """Spread of parameters and MACs over seeded samples of a space.
+
+    Args:
+        space: The space.
+        size: Side of the input, in pixels.
+        channels: Of the input.
+        classes: Number of classes.
+        samples: How many architectures to draw.
+
+    Returns:
+        `samples`, and for `params` and `macs` the minimum, quartiles and maximum.
+    """
+    import random
+    import statistics
+
+    from nasdistill import profile as profiling
+    from nasdistill.options import Input
+
+    rng = random.Random(0)
+    given = Input(channels, size, size)
+    counts = [profiling.count(space.random(rng), given, classes) for _ in range(samples)]
+    found: dict[str, Any] = {"samples": samples}
+    for key in ("params", "macs"):
+        values = sorted(getattr(c, key) for c in counts)
+        quartiles = statistics.quantiles(values, n=4)
+        names = ("min", "q1", "median", "q3", "max")
+        found[key] = dict(zip(names, [values[0], *quartiles, values[-1]], strict=True))
+    return found

@@ -1,0 +1,49 @@
+"""Where studies and reports lie, and what a user's own file adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nasdistill.errors import UserError
+from nasdistill.recipe import Recipe
+from nasdistill.results import Event, load_study
+
+if TYPE_CHECKING:
+    from nasdistill.imported import Imported
+
+STUDIES = Path("studies")
+REPORTS = Path("reports")
+
+OnEvent = Callable[[Event], None]
+
+
+def final_folder(study: str, rank: str) -> Path:
+    """The folder of a final.
+
+    Raises:
+        UserError: If there is no such study or final.
+    """
+    record = load_study(study, STUDIES)
+    ranks = {str(final.rank): final.folder for final in record.finals}
+    if rank not in ranks:
+        there = ", ".join(ranks) or "none"
+        raise UserError(f"study {study!r} has no final {rank!r} (there: {there})")
+    return ranks[rank]
+
+
+def read_import(recipe: Recipe) -> Imported:
+    """Runs the file given by `--import`, and makes its families and sources known."""
+    from nasdistill.data import register_sources
+    from nasdistill.imported import import_file
+    from nasdistill.models import register_families
+
+    imported = import_file(recipe.import_file)
+    register_families(imported.families)
+    register_sources(imported.sources)
+    return imported
+
+
+def silent(event: Event) -> None:
+    """Says nothing."""

@@ -1,0 +1,248 @@
+"""Studies: searched, gone on with, distilled, reported."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasdistill.api.places import REPORTS, STUDIES, OnEvent, read_import, silent
+from nasdistill.api.running import Deadlines, children, run
+from nasdistill.errors import UserError
+from nasdistill.recipe import Recipe, from_stored, load_recipe
+from nasdistill.results import (
+    COUNTED,
+    Candidate,
+    Event,
+    StudyRecord,
+    load_finals,
+    load_study,
+    storage_of,
+    study_names,
+)
+
+if TYPE_CHECKING:
+    from nasdistill.imported import Imported
+    from nasdistill.study import Study
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """What a search left behind.
+
+    Attributes:
+        record: The study.
+        report: Path of the HTML page.
+        already_complete: Whether there was nothing left to do.
+    """
+
+    record: StudyRecord
+    report: Path
+    already_complete: bool
+
+
+def search(
+    recipe: Recipe | None = None,
+    *,
+    command: str = "",
+    on_event: OnEvent | None = None,
+    **options: Any,
+) -> SearchOutcome:
+    """Searches, distils the top-k in full, and writes the report.
+
+    Calling it again with the same recipe goes on where it stopped.
+
+    Args:
+        recipe: The whole configuration; or give its keys as `options`.
+        command: The command line that the report shows.
+        on_event: Told what happens.
+        **options: Keys of a recipe, as in YAML: `space="mobile"`, `trials=24`, ….
+
+    Returns:
+        The study's record and the report's path.
+
+    Raises:
+        UserError: For anything that the caller can mend.
+    """
+    begun = time.monotonic()
+    recipe = recipe or load_recipe(None, options)
+    emit = on_event or silent
+    imported = read_import(recipe)
+    from nasdistill.study import Study
+
+    folder = STUDIES / recipe.study_name()
+    new = not folder.exists()
+    study = Study.open(recipe, STUDIES, command)
+    try:
+        _check_import(study, imported)
+        if _is_complete(study):
+            path = report(study.folder.name)
+            return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
+        with children(recipe, study.folder.name, emit):
+            deadlines = run(study, imported, begun, emit)
+        _finish(study, imported, deadlines, emit)
+    except UserError:
+        # A search that could not begin leaves nothing behind that would bind the next try.
+        if new and not any(c.state in COUNTED for c in study.candidates()):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return _outcome(study, emit)
+
+
+def resume(
+    study: str, *, overrides: Mapping[str, Any] | None = None, on_event: OnEvent | None = None
+) -> SearchOutcome:
+    """Goes on with a study.
+
+    Args:
+        study: Its name.
+        overrides: New values of `trials`, `time_limit`, `top_k` or `workers`.
+        on_event: Told what happens.
+    """
+    record = load_study(study, STUDIES)
+    stored = {"study": study, "storage": storage_of(record.folder)}
+    recipe = from_stored(record.recipe, {**(overrides or {}), **stored})
+    return search(recipe, command=record.command, on_event=on_event)
+
+
+def distill(
+    study: str,
+    *,
+    trial: int | None = None,
+    top_k: int | None = None,
+    on_event: OnEvent | None = None,
+) -> SearchOutcome:
+    """Makes more finals of a study.
+
+    Args:
+        study: Its name.
+        trial: The trial to distil in full; or
+        top_k: how many finals to have in all.
+        on_event: Told what happens.
+
+    Raises:
+        UserError: If there is no such trial, or it has no score.
+    """
+    from nasdistill import finals
+    from nasdistill.study import Study
+
+    emit = on_event or silent
+    record = load_study(study, STUDIES)
+    stored = {"study": study, "storage": storage_of(record.folder)}
+    recipe = from_stored(record.recipe, stored)
+    imported = read_import(recipe)
+    opened = Study.open(recipe, STUDIES, record.command)
+    _check_import(opened, imported)
+    chosen = list(opened.attrs.get("finals", []))
+    candidates = opened.candidates()
+    if trial is not None:
+        _check_trial(trial, candidates)
+        chosen += [trial] if trial not in chosen else []
+    else:
+        count = top_k or recipe.top_k
+        limit = opened.attrs.get("limits", {}).get("accuracy", 0.0)
+        ranked = finals.choose(candidates, recipe.minimize, count, limit)
+        chosen += [c.number for c in ranked if c.number not in chosen]
+    opened.set("finals", chosen)
+    _finish(opened, imported, Deadlines(None, None), emit, chosen)
+    return _outcome(opened, emit)
+
+
+def report(study: str) -> Path:
+    """Writes `reports/<study>/index.html` anew and gives its path."""
+    from nasdistill.report import write_report
+
+    record = load_study(study, STUDIES)
+    path = REPORTS / study / "index.html"
+    write_report(record, path)
+    return path
+
+
+def studies() -> list[StudyRecord]:
+    """All studies below `./studies`, by name."""
+    return [load_study(name, STUDIES) for name in study_names(STUDIES)]
+
+
+def _finish(
+    study: Study,
+    imported: Imported,
+    deadlines: Deadlines,
+    emit: OnEvent,
+    chosen: list[int] | None = None,
+) -> None:
+    """Makes the finals, in one process."""
+    from nasdistill import finals
+    from nasdistill.bench import open_bench
+
+    candidates = study.candidates()
+    stored = study.attrs.get("finals", [])
+    if chosen is None:
+        limit = study.attrs["limits"]["accuracy"]
+        top = finals.choose(candidates, study.recipe.minimize, study.recipe.top_k, limit)
+        chosen = stored + [c.number for c in top if c.number not in stored]
+        if not chosen:
+            best = max((c.score or 0.0 for c in candidates), default=0.0)
+            emit(
+                Event(
+                    "warning",
+                    f"no trial reached the accuracy floor of {limit:.3f} (best score {best:.3f}): "
+                    "no finals. Lower --min-accuracy, raise the rungs' budgets, or run more trials",
+                )
+            )
+        study.set("finals", chosen)
+    with study.finals_lease() as mine:
+        if not mine:
+            emit(Event("note", "another process is making the finals"))
+            return
+        study.set("stage", "distilling")
+        emit(Event("stage", f"finals to distil in full: {len(chosen)}", stage="finals"))
+        bench = study.bench or open_bench(study, imported, emit)
+        study.bench = bench
+        if chosen:
+            finals.distill_finals(study, bench, chosen, emit, deadlines.whole)
+        saved = bench.answers.served - bench.answers.asked
+        key = f"saved:cache:{study.worker}"
+        study.set(key, study.attrs.get(key, 0) + max(0, saved))
+        study.set("stage", "complete" if _is_complete(study) else "searching")
+
+
+def _outcome(study: Study, emit: OnEvent) -> SearchOutcome:
+    emit(Event("stage", "writing the report", stage="report"))
+    start = time.perf_counter()
+    path = report(study.folder.name)
+    study.add_seconds("report", time.perf_counter() - start)
+    shutil.rmtree(study.folder / "trials", ignore_errors=True)
+    return SearchOutcome(load_study(study.folder.name, STUDIES), path, False)
+
+
+def _is_complete(study: Study) -> bool:
+    """Whether nothing is left to do: trials counted, the top-k distilled."""
+    from nasdistill import finals
+
+    attrs, candidates, recipe = study.attrs, study.candidates(), study.recipe
+    if "limits" not in attrs or study.others_running():
+        return False
+    counted = sum(c.state in COUNTED for c in candidates)
+    if counted < recipe.trials and attrs.get("exhausted_at") != recipe.trials:
+        return False
+    made = {final.number for final in load_finals(study.folder)}
+    wanted = finals.choose(candidates, recipe.minimize, recipe.top_k, attrs["limits"]["accuracy"])
+    return all(c.number in made for c in wanted) and made >= set(attrs.get("finals", [-1]))
+
+
+def _check_trial(number: int, candidates: list[Candidate]) -> None:
+    scored = [c.number for c in candidates if c.state in ("complete", "stopped")]
+    if number not in scored:
+        there = ", ".join(map(str, scored)) or "none"
+        raise UserError(f"--trial {number}: no such trial with a score (there: {there})")
+
+
+def _check_import(study: Study, imported: Imported) -> None:
+    if study.once("import_fingerprint", lambda: imported.fingerprint) != imported.fingerprint:
+        raise UserError(
+            f"study {study.folder.name!r}: the file given by --import has changed since the study "
+            "was made"
+        )

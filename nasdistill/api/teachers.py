@@ -1,0 +1,137 @@
+"""Teachers: trained and evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasdistill.api.places import STUDIES, OnEvent, read_import, silent
+from nasdistill.errors import UserError
+from nasdistill.recipe import Recipe
+from nasdistill.results import Event
+
+
+def teacher_train(
+    *,
+    data: str,
+    out: Path,
+    architecture: Path | None = None,
+    epochs: int = 30,
+    seed: int = 0,
+    learning_rate: float = 0.003,
+    precision: Any = "fp32",
+    half: bool = False,
+    device: str = "auto",
+    image_size: int | None = None,
+    channels: int | None = None,
+    on_event: OnEvent | None = None,
+) -> dict[str, Any]:
+    """Trains a teacher on labels alone and writes it to a folder.
+
+    It is validated on the validation split and tested once.
+
+    Args:
+        data: See `nasdistill.data.load_data`.
+        out: The folder to write; it must not exist.
+        architecture: An architecture.json; by default the shipped teacher's.
+        epochs: Passes over the training split.
+        seed: Of weights and order.
+        learning_rate: Peak.
+        precision: fp32, bf16 or bf16-mixed.
+        half: Whether weights are stored as float16; all figures are then those of the rounded ones.
+        device: auto, cpu, cuda or cuda:N.
+        image_size: See `load_data`.
+        channels: See `load_data`.
+        on_event: Told what happens.
+
+    Returns:
+        The card: recipe, seed, accuracies, calibration error.
+    """
+    import torch
+
+    from nasdistill import artifact, teaching
+    from nasdistill.bench import default_teacher, pick_device, set_threads
+    from nasdistill.data import load_data
+    from nasdistill.space import Architecture
+    from nasdistill.teacher import Teacher, weights_hash
+
+    if out.exists():
+        raise UserError(f"--out {out}: exists already; nothing was written")
+    if precision not in ("fp32", "bf16", "bf16-mixed"):
+        raise UserError(f"--precision {precision!r}: allowed are fp32, bf16, bf16-mixed")
+    set_threads(1)
+    place = pick_device(device)
+    dataset = load_data(data, device=place, seed=seed, image_size=image_size, channels=channels)
+    chosen = default_teacher()
+    if architecture is not None:
+        chosen = Architecture.from_json(_text_of(architecture))
+    module = teaching.train_teacher(
+        dataset, chosen, epochs=epochs, seed=seed, emit=on_event or silent,
+        learning_rate=learning_rate, precision=precision,
+        checkpoint=out.with_name(out.name + ".checkpoint.pt"),
+    )  # fmt: skip
+    if half:
+        for tensor in module.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.to(torch.float16))
+    teacher = Teacher(
+        name=out.name, module=module.to(place), input=dataset.input, classes=len(dataset.classes),
+        weights_hash=weights_hash(module), card={},
+    )  # fmt: skip
+    card = {
+        "data": data, "architecture": chosen.fingerprint, "epochs": epochs, "seed": seed,
+        "learning_rate": learning_rate, "precision": precision,
+        "stored": "fp16" if half else "fp32",
+        **teaching.evaluate_teacher(teacher, dataset, test=True),
+    }  # fmt: skip
+    artifact.write_final(
+        out, module=module.cpu(), architecture=chosen, input=dataset.input,
+        classes=dataset.classes, metrics=card, card=_teacher_card(card), half=half,
+    )  # fmt: skip
+    out.with_name(out.name + ".checkpoint.pt").unlink(missing_ok=True)
+    return card
+
+
+def teacher_evaluate(
+    spec: str,
+    *,
+    data: str,
+    weights: str | None = None,
+    device: str = "auto",
+    image_size: int | None = None,
+    channels: int | None = None,
+    import_file: str | None = None,
+    on_event: OnEvent | None = None,
+) -> dict[str, Any]:
+    """Measures a teacher on the validation split of some data; see `teaching.evaluate_teacher`."""
+    from nasdistill import teaching
+    from nasdistill.bench import load_a_teacher, pick_device, set_threads
+    from nasdistill.data import load_data
+
+    imported = read_import(Recipe(import_file=import_file))
+    set_threads(1)
+    place = pick_device(device)
+    dataset = load_data(data, device=place, image_size=image_size, channels=channels)
+    recipe = Recipe(data=data, teacher=spec, weights=weights)
+    emit = on_event or silent
+    teacher = load_a_teacher(recipe, dataset, place, STUDIES, imported, emit)
+    card = teaching.evaluate_teacher(teacher, dataset)
+    for text in teaching.warnings_of(card):
+        emit(Event("warning", text))
+    return card
+
+
+def _teacher_card(card: Mapping[str, Any]) -> str:
+    rows = "\n".join(f"| {key} | {value} |" for key, value in card.items())
+    return (
+        "# Teacher\n\nTrained on labels alone by `nasdistill teacher train`; accuracies are shares,"
+        f" the gap is training minus validation accuracy.\n\n| what | value |\n|---|---|\n{rows}\n"
+    )
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None

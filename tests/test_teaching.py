@@ -1,0 +1,111 @@
+"""Teachers: trained, given a new head, evaluated, and asked at the quicker precision."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_blobs
+from torch import nn
+
+from nasdistill import teaching
+from nasdistill.data import Dataset, load_data
+from nasdistill.errors import UserError
+from nasdistill.models import Classifier, build
+from nasdistill.options import Input
+from nasdistill.results import Event
+from nasdistill.space import Architecture
+from nasdistill.teacher import Teacher, weights_hash
+
+MLP = Architecture(
+    "mlp", {"activation": "relu", "dropout": 0.0, "layers": {"type": "one", "widths": [32]}}
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    path = write_blobs(tmp_path_factory.mktemp("blobs") / "blobs.npz")
+    return load_data(f"npz:{path}", device=torch.device("cpu"))
+
+
+def teacher_of(module: nn.Module, classes: int) -> Teacher:
+    return Teacher("it", module.eval(), Input(1, 16, 16), classes, weights_hash(module), {})
+
+
+def untrained(classes: int) -> Teacher:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(256, 24), nn.ReLU(), nn.Linear(24, classes))
+    return teacher_of(Classifier(net, (0.4,), (0.25,)), classes)
+
+
+def test_a_trained_teacher_is_better_than_an_untrained_one(data: Dataset) -> None:
+    said: list[Event] = []
+    architecture = Architecture.from_json(MLP.to_json())
+    module = teaching.train_teacher(
+        data, architecture, epochs=6, seed=0, emit=said.append, learning_rate=0.01
+    )
+    card = teaching.evaluate_teacher(teacher_of(module, 3), data, test=True)
+    assert card["validation_accuracy"] > 0.8 and card["test_accuracy"] > 0.8
+    assert card["gap"] == pytest.approx(card["train_accuracy"] - card["validation_accuracy"])
+    assert card["params"] == sum(p.numel() for p in module.parameters())
+    assert 0 <= card["ece"] < 0.5
+    assert said[-1].done == said[-1].total
+
+
+def test_one_that_guesses_is_refused(data: Dataset) -> None:
+    blind = build(MLP, Input(1, 16, 16), 3)
+    for parameter in blind.parameters():
+        nn.init.zeros_(parameter)
+    with pytest.raises(UserError, match="barely better than chance .*nasdistill teacher train"):
+        teaching.evaluate_teacher(teacher_of(Classifier(blind, (0.4,), (0.25,)), 3), data)
+
+
+def test_other_classes_are_refused(data: Dataset) -> None:
+    with pytest.raises(UserError, match="tells 5 classes apart, the data .* has 3"):
+        teaching.evaluate_teacher(untrained(5), data)
+
+
+def test_overfitting_is_warned_about() -> None:
+    card = {"train_accuracy": 0.99, "validation_accuracy": 0.8, "gap": 0.19}
+    assert "overfitted: accuracy 0.990 on training, 0.800" in teaching.warnings_of(card)[0]
+    assert teaching.warnings_of({**card, "gap": 0.05}) == []
+
+
+def test_a_tuned_head_is_kept_and_the_body_left_alone(data: Dataset, tmp_path: Path) -> None:
+    said: list[Event] = []
+
+    def tune(teacher: Teacher) -> Teacher:
+        return teaching.tune_head(
+            teacher, data, epochs=30, seed=0, emit=said.append, keep=tmp_path / "kept"
+        )
+
+    before = untrained(7)
+    body = before.module.net[1].weight.clone()  # type: ignore[index, union-attr]
+    first = tune(before)
+    assert "its head is replaced and tuned, 30 x 501 forward passes" in said[0].text
+    assert torch.equal(first.module.net[1].weight, body)  # type: ignore[index, union-attr]
+    assert first.classes == 3 and first.card["head_tuned"] == 30
+    assert teaching.evaluate_teacher(first, data)["validation_accuracy"] > 0.5
+    told = len(said)
+    again = tune(untrained(7))
+    assert len(said) == told, "it was tuned twice"
+    assert again.weights_hash == first.weights_hash
+
+
+def test_answers_are_asked_in_bf16_only_where_that_is_quicker_and_agrees(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = untrained(3)
+    monkeypatch.setattr(teaching, "BF16_WORTH", float("inf"))
+    monkeypatch.setattr(teaching, "SAME_CLASS", 0.5)
+    assert teaching.probe_answers(teacher, data) == "bf16"
+    monkeypatch.setattr(teaching, "SAME_CLASS", 1.01)
+    assert teaching.probe_answers(teacher, data) == "fp32"
+    monkeypatch.setattr(teaching, "SAME_CLASS", 0.5)
+    monkeypatch.setattr(teaching, "BF16_WORTH", 0.0)
+    assert teaching.probe_answers(teacher, data) == "fp32"
+    assert (
+        replace(teacher, precision="bf16").logits(torch.zeros(2, 1, 16, 16)).dtype == torch.float32
+    )
