@@ -12,7 +12,8 @@ from optuna.trial import TrialState
 
 from nasdistill.recipe import load_recipe
 from nasdistill.results import RungScore
-from nasdistill.study import Proposal, Study, _sampler_view
+from nasdistill.study import Proposal, Study
+from nasdistill.study.sampling import sampler_view
 
 COSTS = {"params": 1000, "macs": 1000, "bytes": 4000}
 
@@ -111,7 +112,7 @@ def test_what_the_sampler_is_told(here: Path) -> None:
         study.reject(study.ask(50 + attempt), {**COSTS, "params": 99_000}, {"params": 8.9})
     states = [trial.state for trial in study.trials()]
     assert states[:3] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
-    told = _sampler_view(study.trials(), study.recipe)
+    told = sampler_view(study.trials(), study.recipe)
     assert [trial.state for trial in told] == [TrialState.COMPLETE] * 4
     # The stopped one's score is raised by what the complete one gained after the same rung.
     assert [trial.values for trial in told[:2]] == [[0.90, 3000.0], [pytest.approx(0.80), 2000.0]]

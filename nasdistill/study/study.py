@@ -2,33 +2,29 @@
 
 The storage holds what happened: one Optuna trial per architecture that was proposed, written whole
 in one transaction, so that no half-sampled trial can exist. What the sampler is told is made from
-that anew for every ask (`_sampler_view`).
+that anew for every ask (`sampling.sampler_view`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import socket
-import threading
 import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nasdistill.errors import UserError
 from nasdistill.locks import alone
-from nasdistill.options import Cost, without_password
+from nasdistill.options import without_password
 from nasdistill.recipe import Recipe, changed_keys
 from nasdistill.results import (
     COUNTED,
@@ -40,22 +36,10 @@ from nasdistill.results import (
     storage_url,
 )
 from nasdistill.space import Architecture, SearchSpace
+from nasdistill.study.leases import abandoned, lease_of, renewing
+from nasdistill.study.sampling import Proposal, propose
 
-LEASE_SECONDS = 60.0
-RENEW_SECONDS = 15.0
 SETTLE_SECONDS = 0.5
-
-SAMPLERS = ("random", "tpe", "nsga2", "qmc")
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """An architecture that the sampler asks for, with Optuna's own words for it."""
-
-    architecture: Architecture
-    params: Mapping[str, Any]
-    distributions: Mapping[str, BaseDistribution]
-    system_attrs: Mapping[str, Any]
 
 
 class Study:
@@ -215,48 +199,12 @@ class Study:
     # -- asking ----------------------------------------------------------------------------------
 
     def ask(self, attempt: int) -> Proposal:
-        """Asks the sampler for an architecture.
-
-        The sampler is built from the seed, the number of trials so far and the attempt, so that a
-        study that was interrupted asks for the same ones.
+        """Asks the sampler for an architecture; see `propose`.
 
         Args:
             attempt: How many proposals were thrown away as duplicates since the last trial.
         """
-        trials = self.trials()
-        index = len(trials)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna calls group and QMC experimental
-            sampler = self._sampler(index, attempt)
-            memory = optuna.create_study(
-                directions=self._study.directions,
-                sampler=sampler,
-            )
-            memory.add_trials(_sampler_view(trials, self.recipe))
-            if self.recipe.sampler == "qmc":
-                for _ in range(index + attempt):
-                    memory.ask()
-            trial = memory.ask()
-            architecture = self.space.sample(trial)
-        frozen = memory.trials[trial.number]
-        system = {k: v for k, v in frozen.system_attrs.items() if not k.startswith("constraints")}
-        return Proposal(architecture, trial.params, frozen.distributions, system)
-
-    def _sampler(self, index: int, attempt: int) -> BaseSampler:
-        seed = (self.recipe.seed * 1_000_003 + index * 1_009 + attempt) % 2**31
-        if self.recipe.sampler == "random" or attempt >= 20:
-            return optuna.samplers.RandomSampler(seed=seed)
-        if self.recipe.sampler == "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=12)
-        if self.recipe.sampler == "qmc":
-            return optuna.samplers.QMCSampler(
-                scramble=True, seed=self.recipe.seed, warn_independent_sampling=False,
-                warn_asynchronous_seeding=False,
-                independent_sampler=optuna.samplers.RandomSampler(seed=seed),
-            )  # fmt: skip
-        return optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, constant_liar=True
-        )
+        return propose(self.trials(), self._study.directions, self.recipe, self.space, attempt)
 
     # -- claims and leases -----------------------------------------------------------------------
 
@@ -291,7 +239,7 @@ class Study:
         """
         token = uuid.uuid4().hex
         attrs = self._first_attrs(proposal, figures)
-        attrs |= {"state": "running", "token": token, "lease": self._lease(0)}
+        attrs |= {"state": "running", "token": token, "lease": lease_of(self.worker, 0)}
         self._study.add_trial(
             create_trial(
                 state=TrialState.RUNNING,
@@ -325,7 +273,7 @@ class Study:
         """Takes up a trial whose worker is gone: its lease has ended, or its process is dead."""
         for trial in self.trials():
             running = trial.state == TrialState.RUNNING
-            if running and self._abandoned(trial.user_attrs["lease"]) and self._take(trial):
+            if running and abandoned(trial.user_attrs["lease"], self.worker) and self._take(trial):
                 return trial.number
         return None
 
@@ -338,7 +286,7 @@ class Study:
         claims = sorted((at, key) for key, at in attrs.items() if key.startswith(mark))
         if attrs["lease"]["generation"] >= generation or claims[0][1] != mark + self.worker:
             return False
-        self.note(trial.number, "lease", self._lease(generation))
+        self.note(trial.number, "lease", lease_of(self.worker, generation))
         return True
 
     def others_running(self) -> bool:
@@ -349,73 +297,24 @@ class Study:
     def holding(self, number: int) -> Iterator[None]:
         """Renews a running trial's lease in the background."""
         generation = self.trials()[number].user_attrs["lease"]["generation"]
-        with _renewing(lambda: self.note(number, "lease", self._lease(generation))):
+        with renewing(lambda: self.note(number, "lease", lease_of(self.worker, generation))):
             yield
 
     @contextmanager
     def finals_lease(self) -> Iterator[bool]:
         """Gives True to the one process that may do the finals."""
         lease = self.attrs.get("finals_lease")
-        if lease is not None and not self._abandoned(lease):
+        if lease is not None and not abandoned(lease, self.worker):
             yield False
             return
-        self.set("finals_lease", self._lease(0))
-        time.sleep(SETTLE_SECONDS if self.recipe.workers > 1 else 0)
+        self.set("finals_lease", lease_of(self.worker, 0))
+        time.sleep(SETTLE_SECONDS)
         if self.attrs["finals_lease"]["worker"] != self.worker:
             yield False
             return
-        with _renewing(lambda: self.set("finals_lease", self._lease(0))):
+        with renewing(lambda: self.set("finals_lease", lease_of(self.worker, 0))):
             yield True
-        self.set("finals_lease", self._lease(0) | {"until": 0.0})
-
-    def _lease(self, generation: int) -> dict[str, Any]:
-        return {
-            "worker": self.worker,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started": _process_start(os.getpid()),
-            "generation": generation,
-            "until": time.time() + LEASE_SECONDS,
-        }
-
-    def _abandoned(self, lease: Mapping[str, Any]) -> bool:
-        if lease["worker"] == self.worker or lease["until"] < time.time():
-            return True
-        here: bool = lease["host"] == socket.gethostname()
-        return here and _process_start(lease["pid"]) != lease["started"]
-
-
-@contextmanager
-def _renewing(renew: Any) -> Iterator[None]:
-    done = threading.Event()
-
-    def keep() -> None:
-        while not done.wait(RENEW_SECONDS):
-            renew()
-
-    thread = threading.Thread(target=keep, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def _process_start(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks; None if there is none. Linux; else the pid."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except FileNotFoundError:
-        if Path("/proc/self").exists():
-            return None
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass
-        return str(pid)
+        self.set("finals_lease", lease_of(self.worker, 0) | {"until": 0.0})
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -429,68 +328,6 @@ def _create_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot create the study's folder {folder}: {error.strerror}") from None
-
-
-def _sampler_view(trials: Sequence[FrozenTrial], recipe: Recipe) -> list[FrozenTrial]:
-    """What the sampler is told.
-
-    A stopped trial counts as complete, with its last score raised by the typical later gain, so
-    that neither its score is lost nor a low rung compared with a high one. A rejected one counts as
-    complete with its broken constraints, never more of them than trials with a score; failed ones
-    are left out.
-    """
-    told: list[FrozenTrial] = []
-    rejected: list[FrozenTrial] = []
-    candidates = {c.number: c for c in map(candidate_of, trials) if c is not None}
-    gains = _later_gains(list(candidates.values()))
-    for trial in trials:
-        candidate = candidates.get(trial.number)
-        if candidate is None:
-            continue
-        costs = _costs(candidate, recipe.minimize)
-        if candidate.state in ("complete", "stopped") and candidate.score is not None:
-            accuracy = min(1.0, candidate.score + gains.get(candidate.rungs[-1].rung, 0.0))
-            if None not in costs:
-                told.append(_retold(trial, TrialState.COMPLETE, [accuracy, *costs]))
-        elif candidate.state == "running":
-            told.append(_retold(trial, TrialState.RUNNING, None))
-        elif candidate.state == "rejected":
-            rejected.append(trial)
-    scored = [t for t in told if t.state == TrialState.COMPLETE]
-    if scored:
-        worst = [max(t.values[i + 1] for t in scored) for i in range(len(recipe.minimize))]
-        for trial in rejected[-len(scored) :]:
-            costs = _costs(candidates[trial.number], recipe.minimize)
-            known = [w if c is None else c for c, w in zip(costs, worst, strict=True)]
-            told.append(_retold(trial, TrialState.COMPLETE, [0.0, *known]))
-    return told
-
-
-def _retold(
-    trial: FrozenTrial, state: TrialState, values: Sequence[float | None] | None
-) -> FrozenTrial:
-    return create_trial(
-        state=state,
-        values=None if values is None else [float(v) for v in values if v is not None],
-        params=trial.params,
-        distributions=trial.distributions,
-        system_attrs=dict(trial.system_attrs),
-    )
-
-
-def _costs(candidate: Candidate, names: Sequence[Cost]) -> list[float | None]:
-    return [candidate.cost(name) for name in names]
-
-
-def _later_gains(candidates: Sequence[Candidate]) -> dict[int, float]:
-    """Median gain from each rung to the last, over the trials that climbed every rung."""
-    complete = [c for c in candidates if c.state == "complete"]
-    gains: dict[int, float] = {}
-    if complete:
-        for rung in range(len(complete[0].rungs)):
-            differences = sorted(c.rungs[-1].accuracy - c.rungs[rung].accuracy for c in complete)
-            gains[rung] = differences[len(differences) // 2]
-    return gains
 
 
 def architecture_of(candidate: Candidate) -> Architecture:

@@ -1,0 +1,136 @@
+"""From YAML to the nodes of a search space, with every error at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from nasdistill.options import nearest
+from nasdistill.recipe import line_of
+from nasdistill.space.nodes import Branch, Choice, Constant, Float, Group, Int, Node, Row
+
+_TOP = ("name", "family", "description", "parameters")
+_KINDS = ("int", "float", "choice")
+
+
+class Reader:
+    """Turns parsed YAML into nodes, and collects every error on the way."""
+
+    def __init__(self, tree: Any, source: str) -> None:
+        self._tree = tree
+        self._source = source
+        self.errors: list[str] = []
+
+    def read(self) -> tuple[dict[str, str], Group]:
+        """The texts (name, family, description), and the tree below `parameters`."""
+        for key in self._tree:
+            if key not in _TOP:
+                self._wrong((key,), f"unknown key{nearest(str(key), _TOP)}", ", ".join(_TOP))
+        for key in ("name", "family", "parameters"):
+            if key not in self._tree:
+                self._wrong((key,), "this key is missing", "a value")
+        root = self._tree.get("parameters", {})
+        if not isinstance(root, Mapping):
+            self._wrong(("parameters",), f"found {root!r}", "names and nodes")
+            root = {}
+        elif not root and "parameters" in self._tree:
+            self._wrong(("parameters",), "the space is empty", "at least one node")
+        group = self._group(root, ("parameters",))
+        text = {key: str(self._tree.get(key, "")) for key in _TOP}
+        return text, group
+
+    def _wrong(self, path: tuple[Any, ...], found: str, allowed: str) -> None:
+        where = ".".join(map(str, path))
+        line = line_of(self._tree, path)
+        self.errors.append(f"{self._source}:{line}: {where}: {found}; allowed: {allowed}")
+
+    def _group(self, node: Mapping[Any, Any], path: tuple[Any, ...]) -> Group:
+        children = {}
+        for key, value in node.items():
+            if not _is_name(key) or key == "type":
+                self._wrong((*path, key), f"found the name {key!r}", "letters, digits, _; not type")
+            children[str(key)] = self._node(value, (*path, key))
+        return Group(children)
+
+    def _node(self, node: Any, path: tuple[Any, ...]) -> Node:
+        if isinstance(node, (list, Mapping)) and not node:
+            self._wrong(path, f"found {node!r}", "at least one node")
+        if isinstance(node, list):
+            return Row(tuple(self._node(item, (*path, i)) for i, item in enumerate(node)))
+        if not isinstance(node, Mapping):
+            if _is_scalar(node):
+                return Constant(node)
+            self._wrong(path, f"found {node!r}", "a value, a node, or names and nodes")
+            return Constant(0)
+        kinds = [kind for kind in _KINDS if kind in node]
+        if not kinds:
+            self._refuse_misspelt(node, path)
+            return self._group(node, path)
+        kind = kinds[0]
+        options = {"int": ("int", "step", "log"), "float": ("float", "log"), "choice": ("choice",)}
+        for key in node:
+            if key not in options[kind]:
+                known = ", ".join(options[kind])
+                self._wrong((*path, key), f"unknown key{nearest(str(key), options[kind])}", known)
+        if kind == "choice":
+            return self._choice(node["choice"], (*path, "choice"))
+        return self._range(kind, node, path)
+
+    def _refuse_misspelt(self, node: Mapping[Any, Any], path: tuple[Any, ...]) -> None:
+        """A range or choice with a slip in its key would read as a group of constants."""
+        for key, value in node.items():
+            alone = all(other in (key, "step", "log") for other in node)
+            hint = nearest(str(key), _KINDS)
+            if alone and hint and isinstance(value, (list, Mapping)):
+                self._wrong((*path, key), f"unknown key{hint}", ", ".join(_KINDS))
+
+    def _choice(self, options: Any, path: tuple[Any, ...]) -> Node:
+        if isinstance(options, Mapping) and options:
+            branches: dict[str, Node] = {}
+            for label, below in options.items():
+                if not _is_name(label):
+                    self._wrong((*path, label), f"found the label {label!r}", "letters, digits, _")
+                if below is not None and not isinstance(below, Mapping):
+                    self._wrong((*path, label), f"found {below!r}", "names and nodes, or nothing")
+                    below = {}
+                branches[str(label)] = self._group(below or {}, (*path, label))
+            return Branch(branches)
+        if not isinstance(options, list) or not options:
+            self._wrong(path, f"found {options!r}", "a list of values, or labels with subtrees")
+            return Constant(0)
+        for index, option in enumerate(options):
+            if not _is_scalar(option):
+                self._wrong((*path, index), f"found {option!r}", "texts and finite numbers")
+        if any(option in options[:index] for index, option in enumerate(options)):
+            self._wrong(path, f"found {list(options)!r} with a value twice", "different values")
+        return Choice(tuple(options))
+
+    def _range(self, kind: str, node: Mapping[str, Any], path: tuple[Any, ...]) -> Node:
+        ends, log, step = node[kind], node.get("log", False), node.get("step", 1)
+        number = int if kind == "int" else (int, float)
+        good = isinstance(ends, list) and len(ends) == 2
+        good = good and all(isinstance(e, number) and not isinstance(e, bool) for e in ends)
+        if not good or not all(map(math.isfinite, ends)) or ends[0] > ends[1]:
+            what = "whole numbers" if kind == "int" else "numbers"
+            self._wrong((*path, kind), f"found {ends!r}", f"[low, high], {what} with low <= high")
+            return Constant(0)
+        if not isinstance(log, bool) or (log and ends[0] <= 0):
+            self._wrong((*path, "log"), f"found {log!r}", "true or false; true needs low > 0")
+        if kind == "float":
+            return Float(float(ends[0]), float(ends[1]), bool(log))
+        if not isinstance(step, int) or step < 1 or (log and step != 1):
+            self._wrong((*path, "step"), f"found {step!r}", "a whole number from 1; 1 with log")
+            step = 1
+        if (ends[1] - ends[0]) % step:
+            self._wrong((*path, "step"), f"found {step}", f"a divisor of {ends[1] - ends[0]}")
+        return Int(ends[0], ends[1], step, bool(log))
+
+
+def _is_name(key: Any) -> bool:
+    """Whether a key can be part of a parameter's name, whose parts are separated by dots."""
+    return isinstance(key, str) and key.replace("_", "").isalnum()
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))

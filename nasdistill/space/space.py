@@ -1,0 +1,184 @@
+"""Search spaces, and the points of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nasdistill.errors import UserError
+from nasdistill.options import nearest
+from nasdistill.recipe import parse_yaml
+from nasdistill.space.nodes import Group, Suggest, count, draw, lines_of, plain
+from nasdistill.space.reader import Reader
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One point of a space.
+
+    Attributes:
+        family: Who builds it.
+        values: Plain JSON values, nested as in the space; a choice between subtrees is an object
+            with its label under `type`.
+    """
+
+    family: str
+    values: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces."""
+        content = {"family": self.family, "values": self.values}
+        return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Architecture:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            UserError: If the text is no architecture.
+        """
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"architecture: not JSON ({error})") from None
+        if not isinstance(content, dict) or set(content) != {"family", "values"}:
+            raise UserError('architecture: expected an object with "family" and "values" alone')
+        if not isinstance(content["family"], str) or not isinstance(content["values"], dict):
+            raise UserError('architecture: "family" must be a text and "values" an object')
+        return cls(content["family"], content["values"])
+
+    @property
+    def fingerprint(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A set of architectures of one family.
+
+    Attributes:
+        name: What users call it.
+        family: Who builds its architectures.
+        description: One sentence.
+        root: The tree.
+    """
+
+    name: str
+    family: str
+    description: str
+    root: Group
+
+    @classmethod
+    def load(cls, name_or_path: str) -> SearchSpace:
+        """Reads a shipped space by name, or a YAML file by path.
+
+        Raises:
+            UserError: If there is no such space, or the file is wrong.
+        """
+        path = Path(name_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            if name_or_path not in cls.shipped():
+                known = ", ".join(cls.shipped())
+                raise UserError(
+                    f"no space {name_or_path!r}{nearest(name_or_path, cls.shipped())} "
+                    f"(shipped: {known}; or give the path of a .yaml file)"
+                )
+            path = _folder() / f"{name_or_path}.yaml"
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"space {name_or_path}: cannot read the file ({error})") from None
+        return cls.from_yaml(text, str(path))
+
+    @classmethod
+    def from_yaml(cls, text: str, source: str) -> SearchSpace:
+        """Reads a space from YAML.
+
+        Args:
+            text: The YAML.
+            source: What errors call it.
+
+        Raises:
+            UserError: With every error at once.
+        """
+        tree = parse_yaml(text, source)
+        reader = Reader(tree, source)
+        try:
+            about, root = reader.read()
+        except RecursionError:
+            raise UserError(f"{source}: nested too deeply, or an alias holds itself") from None
+        if reader.errors:
+            raise UserError("\n".join(reader.errors))
+        return cls(about["name"], about["family"], about["description"].strip(), root)
+
+    @classmethod
+    def shipped(cls) -> tuple[str, ...]:
+        """Names of the shipped spaces."""
+        return tuple(sorted(path.stem for path in _folder().glob("*.yaml")))
+
+    def sample(self, suggest: Suggest) -> Architecture:
+        """Draws an architecture, e.g. with an `optuna.Trial`."""
+        return Architecture(self.family, draw(self.root, suggest, ""))
+
+    def random(self, rng: random.Random) -> Architecture:
+        """Draws an architecture uniformly, choice by choice."""
+        return self.sample(_Random(rng))
+
+    def count(self) -> int | None:
+        """Number of architectures; None for infinitely many."""
+        return count(self.root)
+
+    def tree(self) -> list[str]:
+        """The tree as indented lines."""
+        lines = [f"{self.name} (family {self.family}): {self.description}"]
+        for name, child in self.root.children.items():
+            lines += lines_of(name, child, 1)
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "name": self.name, "family": self.family, "parameters": plain(self.root),
+        }  # fmt: skip
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of family and tree."""
+        content = json.dumps([self.family, plain(self.root)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _folder() -> Path:
+    here = Path(__file__).parent.parent
+    inside = here / "search_spaces"
+    return inside if inside.is_dir() else here.parent / "search_spaces"
+
+
+class _Random:
+    """Draws uniformly."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        if log:
+            value = round(float(low * (high / low) ** self._rng.random()))
+            return min(high, max(low, value))
+        return low + step * self._rng.randrange((high - low) // step + 1)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        share = self._rng.random()
+        return low * (high / low) ** share if log else low + (high - low) * share
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._rng.choice(list(choices))
