@@ -17,7 +17,8 @@ from nasdistill.results import Event, Final, StudyRecord
 if TYPE_CHECKING:
     from nasdistill.space import SearchSpace
 
-REFRESH_SECONDS = 0.25
+PLAIN_SECONDS = 30.0
+"""Time between two signs of life where there is no live line."""
 
 
 class Display:
@@ -34,6 +35,7 @@ class Display:
         self._stage_begun = time.monotonic()
         self._stage = ""
         self._trial: Event | None = None
+        self._shown = time.monotonic()
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -56,8 +58,11 @@ class Display:
             return
         if event.kind in ("rung", "trial") and event.stage == "search":
             self._trial = event
-        elapsed = time.monotonic() - self._begun
-        self._console.print(Text(f"{elapsed:6.0f} s  ", "dim"), self._line(event), sep="")
+        self._print(self._line(event))
+
+    def _print(self, line: Text) -> None:
+        self._shown = time.monotonic()
+        self._console.print(Text(f"{self._shown - self._begun:6.0f} s  ", "dim"), line, sep="")
 
     def _line(self, event: Event) -> Text:
         label = {"warning": "warning: ", "stage": "", "note": ""}.get(event.kind, "")
@@ -79,7 +84,7 @@ class Display:
         return duration(spent / event.done * (event.total - event.done))
 
     def _show_progress(self, event: Event) -> None:
-        if self._live is None:
+        if self._live is None and time.monotonic() - self._shown < PLAIN_SECONDS:
             return
         where = f"trial {event.trial}, {event.text}" if event.stage == "search" else event.text
         line = f"{event.stage}: {where}, {event.images_per_second:,.0f} images/s"
@@ -90,7 +95,10 @@ class Display:
         if self._trial is not None and event.stage == "search" and self._trial.total:
             line += f" | {self._trial.done}/{self._trial.total} trials, "
             line += f"ETA {self._eta(self._trial)}, front {describe_front(self._trial.front)}"
-        self._live.update(Text(line), refresh=True)
+        if self._live is None:
+            self._print(Text(line))
+        else:
+            self._live.update(Text(line), refresh=True)
 
 
 def describe_front(front: Sequence[tuple[int, float, float]]) -> str:

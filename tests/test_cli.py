@@ -301,6 +301,25 @@ def test_display_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture
     assert "warning: the [bold]teacher[/bold] is overfitted" in lines[3]
 
 
+def test_display_without_a_terminal_gives_a_sign_of_life(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nasdistill import display as module
+    from nasdistill.terminal import console
+
+    monkeypatch.setattr(module, "PLAIN_SECONDS", 0.0)
+    with Display(console()) as display:
+        display(
+            Event(
+                "progress", "epoch 2 of 30, loss 1.203", "teacher", done=5_000, total=75_000,
+                images_per_second=412.0, eta_seconds=170.0,
+            )
+        )  # fmt: skip
+    line = capsys.readouterr().out
+    assert "teacher: epoch 2 of 30, loss 1.203, 412 images/s, 5,000 of 75,000 images" in line
+    assert "ETA 3 min" in line
+
+
 def test_short_numbers() -> None:
     assert [short(n) for n in (999, 84_200, 1_050_000, 2e9)] == ["999", "84.2k", "1.05M", "2G"]
     assert describe_front(()) == "empty"
