@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 from nasdistill.errors import UserError
 from nasdistill.options import Cost
 from nasdistill.report import figures, progress, tables, text
-from nasdistill.results import StudyRecord
+from nasdistill.results import COUNTED, StudyRecord
 
 _HERE = Path(__file__).parent
 _COSTS: tuple[Cost, ...] = ("params", "macs", "latency", "bytes")
@@ -113,12 +113,15 @@ def _buttons(kind: str, labels: dict[str, str], pressed: str) -> str:
 
 def _summary(record: StudyRecord) -> str:
     states = Counter(candidate.state for candidate in record.candidates)
-    trials = ", ".join(f"{count} {state}" for state, count in states.items())
+    ended = ", ".join(f"{count} {state}" for state, count in states.items() if state in COUNTED)
+    trials = f"{text.counted(sum(states[state] for state in COUNTED), 'trial')} ({ended})"
+    if states["rejected"]:
+        trials += f" · {text.counted(states['rejected'], 'proposal')} rejected"
     teacher = escape(str(record.teacher.get("name", text.NONE)))
     data = escape(str(record.data.get("name", text.NONE)))
     return (
-        f"data {data} · teacher {teacher} · {len(record.candidates)} trials ({trials}) · "
-        f"{len(record.finals)} finals · {escape(record.state)}"
+        f"data {data} · teacher {teacher} · {trials} · "
+        f"{text.counted(len(record.finals), 'final')} · {escape(record.state)}"
     )
 
 
@@ -192,7 +195,8 @@ def _trust(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
     elif info.spearman is None or info.kendall is None:
         said = f"All {n} scores or all {n} accuracies are equal: there is no order to compare."
     else:
-        said = f"Spearman {info.spearman:.2f}, Kendall {info.kendall:.2f}, n = {n} finals."
+        said = f"Spearman {info.spearman:.2f}, Kendall {info.kendall:.2f}, "
+        said += f"n = {text.counted(n, 'final')}."
         said += " With so few this is a hint, no proof." if n < 10 else ""
     note = (
         "Each final's score in the search against its test accuracy after full distillation. "

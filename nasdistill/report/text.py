@@ -159,3 +159,8 @@ def _scalar(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[]"
     return json.dumps(value, default=str)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: `1 final`, `2 finals`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
