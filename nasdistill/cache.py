@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nasdistill.data import Batch, Dataset, Split
+from nasdistill.files import write_whole
 from nasdistill.teacher import Teacher
 
 BLOCK = 500
@@ -66,7 +67,8 @@ class AnswerCache:
         text = json.dumps(identity, sort_keys=True)
         self.folder = root / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write_once(self.folder / "key.json", text)
+        if not (self.folder / "key.json").exists():
+            write_whole(self.folder / "key.json", text)
         self._shape = (len(dataset.train), teacher.classes)
         self._blocks = -(-len(dataset.train) // BLOCK)
         self._views: dict[int, tuple[NDArray[np.float16], NDArray[np.uint32], NDArray[np.bool_]]]
@@ -176,10 +178,3 @@ def _flush(array: NDArray[Any]) -> None:
 def _checksum(rows: NDArray[Any]) -> int:
     """CRC-32 of the rows; never 0, which means that a block is empty."""
     return zlib.crc32(np.ascontiguousarray(rows).tobytes()) or 1
-
-
-def _write_once(path: Path, text: str) -> None:
-    if not path.exists():
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(text)
-        temporary.replace(path)

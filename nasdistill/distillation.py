@@ -6,7 +6,6 @@ import copy
 import hashlib
 import io
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nasdistill.data import Batch, Dataset, Split
+from nasdistill.files import write_whole
 from nasdistill.models.layers import DepthwiseConv2d
 from nasdistill.objective import Objective
 from nasdistill.objective.objective import Ask
@@ -316,12 +316,7 @@ def save_state(state: dict[str, Any], path: Path) -> None:
     """Writes tensors and plain values so that the file is either old or new, never half."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, buffer.getvalue())
 
 
 def _seed(*parts: object) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nasdistill import artifact, distillation, locks, profile
 from nasdistill.bench import Bench
 from nasdistill.distillation import Pace, Run
+from nasdistill.files import write_whole
 from nasdistill.models import Classifier
 from nasdistill.objective import Objective
 from nasdistill.options import Cost
@@ -251,7 +252,7 @@ def _latencies(bench: Bench, student: nn.Module, path: Path) -> list[dict[str, A
     if engine not in ("torch", "cuda"):
         if not teacher_path.exists():
             module = bench.teacher.module.cpu()
-            teacher_path.write_bytes(artifact.quick_onnx(module, bench.teacher.input))
+            write_whole(teacher_path, artifact.quick_onnx(module, bench.teacher.input))
             bench.teacher.module.to(bench.feed.dataset.train.labels.device)
         models = {"student": path, "teacher": teacher_path}
     inputs = {"student": bench.dataset.input, "teacher": bench.teacher.input}
@@ -273,9 +274,7 @@ def _recommend(study: Study) -> None:
         chosen.unlink(missing_ok=True)
         return
     best = max(finals, key=lambda f: (f.metrics["audit_accuracy"], -f.metrics["params"]))
-    temporary = chosen.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"rank": best.rank, "by": "audit_accuracy"}))
-    temporary.replace(chosen)
+    write_whole(chosen, json.dumps({"rank": best.rank, "by": "audit_accuracy"}))
 
 
 def _card(study: Study, metrics: dict[str, Any]) -> str:

@@ -9,14 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from nasdistill import artifact, distillation, locks, profile
 from nasdistill.data import Dataset
 from nasdistill.distillation import Feed, Pace, Precision, Run
 from nasdistill.errors import UserError
+from nasdistill.files import write_whole
 from nasdistill.models import Classifier, build
 from nasdistill.objective import Objective
 from nasdistill.quality import accuracy, expected_calibration_error, wilson
@@ -243,9 +244,8 @@ def tune_head(
     with locks.alone(path.with_suffix(".lock")):
         if not path.exists():
             _tune(teacher, head, dataset, epochs, seed, emit)
-            temporary = path.with_suffix(".tmp")
-            save_file({k: t.cpu().contiguous() for k, t in head.state_dict().items()}, temporary)
-            temporary.replace(path)
+            tuned = {name: t.cpu().contiguous() for name, t in head.state_dict().items()}
+            write_whole(path, safetensors.torch.save(tuned))
     head.load_state_dict(artifact.read_weights(path))
     teacher.module.requires_grad_(False).eval()
     return replace(

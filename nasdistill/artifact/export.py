@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nasdistill.errors import UserError
+from nasdistill.files import write_whole
 from nasdistill.options import Input
 
 TOLERANCE = 1e-4
@@ -79,7 +80,7 @@ def export_onnx(module: nn.Module, input: Input, path: Path) -> None:
             raise RuntimeError("the exported file disagrees")
         return content
 
-    _write(path, _first_of([agreeing, _traced], module, input))
+    write_whole(path, _first_of([agreeing, _traced], module, input))
 
 
 def export_program(module: nn.Module, input: Input, path: Path) -> None:
@@ -102,7 +103,7 @@ def export_program(module: nn.Module, input: Input, path: Path) -> None:
         torch.export.save(program, buffer)
         return buffer.getvalue()
 
-    _write(path, _first_of([exported], module, input))
+    write_whole(path, _first_of([exported], module, input))
 
 
 def verify_onnx(
@@ -206,16 +207,6 @@ def _captured(module: nn.Module, input: Input) -> bytes:
     graph.ClearField("value_info")
     content: bytes = proto.SerializeToString()
     return content
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _example(module: nn.Module, input: Input, batch: int) -> Tensor:

@@ -23,6 +23,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nasdistill.errors import UserError
+from nasdistill.files import write_whole
 from nasdistill.locks import alone
 from nasdistill.options import without_password
 from nasdistill.recipe import Recipe, changed_keys
@@ -101,7 +102,7 @@ class Study:
         else:
             study._check_same(Recipe.model_validate(stored))
             study.set("recipe", recipe.stored())
-        (folder / "recipe.yaml").write_text(recipe.to_yaml())
+        write_whole(folder / "recipe.yaml", recipe.to_yaml())
         if recipe.storage is not None:
             _write_private(folder / STORAGE_FILE, recipe.storage)
         return study
