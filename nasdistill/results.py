@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
-State = Literal["running", "complete", "stopped", "rejected", "duplicate", "failed"]
+State = Literal["running", "complete", "stopped", "rejected", "failed"]
 
 COUNTED: tuple[State, ...] = ("running", "complete", "stopped", "failed")
 """States that count against the study's total of trials."""
@@ -53,8 +53,7 @@ class Candidate:
     Attributes:
         number: The trial's number in the Optuna study.
         state: `complete` climbed every rung; `stopped` was stopped at one; `rejected` broke a
-            limit before training; `duplicate` was already trained under another number; `failed`
-            ended with an error (`reason`).
+            limit before training; `failed` ended with an error (`reason`).
         architecture: The architecture's JSON object (`family`, `values`).
         fingerprint: The architecture's fingerprint.
         parameters: Sampled values by dotted parameter name.

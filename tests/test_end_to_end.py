@@ -215,3 +215,13 @@ def test_the_readmes_python_example_runs(tmp_path: Path, monkeypatch: pytest.Mon
     exec(code, scope)
     assert scope["best"].metrics["test_accuracy"] > 0.3
     assert Path("reports/example/index.html").is_file()
+
+
+def test_a_time_limit_ends_the_search_and_leaves_the_finals_their_share(here: Path) -> None:
+    said: list[str] = []
+    recipe = load_recipe("recipe.yaml", {"trials": 100_000, "time_limit": "6s", "space": "mlp"})
+    outcome = nasdistill.search(recipe, on_event=lambda event: said.append(event.text))
+    assert "the search's share of the time limit is used up" in said
+    assert 0 < sum(c.state in COUNTED for c in outcome.record.candidates) < 100_000
+    assert outcome.record.finals and outcome.record.state != "complete"
+    assert not outcome.already_complete

@@ -58,8 +58,6 @@ def trade_off_info(record: StudyRecord, cost: Cost) -> TradeOffInfo:
     unplaced = 0
     for candidate in record.candidates:
         x = candidate.cost(cost)
-        if candidate.state == "duplicate":
-            continue
         if x is None or (candidate.score is None and candidate.state not in ("rejected", "failed")):
             unplaced += 1
             continue
