@@ -21,10 +21,9 @@ from nasdistill.data import Dataset, load_data
 from nasdistill.distillation import Feed, Pace, Precision, Run
 from nasdistill.errors import UserError
 from nasdistill.imported import Imported
-from nasdistill.objective import Objective
-from nasdistill.objective.schedules import schedule
+from nasdistill.objective import Objective, objective_of
 from nasdistill.options import Input
-from nasdistill.recipe import ObjectiveOptions, Recipe
+from nasdistill.recipe import Recipe
 from nasdistill.results import Event
 from nasdistill.rungs import Ladder
 from nasdistill.space import Architecture
@@ -100,9 +99,10 @@ class Bench:
             ask=self.answers.logits,
         )
 
-    def prepare(self, run: Run, until: int, first_step: int) -> None:
+    def prepare(self, objective: Objective, until: int, first_step: int) -> None:
         """Asks the teacher ahead for all that a run will see up to `until` examples."""
-        self.answers.prepare(self.feed.plan(first_step, self.feed.steps(until)))
+        if objective.asks_teacher:
+            self.answers.prepare(self.feed.plan(first_step, self.feed.steps(until)))
 
     def measure_latency(self, module: nn.Module, input: Input | None = None) -> float:
         """Median batch-1 latency of a module in milliseconds, while other workers pause."""
@@ -117,13 +117,6 @@ class Bench:
         return measured["it"].median_ms
 
 
-def objective_of(options: ObjectiveOptions) -> Objective:
-    """The classic objective with the recipe's α, T and label smoothing."""
-    return Objective.classic(
-        schedule(options.alpha), schedule(options.temperature), options.label_smoothing
-    )
-
-
 def hash_seed(parts: tuple[object, ...]) -> int:
     """A 48-bit seed from any printable parts."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=6).digest(), "little")
@@ -134,6 +127,8 @@ DEFAULT_LIMIT_PARAMS = 10
 DEFAULT_LIMIT_LATENCY = 3
 AUTO_TEACHER_EPOCHS = 30
 HEAD_EPOCHS = 3
+RANKING_TERMS = ("labels", "kl")
+"""Terms after whose short runs the order of students is known to be of use."""
 
 
 def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) -> Bench:
@@ -181,6 +176,7 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
             stage="teacher",
         )
     )
+    _warn_of_scoring(recipe, emit)
     study.once("machine", lambda: describe_machine(device))
     study.once("versions", describe_versions)
     first = recipe.rungs.first.examples(len(dataset.train))
@@ -211,6 +207,20 @@ def _answers_in(recipe: Recipe, teacher: Teacher, dataset: Dataset) -> AnswerPre
     if recipe.precision == "auto":
         return teaching.probe_answers(teacher, dataset)
     return "fp32" if recipe.precision == "fp32" else "bf16"
+
+
+def _warn_of_scoring(recipe: Recipe, emit: Callable[[Event], None]) -> None:
+    odd = [name for name in recipe.scoring.names() if name not in RANKING_TERMS]
+    if odd:
+        emit(
+            Event(
+                "warning",
+                f"students are scored after training on {', '.join(odd)}: terms other than labels "
+                "and kl can rank them wrongly (one of those tried by Trofimov et al., 2020, ranks "
+                "at random). Keep the default scoring, and use other terms under final",
+                stage="teacher",
+            )
+        )
 
 
 def load_a_teacher(

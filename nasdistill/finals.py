@@ -155,8 +155,7 @@ def _train_final(
         seed=(study.recipe.seed, candidate.fingerprint, "final"),
         precision=precision_for(study, bench, student),
     )
-    if objective.asks_teacher:
-        bench.prepare(run, total, 0)
+    bench.prepare(objective, total, 0)
 
     def tell(event: Event) -> None:
         what = "labels alone" if not objective.asks_teacher else "distilling"

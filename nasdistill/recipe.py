@@ -7,13 +7,14 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from ruamel.yaml.comments import CommentedMap
 
 from nasdistill.errors import UserError
 from nasdistill.options import Closed, nearest, without_password
+from nasdistill.recipe_objective import TERM_OPTIONS, ObjectiveOptions
 from nasdistill.recipe_values import (
     Budget,
     BudgetText,
@@ -21,10 +22,7 @@ from nasdistill.recipe_values import (
     Count,
     Fraction,
     Milliseconds,
-    ScheduleText,
     Seconds,
-    positive,
-    share,
 )
 from nasdistill.recipe_yaml import line_of, parse_yaml, plain, read_yaml, write_yaml
 
@@ -38,20 +36,6 @@ FREE = ("trials", "time_limit", "top_k", "workers")
 
 UNNAMED = (*FREE, "study", "storage")
 """Keys that a study's default name does not follow."""
-
-
-class ObjectiveOptions(Closed):
-    """The classic objective: α·labels + (1 − α)·T²·KL.
-
-    Attributes:
-        alpha: Weight of the labels, 0 to 1: a number or a schedule over the run's progress.
-        temperature: T, above 0: a number or a schedule.
-        label_smoothing: Share of a label's mass that is spread over all classes.
-    """
-
-    alpha: Annotated[ScheduleText, AfterValidator(share)] = 0.1
-    temperature: Annotated[ScheduleText, AfterValidator(positive)] = 4.0
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
 class Rungs(Closed):
@@ -248,14 +232,14 @@ def _explain(
     item: Any, tree: CommentedMap | None, source: str, flags: set[tuple[str, ...]]
 ) -> tuple[int, str]:
     """One error: its line (0 for a flag), and in words its place, what was found and is allowed."""
-    path = tuple(item["loc"])
+    path, model = _place(tuple(item["loc"]))
     line = 1 if tree is None else line_of(tree, path)
     place = f"{source}{'' if tree is None else f':{line}'}: {'.'.join(map(str, path))}"
     for flag in flags:
         if path[: len(flag)] == flag:
             line, place = 0, FLAGS.get(flag, f"--{'-'.join(flag).replace('_', '-')}")
     if item["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1])
+        known = [field.alias or name for name, field in model.model_fields.items()]
         near = nearest(str(path[-1]), known)
         return line, f"{place}: unknown key{near} (known: {', '.join(known)})"
     found, message = repr(item["input"]), _message(item, str(path[-1]))
@@ -264,14 +248,32 @@ def _explain(
     return line, f"{place}: {told}"
 
 
+def _place(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], type[Closed]]:
+    """The path of a key as the user wrote it, and the model that its parent is.
+
+    Pydantic puts the kind of a term between its index and its keys.
+    """
+    if "terms" in location[:-2]:
+        at = location.index("terms") + 2
+        kind = TERM_OPTIONS.get(str(location[at]))
+        if kind is not None:
+            return location[:at] + location[at + 1 :], kind
+    model = _MODELS.get(str(location[-2]), Recipe) if len(location) > 1 else Recipe
+    return location, model
+
+
 def _message(item: Any, key: str) -> str:
     """What is allowed, with the nearest allowed word."""
     words, context = _WORDS.get(key), item.get("ctx", {})
     if words is not None:
         return f"allowed: {words}{nearest(str(item['input']), words.split(', '))}"
-    if "expected" in context:
-        choices = re.findall(r"'([^']*)'", str(context["expected"]))
-        return f"allowed: {', '.join(choices)}{nearest(str(item['input']), choices)}"
+    expected = context.get("expected", context.get("expected_tags"))
+    if expected is not None:
+        choices = re.findall(r"'([^']*)'", str(expected))
+        given = str(context.get("tag", item["input"]))
+        return f"allowed: {', '.join(choices)}{nearest(given, choices)}"
+    if item["type"] == "union_tag_not_found":
+        return f"a term needs the key 'term' (one of {', '.join(TERM_OPTIONS)})"
     if item["type"].startswith("bool"):
         return "allowed: true, false"
     return str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
@@ -281,8 +283,3 @@ _MODELS: dict[str, type[Closed]] = {
     "rungs": Rungs, "scoring": ObjectiveOptions, "final": ObjectiveOptions, "final_budget": Budget,
     "first": Budget,
 }  # fmt: skip
-
-
-def _known_keys(parents: tuple[Any, ...]) -> list[str]:
-    model: type[Closed] = _MODELS[str(parents[-1])] if parents else Recipe
-    return [field.alias or name for name, field in model.model_fields.items()]

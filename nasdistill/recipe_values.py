@@ -151,6 +151,18 @@ def share(schedule: float | dict[str, Any]) -> float | dict[str, Any]:
     return schedule
 
 
+def no_less(schedule: float | dict[str, Any]) -> float | dict[str, Any]:
+    """Refuses a schedule that goes below 0."""
+    if not all(value >= 0 for value in _values(schedule)):
+        raise ValueError("must be 0 or more")
+    return schedule
+
+
+def highest(schedule: float | dict[str, Any]) -> float:
+    """The largest value that a schedule takes."""
+    return max(_values(schedule))
+
+
 def positive(schedule: float | dict[str, Any]) -> float | dict[str, Any]:
     """Refuses a schedule that reaches 0 or less."""
     if not all(value > 0 for value in _values(schedule)):

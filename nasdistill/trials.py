@@ -174,7 +174,7 @@ def _climb_rung(
     """Trains the trunk up to a rung, cools a copy of it down, and scores the copy."""
     ladder = bench.ladder
     budget, turn = ladder.budgets[rung], ladder.trunk_end(rung)
-    bench.prepare(run, budget, run.step)
+    bench.prepare(bench.scoring, budget, run.step)
     start = time.perf_counter()
     branch = None
     for phase in ("trunk", "branch"):
@@ -287,7 +287,7 @@ def precision_for(study: Study, bench: Bench, student: nn.Module) -> Precision:
         run = bench.run(
             student, horizon=1, pace=Pace(0.0, 1, None, 1), seed=(0, "probe"), precision="fp32"
         )
-        bench.prepare(run, 16 * bench.feed.batch_size, 0)
+        bench.prepare(bench.scoring, 16 * bench.feed.batch_size, 0)
         return distillation.probe_precision(run, bench.scoring)
 
     state = {k: v.clone() for k, v in student.state_dict().items()}

@@ -225,3 +225,15 @@ def test_a_time_limit_ends_the_search_and_leaves_the_finals_their_share(here: Pa
     assert 0 < sum(c.state in COUNTED for c in outcome.record.candidates) < 100_000
     assert outcome.record.finals and outcome.record.state != "complete"
     assert not outcome.already_complete
+
+
+def test_finals_and_scores_have_terms_of_their_own(here: Path) -> None:
+    said: list[str] = []
+    terms = [{"term": "labels", "weight": 0.2}, {"term": "dist"}, {"term": "dkd", "weight": 0.1}]
+    recipe = load_recipe("recipe.yaml", {"final": {"terms": terms}, "trials": 3, "top_k": 1})
+    outcome = nasdistill.search(recipe, on_event=lambda event: said.append(event.text))
+    assert outcome.record.finals[0].metrics["test_accuracy"] > 0.6
+    assert not any("rank them wrongly" in text for text in said)
+    odd = {"scoring": {"terms": terms}, "trials": 1, "top_k": 1, "study": "odd"}
+    nasdistill.search(load_recipe("recipe.yaml", odd), on_event=lambda e: said.append(e.text))
+    assert any("scored after training on dist, dkd" in text for text in said)

@@ -280,3 +280,63 @@ def test_a_storages_password_is_not_stored() -> None:
     assert (
         load_recipe(None, {"storage": "journal:a/b.log"}).stored()["storage"] == "journal:a/b.log"
     )
+
+
+TERMS = """\
+final:
+  terms:
+    - {term: labels, weight: 0.1, smoothing: 0.1}
+    - {term: dkd, weight: {linear: [0, 1]}, temperature: {steps: {0: 8, 0.5: 4}}, others: 4}
+"""
+
+
+def test_terms(tmp_path: Path) -> None:
+    recipe = load_recipe(_write(tmp_path, TERMS), {})
+    assert recipe.final.names() == ("labels", "dkd") and recipe.scoring.names() == ("labels", "kl")
+    assert recipe.final.terms is not None
+    labels, dkd = recipe.final.terms
+    assert labels.weight == 0.1 and dkd.weight == {"linear": [0.0, 1.0]}
+    assert from_stored(recipe.stored()) == recipe
+    again = tmp_path / "again.yaml"
+    again.write_text(recipe.to_yaml())
+    assert load_recipe(again, {}) == recipe
+
+
+def test_bad_terms_are_told_with_their_line(tmp_path: Path) -> None:
+    text = (
+        "final:\n  terms:\n"
+        "    - {term: dkd, temperature: -4, othrs: 8}\n"
+        "    - {term: dkt}\n"
+        "    - {weight: 1}\n"
+        "    - {term: kl, weight: -1}\n"
+        "scoring: {alpha: 0.3, terms: [{term: kl}]}\n"
+    )
+    lines = _message(_write(tmp_path, text), {}).splitlines()
+    told = [line.split(":", 1)[1] for line in lines]
+    assert [":".join(line.split(":")[:2]) for line in told] == [
+        "3: final.terms.0.othrs", "3: final.terms.0.temperature", "4: final.terms.1",
+        "5: final.terms.2", "6: final.terms.3.weight", "7: scoring",
+    ]  # fmt: skip
+    assert "did you mean 'others'?" in told[0] and "must be above 0" in told[1]
+    assert "did you mean 'dkd'?" in told[2] and "needs the key 'term'" in told[3]
+    assert "must be 0 or more" in told[4] and "either terms or alpha" in told[5]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("final: {terms: []}", "at least one is needed"),
+        ("final: {terms: [{term: kl, weight: 0}]}", "all weights are zero"),
+        ("final: {terms: [{term: kl, weight: {linear: [0, 0]}}]}", "all weights are zero"),
+    ],
+)
+def test_terms_that_teach_nothing(tmp_path: Path, text: str, told: str) -> None:
+    assert told in _message(_write(tmp_path, text + "\n"), {})
+
+
+def test_the_recipes_in_the_docs_are_read(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
+    recipes = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(recipes) >= 4
+    for block in recipes:
+        assert load_recipe(_write(tmp_path, block), {}).final.terms

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from nasdistill.data import Batch
+from nasdistill.objective.logits import KL, Labels
 from nasdistill.objective.schedules import Schedule
-from nasdistill.objective.terms import KL, Labels, Outputs, Term
+from nasdistill.objective.terms import Outputs, Term
 
 Ask = Callable[[Batch], Tensor]
 

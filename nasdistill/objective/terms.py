@@ -1,4 +1,4 @@
-"""Terms that need only logits and labels."""
+"""What a term is: one thing matched between student and teacher, or labels."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
-
-from nasdistill.objective.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -53,52 +50,3 @@ class Term(ABC):
         Returns:
             float32 `[B]`, or a scalar where `coupled`.
         """
-
-
-@dataclass(frozen=True)
-class Labels(Term):
-    """Cross-entropy against the labels.
-
-    Attributes:
-        smoothing: Probability mass spread evenly over the classes (Szegedy et al., 2016).
-    """
-
-    asks_teacher: ClassVar[bool] = False
-    smoothing: float = 0.0
-
-    def __call__(
-        self, student: Outputs, teacher: Outputs | None, labels_B: Tensor, progress: float
-    ) -> Tensor:
-        """See `Term`."""
-        return F.cross_entropy(
-            student.logits.float(), labels_B, reduction="none", label_smoothing=self.smoothing
-        )
-
-
-@dataclass(frozen=True)
-class KL(Term):
-    """T²·KL(teacher ‖ student) between distributions softened at temperature T.
-
-    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015. The factor T²
-    keeps the size of the gradient when T changes.
-
-    Attributes:
-        temperature: T, over progress.
-    """
-
-    asks_teacher: ClassVar[bool] = True
-    temperature: Schedule
-
-    def __call__(
-        self, student: Outputs, teacher: Outputs | None, labels_B: Tensor, progress: float
-    ) -> Tensor:
-        """See `Term`."""
-        assert teacher is not None
-        temperature = self.temperature(progress)
-        log_student_BC = F.log_softmax(student.logits.float() / temperature, dim=1)
-        log_teacher_BC = F.log_softmax(teacher.logits.float() / temperature, dim=1)
-        divergence_BC = F.kl_div(log_student_BC, log_teacher_BC, reduction="none", log_target=True)
-        return divergence_BC.sum(dim=1) * temperature**2
-
-
-TERMS: dict[str, type[Term]] = {"labels": Labels, "kl": KL}
