@@ -14,7 +14,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from nasdistill.errors import UserError
 from nasdistill.options import Closed, nearest, without_password
-from nasdistill.recipe_objective import TERM_OPTIONS, ObjectiveOptions
+from nasdistill.recipe_objective import TERM_OPTIONS, ExamplesOptions, ObjectiveOptions
 from nasdistill.recipe_values import (
     Budget,
     BudgetText,
@@ -281,5 +281,5 @@ def _message(item: Any, key: str) -> str:
 
 _MODELS: dict[str, type[Closed]] = {
     "rungs": Rungs, "scoring": ObjectiveOptions, "final": ObjectiveOptions, "final_budget": Budget,
-    "first": Budget,
+    "first": Budget, "examples": ExamplesOptions,
 }  # fmt: skip

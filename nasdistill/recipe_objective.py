@@ -119,6 +119,36 @@ TERM_OPTIONS: dict[str, type[Closed]] = {
 }
 
 
+COUPLED = ("dist",)
+"""Terms whose examples depend on each other: they have no loss of one example."""
+
+
+class ExamplesOptions(Closed):
+    """How far the teacher is followed on each example.
+
+    Attributes:
+        by: `confident` and `by_difficulty` follow it where its largest probability is above the
+            threshold, and the labels elsewhere; `correct_only` where it is right; `entropy` by how
+            sure it is.
+        threshold: A probability: 0.9 for `confident`, 0.3 for `by_difficulty` if not given.
+    """
+
+    by: Literal["confident", "by_difficulty", "correct_only", "entropy"]
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _threshold_fits(self) -> ExamplesOptions:
+        if self.threshold is not None and self.by in ("correct_only", "entropy"):
+            raise ValueError(f"{self.by} has no threshold")
+        return self
+
+    def least(self) -> float:
+        """The threshold, given or not."""
+        if self.threshold is not None:
+            return self.threshold
+        return 0.3 if self.by == "by_difficulty" else 0.9
+
+
 class ObjectiveOptions(Closed):
     """α·labels + (1 − α)·T²·KL, or a weighted sum of terms.
 
@@ -127,12 +157,14 @@ class ObjectiveOptions(Closed):
         temperature: T, above 0: a number or a schedule.
         label_smoothing: Share of a label's mass that is spread over all classes.
         terms: What is matched instead; the three keys above then keep their defaults.
+        examples: How far the teacher is followed on each example; on all alike if not given.
     """
 
     alpha: Annotated[ScheduleText, AfterValidator(share)] = 0.1
     temperature: Temperature = 4.0
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     terms: tuple[TermOptions, ...] | None = None
+    examples: ExamplesOptions | None = None
 
     @model_validator(mode="after")
     def _either_or(self) -> ObjectiveOptions:
@@ -146,7 +178,19 @@ class ObjectiveOptions(Closed):
         for name in ("alpha", "temperature", "label_smoothing"):
             if getattr(self, name) != fields[name].default:
                 raise ValueError(f"give either terms or {name}; terms have weights of their own")
+        if self.examples is not None:
+            self._check_examples()
         return self
+
+    def _check_examples(self) -> None:
+        coupled = [name for name in self.names() if name in COUPLED]
+        if coupled:
+            raise ValueError(
+                f"examples: {', '.join(coupled)} couples the examples of a batch, so that none has "
+                "a weight of its own"
+            )
+        if set(self.names()) == {"labels"}:
+            raise ValueError("examples: no term asks the teacher")
 
     def names(self) -> tuple[str, ...]:
         """Names of the terms."""

@@ -339,4 +339,25 @@ def test_the_recipes_in_the_docs_are_read(tmp_path: Path) -> None:
     recipes = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     assert len(recipes) >= 4
     for block in recipes:
-        assert load_recipe(_write(tmp_path, block), {}).final.terms
+        assert load_recipe(_write(tmp_path, block), {}).final != Recipe().final
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{examples: {by: confdent}}", "did you mean 'confident'?"),
+        ("{examples: {by: entropy, threshold: 0.5}}", "entropy has no threshold"),
+        ("{examples: {by: confident, treshold: 0.5}}", "did you mean 'threshold'?"),
+        ("{examples: {by: confident, threshold: 2}}", "less than 1"),
+        ("{examples: {by: confident}, terms: [{term: dist}]}", "dist couples the examples"),
+        ("{examples: {by: confident}, terms: [{term: labels}]}", "no term asks the teacher"),
+    ],
+)
+def test_bad_weights_by_example(tmp_path: Path, text: str, told: str) -> None:
+    message = _message(_write(tmp_path, f"final: {text}\n"), {})
+    assert told in message and message.count("\n") == 0
+
+
+def test_weights_by_example() -> None:
+    final = load_recipe(None, {"final": {"examples": {"by": "by_difficulty"}}}).final
+    assert final.examples is not None and final.examples.least() == 0.3

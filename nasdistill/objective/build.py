@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nasdistill.objective.examples import ByExample
 from nasdistill.objective.logits import DIST, DKD, JS, KL, Labels, MSELogits, ReverseKL, SoftCE
 from nasdistill.objective.objective import Objective, Weighted
 from nasdistill.objective.schedules import schedule
@@ -25,11 +26,17 @@ TERMS: dict[str, Callable[..., Term]] = {
 
 def objective_of(options: ObjectiveOptions) -> Objective:
     """The objective that a recipe describes: its terms, or the classic pair."""
+    by_example = None
+    if options.examples is not None:
+        by_example = ByExample(options.examples.by, options.examples.least())
     if options.terms is None:
         return Objective.classic(
-            schedule(options.alpha), schedule(options.temperature), options.label_smoothing
+            schedule(options.alpha),
+            schedule(options.temperature),
+            options.label_smoothing,
+            by_example,
         )
-    return Objective([_weighted(item) for item in options.terms])
+    return Objective([_weighted(item) for item in options.terms], by_example)
 
 
 def _weighted(item: Any) -> Weighted:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from nasdistill.data import Batch
+from nasdistill.objective.examples import ByExample
 from nasdistill.objective.logits import KL, Labels
 from nasdistill.objective.schedules import Schedule
 from nasdistill.objective.terms import Outputs, Term
@@ -29,18 +31,27 @@ class Objective:
 
     Attributes:
         terms: Terms with their weights.
+        by_example: How far the teacher is followed on each example; None for on all alike.
     """
 
     terms: Sequence[Weighted]
+    by_example: ByExample | None = None
 
     @classmethod
-    def classic(cls, alpha: Schedule, temperature: Schedule, smoothing: float = 0.0) -> Objective:
+    def classic(
+        cls,
+        alpha: Schedule,
+        temperature: Schedule,
+        smoothing: float = 0.0,
+        by_example: ByExample | None = None,
+    ) -> Objective:
         """α·labels + (1 − α)·T²·KL (Hinton et al., 2015)."""
         return cls(
             [
                 Weighted(Labels(smoothing), alpha),
                 Weighted(KL(temperature), lambda progress: 1.0 - alpha(progress)),
-            ]
+            ],
+            by_example,
         )
 
     @classmethod
@@ -72,11 +83,14 @@ class Objective:
         if self.asks_teacher:
             assert ask is not None
             taught = Outputs(ask(batch))
-        losses = [
-            item.term(said, taught, batch.labels, progress).mean() * item.weight(progress)
-            for item in self.terms
-        ]
-        total = losses[0]
-        for loss in losses[1:]:
-            total = total + loss
+        follow: Tensor | float = 1.0
+        rest: Tensor | float = 1.0
+        if self.by_example is not None:
+            assert taught is not None, "only a teacher can be followed"
+            follow, rest = self.by_example.weights(taught.logits, batch.labels)
+        total = torch.zeros((), device=batch.labels.device)
+        for item in self.terms:
+            loss = item.term(said, taught, batch.labels, progress)
+            share = follow if item.term.asks_teacher else rest
+            total = total + (share * loss).mean() * item.weight(progress)
         return total

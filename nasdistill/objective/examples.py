@@ -1,0 +1,63 @@
+"""Weights by example: how far the teacher is followed on each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Follow = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def confident(logits_BC: Tensor, labels_B: Tensor, threshold: float) -> Tensor:
+    """1 where the teacher's largest probability is above a threshold, else 0; float32 `[B]`."""
+    return (logits_BC.softmax(dim=1).amax(dim=1) > threshold).float()
+
+
+def correct_only(logits_BC: Tensor, labels_B: Tensor, threshold: float) -> Tensor:
+    """1 where the teacher is right, else 0; float32 `[B]`."""
+    return (logits_BC.argmax(dim=1) == labels_B).float()
+
+
+def entropy(logits_BC: Tensor, labels_B: Tensor, threshold: float) -> Tensor:
+    """One minus the entropy of the teacher's answer, as a share of the largest; float32 `[B]`."""
+    log_p_BC = logits_BC.log_softmax(dim=1)
+    return 1.0 + (log_p_BC.exp() * log_p_BC).sum(dim=1) / math.log(logits_BC.shape[1])
+
+
+FOLLOWS: dict[str, Follow] = {
+    "confident": confident,
+    "by_difficulty": confident,
+    "correct_only": correct_only,
+    "entropy": entropy,
+}
+INSTEAD = ("confident", "by_difficulty")
+"""Those by which labels take the place of the teacher where it is not followed."""
+
+
+@dataclass(frozen=True)
+class ByExample:
+    """How far the teacher is followed on each example.
+
+    A loss is weighted and then averaged over the whole batch, so that each example counts the same
+    whatever group it is in, and an empty group adds nothing.
+
+    Attributes:
+        by: A key of `FOLLOWS`.
+        threshold: The probability at which `confident` and `by_difficulty` part.
+    """
+
+    by: str
+    threshold: float
+
+    def weights(self, logits_BC: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Weights of the teacher's terms, `[B]`, and of the labels'.
+
+        Args:
+            logits_BC: What the teacher said.
+            labels_B: int64 `[B]`.
+        """
+        follow_B = FOLLOWS[self.by](logits_BC.float(), labels_B, self.threshold)
+        return follow_B, 1.0 - follow_B if self.by in INSTEAD else 1.0
