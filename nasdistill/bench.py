@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +19,7 @@ from nasdistill.data import Dataset, load_data
 from nasdistill.distillation import Feed, Pace, Precision, Run
 from nasdistill.errors import UserError
 from nasdistill.imported import Imported
+from nasdistill.machine import describe_machine, describe_versions, pick_device, set_threads
 from nasdistill.objective import Objective, objective_of
 from nasdistill.options import Input
 from nasdistill.recipe import Recipe
@@ -122,7 +121,6 @@ def hash_seed(parts: tuple[object, ...]) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=6).digest(), "little")
 
 
-PACKAGES = ("nasdistill", "torch", "torchvision", "optuna", "plotly", "onnx", "onnxruntime")
 DEFAULT_LIMIT_PARAMS = 10
 DEFAULT_LIMIT_LATENCY = 3
 AUTO_TEACHER_EPOCHS = 30
@@ -315,58 +313,6 @@ def _limits(
     share = recipe.min_accuracy
     limits["accuracy"] = 0.9 * card["validation_accuracy"] if share is None else share
     return limits
-
-
-def pick_device(name: str) -> torch.device:
-    """Resolves `auto`, `cpu`, `cuda` or `cuda:1`.
-
-    Raises:
-        UserError: If CUDA is asked for and there is none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: this machine has no usable CUDA device; use cpu or auto")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name!r}: allowed are auto, cpu, cuda, cuda:N") from None
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def set_threads(workers: int) -> None:
-    """Gives each local worker its share of the cores."""
-    torch.set_num_threads(max(1, cores() // workers))
-
-
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What the report says of the machine."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].split(":", 1)[1].strip() if names else model
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
-    return {
-        "processor": model, "cores": cores(), "memory_gib": round(memory, 1),
-        "accelerator": accelerator, "system": platform.platform(terse=True),
-    }  # fmt: skip
-
-
-def describe_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
 
 
 def _describe(dataset: Dataset) -> dict[str, Any]:

@@ -1,0 +1,29 @@
+"""What a study found. Imports no torch."""
+
+from nasdistill.results.loading import (
+    STORAGE_FILE,
+    candidate_of,
+    load_finals,
+    load_study,
+    open_storage,
+    storage_of,
+    storage_url,
+    study_names,
+)
+from nasdistill.results.records import (
+    COUNTED,
+    Candidate,
+    Event,
+    Final,
+    RungScore,
+    State,
+    StudyRecord,
+    candidates_frame,
+    front,
+)
+
+__all__ = [
+    "COUNTED", "STORAGE_FILE", "Candidate", "Event", "Final", "RungScore", "State", "StudyRecord",
+    "candidate_of", "candidates_frame", "front", "load_finals", "load_study", "open_storage",
+    "storage_of", "storage_url", "study_names",
+]  # fmt: skip
