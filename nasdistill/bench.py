@@ -272,16 +272,17 @@ def _train_auto_teacher(
             stage="teacher",
         )
     )
+    checkpoint = teaching.checkpoint_of(folder, architecture.fingerprint, recipe.seed)
     module = teaching.train_teacher(
         dataset, architecture, epochs=AUTO_TEACHER_EPOCHS, seed=recipe.seed, emit=emit,
-        checkpoint=folder.with_name(folder.name + ".pt"),
+        checkpoint=checkpoint,
     )  # fmt: skip
     artifact.write_final(
         folder, module=module, architecture=architecture, input=dataset.input,
         classes=dataset.classes, metrics={"epochs": AUTO_TEACHER_EPOCHS, "seed": recipe.seed},
         card=f"# Teacher trained by nasdistill on {dataset.name}\n",
     )  # fmt: skip
-    folder.with_name(folder.name + ".pt").unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
 
 
 def default_teacher() -> Architecture:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from nasdistill.data import Batch, Dataset, Split
 from nasdistill.files import write_whole
+from nasdistill.locks import alone
 from nasdistill.teacher import Teacher
 
 BLOCK = 500
@@ -89,7 +90,8 @@ class AnswerCache:
             blocks = wanted.setdefault(view, np.zeros(self._blocks, dtype=bool))
             blocks[np.unique(ids.numpy() // BLOCK)] = True
         for view, blocks in wanted.items():
-            self._fill(view, blocks)
+            with alone(self.folder / f"view-{view:03d}.lock"):
+                self._fill(view, blocks)
 
     def logits(self, batch: Batch) -> Tensor:
         """The teacher's answers.

@@ -31,7 +31,7 @@ from nasdistill.quality import (
 from nasdistill.results import Candidate, Event, Final, front, load_finals
 from nasdistill.study import Study, architecture_of
 from nasdistill.teaching import train_through
-from nasdistill.trials import make_student, precision_for
+from nasdistill.trials import FAILURES, make_student, pausing, precision_for, reason_of
 
 Emit = Callable[[Event], None]
 TIMED_BATCHES = (1, 64)
@@ -84,18 +84,30 @@ def distill_finals(
         folder = study.folder / "finals" / str(rank)
         if (folder / "metrics.json").exists():
             continue
+        if f"final_failed:{number}" in study.attrs:
+            continue
         start = time.monotonic()
         if deadline is not None and rank > 1 and start + longest > deadline:
             emit(Event("warning", f"no time left for finals {rank} to {len(chosen)}"))
             break
-        _make_final(study, bench, candidates[number], rank, emit)
+        try:
+            _make_final(study, bench, candidates[number], rank, emit)
+        except (*FAILURES, artifact.ExportError) as error:
+            reason = reason_of(error)
+            study.set(f"final_failed:{number}", reason)
+            shutil.rmtree(_work_folder(study, number), ignore_errors=True)
+            emit(Event("warning", f"final {rank} (trial {number}) failed: {reason}"))
         longest = max(longest, time.monotonic() - start)
     _recommend(study)
     return load_finals(study.folder)
 
 
+def _work_folder(study: Study, number: int) -> Path:
+    return study.folder / "finals" / f".work-{number}"
+
+
 def _make_final(study: Study, bench: Bench, candidate: Candidate, rank: int, emit: Emit) -> None:
-    work = study.folder / "finals" / f".work-{candidate.number}"
+    work = _work_folder(study, candidate.number)
     work.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     student = _train_final(study, bench, candidate, bench.final, work / "final.pt", rank, emit)
@@ -155,7 +167,8 @@ def _train_final(
         seed=(study.recipe.seed, candidate.fingerprint, "final"),
         precision=precision_for(study, bench, student),
     )
-    bench.prepare(objective, total, 0)
+    with locks.busy(bench.lock):
+        bench.prepare(objective, total, 0)
 
     def tell(event: Event) -> None:
         what = "labels alone" if not objective.asks_teacher else "distilling"
@@ -167,7 +180,7 @@ def _train_final(
             )
         )  # fmt: skip
 
-    for _ in train_through(run, objective, epochs, "finals", tell, checkpoint):
+    for _ in pausing(train_through(run, objective, epochs, "finals", tell, checkpoint), bench.lock):
         pass
     assert isinstance(run.student, Classifier)
     distillation.set_precision(run.student, "fp32")

@@ -63,6 +63,9 @@ def train_teacher(
 
     Returns:
         The trained classifier, in eval mode, on the CPU.
+
+    Raises:
+        UserError: If the loss stops being finite.
     """
     distillation.seed_weights(seed, architecture.fingerprint)
     net = build(architecture, dataset.input, len(dataset.classes))
@@ -77,11 +80,27 @@ def train_teacher(
         precision=precision,
         weight_decay=weight_decay,
     )
-    for _ in train_through(run, Objective.labels(), epochs, "teacher", emit, checkpoint):
-        pass
+    try:
+        for _ in train_through(run, Objective.labels(), epochs, "teacher", emit, checkpoint):
+            pass
+    except distillation.Diverged as error:
+        raise UserError(
+            f"the teacher's training broke off: {error}; lower its learning rate"
+        ) from None
     student = run.student.cpu().eval()
     assert isinstance(student, Classifier)
     return student
+
+
+def checkpoint_of(folder: Path, *about: object) -> Path:
+    """Where the training of a teacher is kept until its folder is written.
+
+    Args:
+        folder: The teacher's.
+        about: All that makes the training: another one must not go on from this checkpoint.
+    """
+    key = hashlib.blake2b(repr(about).encode(), digest_size=6).hexdigest()
+    return folder.with_name(f"{folder.name}.{key}.checkpoint.pt")
 
 
 def train_through(

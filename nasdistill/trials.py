@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
+import torch
 from torch import nn
 
 from nasdistill import distillation, locks, profile
 from nasdistill.bench import Bench
-from nasdistill.distillation import Diverged, Pace, Precision, Progress, Run
+from nasdistill.distillation import Diverged, Pace, Precision, Run
 from nasdistill.errors import UserError
 from nasdistill.models import Classifier, build
 from nasdistill.models.layers import DepthwiseConv2d
@@ -19,13 +22,16 @@ from nasdistill.quality import accuracy, wilson
 from nasdistill.results import COUNTED, Candidate, Event, RungScore, front
 from nasdistill.rungs import stop_reason
 from nasdistill.space import Architecture
-from nasdistill.study import Study, architecture_of
+from nasdistill.study import Study, TrialEnded, architecture_of
 
 MOST_REJECTIONS = 300
 MOST_DUPLICATES = 500
 MOST_FAILURES = 5
+FAILURES = (Diverged, MemoryError, RuntimeError, ValueError)
+"""What a training may end with that is the student's own: it fails, and the study goes on."""
 
 Emit = Callable[[Event], None]
+Step = TypeVar("Step")
 
 
 class OutOfTime(Exception):  # noqa: N818 - not an error
@@ -42,8 +48,7 @@ def search(study: Study, bench: Bench, emit: Emit, deadline: float | None) -> st
         deadline: `time.monotonic()` at which the search must end.
 
     Returns:
-        Why it ended: `complete`, `time`, `exhausted`, or `waiting` where other workers still hold
-        trials that this one may not take.
+        Why it ended: `complete`, `time` or `exhausted`. Other workers may still hold trials.
 
     Raises:
         UserError: If no architecture of the space keeps the limits, or the first trials all fail.
@@ -51,16 +56,17 @@ def search(study: Study, bench: Bench, emit: Emit, deadline: float | None) -> st
     while True:
         number = study.take_up()
         if number is None:
-            counted = sum(c.state in COUNTED for c in study.candidates())
-            if counted >= study.recipe.trials:
+            if _counted(study) >= study.recipe.trials:
                 return "complete"
             if deadline is not None and time.monotonic() > deadline:
                 return "time"
             start = time.perf_counter()
-            number = propose(study, bench)
+            number = propose(study, bench, emit)
             study.add_seconds("gates", time.perf_counter() - start)
-            if number is None:
+            if number is None and _counted(study) < study.recipe.trials:
                 return "exhausted"
+            if number is None:  # Another worker was quicker to take the last slot.
+                continue
         try:
             with study.holding(number):
                 climb(study, bench, number, emit, deadline)
@@ -69,11 +75,12 @@ def search(study: Study, bench: Bench, emit: Emit, deadline: float | None) -> st
         _give_up_on_failures(study)
 
 
-def propose(study: Study, bench: Bench) -> int | None:
+def propose(study: Study, bench: Bench, emit: Emit) -> int | None:
     """Asks until an architecture is new and keeps the limits that need no measuring.
 
     Returns:
-        The number of the trial that was claimed, or None if the space has nothing new to offer.
+        The number of the trial that was claimed, or None if the space has nothing new to offer, or
+        the last slot was lost to another worker.
 
     Raises:
         UserError: If the samples break the limits again and again and no trial was ever trained.
@@ -88,7 +95,16 @@ def propose(study: Study, bench: Bench) -> int | None:
         if proposal.architecture.fingerprint in seen:
             attempt += 1
             continue
-        counts = profile.count(proposal.architecture, bench.dataset.input, bench.classes)
+        try:
+            counts = profile.count(proposal.architecture, bench.dataset.input, bench.classes)
+        except UserError as error:  # A family of the user's own that cannot build this one.
+            number = study.claim(proposal, {})
+            if number is not None:
+                study.fail(number, str(error))
+                emit(Event("trial", f"failed: {error}", stage="search", trial=number))
+                _give_up_on_failures(study)
+            attempt = 0
+            continue
         figures = {"params": counts.params, "macs": counts.macs, "bytes": counts.bytes}
         excess = _excess(figures, bench.limits)
         if excess:
@@ -99,7 +115,7 @@ def propose(study: Study, bench: Bench) -> int | None:
         if number is not None:
             return number
         attempt += 1
-        if sum(c.state in COUNTED for c in study.candidates()) >= study.recipe.trials:
+        if _counted(study) >= study.recipe.trials:
             return None
     _nothing_to_train(study.candidates(), bench.limits, study.space.name)
     return None
@@ -116,9 +132,12 @@ def climb(study: Study, bench: Bench, number: int, emit: Emit, deadline: float |
         candidate = _gate_latency(study, bench, study.candidate(number))
         if candidate is not None:
             _train(study, bench, candidate, work, emit, deadline)
-    except (Diverged, MemoryError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        study.fail(number, reason)
+    except TrialEnded:
+        emit(Event("note", f"trial {number} was ended by another worker", stage="search"))
+    except FAILURES as error:
+        reason = reason_of(error)
+        with suppress(TrialEnded):
+            study.fail(number, reason)
         emit(Event("trial", f"failed: {reason}", stage="search", trial=number))
     shutil.rmtree(work, ignore_errors=True)
 
@@ -158,7 +177,8 @@ def _train(
     trunk = work / "trunk.pt"
     if trunk.exists():
         run.restore(trunk)
-    for rung in range(len(bench.ladder.budgets)):
+    # What was passed before an interruption is not judged again: there are more peers now.
+    for rung in range(max(0, len(candidate.rungs) - 1), len(bench.ladder.budgets)):
         if rung >= len(candidate.rungs):
             score = _climb_rung(study, bench, run, rung, candidate.number, emit, deadline, trunk)
             study.record_rung(candidate.number, score)
@@ -174,14 +194,15 @@ def _climb_rung(
     """Trains the trunk up to a rung, cools a copy of it down, and scores the copy."""
     ladder = bench.ladder
     budget, turn = ladder.budgets[rung], ladder.trunk_end(rung)
-    bench.prepare(bench.scoring, budget, run.step)
+    with locks.busy(bench.lock):
+        bench.prepare(bench.scoring, budget, run.step)
     start = time.perf_counter()
     branch = None
     for phase in ("trunk", "branch"):
         if phase == "branch":
             branch = run.branch(Pace(run.pace.peak, run.pace.warm_up, turn, budget))
         leg, until = (run, turn) if branch is None else (branch, budget)
-        for progress in _pausing(distillation.distill(leg, bench.scoring, until), bench.lock):
+        for progress in pausing(distillation.distill(leg, bench.scoring, until), bench.lock):
             if deadline is not None and time.monotonic() > deadline:
                 raise OutOfTime
             emit(
@@ -193,7 +214,8 @@ def _climb_rung(
             )  # fmt: skip
     assert branch is not None
     data = bench.dataset
-    logits, labels = distillation.predict(branch.student, data.score, data.input.size)
+    with locks.busy(bench.lock):
+        logits, labels = distillation.predict(branch.student, data.score, data.input.size)
     trunk.parent.mkdir(parents=True, exist_ok=True)
     run.save(trunk)
     share = accuracy(logits, labels)
@@ -203,14 +225,14 @@ def _climb_rung(
     return RungScore(rung, budget, share, low, high, loss, seconds)
 
 
-def _pausing(steps: Iterator[Progress], lock: Path) -> Iterator[Progress]:
+def pausing(steps: Iterator[Step], lock: Path) -> Iterator[Step]:
     """Lets measurements of latency in between two signs of life."""
     while True:
         with locks.busy(lock):
-            progress = next(steps, None)
-        if progress is None:
+            step = next(steps, None)
+        if step is None:
             return
-        yield progress
+        yield step
 
 
 def _ends_at(study: Study, bench: Bench, number: int, rung: int, emit: Emit) -> bool:
@@ -232,12 +254,8 @@ def _ends_at(study: Study, bench: Bench, number: int, rung: int, emit: Emit) -> 
             1.0 / bench.classes,
         )
         if reason is not None:
-            study.stop(number, rung, reason)
             left = bench.ladder.examples(bench.ladder.last) - bench.ladder.examples(rung)
-            study.set(
-                f"saved:stopping:{study.worker}",
-                study.attrs.get(f"saved:stopping:{study.worker}", 0) + left,
-            )
+            study.stop(number, rung, reason, left)
     ended = reason is not None or rung == bench.ladder.last
     _tell_rung(study, mine, rung, reason, ended, emit)
     return ended
@@ -287,13 +305,32 @@ def precision_for(study: Study, bench: Bench, student: nn.Module) -> Precision:
         run = bench.run(
             student, horizon=1, pace=Pace(0.0, 1, None, 1), seed=(0, "probe"), precision="fp32"
         )
-        bench.prepare(bench.scoring, 16 * bench.feed.batch_size, 0)
-        return distillation.probe_precision(run, bench.scoring)
+        with locks.busy(bench.lock):
+            bench.prepare(bench.scoring, 16 * bench.feed.batch_size, 0)
+            return distillation.probe_precision(run, bench.scoring)
 
     state = {k: v.clone() for k, v in student.state_dict().items()}
     chosen: Precision = study.once(f"precision:{kind}", probe)
     student.load_state_dict(state)
     return chosen
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a training failed, in one line.
+
+    Raises:
+        UserError: If the device itself is broken: whatever follows in this process would fail, too.
+    """
+    if isinstance(error, torch.AcceleratorError):
+        raise UserError(
+            f"the device failed: {' '.join(str(error).split())[:300]}. What was saved is kept; "
+            "start the command again"
+        ) from error
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _counted(study: Study) -> int:
+    return sum(c.state in COUNTED for c in study.candidates())
 
 
 def _excess(figures: Mapping[str, float], limits: Mapping[str, float]) -> dict[str, float]:
@@ -335,7 +372,8 @@ def _nothing_to_train(candidates: list[Candidate], limits: Mapping[str, float], 
 
 def _give_up_on_failures(study: Study) -> None:
     ended = [c for c in study.candidates() if c.state in ("complete", "stopped", "failed")]
-    if len(ended) >= MOST_FAILURES and all(c.state == "failed" for c in ended):
+    last = ended[-2 * MOST_FAILURES :]
+    if len(last) >= MOST_FAILURES and all(c.state == "failed" for c in last):
         raise UserError(
-            f"the first {len(ended)} trials all failed; the last one because: {ended[-1].reason}"
+            f"{len(last)} trials in a row failed; the last one because: {last[-1].reason}"
         )

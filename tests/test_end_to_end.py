@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch
 from conftest import RECIPE, prepare
 
 import nasdistill
+from nasdistill import finals
+from nasdistill.distillation import Diverged
 from nasdistill.errors import UserError
 from nasdistill.recipe import load_recipe
 from nasdistill.results import COUNTED, Event, candidates_frame, load_study
@@ -237,3 +240,60 @@ def test_finals_and_scores_have_terms_of_their_own(here: Path) -> None:
     odd = {"scoring": {"terms": terms}, "trials": 1, "top_k": 1, "study": "odd"}
     nasdistill.search(load_recipe("recipe.yaml", odd), on_event=lambda e: said.append(e.text))
     assert any("scored after training on dist, dkd" in text for text in said)
+
+
+def test_a_final_that_fails_leaves_the_others(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, said = finals._make_final, []
+
+    def once_broken(study: Any, bench: Any, candidate: Any, rank: int, emit: Any) -> None:
+        if rank == 1:
+            raise Diverged("the loss became nan after 50 training examples")
+        made(study, bench, candidate, rank, emit)
+
+    monkeypatch.setattr(finals, "_make_final", once_broken)
+    recipe = load_recipe("recipe.yaml", {})
+    outcome = nasdistill.search(recipe, on_event=lambda event: said.append(event.text))
+    assert any("failed: the loss became nan after 50" in text for text in said)
+    assert [final.rank for final in outcome.record.finals] == [2]
+    assert outcome.record.state == "complete"
+    assert nasdistill.search(recipe).already_complete
+
+
+def test_an_architecture_that_a_family_cannot_build_fails(here: Path) -> None:
+    own = Path("own.py")
+    own.write_text(
+        own.read_text()
+        + """
+
+def build(architecture, input, classes):
+    width = architecture.values["width"]
+    inside = input.channels * input.height * input.width
+    return nn.Sequential(nn.Flatten(), nn.Linear(inside, 64 // (width % 8)), nn.ReLU(),
+                         nn.Linear(64 // (width % 8), classes))
+"""
+    )
+    Path("tiny.yaml").write_text("name: o\nfamily: own\nparameters: {width: {int: [4, 12]}}\n")
+    outcome = nasdistill.search(load_recipe("recipe.yaml", {"trials": 9, "max_params": "1M"}))
+    failed = [c for c in outcome.record.candidates if c.state == "failed"]
+    assert [c.architecture["values"]["width"] for c in failed] == [8]
+    assert "raised ZeroDivisionError" in (failed[0].reason or "") and "own.py:" in failed[0].reason
+    assert outcome.record.finals
+
+
+def test_a_worker_ends_with_its_parent(here: Path) -> None:
+    main = "import sys; from nasdistill.cli import main; main()"
+    command = [sys.executable, "-c", main, "search", "--recipe", "recipe.yaml", "--workers", "2"]
+    with open("log", "w") as log:
+        process = subprocess.Popen([*command, "--trials", "500"], stdout=log, stderr=log)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while "rung 0" not in Path("log").read_text():
+        assert process.poll() is None, Path("log").read_text()
+        time.sleep(0.1)
+    workers = [Path("/proc", pid) for pid in children.read_text().split()]
+    assert workers
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 30
+    while any((worker / "exe").exists() for worker in workers):
+        assert time.monotonic() < until, "a worker went on without its parent"
+        time.sleep(0.1)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from optuna.trial import TrialState
 
 from nasdistill.recipe import load_recipe
 from nasdistill.results import RungScore
-from nasdistill.study import Proposal, Study
+from nasdistill.study import Proposal, Study, TrialEnded
 from nasdistill.study.sampling import sampler_view
 
 COSTS = {"params": 1000, "macs": 1000, "bytes": 4000}
@@ -93,8 +95,52 @@ def test_an_expired_lease_is_taken_up_by_one_worker(here: Path) -> None:
     number = claimed(study)
     lease = study.trials()[number].user_attrs["lease"]
     study.note(number, "lease", {**lease, "until": 0.0})
+    assert other.take_up() is None, "the machine may have slept, the process lives"
+    study.note(number, "lease", {**lease, "host": "elsewhere", "until": 0.0})
     assert other.take_up() == number
     assert opened().take_up() is None
+
+
+def test_who_claims_and_dies_keeps_nobody_out(here: Path) -> None:
+    study, other = opened(), opened()
+    number = claimed(study)
+    lease = study.trials()[number].user_attrs["lease"]
+    dead = {**lease, "worker": "0" * 12, "pid": 2**22 + 1, "until": lease["until"] - 50}
+    study.note(number, "lease", dead)
+    study.note(number, "claim_1_" + "0" * 12, dead)
+    assert other.take_up() == number
+
+
+def test_a_trial_cut_off_while_it_was_withdrawn_is_ended(here: Path) -> None:
+    study = opened()
+    number = claimed(study)
+    study.note(number, "state", "withdrawn")
+    assert study.take_up() is None
+    assert study.trials()[number].state == TrialState.FAIL
+
+
+def test_a_trial_that_another_worker_ended_is_left_alone(here: Path) -> None:
+    study, other = opened(), opened()
+    number = claimed(study)
+    other.fail(number, "gone")
+    with pytest.raises(TrialEnded):
+        study.record_rung(number, rung(0, 0.7))
+    with pytest.raises(TrialEnded):
+        study.complete(number, 0.7, [1000.0])
+
+
+def test_what_is_measured_once_is_measured_by_one_worker(here: Path) -> None:
+    workers = [opened() for _ in range(4)]
+    made: list[int] = []
+
+    def make() -> int:
+        time.sleep(0.05)
+        made.append(len(made))
+        return made[-1]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda study: study.once("key", make), workers))
+    assert found == [0, 0, 0, 0] and made == [0]
 
 
 def test_what_the_sampler_is_told(here: Path) -> None:
@@ -105,7 +151,7 @@ def test_what_the_sampler_is_told(here: Path) -> None:
     study.complete(whole, 0.90, [3000])
     stopped = claimed(study, 2000)
     study.record_rung(stopped, rung(0, 0.60))
-    study.stop(stopped, 0, "weak")
+    study.stop(stopped, 0, "weak", 500)
     failed = claimed(study)
     study.fail(failed, "out of memory")
     for attempt in range(3):
@@ -128,7 +174,7 @@ def test_every_sampler_asks_beside_stopped_and_rejected_trials(here: Path, sampl
         number = claimed(study, 1000 + index)
         study.record_rung(number, rung(0, 0.5 + 0.01 * index))
         if index % 2:
-            study.stop(number, 0, "weak")
+            study.stop(number, 0, "weak", 500)
         else:
             study.complete(number, 0.5 + 0.01 * index, [1000 + index])
         study.reject(study.ask(100 + index), COSTS, {"params": 0.5})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import threading
 import time
@@ -39,16 +40,27 @@ def run(study: Study, imported: Imported, begun: float, emit: OnEvent) -> Deadli
     study.bench = bench
     deadlines = _deadlines(study, bench, begun)
     emit(Event("stage", f"searching: {study.recipe.trials} trials", stage="search"))
+    exhausted = False
     while True:
-        ended = trials.search(study, bench, emit, deadlines.search)
-        if ended == "time":
-            emit(Event("warning", "the search's share of the time limit is used up"))
-        if ended == "exhausted":
+        if not exhausted or study.has_abandoned():
+            ended = trials.search(study, bench, emit, deadlines.search)
+            note_saved(study, bench)
+        if ended == "exhausted" and not exhausted:
+            exhausted = True
             emit(Event("warning", "the space has no new architecture to offer within the limits"))
             study.set("exhausted_at", study.recipe.trials)
-        if ended == "time" or not study.others_running():
+        late = deadlines.search is not None and time.monotonic() > deadlines.search
+        if ended == "time" or (late and study.others_running()):
+            emit(Event("warning", "the search's share of the time limit is used up"))
+            return deadlines
+        if not study.others_running():
             return deadlines
         time.sleep(1.0)
+
+
+def note_saved(study: Study, bench: Bench) -> None:
+    """Stores how many answers the cache gave this worker without asking the teacher."""
+    study.set(f"saved:cache:{study.worker}", max(0, bench.answers.served - bench.answers.asked))
 
 
 def _deadlines(study: Study, bench: Bench, begun: float) -> Deadlines:
@@ -108,6 +120,7 @@ def _worker(recipe: Recipe, name: str, events: multiprocessing.Queue[Event]) -> 
     """A further process: it runs trials, and leaves the finals to the first one."""
     from nasdistill.study import Study
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         imported = read_import(recipe)
         study = Study.open(recipe, STUDIES, "")
@@ -116,3 +129,11 @@ def _worker(recipe: Recipe, name: str, events: multiprocessing.Queue[Event]) -> 
         events.put(Event("warning", f"a worker of {name} ended: {error}"))
     except KeyboardInterrupt:
         pass
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed must not go on behind the user's back."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

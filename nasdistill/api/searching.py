@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasdistill.api.places import REPORTS, STUDIES, OnEvent, read_import, silent
-from nasdistill.api.running import Deadlines, children, run
+from nasdistill.api.running import Deadlines, children, note_saved, run
 from nasdistill.errors import UserError
 from nasdistill.recipe import Recipe, from_stored, load_recipe
 from nasdistill.results import (
@@ -203,9 +203,7 @@ def _finish(
         study.bench = bench
         if chosen:
             finals.distill_finals(study, bench, chosen, emit, deadlines.whole)
-        saved = bench.answers.served - bench.answers.asked
-        key = f"saved:cache:{study.worker}"
-        study.set(key, study.attrs.get(key, 0) + max(0, saved))
+        note_saved(study, bench)
         study.set("stage", "complete" if _is_complete(study) else "searching")
 
 
@@ -214,7 +212,10 @@ def _outcome(study: Study, emit: OnEvent) -> SearchOutcome:
     start = time.perf_counter()
     path = report(study.folder.name)
     study.add_seconds("report", time.perf_counter() - start)
-    shutil.rmtree(study.folder / "trials", ignore_errors=True)
+    running = {str(c.number) for c in study.candidates() if c.state == "running"}
+    for work in (study.folder / "trials").glob("*"):
+        if work.name not in running:
+            shutil.rmtree(work, ignore_errors=True)
     return SearchOutcome(load_study(study.folder.name, STUDIES), path, False)
 
 
@@ -229,6 +230,7 @@ def _is_complete(study: Study) -> bool:
     if counted < recipe.trials and attrs.get("exhausted_at") != recipe.trials:
         return False
     made = {final.number for final in load_finals(study.folder)}
+    made |= {int(key.split(":")[1]) for key in attrs if key.startswith("final_failed:")}
     wanted = finals.choose(candidates, recipe.minimize, recipe.top_k, attrs["limits"]["accuracy"])
     return all(c.number in made for c in wanted) and made >= set(attrs.get("finals", [-1]))
 

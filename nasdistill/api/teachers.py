@@ -67,10 +67,13 @@ def teacher_train(
     chosen = default_teacher()
     if architecture is not None:
         chosen = Architecture.from_json(_text_of(architecture))
+    checkpoint = teaching.checkpoint_of(
+        out, dataset.fingerprint, chosen.fingerprint, epochs, seed, learning_rate, precision
+    )
     module = teaching.train_teacher(
         dataset, chosen, epochs=epochs, seed=seed, emit=on_event or silent,
         learning_rate=learning_rate, precision=precision,
-        checkpoint=out.with_name(out.name + ".checkpoint.pt"),
+        checkpoint=checkpoint,
     )  # fmt: skip
     if half:
         for tensor in module.state_dict().values():
@@ -90,7 +93,7 @@ def teacher_train(
         out, module=module.cpu(), architecture=chosen, input=dataset.input,
         classes=dataset.classes, metrics=card, card=_teacher_card(card), half=half,
     )  # fmt: skip
-    out.with_name(out.name + ".checkpoint.pt").unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
     return card
 
 

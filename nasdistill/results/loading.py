@@ -83,6 +83,7 @@ def candidate_of(trial: FrozenTrial) -> Candidate | None:
         rungs=tuple(rungs),
         reason=attrs.get("reason"),
         seconds=seconds,
+        saved=attrs.get("saved", 0),
     )
 
 
@@ -176,6 +177,9 @@ def _savings(
         if key.startswith("saved:"):
             what = key.split(":")[1]
             saved[what] = saved.get(what, 0.0) + value
+    stopping = sum(candidate.saved for candidate in candidates)
+    if stopping:
+        saved["stopping"] = float(stopping)
     rejected = sum(candidate.state == "rejected" for candidate in candidates)
     if rungs and rejected:
         saved["gates"] = float(rejected * rungs[0])

@@ -60,6 +60,7 @@ class Candidate:
         rungs: Scores so far, in order.
         reason: Why it was rejected, stopped or failed.
         seconds: Wall-clock seconds by stage (`latency`, `rungs`).
+        saved: Training examples that stopping it saved.
     """
 
     number: int
@@ -74,6 +75,7 @@ class Candidate:
     rungs: tuple[RungScore, ...] = ()
     reason: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    saved: int = 0
 
     @property
     def score(self) -> float | None:

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,16 @@ def lease_of(worker: str, generation: int) -> dict[str, Any]:
 
 
 def abandoned(lease: Mapping[str, Any], worker: str) -> bool:
-    """Whether a worker may take up what a lease holds: its own, ended, or of a dead process."""
-    if lease["worker"] == worker or lease["until"] < time.time():
+    """Whether a worker may take up what a lease holds.
+
+    Its own; on this machine that of a dead process, whatever the clock says (a machine that slept
+    has only living processes with leases that ended); from elsewhere one that has ended.
+    """
+    if lease["worker"] == worker:
         return True
-    here: bool = lease["host"] == socket.gethostname()
-    return here and _process_start(lease["pid"]) != lease["started"]
+    if lease["host"] == socket.gethostname():
+        return bool(_process_start(lease["pid"]) != lease["started"])
+    return bool(lease["until"] < time.time())
 
 
 @contextmanager
@@ -47,7 +52,9 @@ def renewing(renew: Callable[[], None]) -> Iterator[None]:
 
     def keep() -> None:
         while not done.wait(RENEW_SECONDS):
-            renew()
+            # A storage that is away for a moment must not end the thread.
+            with suppress(Exception):
+                renew()
 
     thread = threading.Thread(target=keep, daemon=True)
     thread.start()
@@ -59,9 +66,10 @@ def renewing(renew: Callable[[], None]) -> Iterator[None]:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks; None if there is none. Linux; else the pid."""
+    """When a process started, in the kernel's ticks; None if it is dead. Linux; else the pid."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        about = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return None if about[0] == "Z" else about[19]
     except FileNotFoundError:
         if Path("/proc/self").exists():
             return None

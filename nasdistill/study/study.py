@@ -136,11 +136,11 @@ class Study:
 
     def once(self, key: str, make: Any) -> Any:
         """Reads an attribute, or makes and stores it: what was measured once is kept."""
-        attrs = self.attrs
-        if key not in attrs:
-            self.set(key, make())
-            attrs = self.attrs
-        return attrs[key]
+        if key not in self.attrs:
+            with alone(self.folder / "once.lock"):
+                if key not in self.attrs:
+                    self.set(key, make())
+        return self.attrs[key]
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Adds wall-clock seconds to a stage; each worker keeps its own sum."""
@@ -165,8 +165,13 @@ class Study:
         return candidate
 
     def note(self, number: int, key: str, value: Any) -> None:
-        """Writes one attribute of a running trial."""
-        self._storage.set_trial_user_attr(self._id(number), key, value)
+        """Writes one attribute of a running trial.
+
+        Raises:
+            TrialEnded: If another worker has ended it.
+        """
+        with _told_if_ended(number):
+            self._storage.set_trial_user_attr(self._id(number), key, value)
 
     def record_rung(self, number: int, score: RungScore) -> None:
         """Writes a rung's score: one write, so that it is there whole or not at all."""
@@ -178,9 +183,10 @@ class Study:
         self.note(number, "state", "complete")
         self._end(number, TrialState.COMPLETE, [accuracy, *costs])
 
-    def stop(self, number: int, rung: int, reason: str) -> None:
-        """Ends a trial that was stopped at a rung."""
+    def stop(self, number: int, rung: int, reason: str, saved: int) -> None:
+        """Ends a trial that was stopped at a rung, which saved some training examples."""
         self.note(number, "stopped_at", rung)
+        self.note(number, "saved", saved)
         self.note(number, "reason", reason)
         self.note(number, "state", "stopped")
         self._end(number, TrialState.PRUNED, None)
@@ -192,7 +198,8 @@ class Study:
         self._end(number, TrialState.PRUNED if state == "rejected" else TrialState.FAIL, None)
 
     def _end(self, number: int, state: TrialState, values: Sequence[float] | None) -> None:
-        self._storage.set_trial_state_values(self._id(number), state, values)
+        with _told_if_ended(number):
+            self._storage.set_trial_state_values(self._id(number), state, values)
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
@@ -273,21 +280,35 @@ class Study:
     def take_up(self) -> int | None:
         """Takes up a trial whose worker is gone: its lease has ended, or its process is dead."""
         for trial in self.trials():
-            running = trial.state == TrialState.RUNNING
-            if running and abandoned(trial.user_attrs["lease"], self.worker) and self._take(trial):
-                return trial.number
+            if trial.state != TrialState.RUNNING:
+                continue
+            if abandoned(trial.user_attrs["lease"], self.worker) and self._take(trial):
+                if trial.user_attrs["state"] != "withdrawn":
+                    return trial.number
+                self._end(trial.number, TrialState.FAIL, None)  # it died while withdrawing
         return None
+
+    def has_abandoned(self) -> bool:
+        """Whether a trial is there to be taken up."""
+        running = (t for t in self.trials() if t.state == TrialState.RUNNING)
+        return any(abandoned(trial.user_attrs["lease"], self.worker) for trial in running)
 
     def _take(self, trial: FrozenTrial) -> bool:
         generation = trial.user_attrs["lease"]["generation"] + 1
         mark = f"claim_{generation}_"
-        self.note(trial.number, mark + self.worker, time.time())
-        time.sleep(SETTLE_SECONDS)
-        attrs = self.trials()[trial.number].user_attrs
-        claims = sorted((at, key) for key, at in attrs.items() if key.startswith(mark))
-        if attrs["lease"]["generation"] >= generation or claims[0][1] != mark + self.worker:
+        try:
+            self.note(trial.number, mark + self.worker, lease_of(self.worker, generation))
+            time.sleep(SETTLE_SECONDS)
+            attrs = self.trials()[trial.number].user_attrs
+            claims = [claim for key, claim in attrs.items() if key.startswith(mark)]
+            # Who claims and dies must not keep the others out.
+            alive = [c for c in claims if c["worker"] == self.worker or not abandoned(c, "")]
+            first = min(alive, key=lambda claim: (claim["until"], claim["worker"]))
+            if attrs["lease"]["generation"] >= generation or first["worker"] != self.worker:
+                return False
+            self.note(trial.number, "lease", lease_of(self.worker, generation))
+        except TrialEnded:
             return False
-        self.note(trial.number, "lease", lease_of(self.worker, generation))
         return True
 
     def others_running(self) -> bool:
@@ -298,7 +319,12 @@ class Study:
     def holding(self, number: int) -> Iterator[None]:
         """Renews a running trial's lease in the background."""
         generation = self.trials()[number].user_attrs["lease"]["generation"]
-        with renewing(lambda: self.note(number, "lease", lease_of(self.worker, generation))):
+
+        def renew() -> None:
+            if self.trials()[number].user_attrs["lease"]["worker"] == self.worker:
+                self.note(number, "lease", lease_of(self.worker, generation))
+
+        with renewing(renew):
             yield
 
     @contextmanager
@@ -316,6 +342,18 @@ class Study:
         with renewing(lambda: self.set("finals_lease", lease_of(self.worker, 0))):
             yield True
         self.set("finals_lease", lease_of(self.worker, 0) | {"until": 0.0})
+
+
+class TrialEnded(Exception):  # noqa: N818 - says what happened
+    """Another worker has ended the trial."""
+
+
+@contextmanager
+def _told_if_ended(number: int) -> Iterator[None]:
+    try:
+        yield
+    except optuna.exceptions.UpdateFinishedTrialError:
+        raise TrialEnded(number) from None
 
 
 def _write_private(path: Path, text: str) -> None:
