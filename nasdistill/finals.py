@@ -84,7 +84,7 @@ def distill_finals(
         folder = study.folder / "finals" / str(rank)
         if (folder / "metrics.json").exists():
             continue
-        if f"final_failed:{number}" in study.attrs:
+        if study.attrs.get(f"final_failed:{number}"):
             continue
         start = time.monotonic()
         if deadline is not None and rank > 1 and start + longest > deadline:

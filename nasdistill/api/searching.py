@@ -141,6 +141,7 @@ def distill(
     if trial is not None:
         _check_trial(trial, candidates)
         chosen += [trial] if trial not in chosen else []
+        opened.set(f"final_failed:{trial}", None)  # Asked for by name, it is tried again.
     else:
         count = top_k or recipe.top_k
         limit = opened.attrs.get("limits", {}).get("accuracy", 0.0)
@@ -230,7 +231,8 @@ def _is_complete(study: Study) -> bool:
     if counted < recipe.trials and attrs.get("exhausted_at") != recipe.trials:
         return False
     made = {final.number for final in load_finals(study.folder)}
-    made |= {int(key.split(":")[1]) for key in attrs if key.startswith("final_failed:")}
+    failed = (key for key, why in attrs.items() if key.startswith("final_failed:") and why)
+    made |= {int(key.split(":")[1]) for key in failed}
     wanted = finals.choose(candidates, recipe.minimize, recipe.top_k, attrs["limits"]["accuracy"])
     return all(c.number in made for c in wanted) and made >= set(attrs.get("finals", [-1]))
 
