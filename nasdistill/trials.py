@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -12,21 +12,19 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from nasdistill import distillation, locks, profile
+from nasdistill import distillation, locks
 from nasdistill.bench import Bench
 from nasdistill.distillation import Diverged, Pace, Precision, Run
 from nasdistill.errors import UserError
 from nasdistill.models import Classifier, build
 from nasdistill.models.layers import DepthwiseConv2d
+from nasdistill.proposing import counted, excess_over, give_up_on_failures, propose
 from nasdistill.quality import accuracy, wilson
-from nasdistill.results import COUNTED, Candidate, Event, RungScore, front
+from nasdistill.results import Candidate, Event, RungScore, front
 from nasdistill.rungs import stop_reason
 from nasdistill.space import Architecture
 from nasdistill.study import Study, TrialEnded, architecture_of
 
-MOST_REJECTIONS = 300
-MOST_DUPLICATES = 500
-MOST_FAILURES = 5
 FAILURES = (Diverged, MemoryError, RuntimeError, ValueError)
 """What a training may end with that is the student's own: it fails, and the study goes on."""
 
@@ -56,14 +54,14 @@ def search(study: Study, bench: Bench, emit: Emit, deadline: float | None) -> st
     while True:
         number = study.take_up()
         if number is None:
-            if _counted(study) >= study.recipe.trials:
+            if counted(study) >= study.recipe.trials:
                 return "complete"
             if deadline is not None and time.monotonic() > deadline:
                 return "time"
             start = time.perf_counter()
             number = propose(study, bench, emit)
             study.add_seconds("gates", time.perf_counter() - start)
-            if number is None and _counted(study) < study.recipe.trials:
+            if number is None and counted(study) < study.recipe.trials:
                 return "exhausted"
             if number is None:  # Another worker was quicker to take the last slot.
                 continue
@@ -72,53 +70,7 @@ def search(study: Study, bench: Bench, emit: Emit, deadline: float | None) -> st
                 climb(study, bench, number, emit, deadline)
         except OutOfTime:
             return "time"
-        _give_up_on_failures(study)
-
-
-def propose(study: Study, bench: Bench, emit: Emit) -> int | None:
-    """Asks until an architecture is new and keeps the limits that need no measuring.
-
-    Returns:
-        The number of the trial that was claimed, or None if the space has nothing new to offer, or
-        the last slot was lost to another worker.
-
-    Raises:
-        UserError: If the samples break the limits again and again and no trial was ever trained.
-    """
-    attempt = 0
-    while attempt < MOST_DUPLICATES:
-        candidates = study.candidates()
-        seen = {c.fingerprint for c in candidates}
-        if study.space.count() == len(seen) or _trailing_rejections(candidates) >= MOST_REJECTIONS:
-            break
-        proposal = study.ask(attempt)
-        if proposal.architecture.fingerprint in seen:
-            attempt += 1
-            continue
-        try:
-            counts = profile.count(proposal.architecture, bench.dataset.input, bench.classes)
-        except UserError as error:  # A family of the user's own that cannot build this one.
-            number = study.claim(proposal, {})
-            if number is not None:
-                study.fail(number, str(error))
-                emit(Event("trial", f"failed: {error}", stage="search", trial=number))
-                _give_up_on_failures(study)
-            attempt = 0
-            continue
-        figures = {"params": counts.params, "macs": counts.macs, "bytes": counts.bytes}
-        excess = _excess(figures, bench.limits)
-        if excess:
-            study.reject(proposal, figures, excess)
-            attempt = 0
-            continue
-        number = study.claim(proposal, figures)
-        if number is not None:
-            return number
-        attempt += 1
-        if _counted(study) >= study.recipe.trials:
-            return None
-    _nothing_to_train(study.candidates(), bench.limits, study.space.name)
-    return None
+        give_up_on_failures(study)
 
 
 def climb(study: Study, bench: Bench, number: int, emit: Emit, deadline: float | None) -> None:
@@ -154,7 +106,7 @@ def _gate_latency(study: Study, bench: Bench, candidate: Candidate) -> Candidate
         study.note(candidate.number, "latency", median)
         study.add_seconds("latency", time.perf_counter() - start)
         candidate = study.candidate(candidate.number)
-    excess = _excess({"latency": candidate.latency or 0.0}, bench.limits)
+    excess = excess_over({"latency": candidate.latency or 0.0}, bench.limits)
     if excess:
         reason = f"latency {candidate.latency:.3f} ms, limit {bench.limits['latency']:.3f} ms"
         study.fail(candidate.number, reason, state="rejected")
@@ -327,53 +279,3 @@ def reason_of(error: BaseException) -> str:
             "start the command again"
         ) from error
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def _counted(study: Study) -> int:
-    return sum(c.state in COUNTED for c in study.candidates())
-
-
-def _excess(figures: Mapping[str, float], limits: Mapping[str, float]) -> dict[str, float]:
-    """How far each figure is over its limit, as a share of the limit."""
-    over = {k: figures[k] / limits[k] - 1.0 for k in figures if k in limits}
-    return {k: share for k, share in over.items() if share > 0}
-
-
-def _trailing_rejections(candidates: list[Candidate]) -> int:
-    count = 0
-    for candidate in reversed(candidates):
-        if candidate.state != "rejected":
-            break
-        count += 1
-    return count
-
-
-def _nothing_to_train(candidates: list[Candidate], limits: Mapping[str, float], space: str) -> None:
-    """Raises where a study cannot begin; a study that has trials merely ends."""
-    if any(c.state in COUNTED for c in candidates):
-        return
-    rejected = [c for c in candidates if c.state == "rejected"]
-    if not rejected:
-        raise UserError(f"the space {space!r} gave no architecture at all")
-
-    def distance(candidate: Candidate) -> float:
-        figures = {k: float(getattr(candidate, k) or 0) for k in limits if k != "accuracy"}
-        return max(_excess(figures, limits).values(), default=0.0)
-
-    closest = min(rejected, key=distance)
-    allowed = ", ".join(f"{k} ≤ {v:,.6g}" for k, v in limits.items() if k != "accuracy")
-    latency = "" if closest.latency is None else f", {closest.latency:.3f} ms"
-    raise UserError(
-        f"none of {len(rejected)} architectures sampled from the space {space!r} keeps the limits "
-        f"({allowed}). The closest has {closest.params:,} params, {closest.macs:,} MACs, "
-        f"{closest.bytes:,} bytes{latency}. Raise the limits or choose a smaller space."
-    )
-
-
-def _give_up_on_failures(study: Study) -> None:
-    ended = [c for c in study.candidates() if c.state in ("complete", "stopped", "failed")]
-    last = ended[-2 * MOST_FAILURES :]
-    if len(last) >= MOST_FAILURES and all(c.state == "failed" for c in last):
-        raise UserError(
-            f"{len(last)} trials in a row failed; the last one because: {last[-1].reason}"
-        )
