@@ -163,7 +163,7 @@ def draw(results: dict[str, Any]) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
-        page.write_text(figure.to_html(include_plotlyjs=True, full_html=True))
+        page.write_text(figure.to_html(config={"displayModeBar": False}))
         size = f"--window-size=916,{136 + 32 * len(names)}"
         subprocess.run(
             [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", size,

@@ -228,16 +228,7 @@ class Study:
         """
         worst = ", ".join(f"{name} {share:.0%} over its limit" for name, share in excess.items())
         attrs = self._first_attrs(proposal, figures) | {"state": "rejected", "reason": worst}
-        self._study.add_trial(
-            create_trial(
-                state=TrialState.PRUNED,
-                params=dict(proposal.params),
-                distributions=dict(proposal.distributions),
-                user_attrs=attrs,
-                system_attrs=dict(proposal.system_attrs),
-                constraints=dict(excess),
-            )
-        )
+        self._store(proposal, TrialState.PRUNED, attrs, constraints=dict(excess))
 
     def claim(self, proposal: Proposal, figures: Mapping[str, float]) -> int | None:
         """Takes a slot for a proposal: write, read again, the lowest number wins.
@@ -248,15 +239,7 @@ class Study:
         token = uuid.uuid4().hex
         attrs = self._first_attrs(proposal, figures)
         attrs |= {"state": "running", "token": token, "lease": lease_of(self.worker, 0)}
-        self._study.add_trial(
-            create_trial(
-                state=TrialState.RUNNING,
-                params=dict(proposal.params),
-                distributions=dict(proposal.distributions),
-                user_attrs=attrs,
-                system_attrs=dict(proposal.system_attrs),
-            )
-        )
+        self._store(proposal, TrialState.RUNNING, attrs)
         trials = self.trials()
         mine = next(t for t in reversed(trials) if t.user_attrs.get("token") == token)
         earlier = [t.user_attrs for t in trials[: mine.number]]
@@ -269,6 +252,21 @@ class Study:
         else:
             return mine.number
         return None
+
+    def _store(
+        self, proposal: Proposal, state: TrialState, attrs: dict[str, Any], **more: Any
+    ) -> None:
+        """Writes a proposal as one trial, whole."""
+        self._study.add_trial(
+            create_trial(
+                state=state,
+                params=dict(proposal.params),
+                distributions=dict(proposal.distributions),
+                user_attrs=attrs,
+                system_attrs=dict(proposal.system_attrs),
+                **more,
+            )
+        )
 
     def _first_attrs(self, proposal: Proposal, figures: Mapping[str, float]) -> dict[str, Any]:
         return {
