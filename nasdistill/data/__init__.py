@@ -2,61 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from nasdistill.data.raw import SMALL, Files, Labels, Raw, Request, Source
+from nasdistill.data.batch import Batch
+from nasdistill.data.dataset import Dataset, Origins, Parts, fingerprint_of
+from nasdistill.data.mixing import Mixing
+from nasdistill.data.randaugment import RandAugment
+from nasdistill.data.raw import SMALL, Files, Raw, Request, Source
 from nasdistill.data.sources import SOURCES, read_source, register_sources
-from nasdistill.data.splits import Batch, ResidentSplit, Split, StreamingSplit, stratified
+from nasdistill.data.splits import ResidentSplit, Split, StreamingSplit, stratified
 from nasdistill.data.views import Views
 from nasdistill.errors import UserError
-from nasdistill.options import Input
 
 __all__ = [
-    "SOURCES", "Batch", "Dataset", "Files", "Raw", "Request", "ResidentSplit", "Source", "Split",
-    "StreamingSplit", "Views", "load_data", "register_sources",
+    "SOURCES", "Batch", "Dataset", "Files", "Mixing", "RandAugment", "Raw", "Request",
+    "ResidentSplit", "Source", "Split", "StreamingSplit", "Views", "load_data",
+    "register_sources",
 ]  # fmt: skip
 
 RESIDENT_LIMIT = 4 << 30
 VALIDATION_SHARE = 1 / 6
 TEST_SHARE = 1 / 6
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Examples in four splits, on a device.
-
-    Attributes:
-        name: What the user called it.
-        classes: Names of the classes, by label.
-        input: The shape at which students see an image.
-        train: What students and teachers learn from.
-        score: Half of the validation split: steers the search.
-        audit: The other half: recommends a final.
-        test: Touched once, by finals.
-        mean: Of the training split by channel, in [0, 1] units.
-        std: Of the training split by channel, in [0, 1] units.
-        views: How views are drawn.
-        fingerprint: Hash of content, labels, splits and views.
-        attribution: Where the data come from.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    input: Input
-    train: Split
-    score: Split
-    audit: Split
-    test: Split
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    views: Views
-    fingerprint: str
-    attribution: str
 
 
 def load_data(
@@ -97,7 +65,7 @@ def load_data(
             skip_unreadable=skip_unreadable, resident_limit=resident_limit,
         )
     )  # fmt: skip
-    parts = _split(source, seed, spec)
+    parts, rows = _split(source, seed, spec)
     train = parts["train"][0]
     held = train.size if isinstance(train, Files) else train.shape[2:]
     views = Views("crop" if max(held) > SMALL else "shift", seed, source.flip)
@@ -121,35 +89,39 @@ def load_data(
         mean=mean,
         std=std,
         views=views,
-        fingerprint=_fingerprint(parts, source.classes, views),
+        fingerprint=fingerprint_of(parts, source.classes, views),
         attribution=source.attribution,
+        origins=Origins(rows, source.train_names),
     )
 
 
-Parts = Mapping[str, tuple[Raw, Labels]]
+def _split(source: Source, seed: int, spec: str) -> tuple[Parts, NDArray[np.int64]]:
+    """Cuts validation (and test, where there is none) off the training examples.
 
-
-def _split(source: Source, seed: int, spec: str) -> Parts:
-    """Cuts validation (and test, where there is none) off the training examples."""
+    Returns:
+        The splits, and which of the source's training examples the training split holds.
+    """
     train, train_labels = source.train, source.train_labels
     test, test_labels = source.test, source.test_labels
     validation, validation_labels = source.validation, source.validation_labels
+    rows = np.arange(len(train_labels), dtype=np.int64)
     _check_counts(source, spec)
     if test is None or test_labels is None:
         rest, held = stratified(train_labels, TEST_SHARE, seed, spec)
         test, test_labels = train[held], train_labels[held]
-        train, train_labels = train[rest], train_labels[rest]
+        train, train_labels, rows = train[rest], train_labels[rest], rows[rest]
     if validation is None or validation_labels is None:
         rest, held = stratified(train_labels, VALIDATION_SHARE, seed + 1, spec, least=2)
         validation, validation_labels = train[held], train_labels[held]
-        train, train_labels = train[rest], train_labels[rest]
+        train, train_labels, rows = train[rest], train_labels[rest], rows[rest]
     score, audit = stratified(validation_labels, 0.5, seed + 2, spec)
-    return {
+    parts: Parts = {
         "train": (train, train_labels),
         "score": (validation[score], validation_labels[score]),
         "audit": (validation[audit], validation_labels[audit]),
         "test": (test, test_labels),
     }
+    return parts, rows
 
 
 def _check_counts(source: Source, spec: str) -> None:
@@ -177,14 +149,3 @@ def _check_counts(source: Source, spec: str) -> None:
                 f"data {spec!r}: too few {part} examples: {listed}{more}; each class needs at "
                 f"least {least} ({use})"
             )
-
-
-def _fingerprint(parts: Parts, classes: tuple[str, ...], views: Views) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((classes, views)).encode())
-    for name, (raw, labels) in parts.items():
-        digest.update(f"{name} {labels.shape}".encode())
-        digest.update(np.ascontiguousarray(labels).tobytes())
-        content = np.ascontiguousarray(raw).data if isinstance(raw, np.ndarray) else raw.identity()
-        digest.update(content)
-    return digest.hexdigest()

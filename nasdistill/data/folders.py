@@ -71,6 +71,7 @@ def read_folder(request: Request) -> Source:
     return Source(
         train, train_labels, classes, Input(channels, *size), validation, validation_labels,
         test, test_labels, attribution=str(path),
+        train_names=tuple(each.relative_to(path).as_posix() for each in listed["train"][0]),
     )  # fmt: skip
 
 

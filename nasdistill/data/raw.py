@@ -99,6 +99,7 @@ class Source:
         test, test_labels: As `train`; None where a test split is cut off as well.
         flip: Whether a mirrored image still shows the same class.
         attribution: Whom to thank.
+        train_names: By which a training example is found again; None for its row number.
     """
 
     train: Raw
@@ -111,6 +112,7 @@ class Source:
     test_labels: Labels | None = None
     flip: bool = True
     attribution: str = ""
+    train_names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,9 @@ def _check(source: Source, spec: str) -> None:
             )
     if len(source.classes) < 2:
         raise UserError(f"data {spec!r}: {len(source.classes)} class; at least 2 are needed")
+    names = source.train_names
+    if names is not None and len(names) != len(source.train):
+        raise UserError(f"data {spec!r}: {len(source.train)} training images, {len(names)} name(s)")
     shapes: dict[Shape, int] = {}
     parts = {
         "train": (source.train, source.train_labels),
@@ -97,7 +100,7 @@ def _check(source: Source, spec: str) -> None:
     for part, (images, labels) in parts.items():
         if images is None and labels is None and part != "train":
             continue
-        _check_part(f"data {spec!r}, {part}", images, labels, source.classes)
+        check_part(f"data {spec!r}, {part}", images, labels, source.classes)
         if isinstance(images, np.ndarray):
             shapes[images.shape[1:]] = shapes.get(images.shape[1:], 0) + len(images)
     if len(shapes) > 1:
@@ -108,8 +111,18 @@ def _check(source: Source, spec: str) -> None:
                             f"{source.shape.channels}")  # fmt: skip
 
 
-def _check_part(where: str, images: Any, labels: Any, classes: tuple[str, ...]) -> None:
-    """What a user's own source may get wrong, and labels from anywhere."""
+def check_part(where: str, images: Any, labels: Any, classes: tuple[str, ...]) -> None:
+    """Refuses what a user's own source may get wrong, and labels from anywhere.
+
+    Args:
+        where: Names the data in the message.
+        images: Good are uint8 `[N, 1 or 3, H, W]` and `Files`.
+        labels: Good are integers `[N]`, each the index of a class.
+        classes: Names by label.
+
+    Raises:
+        UserError: If they are of another kind, or there are none.
+    """
     if isinstance(images, np.ndarray):
         good = images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] in (1, 3)
         found = f"{images.dtype} {images.shape}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,30 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from nasdistill.data.batch import Batch, Size
+from nasdistill.data.mixing import Mix
 from nasdistill.data.raw import Files
 from nasdistill.data.views import Views
 from nasdistill.errors import UserError
 
 Plan = Iterable[tuple[Tensor, int | None]]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some examples in one view.
-
-    Attributes:
-        images: uint8 `[B, C, H, W]` on the device.
-        labels: int64 `[B]` on the device.
-        ids: int64 `[B]` on the device: which examples of the split.
-        ids_host: The same on the CPU.
-        view: Number of the view; None for the plain image.
-    """
-
-    images: Tensor
-    labels: Tensor
-    ids: Tensor
-    ids_host: Tensor
-    view: int | None
 
 
 class Split(ABC):
@@ -48,23 +32,42 @@ class Split(ABC):
     """
 
     labels: Tensor
+    _views: Views
 
     def __len__(self) -> int:
         """Number of examples."""
         return len(self.labels)
 
     @abstractmethod
-    def batches(self, plan: Plan, size: tuple[int, int]) -> Iterator[Batch]:
+    def with_views(self, views: Views) -> Self:
+        """The same examples in other views; images are shared, unless they need a wider margin."""
+
+    @abstractmethod
+    def batches(self, plan: Plan, size: Size, also: Sequence[Size] = ()) -> Iterator[Batch]:
         """Shows examples.
 
         The same (seed, id, view) is the same picture, whatever the batch; the same view at another
-        size is the same crop.
+        size is the same crop, mixed with the same partner.
 
         Args:
             plan: For each batch, example ids (int64 CPU tensor `[B]`) and the number of the view,
                 or None for the whole image as it is.
             size: `(height, width)` of the pictures, in pixels.
+            also: Further sizes in which each batch shows them.
         """
+
+    def _batch(
+        self, ids_host: Tensor, view: int | None, pictures: Sequence[Tensor],
+        sizes: Sequence[Size], mix: Mix | None,
+    ) -> Batch:  # fmt: skip
+        """Puts together what lies on the device; `mix` may lie elsewhere."""
+        device = self.labels.device
+        ids = ids_host.to(device)
+        partners = share = None
+        if mix is not None:
+            partners, share = self.labels[mix.partners.to(device)], mix.share.to(device)
+        at = dict(zip(sizes[1:], pictures[1:], strict=True))
+        return Batch(pictures[0], self.labels[ids], ids, ids_host, view, partners, share, at)
 
     @abstractmethod
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -94,13 +97,23 @@ class ResidentSplit(Split):
         self._views = views
         self._device = device
 
-    def batches(self, plan: Plan, size: tuple[int, int]) -> Iterator[Batch]:
+    def with_views(self, views: Views) -> Self:
         """See `Split`."""
+        twin = copy.copy(self)
+        if views.margin != self._views.margin:
+            twin._padded = views.pad(self.images)
+        twin._views = views
+        return twin
+
+    def batches(self, plan: Plan, size: Size, also: Sequence[Size] = ()) -> Iterator[Batch]:
+        """See `Split`."""
+        sizes = _sizes(size, also)
         for ids_host, view in plan:
-            ids = ids_host.to(self._device)
-            rows = ids if self._padded.device == ids.device else ids_host.to(self._padded.device)
-            images = self._views.render(self._padded, rows, rows, view, size).to(self._device)
-            yield Batch(images, self.labels[ids], ids, ids_host, view)
+            rows = ids_host.to(self._padded.device)
+            mix = self._views.mix(rows, view, len(self))
+            wanted = _with_partners(rows, mix)
+            shown = _show(self._views, self._padded, wanted, wanted, view, sizes, mix)
+            yield self._batch(ids_host, view, [x.to(self._device) for x in shown], sizes, mix)
 
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """See `Split`."""
@@ -128,26 +141,32 @@ class StreamingSplit(Split):
         self._device = device
         self._workers = max(1, (os.cpu_count() or 2) - 1) if workers is None else workers
 
-    def batches(self, plan: Plan, size: tuple[int, int]) -> Iterator[Batch]:
+    def with_views(self, views: Views) -> Self:
+        """See `Split`."""
+        twin = copy.copy(self)
+        twin._views = views
+        return twin
+
+    def batches(self, plan: Plan, size: Size, also: Sequence[Size] = ()) -> Iterator[Batch]:
         """See `Split`; the plan is read to its end at once.
 
         Raises:
             UserError: If a file cannot be read any more.
         """
-        items = list(plan)
-        loader: DataLoader[Tensor | str] = DataLoader(
-            _Decoded(self.files, self._views, items, size),
+        items, sizes = list(plan), _sizes(size, also)
+        loader: DataLoader[list[Tensor] | str] = DataLoader(
+            _Decoded(self.files, self._views, items, sizes),
             batch_size=None,
             num_workers=min(self._workers, len(items)) if len(items) > 2 else 0,
             pin_memory=self._device.type == "cuda",
             generator=torch.Generator(),  # Leaves the global generator alone.
         )
-        for (ids_host, view), images in zip(items, loader, strict=True):
-            if isinstance(images, str):
-                raise UserError(images)
-            ids = ids_host.to(self._device)
-            shown = images.to(self._device, non_blocking=True)
-            yield Batch(shown, self.labels[ids], ids, ids_host, view)
+        for (ids_host, view), pictures in zip(items, loader, strict=True):
+            if isinstance(pictures, str):
+                raise UserError(pictures)
+            shown = [images.to(self._device, non_blocking=True) for images in pictures]
+            mix = self._views.mix(ids_host, view, len(self))
+            yield self._batch(ids_host, view, shown, sizes, mix)
 
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """See `Split`; from 2,000 examples at the most."""
@@ -156,26 +175,48 @@ class StreamingSplit(Split):
         return _moments(batch.images for batch in self.batches(plan, self.files.size))
 
 
-class _Decoded(TorchDataset["Tensor | str"]):
-    """One item per batch of a plan: its pictures, or what went wrong."""
+class _Decoded(TorchDataset["list[Tensor] | str"]):
+    """One item per batch of a plan: its pictures in each size, or what went wrong."""
 
     def __init__(
         self, files: Files, views: Views, items: Sequence[tuple[Tensor, int | None]],
-        size: tuple[int, int],
+        sizes: Sequence[Size],
     ) -> None:  # fmt: skip
-        self._files, self._views, self._items, self._size = files, views, items, size
+        self._files, self._views, self._items, self._sizes = files, views, items, sizes
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, index: int) -> Tensor | str:
+    def __getitem__(self, index: int) -> list[Tensor] | str:
         ids, view = self._items[index]
+        mix = self._views.mix(ids, view, len(self._files))
+        wanted = _with_partners(ids, mix)
+        needed, rows = torch.unique(wanted, return_inverse=True)
         try:
-            decoded = np.stack([self._files.decode(int(i)) for i in ids])
+            decoded = np.stack([self._files.decode(int(i)) for i in needed])
         except UserError as error:
             return str(error)
         padded = self._views.pad(torch.from_numpy(decoded))
-        return self._views.render(padded, torch.arange(len(ids)), ids, view, self._size)
+        return _show(self._views, padded, rows, wanted, view, self._sizes, mix)
+
+
+def _with_partners(ids: Tensor, mix: Mix | None) -> Tensor:
+    """Examples, and behind them those that they are mixed with."""
+    return ids if mix is None else torch.cat([ids, mix.partners])
+
+
+def _show(
+    views: Views, padded: Tensor, rows: Tensor, ids: Tensor, view: int | None,
+    sizes: Sequence[Size], mix: Mix | None,
+) -> list[Tensor]:  # fmt: skip
+    """Pictures in each size; `rows` and `ids` are `_with_partners`."""
+    shown = views.render(padded, rows, ids, view, sizes)
+    return shown if mix is None else [mix.blend(*images.chunk(2)) for images in shown]
+
+
+def _sizes(size: Size, also: Sequence[Size]) -> list[Size]:
+    """All sizes, each once, the main one first."""
+    return list(dict.fromkeys((height, width) for height, width in [size, *also]))
 
 
 def stratified(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from nasdistill.data.counter import uniform
+from nasdistill.data.mixing import Mix, Mixing
+from nasdistill.data.randaugment import RandAugment
 
 SHIFT = 2
 SMALLEST_CROP = 0.35
@@ -37,11 +42,21 @@ class Views:
             (Szegedy et al., 2015), for large ones; `none`.
         seed: Of the data, not of a trial.
         flip: Whether half the views are mirrored.
+        mixing: How views are mixed with those of other examples; None for not at all.
+        rand_augment: What is done to an image before it is cut or shifted; None for nothing.
     """
 
     kind: Literal["shift", "crop", "none"]
     seed: int
     flip: bool = True
+    mixing: Mixing | None = None
+    rand_augment: RandAugment | None = None
+
+    def __repr__(self) -> str:
+        # Without what is None: this enters fingerprints, which are older than some attributes.
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        told = (f"{name}={value!r}" for name, value in values.items() if value is not None)
+        return f"Views({', '.join(told)})"
 
     @property
     def margin(self) -> int:
@@ -65,7 +80,7 @@ class Views:
         full = Boxes(zeros, zeros, zeros + height, zeros + width, zeros.bool())
         if self.kind == "none":
             return full
-        u = _uniform(ids, view, self.seed, draws=3 if self.kind == "shift" else 5)
+        u = uniform(ids, view, self.seed, draws=3 if self.kind == "shift" else 5)
         flip = (u[0] < 0.5) & self.flip
         if self.kind == "shift":
             top, left = (u[1:3] * (2 * SHIFT + 1)).floor() - SHIFT
@@ -76,30 +91,53 @@ class Views:
         wide = (area * ratio).sqrt().clamp(max=width)
         return Boxes(u[3] * (height - tall), u[4] * (width - wide), tall, wide, flip)
 
+    def mix(self, ids: Tensor, view: int | None, count: int) -> Mix | None:
+        """Draws with whom examples are mixed.
+
+        Args:
+            ids: int64 `[B]`.
+            view: Number of the view; the plain image is never mixed.
+            count: Examples in the split.
+
+        Returns:
+            How they are mixed, on the device of `ids`; None where they are not.
+        """
+        if self.mixing is None or view is None:
+            return None
+        return self.mixing.draw(ids, view, self.seed, count)
+
     def render(
-        self, padded: Tensor, rows: Tensor, ids: Tensor, view: int | None, size: tuple[int, int]
-    ) -> Tensor:
-        """Shows examples, each the same picture whatever the batch it is in.
+        self, padded: Tensor, rows: Tensor, ids: Tensor, view: int | None,
+        sizes: Sequence[tuple[int, int]],
+    ) -> list[Tensor]:  # fmt: skip
+        """Shows examples, not mixed, each the same picture whatever the batch it is in.
 
         Args:
             padded: Source images as `pad` gives them, uint8 `[N, C, H + 2 margin, W + 2 margin]`.
             rows: int64 `[B]`, which of them.
             ids: int64 `[B]`, the examples that these are.
-            view: Number of the view; None for the plain image, cut in the middle where `size` has
+            view: Number of the view; None for the plain image, cut in the middle where a size has
                 other proportions.
-            size: `(height, width)` of the pictures, in pixels.
+            sizes: `(height, width)` of the pictures, in pixels.
 
         Returns:
-            uint8 `[B, C, height, width]`.
+            uint8 `[B, C, height, width]` for each size.
         """
         edge, (tall, wide) = self.margin, padded.shape[-2:]
         height, width = tall - 2 * edge, wide - 2 * edge
+        plain = padded[..., edge : edge + height, edge : edge + width]
+        if view is not None and self.rand_augment is not None:
+            plain = self.rand_augment.apply(plain[rows], ids, view, self.seed)
+            padded, rows = self.pad(plain), torch.arange(len(rows), device=rows.device)
         if view is None or self.kind == "none":
-            return cover(padded[..., edge : edge + height, edge : edge + width][rows], size)
+            shown = plain[rows]
+            return [cover(shown, size) for size in sizes]
         boxes = self.boxes(ids, view, height, width)
         if self.kind == "shift":
-            return cover(render_shift(padded, rows, boxes), size)
-        return render_crop(padded[rows], boxes, size)
+            shown = render_shift(padded, rows, boxes)
+            return [cover(shown, size) for size in sizes]
+        source = padded[rows]
+        return [render_crop(source, boxes, size) for size in sizes]
 
 
 def render_shift(padded: Tensor, rows: Tensor, boxes: Boxes) -> Tensor:
@@ -169,19 +207,3 @@ def cover(images: Tensor, size: tuple[int, int]) -> Tensor:
         middle.float(), size=size, mode="bilinear", antialias=True, align_corners=False
     )
     return out.round().clamp(0, 255).to(torch.uint8)
-
-
-def _uniform(ids: Tensor, view: int, seed: int, draws: int) -> Tensor:
-    """float32 `[draws, B]` in [0, 1) from (seed, id, view): 64-bit mixer (Steele et al., 2014)."""
-    base = ids * -7046029254386353131 + (seed * 1442695040888963407) % 2**62
-    steps = ((view * 8 + draw) * 6364136223846793005 % 2**62 for draw in range(draws))
-    x = torch.stack([base + step for step in steps])
-    x = (x ^ _shift_right(x, 30)) * -4658895280553007687
-    x = (x ^ _shift_right(x, 27)) * -7723592293110705685
-    x = x ^ _shift_right(x, 31)
-    return _shift_right(x, 40).to(torch.float32) / 2**24
-
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical shift of int64, as if unsigned."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)

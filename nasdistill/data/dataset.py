@@ -1,0 +1,156 @@
+"""Examples in four splits, and what tells one set of them from another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nasdistill.data.raw import Labels, Raw
+from nasdistill.data.sources import check_part
+from nasdistill.data.splits import ResidentSplit, Split
+from nasdistill.data.views import Views
+from nasdistill.errors import UserError
+from nasdistill.options import Input
+
+Parts = Mapping[str, tuple[Raw, Labels]]
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where the training examples are found in their source.
+
+    Attributes:
+        rows: int64 `[N]`, their places among the source's own training examples.
+        names: Of all of those; None where their places are their names.
+    """
+
+    rows: NDArray[np.int64]
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Examples in four splits, on a device.
+
+    Attributes:
+        name: What the user called it.
+        classes: Names of the classes, by label.
+        input: The shape at which students see an image.
+        train: What students and teachers learn from.
+        score: Half of the validation split: steers the search.
+        audit: The other half: recommends a final.
+        test: Touched once, by finals.
+        mean: Of the training split by channel, in [0, 1] units.
+        std: Of the training split by channel, in [0, 1] units.
+        views: How views of the training split are drawn.
+        fingerprint: Hash of content, labels, splits and views.
+        attribution: Where the data come from.
+        origins: Where the training examples come from; None where they are a source's, all of
+            them and in its order.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    input: Input
+    train: Split
+    score: Split
+    audit: Split
+    test: Split
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    views: Views
+    fingerprint: str
+    attribution: str
+    origins: Origins | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """By which each training example is found again in its source, in order of their ids.
+
+        The path of a file, relative to the folder that was given; else the row number in the
+        source's training array, as text. Validation and test examples that were cut off it count.
+        """
+        origins = self.origins or Origins(np.arange(len(self.train)))
+        if origins.names is None:
+            return tuple(map(str, origins.rows.tolist()))
+        return tuple(origins.names[row] for row in origins.rows.tolist())
+
+    def with_views(self, views: Views) -> Dataset:
+        """The same data, not copied, whose training split shows other views.
+
+        Args:
+            views: How they are drawn; the other splits are only ever shown plain.
+
+        Returns:
+            A dataset with a fingerprint of its own; this one if these are its views already.
+        """
+        if views == self.views:
+            return self
+        mark = _digest(self.fingerprint.encode(), repr(views).encode())
+        return replace(self, train=self.train.with_views(views), views=views, fingerprint=mark)
+
+    def with_training(self, images_NCHW: Tensor, labels: Labels, name: str) -> Dataset:
+        """Other images to learn from, beside the same validation and test splits.
+
+        Args:
+            images_NCHW: uint8, with the dataset's channels; kept on its device.
+            labels: int64 `[N]`, indices of its classes.
+            name: What the new dataset is called.
+
+        Returns:
+            A dataset with moments and a fingerprint of its own; its training examples are named
+            by their row numbers.
+
+        Raises:
+            UserError: If images or labels don't fit this dataset.
+        """
+        content = images_NCHW.cpu().contiguous().numpy()
+        check_part(f"data {name!r}, training images", content, labels, self.classes)
+        if images_NCHW.shape[1] != self.input.channels:
+            raise UserError(
+                f"data {name!r}: training images have {images_NCHW.shape[1]} channel(s), those of "
+                f"{self.name!r} have {self.input.channels}"
+            )
+        labels = labels.astype(np.int64)
+        train = ResidentSplit(images_NCHW, labels, self.views, self.train.labels.device)
+        mean, std = train.moments()
+        about = repr((content.shape, labels.tolist())).encode()
+        return replace(
+            self, name=name, train=train, mean=mean, std=std, origins=None,
+            fingerprint=_digest(self.fingerprint.encode(), about, content.data),
+        )  # fmt: skip
+
+
+def fingerprint_of(parts: Parts, classes: tuple[str, ...], views: Views) -> str:
+    """Hash of a dataset.
+
+    Args:
+        parts: Images and labels by the name of their split.
+        classes: Names by label.
+        views: How views are drawn.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    told: list[bytes | memoryview] = [repr((classes, views)).encode()]
+    for name, (raw, labels) in parts.items():
+        told.append(f"{name} {labels.shape}".encode())
+        told.append(np.ascontiguousarray(labels).tobytes())
+        if isinstance(raw, np.ndarray):
+            told.append(np.ascontiguousarray(raw).data)
+        else:
+            told.append(raw.identity())
+    return _digest(*told)
+
+
+def _digest(*told: bytes | memoryview) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for each in told:
+        digest.update(each)
+    return digest.hexdigest()
