@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from nasdistill import artifact, distillation, locks, profile, teaching
 from nasdistill.cache import AnswerCache
+from nasdistill.course import Course, Faculty, open_course
 from nasdistill.data import Dataset, load_data
-from nasdistill.distillation import Feed, Pace, Precision, Run
 from nasdistill.errors import UserError
 from nasdistill.imported import Imported
 from nasdistill.machine import describe_machine, describe_versions, pick_device, set_threads
-from nasdistill.objective import Objective, objective_of
 from nasdistill.options import Input
-from nasdistill.recipe import Recipe
+from nasdistill.recipe import Recipe, TeacherOptions
 from nasdistill.results import Event
 from nasdistill.rungs import Ladder
 from nasdistill.space import Architecture
@@ -38,8 +37,9 @@ class Bench:
         recipe: The resolved recipe.
         dataset: Data with their splits.
         teacher: The frozen teacher.
-        answers: What the teacher said about the training split.
-        feed: The stream of batches, the same for every student.
+        scoring: What trials are given.
+        final: What finals are given.
+        caches: What teachers said about training examples, all of them.
         ladder: The rungs.
         limits: Upper limits by cost name, and `accuracy`, the lower one.
         threads: Threads that latency is measured with.
@@ -49,18 +49,13 @@ class Bench:
     recipe: Recipe
     dataset: Dataset
     teacher: Teacher
-    answers: AnswerCache
-    feed: Feed
+    scoring: Course
+    final: Course
+    caches: Mapping[tuple[str, str], AnswerCache]
     ladder: Ladder
     limits: Mapping[str, float]
     threads: int
     folder: Path
-    scoring: Objective = field(init=False)
-    final: Objective = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.scoring = objective_of(self.recipe.scoring)
-        self.final = objective_of(self.recipe.final)
 
     @cached_property
     def teacher_on_test(self) -> Tensor:
@@ -82,26 +77,6 @@ class Bench:
     def needs_latency(self) -> bool:
         """Whether latency is an objective or a limit."""
         return "latency" in self.recipe.minimize or "latency" in self.limits
-
-    def run(
-        self, student: nn.Module, *, horizon: int, pace: Pace, seed: tuple[object, ...],
-        precision: Precision,
-    ) -> Run:  # fmt: skip
-        """A fresh run of a student on this bench's feed."""
-        return Run(
-            student,
-            self.feed,
-            horizon=horizon,
-            pace=pace,
-            seed=hash_seed(seed),
-            precision=precision,
-            ask=self.answers.logits,
-        )
-
-    def prepare(self, objective: Objective, until: int, first_step: int) -> None:
-        """Asks the teacher ahead for all that a run will see up to `until` examples."""
-        if objective.asks_teacher:
-            self.answers.prepare(self.feed.plan(first_step, self.feed.steps(until)))
 
     def measure_latency(self, module: nn.Module, input: Input | None = None) -> float:
         """Median batch-1 latency of a module in milliseconds, while other workers pause."""
@@ -155,31 +130,10 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
         )
     emit(Event("stage", f"teacher {recipe.teacher}", stage="teacher"))
     teacher = load_a_teacher(recipe, dataset, device, study.folder.parent, imported, emit)
-    card = study.once("teacher", lambda: teaching.evaluate_teacher(teacher, dataset))
-    if card["weights_hash"] != teacher.weights_hash:
-        raise UserError(
-            f"study {study.folder.name!r}: the teacher {recipe.teacher!r} has other weights than "
-            "the one it was made with"
-        )
-    for text in teaching.warnings_of(card):
-        emit(Event("warning", text, stage="teacher"))
-    teacher.precision = study.once(
-        "precision:teacher", lambda: _answers_in(recipe, teacher, dataset)
-    )
-    emit(
-        Event(
-            "note",
-            f"teacher {teacher.name}: {card['params']:,} parameters, validation accuracy "
-            f"{card['validation_accuracy']:.4f}, calibration error {card['ece']:.3f}",
-            stage="teacher",
-        )
-    )
+    card = _evaluated(study, "teacher", teacher, dataset, emit)
     _warn_of_scoring(recipe, emit)
     study.once("machine", lambda: describe_machine(device))
     study.once("versions", describe_versions)
-    first = recipe.rungs.first.examples(len(dataset.train))
-    ladder = Ladder.geometric(first, recipe.rungs.eta, recipe.rungs.count)
-    study.once("rungs", lambda: list(ladder.budgets))
 
     def filled(examples: int, seconds: float) -> None:
         study.add_seconds("answers", seconds)
@@ -190,14 +144,68 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
             )
         )  # fmt: skip
 
-    answers = AnswerCache(teacher, dataset, study.folder.parent / ".cache", filled)
+    def load(name: str, options: TeacherOptions) -> Teacher:
+        return _further_teacher(study, name, options, dataset, device, imported, emit)
+
+    faculty = Faculty(
+        dataset, teacher, recipe.teachers, load, study.folder.parent / ".cache", filled
+    )
+    courses = [open_course(options, recipe, faculty) for options in (recipe.scoring, recipe.final)]
+    ladder = Ladder.geometric(
+        recipe.rungs.first.examples(len(courses[0].feed.dataset.train)),
+        recipe.rungs.eta,
+        recipe.rungs.count,
+    )
+    study.once("rungs", lambda: list(ladder.budgets))
     bench = Bench(
-        recipe=recipe, dataset=dataset, teacher=teacher, answers=answers,
-        feed=Feed(dataset, recipe.batch_size, recipe.views, recipe.seed), ladder=ladder,
-        limits={}, threads=1, folder=study.folder,
+        recipe=recipe, dataset=dataset, teacher=teacher, scoring=courses[0], final=courses[1],
+        caches=faculty.caches, ladder=ladder, limits={}, threads=1, folder=study.folder,
     )  # fmt: skip
     bench.limits = study.once("limits", lambda: _limits(bench, card, emit))
     return bench
+
+
+def _evaluated(
+    study: Study, key: str, teacher: Teacher, dataset: Dataset, emit: Callable[[Event], None]
+) -> Mapping[str, Any]:
+    """Evaluates a teacher once in a study, and settles the precision of its answers.
+
+    Raises:
+        UserError: If it is useless for the data, or not the one that the study was made with.
+    """
+    card: Mapping[str, Any] = study.once(key, lambda: teaching.evaluate_teacher(teacher, dataset))
+    if card["weights_hash"] != teacher.weights_hash:
+        raise UserError(
+            f"study {study.folder.name!r}: the teacher {teacher.name!r} has other weights than "
+            "the one it was made with"
+        )
+    for text in teaching.warnings_of(dict(card)):
+        emit(Event("warning", text, stage="teacher"))
+    teacher.precision = study.once(
+        f"precision:{key}", lambda: _answers_in(study.recipe, teacher, dataset)
+    )
+    emit(
+        Event(
+            "note",
+            f"teacher {teacher.name}: {card['params']:,} parameters, validation accuracy "
+            f"{card['validation_accuracy']:.4f}, calibration error {card['ece']:.3f}",
+            stage="teacher",
+        )
+    )
+    return card
+
+
+def _further_teacher(
+    study: Study, name: str, options: TeacherOptions, dataset: Dataset, device: torch.device,
+    imported: Imported, emit: Callable[[Event], None],
+) -> Teacher:  # fmt: skip
+    """Loads and evaluates one of the recipe's `teachers`."""
+    assert options.model is not None
+    emit(Event("stage", f"teacher {name}: {options.model}", stage="teacher"))
+    recipe = study.recipe.model_copy(update={"teacher": options.model, "weights": options.weights})
+    teacher = load_a_teacher(recipe, dataset, device, study.folder.parent, imported, emit)
+    _evaluated(study, f"teacher:{name}", teacher, dataset, emit)
+    return teacher
 
 
 def _answers_in(recipe: Recipe, teacher: Teacher, dataset: Dataset) -> AnswerPrecision:

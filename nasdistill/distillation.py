@@ -7,19 +7,21 @@ import hashlib
 import io
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from nasdistill import taps
+from nasdistill.answers import Answers, Question
 from nasdistill.data import Batch, Dataset, Split
 from nasdistill.files import write_whole
 from nasdistill.models.layers import DepthwiseConv2d
 from nasdistill.objective import Objective
-from nasdistill.objective.objective import Ask
+from nasdistill.taps import Outputs
 
 Precision = Literal["fp32", "bf16", "bf16-mixed"]
 EVALUATION_BATCH = 500
@@ -112,27 +114,38 @@ class Run:
     """A training in progress.
 
     Args:
-        student: The module that learns; takes uint8 `[B, C, H, W]`, gives logits.
+        students: The modules that learn, each from uint8 `[B, C, H, W]` to logits: one, or as many
+            as teach each other.
         feed: Examples, order and views.
+        objective: What they are trained on; its layers are found in the first student.
+        teachers: Who can be asked, by name.
         horizon: Training examples at which the objective's progress is 1.
         pace: The learning rate.
-        seed: Seeds dropout, together with the step; of the student, not of the study.
+        seed: Seeds auxiliaries and, together with the step, dropout; of the student, not of the
+            study.
         precision: fp32, bf16 autocast, or bf16 with depthwise convolutions in fp32.
-        ask: The teacher's logits for a batch.
-        size: `(height, width)` in pixels at which the student sees the views.
+        size: `(height, width)` in pixels at which the students see the views.
         weight_decay: AdamW's decoupled weight decay (Loshchilov and Hutter, 2019).
+
+    Attributes:
+        auxiliaries: What learns with each student and is thrown away: projectors and the like.
+        kept: What each student's teachers keep of it, by the teacher's name: moving averages.
+
+    Raises:
+        LayerError: If the objective reads layers that are not there, or do not fit.
     """
 
     def __init__(
         self,
-        student: nn.Module,
+        students: Sequence[nn.Module],
         feed: Feed,
+        objective: Objective,
         *,
         horizon: int,
         pace: Pace,
         seed: int,
         precision: Precision = "fp32",
-        ask: Ask | None = None,
+        teachers: Mapping[str, Answers] | None = None,
         size: tuple[int, int] | None = None,
         weight_decay: float = 0.01,
     ) -> None:
@@ -141,58 +154,123 @@ class Run:
         self.pace = pace
         self.seed = seed
         self.precision: Precision = precision
-        self.ask = ask
         self.size = size or feed.dataset.input.size
         self.device = feed.dataset.train.labels.device
-        self.student = student.to(self.device).to(memory_format=torch.channels_last)
-        set_precision(self.student, precision)
-        self.optimizer = torch.optim.AdamW(
-            _groups(self.student, weight_decay), lr=pace.peak, fused=True
-        )
+        self.weight_decay = weight_decay
+        named = teachers or {}
+        self.teachers = {name: named[name] for name in objective.teachers}
+        self.students = nn.ModuleList(students)
+        self.students.to(self.device).to(memory_format=torch.channels_last)
+        set_precision(self.students, precision)
+        self.objective = self._bound(objective)
+        self.auxiliaries = self._each(lambda student: self.objective.auxiliaries())
+        self.kept = self._each(self._copies)
+        self.optimizer = self._optimizer()
         self.step = 0
+
+    @property
+    def student(self) -> nn.Module:
+        """The student, where it is one."""
+        assert len(self.students) == 1
+        return self.students[0]
 
     @property
     def examples(self) -> int:
         """Training examples seen so far."""
         return self.step * self.feed.batch_size
 
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Further sizes at which teachers that are asked live must see the views."""
+        live = {i.teacher for i in self.objective.terms if i.term.teacher_layers}
+        wanted = (answers.size for name, answers in self.teachers.items() if name in live)
+        return tuple({size for size in wanted if size is not None} - {self.size})
+
     def branch(self, pace: Pace) -> Run:
         """A copy that goes on by itself, at another pace: for a cool-down."""
         twin = copy.copy(self)
-        twin.student = copy.deepcopy(self.student)
+        twin.students = copy.deepcopy(self.students)
+        twin.auxiliaries = copy.deepcopy(self.auxiliaries)
+        twin.kept = copy.deepcopy(self.kept)
         twin.pace = pace
-        twin.optimizer = torch.optim.AdamW(_groups(twin.student, 0.0), lr=pace.peak, fused=True)
+        twin.optimizer = twin._optimizer()
         # load_state_dict would share the moments with the trunk.
         twin.optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
         return twin
 
     def save(self, path: Path) -> None:
-        """Writes weights, optimiser and step, atomically."""
-        state = {
-            "student": self.student.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-        }
+        """Writes all that learns, the optimiser and the step, atomically."""
+        modules = {name: getattr(self, name).state_dict() for name in _MODULES}
+        state = {**modules, "optimizer": self.optimizer.state_dict(), "step": self.step}
         save_state(state, path)
 
     def restore(self, path: Path) -> None:
         """Reads what `save` wrote, into a run made with the same arguments."""
         state = torch.load(path, map_location=self.device, weights_only=True)
-        self.student.load_state_dict(state["student"])
+        for name in _MODULES:
+            getattr(self, name).load_state_dict(state[name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
 
+    def loss(self, batch: Batch) -> Tensor:
+        """What the students are to lower on a batch, now."""
 
-def distill(
-    run: Run, objective: Objective, until: int, every: int | None = None
-) -> Iterator[Progress]:
+        def ask(
+            name: str, number: int, layers: tuple[str, ...], said: Sequence[Outputs]
+        ) -> Outputs:
+            kept = dict(self.kept[number].named_children())
+            return self.teachers[name](Question(batch, layers, said, number), kept.get(name))
+
+        progress = min(1.0, self.examples / self.horizon)
+        auxiliaries = [dict(each.named_children()) for each in self.auxiliaries]
+        return self.objective(list(self.students), auxiliaries, ask, batch, progress)
+
+    def follow(self) -> None:
+        """Lets teachers that are made of the students keep up, after a step."""
+        for student, kept in zip(self.students, self.kept, strict=True):
+            for name, module in kept.named_children():
+                self.teachers[name].follow(module, student, self.step)
+
+    def _bound(self, objective: Objective) -> Objective:
+        if not objective.reads_layers:
+            return objective
+        shape = self.feed.dataset.input
+        seen = taps.anatomy(self.students[0], "student", replace(shape, **self._side()))
+        return objective.bind(
+            seen, {name: answers.anatomy(seen) for name, answers in self.teachers.items()}
+        )
+
+    def _side(self) -> dict[str, int]:
+        return {"height": self.size[0], "width": self.size[1]}
+
+    def _copies(self, student: nn.Module) -> nn.ModuleDict:
+        copies = {name: a.copy_of(student) for name, a in self.teachers.items()}
+        return nn.ModuleDict({k: module for k, module in copies.items() if module is not None})
+
+    def _each(self, make: Callable[[nn.Module], nn.ModuleDict]) -> nn.ModuleList:
+        """Something for each student, with weights of its own."""
+        made = []
+        for number, student in enumerate(self.students):
+            torch.manual_seed(_seed(self.seed, "auxiliaries", number))
+            made.append(make(student).to(self.device))
+        return nn.ModuleList(made)
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        learning = [*_groups(self.students, self.weight_decay)]
+        learning += _groups(self.auxiliaries, self.weight_decay)
+        return torch.optim.AdamW(learning, lr=self.pace.peak, fused=True)
+
+
+_MODULES = ("students", "auxiliaries", "kept")
+
+
+def distill(run: Run, until: int, every: int | None = None) -> Iterator[Progress]:
     """Trains until the run has seen `until` examples.
 
     Leave the loop to stop; the run then stands after the last step whose progress was given.
 
     Args:
         run: The training; changed in place.
-        objective: What the student is trained on.
         until: Training examples seen at the end, rounded up to whole batches.
         every: Steps between two signs of life; by default an epoch, 100 at the most.
 
@@ -204,14 +282,16 @@ def distill(
     """
     last = run.feed.steps(until)
     every = every or min(100, run.feed.steps_per_epoch)
-    run.student.train()
+    run.students.train()
     while run.step < last:
         chunk = min(last, (run.step // every + 1) * every)
         start, before = time.perf_counter(), run.step
         total = torch.zeros((), device=run.device)
-        for batch in run.feed.dataset.train.batches(run.feed.plan(run.step, chunk), run.size):
-            total += _train_step(run, objective, batch)
+        plan = run.feed.plan(run.step, chunk)
+        for batch in run.feed.dataset.train.batches(plan, run.size, run.sizes):
+            total += _train_step(run, batch)
             run.step += 1
+            run.follow()
         loss = float(total) / (run.step - before)
         if not math.isfinite(loss):
             raise Diverged(f"the loss became {loss} after {run.examples} training examples")
@@ -220,13 +300,13 @@ def distill(
         yield Progress(run.examples, loss, images / max(seconds, 1e-9))
 
 
-def _train_step(run: Run, objective: Objective, batch: Batch) -> Tensor:
+def _train_step(run: Run, batch: Batch) -> Tensor:
     """One optimiser step; gives the loss, detached and not yet synchronised."""
     for group in run.optimizer.param_groups:
         group["lr"] = run.pace(run.examples)
     torch.manual_seed(_seed(run.seed, "step", run.step))
     with autocast(run.device, run.precision):
-        loss = objective(run.student, run.ask, batch, min(1.0, run.examples / run.horizon))
+        loss = run.loss(batch)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     run.optimizer.step()
@@ -282,26 +362,25 @@ class depthwise_in:  # noqa: N801 - reads as a statement
             layer.keep_fp32 = before
 
 
-def probe_precision(run: Run, objective: Objective, steps: int = 6) -> Precision:
+def probe_precision(run: Run, steps: int = 6) -> Precision:
     """Times a few steps at each precision and names the fastest.
 
     Args:
         run: A fresh run; a branch of it is trained and thrown away.
-        objective: What it would be trained on.
         steps: Timed steps at each precision, after two that warm up.
     """
     kinds: list[Precision] = ["fp32", "bf16"]
-    if any(isinstance(m, DepthwiseConv2d) for m in run.student.modules()):
+    if any(isinstance(m, DepthwiseConv2d) for m in run.students.modules()):
         kinds.append("bf16-mixed")
     seconds: dict[Precision, float] = {}
     for kind in kinds:
         twin = run.branch(run.pace)
         twin.precision = kind
-        set_precision(twin.student, kind)
-        for _ in distill(twin, objective, 2 * run.feed.batch_size):
+        set_precision(twin.students, kind)
+        for _ in distill(twin, 2 * run.feed.batch_size):
             pass
         start = time.perf_counter()
-        for _ in distill(twin, objective, (2 + steps) * run.feed.batch_size):
+        for _ in distill(twin, (2 + steps) * run.feed.batch_size):
             pass
         seconds[kind] = time.perf_counter() - start
     return min(kinds, key=lambda kind: seconds[kind])

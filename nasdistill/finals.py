@@ -14,11 +14,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from nasdistill import artifact, distillation, locks, profile
-from nasdistill.bench import Bench
+from nasdistill.bench import Bench, hash_seed
+from nasdistill.course import Course
 from nasdistill.distillation import Pace, Run
 from nasdistill.files import write_whole
 from nasdistill.models import Classifier
-from nasdistill.objective import Objective
 from nasdistill.options import Cost
 from nasdistill.pareto import as_points, spread
 from nasdistill.quality import (
@@ -31,7 +31,7 @@ from nasdistill.quality import (
 from nasdistill.results import Candidate, Event, Final, front, load_finals
 from nasdistill.study import Study, architecture_of
 from nasdistill.teaching import train_through
-from nasdistill.trials import FAILURES, make_student, pausing, precision_for, reason_of
+from nasdistill.trials import FAILURES, pausing, precision_for, reason_of
 
 Emit = Callable[[Event], None]
 TIMED_BATCHES = (1, 64)
@@ -116,7 +116,7 @@ def _make_final(study: Study, bench: Bench, candidate: Candidate, rank: int, emi
     if bench.recipe.baseline:
         start = time.perf_counter()
         plain = _train_final(
-            study, bench, candidate, Objective.labels(), work / "baseline.pt", rank, emit
+            study, bench, candidate, bench.final.labels_only(), work / "baseline.pt", rank, emit
         )
         logits, labels = distillation.predict(plain, bench.dataset.test, bench.dataset.input.size)
         baseline = _tested(logits, labels)
@@ -153,25 +153,27 @@ def _make_final(study: Study, bench: Bench, candidate: Candidate, rank: int, emi
 
 
 def _train_final(
-    study: Study, bench: Bench, candidate: Candidate, objective: Objective, checkpoint: Path,
-    rank: int, emit: Emit,
+    study: Study, bench: Bench, candidate: Candidate, course: Course, checkpoint: Path, rank: int,
+    emit: Emit,
 ) -> Classifier:  # fmt: skip
-    student = make_student(bench, architecture_of(candidate), study.recipe.seed)
-    per_epoch = bench.feed.steps_per_epoch * bench.feed.batch_size
-    epochs = max(1, round(bench.recipe.final_budget.examples(len(bench.dataset.train)) / per_epoch))
+    architecture = architecture_of(candidate)
+    course = course.for_architecture(architecture)
+    students = course.students(architecture, bench.dataset, study.recipe.seed)
+    per_epoch = course.feed.steps_per_epoch * course.feed.batch_size
+    epochs = final_epochs(bench, course)
     total = epochs * per_epoch
-    run: Run = bench.run(
-        student,
+    run: Run = course.run(
+        students,
         horizon=total,
         pace=Pace(bench.recipe.learning_rate, per_epoch, per_epoch, total),
-        seed=(study.recipe.seed, candidate.fingerprint, "final"),
-        precision=precision_for(study, bench, student),
+        seed=hash_seed((study.recipe.seed, candidate.fingerprint, "final")),
+        precision=precision_for(study, bench, course, students),
     )
     with locks.busy(bench.lock):
-        bench.prepare(objective, total, 0)
+        course.prepare(total, 0)
 
     def tell(event: Event) -> None:
-        what = "labels alone" if not objective.asks_teacher else "distilling"
+        what = "distilling" if course.asked else "labels alone"
         emit(
             Event(
                 event.kind, f"final {rank}, {what}: {event.text}", stage="finals",
@@ -180,11 +182,27 @@ def _train_final(
             )
         )  # fmt: skip
 
-    for _ in pausing(train_through(run, objective, epochs, "finals", tell, checkpoint), bench.lock):
+    for _ in pausing(train_through(run, epochs, "finals", tell, checkpoint), bench.lock):
         pass
-    assert isinstance(run.student, Classifier)
-    distillation.set_precision(run.student, "fp32")
-    return run.student.eval()
+    student = _best(bench, run)
+    distillation.set_precision(student, "fp32")
+    return student.eval()
+
+
+def final_epochs(bench: Bench, course: Course) -> int:
+    """Epochs of a full distillation, at least one."""
+    per_epoch = course.feed.steps_per_epoch * course.feed.batch_size
+    examples = bench.recipe.final_budget.examples(len(course.feed.dataset.train))
+    return max(1, round(examples / per_epoch))
+
+
+def _best(bench: Bench, run: Run) -> Classifier:
+    """Of students that teach each other, the one that scores highest; most runs have one."""
+    data, students = bench.dataset, [s for s in run.students if isinstance(s, Classifier)]
+    if len(students) == 1:
+        return students[0]
+    said = [distillation.predict(student, data.score, data.input.size) for student in students]
+    return max(zip(students, said, strict=True), key=lambda pair: accuracy(*pair[1]))[0]
 
 
 def _tested(logits: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -200,8 +218,6 @@ def _test(bench: Bench, student: Classifier, candidate: Candidate, rank: int) ->
     taught = bench.teacher_on_test
     audit, audit_labels = distillation.predict(student, data.audit, data.input.size)
     tested, teacher_accuracy = _tested(logits, labels), accuracy(taught, labels)
-    per_epoch = bench.feed.steps_per_epoch * bench.feed.batch_size
-    examples = bench.recipe.final_budget.examples(len(data.train))
     return tested | {
         "rank": rank,
         "trial": candidate.number,
@@ -215,7 +231,7 @@ def _test(bench: Bench, student: Classifier, candidate: Candidate, rank: int) ->
         "ece": expected_calibration_error(logits.softmax(dim=1), labels),
         "teacher_ece": expected_calibration_error(taught.softmax(dim=1), labels),
         "checkpoint": "last",
-        "epochs": max(1, round(examples / per_epoch)),
+        "epochs": final_epochs(bench, bench.final),
         "precision": "fp32",
     }
 
@@ -265,7 +281,7 @@ def _latencies(bench: Bench, student: nn.Module, path: Path) -> list[dict[str, A
         if not teacher_path.exists():
             module = bench.teacher.module.cpu()
             write_whole(teacher_path, artifact.quick_onnx(module, bench.teacher.input))
-            bench.teacher.module.to(bench.feed.dataset.train.labels.device)
+            bench.teacher.module.to(bench.dataset.train.labels.device)
         models = {"student": path, "teacher": teacher_path}
     inputs = {"student": bench.dataset.input, "teacher": bench.teacher.input}
     rows = []

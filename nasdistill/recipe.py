@@ -9,12 +9,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml.comments import CommentedMap
 
 from nasdistill.errors import UserError
 from nasdistill.options import Closed, nearest, without_password
-from nasdistill.recipe_objective import TERM_OPTIONS, ExamplesOptions, ObjectiveOptions
+from nasdistill.recipe_objective import (
+    ExamplesOptions,
+    FeedOptions,
+    MixOptions,
+    ObjectiveOptions,
+    RandAugmentOptions,
+    StageOptions,
+    SyntheticOptions,
+    TeacherOptions,
+    check_teachers,
+)
+from nasdistill.recipe_terms import TERM_OPTIONS
 from nasdistill.recipe_values import (
     Budget,
     BudgetText,
@@ -27,8 +38,9 @@ from nasdistill.recipe_values import (
 from nasdistill.recipe_yaml import line_of, parse_yaml, plain, read_yaml, write_yaml
 
 __all__ = [
-    "FREE", "UNNAMED", "Budget", "ObjectiveOptions", "Recipe", "Rungs", "changed_keys",
-    "from_stored", "line_of", "load_recipe", "parse_yaml", "read_yaml",
+    "FREE", "UNNAMED", "Budget", "FeedOptions", "ObjectiveOptions", "Recipe", "Rungs",
+    "StageOptions", "TeacherOptions", "changed_keys", "from_stored", "line_of", "load_recipe",
+    "parse_yaml", "read_yaml",
 ]  # fmt: skip
 
 FREE = ("trials", "time_limit", "top_k", "workers")
@@ -57,6 +69,7 @@ class Recipe(Closed):
     skip_unreadable: bool = False
     teacher: str = "auto"
     weights: str | None = None
+    teachers: dict[str, TeacherOptions] = {}
     study: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     trials: int = Field(default=24, ge=1)
     time_limit: Seconds | None = None
@@ -87,6 +100,11 @@ class Recipe(Closed):
     learning_rate: float = Field(default=0.008, gt=0, allow_inf_nan=False)
     scoring: ObjectiveOptions = ObjectiveOptions()
     final: ObjectiveOptions = ObjectiveOptions()
+
+    @model_validator(mode="after")
+    def _teachers_are_there(self) -> Recipe:
+        check_teachers(self.teachers, {"scoring": self.scoring, "final": self.final})
+        return self
 
     def study_name(self) -> str:
         """The study's name: as given, or made from what differs from the defaults."""
@@ -258,8 +276,10 @@ def _place(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], type[Closed]]:
         kind = TERM_OPTIONS.get(str(location[at]))
         if kind is not None:
             return location[:at] + location[at + 1 :], kind
-    model = _MODELS.get(str(location[-2]), Recipe) if len(location) > 1 else Recipe
-    return location, model
+    if location[0] == "teachers" and len(location) > 2:
+        return location, TeacherOptions
+    names = [str(part) for part in location[:-1] if not isinstance(part, int)]
+    return location, _MODELS.get(names[-1], Recipe) if names else Recipe
 
 
 def _message(item: Any, key: str) -> str:
@@ -281,5 +301,6 @@ def _message(item: Any, key: str) -> str:
 
 _MODELS: dict[str, type[Closed]] = {
     "rungs": Rungs, "scoring": ObjectiveOptions, "final": ObjectiveOptions, "final_budget": Budget,
-    "first": Budget, "examples": ExamplesOptions,
+    "first": Budget, "examples": ExamplesOptions, "stages": StageOptions, "feed": FeedOptions,
+    "mix": MixOptions, "rand_augment": RandAugmentOptions, "synthetic": SyntheticOptions,
 }  # fmt: skip

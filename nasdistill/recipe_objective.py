@@ -1,126 +1,17 @@
-"""What a student is trained on, as a recipe says it: the classic pair, or a list of terms."""
+"""What a student is trained on, as a recipe says it: terms, stages, who teaches, what is fed."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from nasdistill.options import Closed
-from nasdistill.recipe_values import ScheduleText, highest, no_less, positive, share
+from nasdistill.options import Closed, nearest
+from nasdistill.recipe_terms import COUPLED, ONE_LABEL, LabelsOptions, Temperature, TermOptions
+from nasdistill.recipe_values import BudgetText, ScheduleText, highest, share
 
-Weight = Annotated[ScheduleText, AfterValidator(no_less)]
-Temperature = Annotated[ScheduleText, AfterValidator(positive)]
-Factor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class LabelsOptions(Closed):
-    """`labels`: cross-entropy against the labels."""
-
-    term: Literal["labels"]
-    weight: Weight = 1.0
-    smoothing: float = Field(default=0.0, ge=0, lt=1)
-
-
-class LogitsOptions(Closed):
-    """What terms on the teacher's logits have in common.
-
-    Attributes:
-        temperature: T, above 0; the loss is multiplied by T².
-        standardise: Whether each example's logits are brought to mean 0 and standard deviation 1
-            before they are divided by T.
-    """
-
-    weight: Weight = 1.0
-    temperature: Temperature = 4.0
-    standardise: bool = False
-
-
-class KLOptions(LogitsOptions):
-    """`kl`: KL(teacher ‖ student)."""
-
-    term: Literal["kl"]
-
-
-class ReverseKLOptions(LogitsOptions):
-    """`reverse_kl`: KL(student ‖ teacher)."""
-
-    term: Literal["reverse_kl"]
-
-
-class JSOptions(LogitsOptions):
-    """`js`: the Jensen-Shannon divergence."""
-
-    term: Literal["js"]
-
-
-class SoftCEOptions(LogitsOptions):
-    """`soft_ce`: cross-entropy against the teacher's distribution."""
-
-    term: Literal["soft_ce"]
-
-
-class MSELogitsOptions(Closed):
-    """`mse_logits`: the mean squared difference of logits."""
-
-    term: Literal["mse_logits"]
-    weight: Weight = 1.0
-    standardise: bool = False
-
-
-class DKDOptions(LogitsOptions):
-    """`dkd`: target and non-target class apart.
-
-    Attributes:
-        target: Weight of the target class's part, the paper's α.
-        others: Weight of the other classes' part, the paper's β.
-    """
-
-    term: Literal["dkd"]
-    target: Factor = 1.0
-    others: Factor = 8.0
-
-
-class DISTOptions(LogitsOptions):
-    """`dist`: correlations between classes, and between examples.
-
-    Attributes:
-        inter: Weight of the correlation over classes, the paper's β.
-        intra: Weight of the correlation over the examples of a batch, the paper's γ.
-    """
-
-    term: Literal["dist"]
-    temperature: Temperature = 1.0
-    inter: Factor = 1.0
-    intra: Factor = 1.0
-
-
-TermOptions: TypeAlias = Annotated[
-    LabelsOptions
-    | KLOptions
-    | ReverseKLOptions
-    | JSOptions
-    | SoftCEOptions
-    | MSELogitsOptions
-    | DKDOptions
-    | DISTOptions,
-    Field(discriminator="term"),
-]
-
-TERM_OPTIONS: dict[str, type[Closed]] = {
-    "labels": LabelsOptions,
-    "kl": KLOptions,
-    "reverse_kl": ReverseKLOptions,
-    "js": JSOptions,
-    "soft_ce": SoftCEOptions,
-    "mse_logits": MSELogitsOptions,
-    "dkd": DKDOptions,
-    "dist": DISTOptions,
-}
-
-
-COUPLED = ("dist",)
-"""Terms whose examples depend on each other: they have no loss of one example."""
+Alpha = Annotated[ScheduleText, AfterValidator(share)]
 
 
 class ExamplesOptions(Closed):
@@ -131,10 +22,12 @@ class ExamplesOptions(Closed):
             threshold, and the labels elsewhere; `correct_only` where it is right; `entropy` by how
             sure it is.
         threshold: A probability: 0.9 for `confident`, 0.3 for `by_difficulty` if not given.
+        teacher: Whose answers decide.
     """
 
     by: Literal["confident", "by_difficulty", "correct_only", "entropy"]
     threshold: float | None = Field(default=None, gt=0, lt=1)
+    teacher: str = "teacher"
 
     @model_validator(mode="after")
     def _threshold_fits(self) -> ExamplesOptions:
@@ -149,37 +42,105 @@ class ExamplesOptions(Closed):
         return 0.3 if self.by == "by_difficulty" else 0.9
 
 
+class MixOptions(Closed):
+    """Two examples shown as one.
+
+    Attributes:
+        kind: `mixup` blends them, `cutmix` puts a piece of one into the other.
+        alpha: Of the Beta distribution that their shares are drawn from.
+    """
+
+    kind: Literal["mixup", "cutmix"]
+    alpha: float = Field(default=1.0, gt=0, le=100)
+
+
+class RandAugmentOptions(Closed):
+    """Random operations on each view.
+
+    Attributes:
+        operations: How many, one after the other.
+        magnitude: How strong, of 30.
+    """
+
+    operations: int = Field(default=2, ge=1, le=8)
+    magnitude: int = Field(default=9, ge=0, le=30)
+
+
+class SyntheticOptions(Closed):
+    """Images made from the teacher alone; no training image is used.
+
+    Attributes:
+        images: How many.
+        steps: Optimisation steps for each.
+    """
+
+    images: int = Field(default=4000, ge=2)
+    steps: int = Field(default=200, ge=1)
+
+
+class FeedOptions(Closed):
+    """What students are fed instead of plain views."""
+
+    mix: MixOptions | None = None
+    rand_augment: RandAugmentOptions | None = None
+    synthetic: SyntheticOptions | None = None
+
+
+class StageOptions(Closed):
+    """A part of a run with an objective of its own: the classic pair, or terms.
+
+    Attributes:
+        until: Where it ends, as a share of the run; the last ends at 1. It begins where the one
+            before ends. Schedules inside run from its begin to its end.
+    """
+
+    until: float = Field(gt=0, le=1)
+    alpha: Alpha = 0.1
+    temperature: Temperature = 4.0
+    terms: tuple[TermOptions, ...] | None = None
+
+    @model_validator(mode="after")
+    def _either_or(self) -> StageOptions:
+        _check_terms(self, ("alpha", "temperature"))
+        return self
+
+
 class ObjectiveOptions(Closed):
-    """α·labels + (1 − α)·T²·KL, or a weighted sum of terms.
+    """α·labels + (1 − α)·T²·KL, a weighted sum of terms, or stages of these.
 
     Attributes:
         alpha: Weight of the labels, 0 to 1: a number or a schedule over the run's progress.
         temperature: T, above 0: a number or a schedule.
         label_smoothing: Share of a label's mass that is spread over all classes.
         terms: What is matched instead; the three keys above then keep their defaults.
+        stages: Parts of the run, one after the other; all four keys above then keep theirs.
         examples: How far the teacher is followed on each example; on all alike if not given.
+        balance: Brings terms to one size by their running `value` or norm of `gradient`.
+        feed: What students are fed.
     """
 
-    alpha: Annotated[ScheduleText, AfterValidator(share)] = 0.1
+    alpha: Alpha = 0.1
     temperature: Temperature = 4.0
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     terms: tuple[TermOptions, ...] | None = None
+    stages: tuple[StageOptions, ...] | None = None
     examples: ExamplesOptions | None = None
+    balance: Literal["value", "gradient"] | None = None
+    feed: FeedOptions = FeedOptions()
 
     @model_validator(mode="after")
-    def _either_or(self) -> ObjectiveOptions:
-        if self.terms is None:
-            return self
-        if not self.terms:
-            raise ValueError("terms: at least one is needed")
-        if all(highest(item.weight) == 0 for item in self.terms):
-            raise ValueError("terms: all weights are zero, so nothing would be learned")
-        fields = type(self).model_fields
-        for name in ("alpha", "temperature", "label_smoothing"):
-            if getattr(self, name) != fields[name].default:
-                raise ValueError(f"give either terms or {name}; terms have weights of their own")
+    def _consistent(self) -> ObjectiveOptions:
+        _check_terms(self, ("alpha", "temperature", "label_smoothing"))
+        if self.stages is not None:
+            _check_stages(self)
         if self.examples is not None:
             self._check_examples()
+        if self.balance is not None and "adversarial" in self.names():
+            raise ValueError("balance: adversarial has two sides, which no scale can even out")
+        if self.feed.mix is not None:
+            self._check_mixing()
+        if self.feed.synthetic is not None and set(self.names()) == {"labels"}:
+            raise ValueError("feed.synthetic: no term asks the teacher, who alone knows the images")
         return self
 
     def _check_examples(self) -> None:
@@ -189,11 +150,165 @@ class ObjectiveOptions(Closed):
                 f"examples: {', '.join(coupled)} couples the examples of a batch, so that none has "
                 "a weight of its own"
             )
-        if set(self.names()) == {"labels"}:
+        if set(self.names()) <= {"labels", "exits"}:
             raise ValueError("examples: no term asks the teacher")
 
+    def _check_mixing(self) -> None:
+        clean = [name for name in self.names() if name in ONE_LABEL]
+        if clean:
+            raise ValueError(f"feed.mix: {', '.join(clean)} needs one label for each example")
+        if self.examples is not None and self.examples.by == "correct_only":
+            raise ValueError("feed.mix: whether a teacher is right on a mixed example is not known")
+
+    def parts(self) -> tuple[Sequence[Any] | None, ...]:
+        """The lists of terms, one for each stage; None for the classic pair."""
+        return (self.terms,) if self.stages is None else tuple(s.terms for s in self.stages)
+
     def names(self) -> tuple[str, ...]:
-        """Names of the terms."""
-        if self.terms is None:
-            return ("labels", "kl")
-        return tuple(item.term for item in self.terms)
+        """Names of the terms, each once."""
+        names: list[str] = []
+        for terms in self.parts():
+            names += ("labels", "kl") if terms is None else (item.term for item in terms)
+        return tuple(dict.fromkeys(names))
+
+    def teachers(self) -> tuple[str, ...]:
+        """Names of the teachers that are asked, each once."""
+        asked: list[str] = []
+        for terms in self.parts():
+            asked += ["teacher"] if terms is None else []
+            asked += [item.teacher for item in terms or () if hasattr(item, "teacher")]
+        if self.examples is not None:
+            asked.append(self.examples.teacher)
+        return tuple(dict.fromkeys(asked))
+
+    def with_values(self, **values: float) -> ObjectiveOptions:
+        """The classic pair with another α or temperature."""
+        return self.model_copy(update=values)
+
+
+def _check_terms(options: Any, classic: Sequence[str]) -> None:
+    """Terms, where given, must teach something, and stand alone.
+
+    Raises:
+        ValueError: If they don't.
+    """
+    if options.terms is None:
+        return
+    if not options.terms:
+        raise ValueError("terms: at least one is needed")
+    if all(highest(item.weight) == 0 for item in options.terms):
+        raise ValueError("terms: all weights are zero, so nothing would be learned")
+    if all(_only_discriminates(item) for item in options.terms):
+        raise ValueError("terms: adversarial alone teaches no classes; add labels or kl")
+    fields = type(options).model_fields
+    for name in classic:
+        if getattr(options, name) != fields[name].default:
+            raise ValueError(f"give either terms or {name}; terms have weights of their own")
+
+
+def _only_discriminates(item: Any) -> bool:
+    return not isinstance(item, LabelsOptions) and item.term == "adversarial"
+
+
+def _check_stages(options: ObjectiveOptions) -> None:
+    """Stages must follow each other up to the end, and be the whole objective.
+
+    Raises:
+        ValueError: If they overlap, leave a gap, or something else is given beside them.
+    """
+    assert options.stages is not None
+    if not options.stages:
+        raise ValueError("stages: at least one is needed")
+    fields = ObjectiveOptions.model_fields
+    for name in ("alpha", "temperature", "terms"):
+        if getattr(options, name) != fields[name].default:
+            raise ValueError(f"give either stages or {name}; it belongs into a stage")
+    before = 0.0
+    for number, stage in enumerate(options.stages):
+        if stage.until <= before:
+            raise ValueError(
+                f"stages: stage {number} ends at {stage.until:g}, but the one before it at "
+                f"{before:g}: they overlap; let `until` rise from stage to stage"
+            )
+        before = stage.until
+    if before != 1.0:
+        raise ValueError(f"stages: the last ends at {before:g}; it must end at 1")
+
+
+class TeacherOptions(Closed):
+    """One of several teachers: a model, a table, a mean of others, or the student itself.
+
+    Attributes:
+        model: As `teacher` has it: `timm:NAME`, `final:STUDY/RANK`, ….
+        weights: File with that model's weights.
+        table: A file of recorded answers, `.parquet` or `.npz`.
+        missing: What happens if the table lacks an example: an `error`, or the terms that ask for
+            it `skip` it.
+        mean_of: Names of other teachers, whose distributions are averaged.
+        shares: Of each in the mean; equal if not given.
+        by: What weighs them, example by example: their `shares` alone, their `certainty`, or
+            whether they are `correct`.
+        ema: Decay of the student's moving average.
+        earlier: The student of an earlier step: how long it stays.
+        peers: Number of students that teach each other.
+    """
+
+    model: str | None = None
+    weights: str | None = None
+    table: str | None = None
+    missing: Literal["error", "skip"] = "error"
+    mean_of: tuple[str, ...] | None = Field(default=None, min_length=2)
+    shares: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
+    by: Literal["shares", "certainty", "correct"] = "shares"
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    earlier: BudgetText | None = None
+    peers: int | None = Field(default=None, ge=2, le=8)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> TeacherOptions:
+        kinds = ("model", "table", "mean_of", "ema", "earlier", "peers")
+        given = [kind for kind in kinds if getattr(self, kind) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(f"give one of {', '.join(kinds)} (found {found})")
+        belongs = {"weights": "model", "missing": "table", "shares": "mean_of", "by": "mean_of"}
+        for key, kind in belongs.items():
+            if kind not in given and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} goes with {kind}")
+        if self.shares is not None and len(self.shares) != len(self.mean_of or ()):
+            raise ValueError("shares: give one for each of mean_of")
+        return self
+
+
+def check_teachers(
+    teachers: Mapping[str, TeacherOptions], objectives: Mapping[str, ObjectiveOptions]
+) -> None:
+    """Every teacher that is named must be there, and be able to do what is asked of it.
+
+    Args:
+        teachers: The recipe's, by name.
+        objectives: Its objectives, by key.
+
+    Raises:
+        ValueError: If one is missing, or asked for what it does not have.
+    """
+    known = ("teacher", *teachers)
+    if "teacher" in teachers:
+        raise ValueError("teachers: the name 'teacher' is that of the recipe's own teacher")
+    for name, options in teachers.items():
+        for other in options.mean_of or ():
+            if other not in known:
+                raise ValueError(f"teachers.{name}.mean_of: {_unknown(other, known)}")
+            if other != "teacher" and not (teachers[other].model or teachers[other].table):
+                raise ValueError(
+                    f"teachers.{name}.mean_of: {other!r} is no model and no table; only those have "
+                    "answers that can be averaged"
+                )
+    for key, objective in objectives.items():
+        for name in objective.teachers():
+            if name not in known:
+                raise ValueError(f"{key}: {_unknown(name, known)}")
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    return f"there is no teacher {name!r}{nearest(name, known)} (there: {', '.join(known)})"

@@ -109,7 +109,7 @@ def _budget(value: Any) -> Any:
 BudgetText = Annotated[Budget, BeforeValidator(_budget)]
 
 SCHEDULE_HELP = (
-    "write a number, {linear: [from, to]}, {cosine: [from, to]} or "
+    "write a number, {linear: [from, to]}, {cosine: [from, to]}, {warm_up: [value, share]} or "
     "{steps: {0.0: value, 0.5: value}} with steps from 0 up to 1"
 )
 
@@ -129,6 +129,11 @@ def _schedule(value: Any) -> Any:
         if kind in ("linear", "cosine"):
             start, end = numbers
             return {kind: [_number(start), _number(end)]}
+        if kind == "warm_up":
+            value, over = map(_number, numbers)
+            if not 0 < over <= 1:
+                raise ValueError
+            return {kind: [value, over]}
         steps = {_number(float(at)): _number(number) for at, number in numbers.items()}
         if kind != "steps" or min(steps) != 0 or max(steps) > 1:
             raise ValueError
@@ -140,7 +145,9 @@ def _schedule(value: Any) -> Any:
 def _values(schedule: float | Mapping[str, Any]) -> list[float]:
     if not isinstance(schedule, Mapping):
         return [schedule]
-    (numbers,) = schedule.values()
+    ((kind, numbers),) = schedule.items()
+    if kind == "warm_up":
+        return [0.0, numbers[0]]
     return list(numbers.values() if isinstance(numbers, Mapping) else numbers)
 
 

@@ -72,8 +72,9 @@ def train_teacher(
     feed = Feed(dataset, batch_size, views=epochs, seed=seed)
     epoch = feed.steps_per_epoch * batch_size
     run = Run(
-        Classifier(net, dataset.mean, dataset.std),
+        [Classifier(net, dataset.mean, dataset.std)],
         feed,
+        Objective.labels(),
         horizon=epochs * epoch,
         pace=Pace(learning_rate, 2 * epoch, 2 * epoch, epochs * epoch),
         seed=seed,
@@ -81,7 +82,7 @@ def train_teacher(
         weight_decay=weight_decay,
     )
     try:
-        for _ in train_through(run, Objective.labels(), epochs, "teacher", emit, checkpoint):
+        for _ in train_through(run, epochs, "teacher", emit, checkpoint):
             pass
     except distillation.Diverged as error:
         raise UserError(
@@ -104,7 +105,7 @@ def checkpoint_of(folder: Path, *about: object) -> Path:
 
 
 def train_through(
-    run: Run, objective: Objective, epochs: int, stage: str, emit: Emit, checkpoint: Path | None
+    run: Run, epochs: int, stage: str, emit: Emit, checkpoint: Path | None
 ) -> Iterator[int]:
     """Trains epoch by epoch, with a checkpoint after each.
 
@@ -115,7 +116,7 @@ def train_through(
         run.restore(checkpoint)
     per_epoch = run.feed.steps_per_epoch * run.feed.batch_size
     for epoch in range(run.step // run.feed.steps_per_epoch, epochs):
-        for progress in distillation.distill(run, objective, (epoch + 1) * per_epoch):
+        for progress in distillation.distill(run, (epoch + 1) * per_epoch):
             left = (epochs * per_epoch - progress.examples) / max(progress.images_per_second, 1e-9)
             emit(
                 Event(
@@ -290,10 +291,10 @@ def _tune(
     feed = Feed(dataset, 128, views=epochs, seed=seed)
     total = epochs * feed.steps_per_epoch * feed.batch_size
     run = Run(
-        body, feed, horizon=total, pace=Pace(0.003, 128, 128, total), seed=seed,
-        size=teacher.input.size,
+        [body], feed, Objective.labels(), horizon=total, pace=Pace(0.003, 128, 128, total),
+        seed=seed, size=teacher.input.size,
     )  # fmt: skip
-    for _ in train_through(run, Objective.labels(), epochs, "teacher", emit, None):
+    for _ in train_through(run, epochs, "teacher", emit, None):
         pass
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -13,16 +14,15 @@ import torch
 from torch import nn
 
 from nasdistill import distillation, locks
-from nasdistill.bench import Bench
+from nasdistill.bench import Bench, hash_seed
+from nasdistill.course import Course
 from nasdistill.distillation import Diverged, Pace, Precision, Run
 from nasdistill.errors import UserError
-from nasdistill.models import Classifier, build
 from nasdistill.models.layers import DepthwiseConv2d
 from nasdistill.proposing import counted, excess_over, give_up_on_failures, propose
 from nasdistill.quality import accuracy, wilson
 from nasdistill.results import Candidate, Event, RungScore, front
 from nasdistill.rungs import stop_reason
-from nasdistill.space import Architecture
 from nasdistill.study import Study, TrialEnded, architecture_of
 
 FAILURES = (Diverged, MemoryError, RuntimeError, ValueError)
@@ -100,7 +100,8 @@ def _gate_latency(study: Study, bench: Bench, candidate: Candidate) -> Candidate
         return candidate
     if candidate.latency is None:
         start = time.perf_counter()
-        student = make_student(bench, architecture_of(candidate), study.recipe.seed)
+        architecture, seed = architecture_of(candidate), study.recipe.seed
+        student = bench.scoring.students(architecture, bench.dataset, seed)[0]
         median = bench.measure_latency(student)
         study.note(candidate.number, "seconds_latency", time.perf_counter() - start)
         study.note(candidate.number, "latency", median)
@@ -118,13 +119,14 @@ def _train(
     study: Study, bench: Bench, candidate: Candidate, work: Path, emit: Emit, deadline: float | None
 ) -> None:
     architecture = architecture_of(candidate)
-    student = make_student(bench, architecture, study.recipe.seed)
-    run = bench.run(
-        student,
+    course = bench.scoring.for_architecture(architecture)
+    students = course.students(architecture, bench.dataset, study.recipe.seed)
+    run = course.run(
+        students,
         horizon=bench.ladder.budgets[-1],
         pace=trunk_pace(bench),
-        seed=(study.recipe.seed, candidate.fingerprint),
-        precision=precision_for(study, bench, student),
+        seed=hash_seed((study.recipe.seed, candidate.fingerprint)),
+        precision=precision_for(study, bench, course, students),
     )
     trunk = work / "trunk.pt"
     if trunk.exists():
@@ -132,7 +134,7 @@ def _train(
     # What was passed before an interruption is not judged again: there are more peers now.
     for rung in range(max(0, len(candidate.rungs) - 1), len(bench.ladder.budgets)):
         if rung >= len(candidate.rungs):
-            score = _climb_rung(study, bench, run, rung, candidate.number, emit, deadline, trunk)
+            score = _climb_rung(bench, course, run, rung, candidate.number, emit, deadline, trunk)
             study.record_rung(candidate.number, score)
             study.add_seconds("rungs", score.seconds)
         if _ends_at(study, bench, candidate.number, rung, emit):
@@ -140,21 +142,21 @@ def _train(
 
 
 def _climb_rung(
-    study: Study, bench: Bench, run: Run, rung: int, number: int, emit: Emit,
+    bench: Bench, course: Course, run: Run, rung: int, number: int, emit: Emit,
     deadline: float | None, trunk: Path,
 ) -> RungScore:  # fmt: skip
     """Trains the trunk up to a rung, cools a copy of it down, and scores the copy."""
     ladder = bench.ladder
     budget, turn = ladder.budgets[rung], ladder.trunk_end(rung)
     with locks.busy(bench.lock):
-        bench.prepare(bench.scoring, budget, run.step)
+        course.prepare(budget, run.step)
     start = time.perf_counter()
     branch = None
     for phase in ("trunk", "branch"):
         if phase == "branch":
             branch = run.branch(Pace(run.pace.peak, run.pace.warm_up, turn, budget))
         leg, until = (run, turn) if branch is None else (branch, budget)
-        for progress in pausing(distillation.distill(leg, bench.scoring, until), bench.lock):
+        for progress in pausing(distillation.distill(leg, until), bench.lock):
             if deadline is not None and time.monotonic() > deadline:
                 raise OutOfTime
             emit(
@@ -167,14 +169,16 @@ def _climb_rung(
     assert branch is not None
     data = bench.dataset
     with locks.busy(bench.lock):
-        logits, labels = distillation.predict(branch.student, data.score, data.input.size)
+        said = [distillation.predict(one, data.score, data.input.size) for one in branch.students]
+    logits, labels = max(said, key=lambda answer: accuracy(*answer))
     trunk.parent.mkdir(parents=True, exist_ok=True)
     run.save(trunk)
     share = accuracy(logits, labels)
     low, high = wilson(round(share * len(labels)), len(labels))
     loss = float(nn.functional.cross_entropy(logits, labels))
     seconds = time.perf_counter() - start
-    return RungScore(rung, budget, share, low, high, loss, seconds)
+    peers = tuple(accuracy(*answer) for answer in said) if len(said) > 1 else ()
+    return RungScore(rung, budget, share, low, high, loss, seconds, peers)
 
 
 def pausing(steps: Iterator[Step], lock: Path) -> Iterator[Step]:
@@ -233,37 +237,30 @@ def _tell_rung(
     )  # fmt: skip
 
 
-def make_student(bench: Bench, architecture: Architecture, seed: int) -> Classifier:
-    """Builds a student with weights drawn from (seed, fingerprint)."""
-    distillation.seed_weights(seed, architecture.fingerprint)
-    net = build(architecture, bench.dataset.input, bench.classes)
-    return Classifier(net, bench.dataset.mean, bench.dataset.std)
-
-
 def trunk_pace(bench: Bench) -> Pace:
     """Warm up over a third of the first rung, then hold."""
     first = bench.ladder.budgets[0]
     return Pace(bench.recipe.learning_rate, first // 3, None, bench.ladder.budgets[-1])
 
 
-def precision_for(study: Study, bench: Bench, student: nn.Module) -> Precision:
+def precision_for(
+    study: Study, bench: Bench, course: Course, students: Sequence[nn.Module]
+) -> Precision:
     """The precision for a kind of student: as the recipe says, or probed once and stored."""
     if study.recipe.precision != "auto":
         return study.recipe.precision
-    depthwise = any(isinstance(m, DepthwiseConv2d) for m in student.modules())
+    depthwise = any(isinstance(m, DepthwiseConv2d) for m in students[0].modules())
     kind = "depthwise" if depthwise else "dense"
 
     def probe() -> Precision:
-        run = bench.run(
-            student, horizon=1, pace=Pace(0.0, 1, None, 1), seed=(0, "probe"), precision="fp32"
-        )
+        twins = copy.deepcopy(list(students))
+        pace = Pace(0.0, 1, None, 1)
+        run = course.run(twins, horizon=1, pace=pace, seed=0, precision="fp32")
         with locks.busy(bench.lock):
-            bench.prepare(bench.scoring, 16 * bench.feed.batch_size, 0)
-            return distillation.probe_precision(run, bench.scoring)
+            course.prepare(16 * course.feed.batch_size, 0)
+            return distillation.probe_precision(run)
 
-    state = {k: v.clone() for k, v in student.state_dict().items()}
     chosen: Precision = study.once(f"precision:{kind}", probe)
-    student.load_state_dict(state)
     return chosen
 
 

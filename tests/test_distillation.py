@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_blobs
-from torch import Tensor, nn
+from torch import nn
 
-from nasdistill.data import Batch, Dataset, load_data
+from nasdistill.answers import Answers, Question
+from nasdistill.data import Dataset, load_data
 from nasdistill.distillation import Diverged, Feed, Pace, Run, distill, predict, seed_weights
 from nasdistill.models import Classifier
-from nasdistill.objective import Objective
+from nasdistill.objective import Objective, Outputs
 from nasdistill.objective.schedules import constant
 
 PACE = Pace(0.01, 100, None, 2000)
@@ -32,11 +33,12 @@ def student(data: Dataset) -> nn.Module:
 
 
 def make(data: Dataset, pace: Pace = PACE, seed: int = 3) -> Run:
-    return Run(student(data), Feed(data, 50, 2, 7), horizon=2000, pace=pace, seed=seed)
+    feed, objective = Feed(data, 50, 2, 7), Objective.labels()
+    return Run([student(data)], feed, objective, horizon=2000, pace=pace, seed=seed)
 
 
 def train(run: Run, until: int) -> list[float]:
-    return [progress.loss for progress in distill(run, Objective.labels(), until)]
+    return [progress.loss for progress in distill(run, until)]
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -103,14 +105,18 @@ def test_distilling_asks_for_each_batch_and_leaves_the_teacher_alone(data: Datas
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     asked: list[int] = []
 
-    def ask(batch: Batch) -> Tensor:
-        asked.append(len(batch.ids))
-        with torch.inference_mode():
-            return teacher(batch.images).clone()
+    class Live(Answers):
+        def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+            asked.append(len(question.batch.ids))
+            with torch.no_grad():
+                return Outputs(teacher(question.batch.images))
 
-    run = Run(student(data), Feed(data, 50, 2, 7), horizon=500, pace=PACE, seed=1, ask=ask)
     objective = Objective.classic(constant(0.1), constant(4.0))
-    assert [p.examples for p in distill(run, objective, 500, every=4)] == [200, 400, 500]
+    run = Run(
+        [student(data)], Feed(data, 50, 2, 7), objective, horizon=500, pace=PACE, seed=1,
+        teachers={"teacher": Live()},
+    )  # fmt: skip
+    assert [p.examples for p in distill(run, 500, every=4)] == [200, 400, 500]
     assert asked == [50] * 10
     assert all(torch.equal(before[key], value) for key, value in teacher.state_dict().items())
 
@@ -118,7 +124,7 @@ def test_distilling_asks_for_each_batch_and_leaves_the_teacher_alone(data: Datas
 def test_leaving_the_loop_leaves_a_run_that_goes_on(data: Dataset) -> None:
     whole, left = make(data), make(data)
     train(whole, 1000)
-    for progress in distill(left, Objective.labels(), 1000, every=3):
+    for progress in distill(left, 1000, every=3):
         if progress.examples >= 300:
             break
     assert left.examples == 300

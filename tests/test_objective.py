@@ -23,18 +23,18 @@ def batch() -> Batch:
 
 
 def test_labels_is_cross_entropy_per_example() -> None:
-    loss_B = Labels()(Outputs(STUDENT), None, LABELS, 0.0)
+    loss_B = Labels()(Outputs(STUDENT), None, batch(), 0.0)
     assert loss_B.tolist() == pytest.approx([softplus(-2.0), math.log(2)], rel=1e-6)
 
 
 def test_label_smoothing_worked_by_hand() -> None:
-    loss_B = Labels(smoothing=0.2)(Outputs(STUDENT), None, LABELS, 0.0)
+    loss_B = Labels(smoothing=0.2)(Outputs(STUDENT), None, batch(), 0.0)
     # 0.9 on the right class, 0.1 on the other.
     assert loss_B[0].item() == pytest.approx(0.9 * softplus(-2.0) + 0.1 * softplus(2.0), rel=1e-6)
 
 
 def test_kl_worked_by_hand_and_scaled_by_the_squared_temperature() -> None:
-    loss_B = KL(constant(2.0))(Outputs(STUDENT), Outputs(TEACHER), LABELS, 0.0)
+    loss_B = KL(constant(2.0))(Outputs(STUDENT), Outputs(TEACHER), batch(), 0.0)
     p = 1 / (1 + math.exp(-1.0))  # student's softened probabilities of the first example
     first = 4 * (0.5 * math.log(0.5 / p) + 0.5 * math.log(0.5 / (1 - p)))
     q = 1 / (1 + math.exp(-2.0))  # teacher's of the second
@@ -43,7 +43,7 @@ def test_kl_worked_by_hand_and_scaled_by_the_squared_temperature() -> None:
 
 
 def test_kl_is_zero_where_both_agree() -> None:
-    loss_B = KL(constant(4.0))(Outputs(TEACHER), Outputs(TEACHER.half()), LABELS, 0.0)
+    loss_B = KL(constant(4.0))(Outputs(TEACHER), Outputs(TEACHER.half()), batch(), 0.0)
     assert loss_B.abs().max().item() < 1e-6
 
 
@@ -52,9 +52,9 @@ def test_classic_objective_mixes_both_and_reaches_the_student_only() -> None:
     nn.init.eye_(student.weight)
     taught = TEACHER.clone().requires_grad_()
     objective = Objective.classic(constant(0.3), constant(2.0))
-    loss = objective(student, lambda _: taught.detach(), batch(), 0.0)
-    labels_B = Labels()(Outputs(STUDENT), None, LABELS, 0.0)
-    kl_B = KL(constant(2.0))(Outputs(STUDENT), Outputs(TEACHER), LABELS, 0.0)
+    loss = objective([student], [{}], lambda *_: Outputs(taught.detach()), batch(), 0.0)
+    labels_B = Labels()(Outputs(STUDENT), None, batch(), 0.0)
+    kl_B = KL(constant(2.0))(Outputs(STUDENT), Outputs(TEACHER), batch(), 0.0)
     assert loss.item() == pytest.approx((0.3 * labels_B + 0.7 * kl_B).mean().item(), rel=1e-6)
     loss.backward()
     assert student.weight.grad is not None and student.weight.grad.abs().sum() > 0
@@ -62,17 +62,17 @@ def test_classic_objective_mixes_both_and_reaches_the_student_only() -> None:
 
 
 def test_labels_alone_never_ask_the_teacher() -> None:
-    def ask(_: Batch) -> torch.Tensor:
+    def ask(*_: object) -> Outputs:
         raise AssertionError("asked")
 
     objective = Objective.labels()
-    assert not objective.asks_teacher
-    objective(nn.Identity(), ask, batch(), 0.0)
+    assert objective.teachers == ()
+    objective([nn.Identity()], [{}], ask, batch(), 0.0)
 
 
 def test_weights_follow_their_schedule() -> None:
     objective = Objective([Weighted(Labels(), linear(1.0, 0.0))])
-    begin, end = (objective(nn.Identity(), None, batch(), p).item() for p in (0.0, 1.0))
+    begin, end = (objective([nn.Identity()], [{}], None, batch(), p).item() for p in (0.0, 1.0))
     assert begin > 0 and end == 0.0
 
 

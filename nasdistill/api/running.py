@@ -60,7 +60,8 @@ def run(study: Study, imported: Imported, begun: float, emit: OnEvent) -> Deadli
 
 def note_saved(study: Study, bench: Bench) -> None:
     """Stores how many answers the cache gave this worker without asking the teacher."""
-    study.set(f"saved:cache:{study.worker}", max(0, bench.answers.served - bench.answers.asked))
+    saved = sum(cache.served - cache.asked for cache in bench.caches.values())
+    study.set(f"saved:cache:{study.worker}", max(0, saved))
 
 
 def _deadlines(study: Study, bench: Bench, begun: float) -> Deadlines:
@@ -69,7 +70,7 @@ def _deadlines(study: Study, bench: Bench, begun: float) -> Deadlines:
     if recipe.time_limit is None:
         return Deadlines(None, None)
     whole = begun + recipe.time_limit
-    final = recipe.final_budget.examples(len(bench.dataset.train)) * recipe.top_k
+    final = recipe.final_budget.examples(len(bench.final.feed.dataset.train)) * recipe.top_k
     final *= 2 if recipe.baseline else 1
     going, searching = float(recipe.trials), 0.0
     for rung in range(len(ladder.budgets)):

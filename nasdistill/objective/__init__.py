@@ -2,10 +2,11 @@
 
 from nasdistill.objective.build import TERMS, objective_of
 from nasdistill.objective.logits import KL, Labels
-from nasdistill.objective.objective import Objective, Weighted
+from nasdistill.objective.objective import MAIN, Objective, Weighted
 from nasdistill.objective.schedules import Schedule
 from nasdistill.objective.terms import Outputs, Term
 
 __all__ = [
-    "KL", "TERMS", "Labels", "Objective", "Outputs", "Schedule", "Term", "Weighted", "objective_of",
+    "KL", "MAIN", "TERMS", "Labels", "Objective", "Outputs", "Schedule", "Term", "Weighted",
+    "objective_of",
 ]  # fmt: skip

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from nasdistill.objective.adversarial import AdversarialFeatures, AdversarialLogits
+from nasdistill.objective.attention import AttentionMaps, AttentionRelations
 from nasdistill.objective.examples import ByExample
+from nasdistill.objective.exits import Exits
+from nasdistill.objective.features import NST, Features, Gram
 from nasdistill.objective.logits import DIST, DKD, JS, KL, Labels, MSELogits, ReverseKL, SoftCE
-from nasdistill.objective.objective import Objective, Weighted
-from nasdistill.objective.schedules import schedule
+from nasdistill.objective.objective import MAIN, Objective, Weighted
+from nasdistill.objective.relations import CRD, RKD, Similarity
+from nasdistill.objective.schedules import Schedule, constant, during, schedule, within
 from nasdistill.objective.terms import Term
-from nasdistill.recipe import ObjectiveOptions
+from nasdistill.recipe import ObjectiveOptions, StageOptions
+
+
+def _attention(of: str, **options: Any) -> Term:
+    """Feature maps and transformers' attention are one term to users, two kinds of reading here."""
+    if of == "maps":
+        return AttentionMaps(**options)
+    options.pop("combine")
+    return AttentionRelations(of=of, **options)  # type: ignore[arg-type]
+
+
+def _adversarial(on: str, **options: Any) -> Term:
+    if on == "features":
+        return AdversarialFeatures(**options)
+    return AdversarialLogits(options["strength"], options["width"])
+
 
 TERMS: dict[str, Callable[..., Term]] = {
     "labels": Labels,
@@ -21,26 +42,90 @@ TERMS: dict[str, Callable[..., Term]] = {
     "mse_logits": MSELogits,
     "dkd": DKD,
     "dist": DIST,
+    "features": Features,
+    "attention": _attention,
+    "gram": Gram,
+    "similarity": Similarity,
+    "rkd": RKD,
+    "nst": NST,
+    "crd": CRD,
+    "adversarial": _adversarial,
+    "exits": Exits,
 }
+ACTS_INSIDE = {"adversarial": "strength"}
+"""Terms whose weight acts inside them, and what they call it."""
 
 
 def objective_of(options: ObjectiveOptions) -> Objective:
-    """The objective that a recipe describes: its terms, or the classic pair."""
+    """The objective that a recipe describes: the classic pair, its terms, or its stages."""
     by_example = None
     if options.examples is not None:
-        by_example = ByExample(options.examples.by, options.examples.least())
-    if options.terms is None:
-        return Objective.classic(
-            schedule(options.alpha),
-            schedule(options.temperature),
-            options.label_smoothing,
-            by_example,
+        given = options.examples
+        by_example = ByExample(given.by, given.least(), given.teacher)
+    if options.stages is None:
+        terms = _part(options, lambda inner: inner, lambda inner: inner)
+        return Objective(terms, by_example, options.balance)
+    staged: dict[str, Weighted] = {}
+    start = 0.0
+    for number, stage in enumerate(options.stages):
+        begin, end = start, stage.until
+        part = _part(
+            stage,
+            lambda inner, a=begin, b=end: within(inner, a, b),  # type: ignore[misc]
+            lambda inner, a=begin, b=end: during(inner, a, b),  # type: ignore[misc]
         )
-    return Objective([_weighted(item) for item in options.terms], by_example)
+        for index, item in enumerate(part):
+            key = _identity(stage, number, index)
+            staged[key] = _both(staged[key], item) if key in staged else item
+        start = end
+    return Objective(list(staged.values()), by_example, options.balance)
 
 
-def _weighted(item: Any) -> Weighted:
-    given = {k: getattr(item, k) for k in type(item).model_fields if k not in ("term", "weight")}
+def _identity(stage: StageOptions, number: int, index: int) -> str:
+    """The same for a term that stands in several stages: it then keeps its projector."""
+    if stage.terms is None or any(
+        isinstance(value, dict)
+        for key, value in stage.terms[index]
+        if key not in ("weight", "layers")
+    ):
+        return f"{number}.{index}"
+    return stage.terms[index].model_dump_json(exclude={"weight"})
+
+
+def _both(first: Weighted, second: Weighted) -> Weighted:
+    """One term with the weights of two stages."""
+    return replace(first, weight=lambda progress: first.weight(progress) + second.weight(progress))
+
+
+Place = Callable[[Schedule], Schedule]
+
+
+def _part(options: Any, weight: Place, value: Place) -> list[Weighted]:
+    """The terms of an objective or a stage.
+
+    Args:
+        options: Of either.
+        weight: Puts a weight's schedule into its place in the run.
+        value: Puts any other schedule there.
+    """
+    if options.terms is not None:
+        return [_weighted(item, weight, value) for item in options.terms]
+    alpha = schedule(options.alpha)
+    return [
+        Weighted(Labels(getattr(options, "label_smoothing", 0.0)), weight(alpha)),
+        Weighted(
+            KL(value(schedule(options.temperature))), weight(lambda progress: 1.0 - alpha(progress))
+        ),
+    ]
+
+
+def _weighted(item: Any, weight: Place, value: Place) -> Weighted:
+    outside = ("term", "weight", "teacher")
+    given = {k: getattr(item, k) for k in type(item).model_fields if k not in outside}
     if "temperature" in given:
-        given["temperature"] = schedule(given["temperature"])
-    return Weighted(TERMS[item.term](**given), schedule(item.weight))
+        given["temperature"] = value(schedule(given["temperature"]))
+    own = weight(schedule(item.weight))
+    if item.term in ACTS_INSIDE:
+        given[ACTS_INSIDE[item.term]] = value(schedule(item.weight))
+        own = weight(constant(1.0))
+    return Weighted(TERMS[item.term](**given), own, getattr(item, "teacher", MAIN))

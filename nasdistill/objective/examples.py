@@ -47,10 +47,12 @@ class ByExample:
     Attributes:
         by: A key of `FOLLOWS`.
         threshold: The probability at which `confident` and `by_difficulty` part.
+        teacher: Whose answers decide.
     """
 
     by: str
     threshold: float
+    teacher: str = "teacher"
 
     def weights(self, logits_BC: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor | float]:
         """Weights of the teacher's terms, `[B]`, and of the labels'.

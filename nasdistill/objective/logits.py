@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from nasdistill.data import Batch
 from nasdistill.objective.schedules import Schedule
 from nasdistill.objective.terms import Outputs, Term
 
@@ -27,12 +28,11 @@ class Labels(Term):
     smoothing: float = 0.0
 
     def __call__(
-        self, student: Outputs, teacher: Outputs | None, labels_B: Tensor, progress: float
-    ) -> Tensor:
+        self, student: Outputs, teacher: Outputs | None, batch: Batch, progress: float,
+        auxiliary: nn.Module | None = None,
+    ) -> Tensor:  # fmt: skip
         """See `Term`."""
-        return F.cross_entropy(
-            student.logits.float(), labels_B, reduction="none", label_smoothing=self.smoothing
-        )
+        return label_loss(student.logits, batch, self.smoothing)
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ class Softened(Term):
     standardise: bool = False
 
     def __call__(
-        self, student: Outputs, teacher: Outputs | None, labels_B: Tensor, progress: float
-    ) -> Tensor:
+        self, student: Outputs, teacher: Outputs | None, batch: Batch, progress: float,
+        auxiliary: nn.Module | None = None,
+    ) -> Tensor:  # fmt: skip
         """See `Term`."""
         assert teacher is not None
         temperature = self.temperature(progress)
@@ -61,7 +62,7 @@ class Softened(Term):
             (standardised(said.logits) if self.standardise else said.logits.float()) / temperature
             for said in (student, teacher)
         )
-        return self.compare(student_BC, teacher_BC, labels_B) * temperature**2
+        return self.compare(student_BC, teacher_BC, batch.labels) * temperature**2
 
     @abstractmethod
     def compare(self, student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ class KL(Softened):
 
     def compare(self, student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
         """See `Softened`."""
-        return _kl(teacher_BC.log_softmax(dim=1), student_BC.log_softmax(dim=1))
+        return kl(teacher_BC.log_softmax(dim=1), student_BC.log_softmax(dim=1))
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class ReverseKL(Softened):
 
     def compare(self, student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
         """See `Softened`."""
-        return _kl(student_BC.log_softmax(dim=1), teacher_BC.log_softmax(dim=1))
+        return kl(student_BC.log_softmax(dim=1), teacher_BC.log_softmax(dim=1))
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class JS(Softened):
         """See `Softened`."""
         log_p_BC, log_q_BC = student_BC.log_softmax(dim=1), teacher_BC.log_softmax(dim=1)
         log_mean_BC = torch.logaddexp(log_p_BC, log_q_BC) - math.log(2.0)
-        return 0.5 * (_kl(log_p_BC, log_mean_BC) + _kl(log_q_BC, log_mean_BC))
+        return 0.5 * (kl(log_p_BC, log_mean_BC) + kl(log_q_BC, log_mean_BC))
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class DKD(Softened):
             logits.masked_fill(is_label_BC, low).log_softmax(dim=1)
             for logits in (student_BC, teacher_BC)
         )
-        return self.target * _kl(teacher_B2, student_B2) + self.others * _kl(
+        return self.target * kl(teacher_B2, student_B2) + self.others * kl(
             rest_teacher_BC.masked_fill(is_label_BC, 0.0),
             rest_student_BC.masked_fill(is_label_BC, 0.0),
             weight_BC=rest_teacher_BC.exp(),
@@ -192,8 +193,9 @@ class MSELogits(Term):
     standardise: bool = False
 
     def __call__(
-        self, student: Outputs, teacher: Outputs | None, labels_B: Tensor, progress: float
-    ) -> Tensor:
+        self, student: Outputs, teacher: Outputs | None, batch: Batch, progress: float,
+        auxiliary: nn.Module | None = None,
+    ) -> Tensor:  # fmt: skip
         """See `Term`."""
         assert teacher is not None
         student_BC, teacher_BC = (
@@ -203,13 +205,33 @@ class MSELogits(Term):
         return (student_BC - teacher_BC).square().mean(dim=1)
 
 
+def label_loss(logits_BC: Tensor, batch: Batch, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy against the labels, float32 `[B]`; against both of a mixed example, by share.
+
+    Args:
+        logits_BC: Any floating point.
+        batch: The examples.
+        smoothing: Probability mass spread evenly over the classes.
+    """
+    own_B, partners_B = (
+        None if labels is None else F.cross_entropy(
+            logits_BC.float(), labels, reduction="none", label_smoothing=smoothing
+        )
+        for labels in (batch.labels, batch.partners)
+    )  # fmt: skip
+    assert own_B is not None
+    if partners_B is None or batch.share is None:
+        return own_B
+    return batch.share * own_B + (1.0 - batch.share) * partners_B
+
+
 def standardised(logits_BC: Tensor) -> Tensor:
     """Logits at mean 0 and standard deviation 1 over the classes, float32 `[B, C]`."""
     deviation_B1 = (logits_BC.float().var(dim=1, keepdim=True) + 1e-12).sqrt()
     return (logits_BC.float() - logits_BC.float().mean(dim=1, keepdim=True)) / deviation_B1
 
 
-def _kl(log_p_BC: Tensor, log_q_BC: Tensor, weight_BC: Tensor | None = None) -> Tensor:
+def kl(log_p_BC: Tensor, log_q_BC: Tensor, weight_BC: Tensor | None = None) -> Tensor:
     """KL(p ‖ q) by example; `weight_BC` stands for p where its logarithm was masked."""
     p_BC = log_p_BC.exp() if weight_BC is None else weight_BC
     return (p_BC * (log_p_BC - log_q_BC)).sum(dim=1)

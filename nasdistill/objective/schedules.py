@@ -24,6 +24,33 @@ def cosine(start: float, end: float) -> Schedule:
     return lambda progress: end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def warm_up(value: float, over: float) -> Schedule:
+    """A straight line from 0 to `value` over the first `over` of the run, then `value`."""
+    return lambda progress: value * min(1.0, progress / over)
+
+
+def within(inner: Schedule, start: float, end: float) -> Schedule:
+    """A schedule that runs its whole course between two points, and is 0 outside.
+
+    Args:
+        inner: The schedule.
+        start: Progress at which it begins.
+        end: Progress at which it ends; at 1 it holds to the very end.
+    """
+
+    def value(progress: float) -> float:
+        if progress < start or (progress >= end and end < 1.0):
+            return 0.0
+        return inner((progress - start) / (end - start))
+
+    return value
+
+
+def during(inner: Schedule, start: float, end: float) -> Schedule:
+    """The same course, but held at its ends outside: for what is no weight."""
+    return lambda progress: inner(min(1.0, max(0.0, (progress - start) / (end - start))))
+
+
 def steps(values: Mapping[float, float]) -> Schedule:
     """Constant pieces: `values[p]` holds from progress `p` on; the smallest key must be 0."""
     ordered = sorted(values.items())
@@ -38,6 +65,7 @@ def steps(values: Mapping[float, float]) -> Schedule:
 SCHEDULES: dict[str, Callable[[Any], Schedule]] = {
     "linear": lambda pair: linear(*pair),
     "cosine": lambda pair: cosine(*pair),
+    "warm_up": lambda pair: warm_up(*pair),
     "steps": steps,
 }
 

@@ -31,6 +31,7 @@ class RungScore:
         high: Upper end of that interval.
         loss: Mean cross-entropy against the labels, in nats.
         seconds: Wall-clock seconds the rung took, its evaluation included.
+        peers: Accuracy of each student, where several teach each other; the best is `accuracy`.
     """
 
     rung: int
@@ -40,6 +41,7 @@ class RungScore:
     high: float
     loss: float
     seconds: float
+    peers: Sequence[float] = ()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nasdistill import artifact
+from nasdistill import artifact, taps
 from nasdistill.data import Dataset
 from nasdistill.errors import UserError
 from nasdistill.models import Classifier
@@ -66,11 +66,23 @@ class Teacher:
         Returns:
             float32 `[B, classes]`.
         """
-        bf16 = self.precision == "bf16"
-        kind = images_BCHW.device.type
-        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=bf16):
+        with torch.inference_mode(), self._autocast(images_BCHW):
             logits_BK: Tensor = self.module(images_BCHW)
         return logits_BK.float().clone()  # outside, so that training may read it
+
+    def outputs(self, images_BCHW: Tensor, layers: tuple[str, ...]) -> taps.Outputs:
+        """Answers, with the outputs of some layers, for training to read.
+
+        Args:
+            images_BCHW: As for `logits`.
+            layers: Names of modules, see `taps.tapped`.
+        """
+        with torch.no_grad(), self._autocast(images_BCHW):
+            return taps.ask(self.module, images_BCHW, layers)
+
+    def _autocast(self, images: Tensor) -> torch.autocast:
+        bf16 = self.precision == "bf16"
+        return torch.autocast(images.device.type, torch.bfloat16, enabled=bf16)
 
 
 @dataclass(frozen=True)
