@@ -13,20 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasdistill import artifact, distillation, locks, profile, teaching
+from nasdistill import distillation, locks, profile
 from nasdistill.cache import AnswerCache
-from nasdistill.course import Course, Faculty, open_course
+from nasdistill.checking import check_course
+from nasdistill.course import Course, open_course
 from nasdistill.data import Dataset, load_data
 from nasdistill.errors import UserError
+from nasdistill.faculty import Faculty, evaluated, load_a_teacher
 from nasdistill.imported import Imported
 from nasdistill.machine import describe_machine, describe_versions, pick_device, set_threads
 from nasdistill.options import Input
 from nasdistill.recipe import Recipe, TeacherOptions
 from nasdistill.results import Event
 from nasdistill.rungs import Ladder
-from nasdistill.space import Architecture
 from nasdistill.study import Study
-from nasdistill.teacher import AnswerPrecision, Teacher, load_teacher
+from nasdistill.teacher import Teacher
 
 
 @dataclass
@@ -98,8 +99,6 @@ def hash_seed(parts: tuple[object, ...]) -> int:
 
 DEFAULT_LIMIT_PARAMS = 10
 DEFAULT_LIMIT_LATENCY = 3
-AUTO_TEACHER_EPOCHS = 30
-HEAD_EPOCHS = 3
 RANKING_TERMS = ("labels", "kl")
 """Terms after whose short runs the order of students is known to be of use."""
 
@@ -130,7 +129,7 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
         )
     emit(Event("stage", f"teacher {recipe.teacher}", stage="teacher"))
     teacher = load_a_teacher(recipe, dataset, device, study.folder.parent, imported, emit)
-    card = _evaluated(study, "teacher", teacher, dataset, emit)
+    card = evaluated(study, "teacher", teacher, dataset, emit)
     _warn_of_scoring(recipe, emit)
     study.once("machine", lambda: describe_machine(device))
     study.once("versions", describe_versions)
@@ -145,12 +144,19 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
         )  # fmt: skip
 
     def load(name: str, options: TeacherOptions) -> Teacher:
-        return _further_teacher(study, name, options, dataset, device, imported, emit)
+        assert options.model is not None
+        emit(Event("stage", f"teacher {name}: {options.model}", stage="teacher"))
+        named = recipe.model_copy(update={"teacher": options.model, "weights": options.weights})
+        further = load_a_teacher(named, dataset, device, study.folder.parent, imported, emit)
+        evaluated(study, f"teacher:{name}", further, dataset, emit)
+        return further
 
     faculty = Faculty(
         dataset, teacher, recipe.teachers, load, study.folder.parent / ".cache", filled
     )
     courses = [open_course(options, recipe, faculty) for options in (recipe.scoring, recipe.final)]
+    for key, course in zip(("scoring", "final"), courses, strict=True):
+        check_course(key, course, study.space, dataset, emit)
     ladder = Ladder.geometric(
         recipe.rungs.first.examples(len(courses[0].feed.dataset.train)),
         recipe.rungs.eta,
@@ -165,56 +171,6 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
     return bench
 
 
-def _evaluated(
-    study: Study, key: str, teacher: Teacher, dataset: Dataset, emit: Callable[[Event], None]
-) -> Mapping[str, Any]:
-    """Evaluates a teacher once in a study, and settles the precision of its answers.
-
-    Raises:
-        UserError: If it is useless for the data, or not the one that the study was made with.
-    """
-    card: Mapping[str, Any] = study.once(key, lambda: teaching.evaluate_teacher(teacher, dataset))
-    if card["weights_hash"] != teacher.weights_hash:
-        raise UserError(
-            f"study {study.folder.name!r}: the teacher {teacher.name!r} has other weights than "
-            "the one it was made with"
-        )
-    for text in teaching.warnings_of(dict(card)):
-        emit(Event("warning", text, stage="teacher"))
-    teacher.precision = study.once(
-        f"precision:{key}", lambda: _answers_in(study.recipe, teacher, dataset)
-    )
-    emit(
-        Event(
-            "note",
-            f"teacher {teacher.name}: {card['params']:,} parameters, validation accuracy "
-            f"{card['validation_accuracy']:.4f}, calibration error {card['ece']:.3f}",
-            stage="teacher",
-        )
-    )
-    return card
-
-
-def _further_teacher(
-    study: Study, name: str, options: TeacherOptions, dataset: Dataset, device: torch.device,
-    imported: Imported, emit: Callable[[Event], None],
-) -> Teacher:  # fmt: skip
-    """Loads and evaluates one of the recipe's `teachers`."""
-    assert options.model is not None
-    emit(Event("stage", f"teacher {name}: {options.model}", stage="teacher"))
-    recipe = study.recipe.model_copy(update={"teacher": options.model, "weights": options.weights})
-    teacher = load_a_teacher(recipe, dataset, device, study.folder.parent, imported, emit)
-    _evaluated(study, f"teacher:{name}", teacher, dataset, emit)
-    return teacher
-
-
-def _answers_in(recipe: Recipe, teacher: Teacher, dataset: Dataset) -> AnswerPrecision:
-    """The precision of the teacher's answers: as the recipe says, or probed."""
-    if recipe.precision == "auto":
-        return teaching.probe_answers(teacher, dataset)
-    return "fp32" if recipe.precision == "fp32" else "bf16"
-
-
 def _warn_of_scoring(recipe: Recipe, emit: Callable[[Event], None]) -> None:
     odd = [name for name in recipe.scoring.names() if name not in RANKING_TERMS]
     if odd:
@@ -227,76 +183,6 @@ def _warn_of_scoring(recipe: Recipe, emit: Callable[[Event], None]) -> None:
                 stage="teacher",
             )
         )
-
-
-def load_a_teacher(
-    recipe: Recipe, dataset: Dataset, device: torch.device, root: Path, imported: Imported,
-    emit: Callable[[Event], None],
-) -> Teacher:  # fmt: skip
-    """Finds the teacher that a recipe names: trained first where it names none, with a new head
-    where its classes are others.
-
-    Raises:
-        UserError: If it cannot be loaded.
-    """
-    spec = recipe.teacher
-    if spec == "auto":
-        spec = "shipped" if dataset.name == "fashion-mnist-mini" else ""
-    if not spec:
-        folder = root / ".teachers" / dataset.fingerprint[:16]
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with locks.alone(folder.with_name(folder.name + ".lock")):
-            if not (folder / "model.safetensors").exists():
-                _train_auto_teacher(folder, recipe, dataset, emit)
-        spec = f"folder:{folder}"
-    teacher = load_teacher(
-        spec, dataset, device=device, weights=recipe.weights, studies_root=root,
-        imported=imported.teachers,
-    )  # fmt: skip
-    if teacher.classes != len(dataset.classes):
-        teacher = teaching.tune_head(
-            teacher,
-            dataset,
-            epochs=HEAD_EPOCHS,
-            seed=recipe.seed,
-            emit=emit,
-            keep=root / ".teachers",
-        )
-    return teacher
-
-
-def _train_auto_teacher(
-    folder: Path, recipe: Recipe, dataset: Dataset, emit: Callable[[Event], None]
-) -> None:
-    architecture = default_teacher()
-    counts = profile.count(architecture, dataset.input, len(dataset.classes))
-    images = AUTO_TEACHER_EPOCHS * len(dataset.train)
-    emit(
-        Event(
-            "note",
-            f"no teacher named: training one first, {counts.params:,} parameters, "
-            f"{counts.macs / 1e6:.0f} M multiply-adds an image, {images:,} images "
-            f"({AUTO_TEACHER_EPOCHS} epochs); kept in {folder}",
-            stage="teacher",
-        )
-    )
-    checkpoint = teaching.checkpoint_of(folder, architecture.fingerprint, recipe.seed)
-    module = teaching.train_teacher(
-        dataset, architecture, epochs=AUTO_TEACHER_EPOCHS, seed=recipe.seed, emit=emit,
-        checkpoint=checkpoint,
-    )  # fmt: skip
-    artifact.write_final(
-        folder, module=module, architecture=architecture, input=dataset.input,
-        classes=dataset.classes, metrics={"epochs": AUTO_TEACHER_EPOCHS, "seed": recipe.seed},
-        card=f"# Teacher trained by nasdistill on {dataset.name}\n",
-    )  # fmt: skip
-    checkpoint.unlink(missing_ok=True)
-
-
-def default_teacher() -> Architecture:
-    """The architecture that `teacher train` and `--teacher auto` use."""
-    path = Path(__file__).parent / "assets" / "teacher" / "architecture.json"
-    return Architecture.from_json(path.read_text())
 
 
 def _limits(

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from nasdistill import distillation
 from nasdistill.answers import (
     Answers,
-    AverageAnswers,
-    EarlierAnswers,
-    FrozenAnswers,
-    MeanAnswers,
-    PeerAnswers,
-    TableAnswers,
     students_of,
 )
-from nasdistill.cache import AnswerCache
 from nasdistill.data import Dataset, Mixing, RandAugment
 from nasdistill.distillation import Feed, Pace, Precision, Run
+from nasdistill.faculty import Faculty
 from nasdistill.models import Classifier, build
-from nasdistill.objective import MAIN, Objective, objective_of
-from nasdistill.recipe import FeedOptions, ObjectiveOptions, Recipe, TeacherOptions
+from nasdistill.objective import Objective, objective_of
+from nasdistill.recipe import FeedOptions, ObjectiveOptions, Recipe
 from nasdistill.space import Architecture
-from nasdistill.table import read_table
-from nasdistill.teacher import Teacher
 
 OF_THE_OBJECTIVE = "distillation"
 """The part of an architecture's values that belongs to its objective, not to its module."""
@@ -104,64 +95,6 @@ class Course:
         )
         for answers in self.asked.values():
             answers.prepare(plan)
-
-
-@dataclass
-class Faculty:
-    """Everyone who can teach in a study, loaded when first asked for.
-
-    Attributes:
-        dataset: What they are asked about.
-        main: The teacher that the recipe names first.
-        options: The others, as the recipe describes them, by name.
-        load: Loads a teacher from `(name, options)`.
-        root: Folder of the caches of answers.
-        on_fill: Told of every fill, see `AnswerCache`.
-        caches: The caches opened so far, by teacher and data.
-    """
-
-    dataset: Dataset
-    main: Teacher
-    options: Mapping[str, TeacherOptions]
-    load: Callable[[str, TeacherOptions], Teacher]
-    root: Path
-    on_fill: Callable[[int, float], None]
-    caches: dict[tuple[str, str], AnswerCache] = field(default_factory=dict)
-    _loaded: dict[str, Teacher] = field(default_factory=dict)
-
-    def answers(self, name: str, feed: Feed) -> Answers:
-        """What the teacher of that name says about the batches of a feed.
-
-        Raises:
-            UserError: If it cannot be loaded.
-        """
-        if name == MAIN:
-            return self.frozen(self.main, feed.dataset)
-        options = self.options[name]
-        if options.mean_of is not None:
-            of = [self.answers(one, feed) for one in options.mean_of]
-            shares = options.shares or [1.0] * len(of)
-            return MeanAnswers(of, [share / sum(shares) for share in shares], options.by)
-        if options.ema is not None:
-            return AverageAnswers(options.ema)
-        if options.earlier is not None:
-            return EarlierAnswers(feed.steps(options.earlier.examples(len(feed.dataset.train))))
-        if options.peers is not None:
-            return PeerAnswers(options.peers)
-        if options.table is not None:
-            data = feed.dataset
-            table = read_table(Path(options.table), data.names, data.classes, options.missing)
-            return TableAnswers(table, data.train.labels.device)
-        if name not in self._loaded:
-            self._loaded[name] = self.load(name, options)
-        return self.frozen(self._loaded[name], feed.dataset)
-
-    def frozen(self, teacher: Teacher, dataset: Dataset) -> FrozenAnswers:
-        """The answers of a frozen teacher, remembered."""
-        key = (teacher.weights_hash, dataset.fingerprint)
-        if key not in self.caches:
-            self.caches[key] = AnswerCache(teacher, dataset, self.root, self.on_fill)
-        return FrozenAnswers(teacher, self.caches[key])
 
 
 def open_course(options: ObjectiveOptions, recipe: Recipe, faculty: Faculty) -> Course:

@@ -51,8 +51,8 @@ def teacher_train(
     import torch
 
     from nasdistill import artifact, teaching
-    from nasdistill.bench import default_teacher
     from nasdistill.data import load_data
+    from nasdistill.faculty import default_teacher
     from nasdistill.machine import pick_device, set_threads
     from nasdistill.space import Architecture
     from nasdistill.teacher import Teacher, weights_hash
@@ -110,8 +110,8 @@ def teacher_evaluate(
 ) -> dict[str, Any]:
     """Measures a teacher on the validation split of some data; see `teaching.evaluate_teacher`."""
     from nasdistill import teaching
-    from nasdistill.bench import load_a_teacher
     from nasdistill.data import load_data
+    from nasdistill.faculty import load_a_teacher
     from nasdistill.machine import pick_device, set_threads
 
     imported = read_import(Recipe(import_file=import_file))

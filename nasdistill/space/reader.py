@@ -12,6 +12,8 @@ from nasdistill.space.nodes import Branch, Choice, Constant, Float, Group, Int, 
 
 _TOP = ("name", "family", "description", "parameters")
 _KINDS = ("int", "float", "choice")
+_DISTILLATION = {"temperature": (0.01, 1000.0), "alpha": (0.0, 1.0)}
+"""What a space may search for its objective, and within which bounds."""
 
 
 class Reader:
@@ -37,8 +39,28 @@ class Reader:
         elif not root and "parameters" in self._tree:
             self._wrong(("parameters",), "the space is empty", "at least one node")
         group = self._group(root, ("parameters",))
+        self._check_distillation(group)
         text = {key: str(self._tree.get(key, "")) for key in _TOP}
         return text, group
+
+    def _check_distillation(self, root: Group) -> None:
+        """`distillation` is no part of the module: it may hold what its objective is given."""
+        part = root.children.get("distillation")
+        if part is None:
+            return
+        path = ("parameters", "distillation")
+        if not isinstance(part, Group):
+            self._wrong(path, "found no names", ", ".join(_DISTILLATION))
+            return
+        for name, node in part.children.items():
+            if name not in _DISTILLATION:
+                found = f"unknown name{nearest(name, _DISTILLATION)}"
+                self._wrong((*path, name), found, ", ".join(_DISTILLATION))
+                continue
+            low, high = _DISTILLATION[name]
+            values = _ends(node)
+            if not values or min(values) < low or max(values) > high:
+                self._wrong((*path, name), "found values outside", f"numbers in [{low}, {high}]")
 
     def _wrong(self, path: tuple[Any, ...], found: str, allowed: str) -> None:
         where = ".".join(map(str, path))
@@ -125,6 +147,16 @@ class Reader:
         if (ends[1] - ends[0]) % step:
             self._wrong((*path, "step"), f"found {step}", f"a divisor of {ends[1] - ends[0]}")
         return Int(ends[0], ends[1], step, bool(log))
+
+
+def _ends(node: Node) -> list[float]:
+    """The numbers between which a node's values lie; none if it has others."""
+    if isinstance(node, (Int, Float)):
+        return [float(node.low), float(node.high)]
+    options = node.options if isinstance(node, Choice) else ()
+    options = (node.value,) if isinstance(node, Constant) else options
+    numbers = [float(o) for o in options if isinstance(o, (int, float)) and not isinstance(o, bool)]
+    return numbers if len(numbers) == len(options) else []
 
 
 def _is_name(key: Any) -> bool:

@@ -1,0 +1,100 @@
+"""Recipes that cannot work, refused before anything runs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from nasdistill import taps
+from nasdistill.answers import MeanAnswers, TableAnswers
+from nasdistill.course import OF_THE_OBJECTIVE, Course
+from nasdistill.data import Dataset
+from nasdistill.errors import UserError
+from nasdistill.recipe import ObjectiveOptions
+from nasdistill.results import Event
+from nasdistill.space import SearchSpace
+from nasdistill.taps import LayerError
+
+SAMPLES = 6
+"""Architectures that an objective's layers are looked for in."""
+
+
+def check_course(
+    key: str, course: Course, space: SearchSpace, dataset: Dataset, emit: Callable[[Event], None]
+) -> None:
+    """Refuses what cannot work with these teachers and this space.
+
+    Args:
+        key: What the recipe calls the objective: `scoring` or `final`.
+        course: What its runs are given.
+        space: Where students come from.
+        dataset: Their images and classes.
+        emit: Told where only some students will fail.
+
+    Raises:
+        UserError: If no student could be trained.
+    """
+    _check_values(key, course.options, space)
+    _check_tables(key, course)
+    if course.objective.reads_layers:
+        _check_layers(key, course, space, dataset, emit)
+
+
+def _check_values(key: str, options: ObjectiveOptions, space: SearchSpace) -> None:
+    """Temperature and α that come with an architecture need the objective that has them."""
+    if OF_THE_OBJECTIVE not in space.root.children:
+        return
+    if options.terms is not None or options.stages is not None:
+        raise UserError(
+            f"{key}: the space {space.name!r} searches alpha or temperature; terms and stages "
+            "have these of their own: leave them out, or take `distillation` out of the space"
+        )
+
+
+def _check_tables(key: str, course: Course) -> None:
+    """What a table cannot answer: other pictures than its own, and batches with holes."""
+    for name, answers in course.asked.items():
+        members = answers.of if isinstance(answers, MeanAnswers) else (answers,)
+        tables = [one for one in members if isinstance(one, TableAnswers)]
+        if tables and (course.options.feed.mix or course.options.feed.synthetic):
+            raise UserError(
+                f"{key}: teacher {name!r} is a table of recorded answers; it has none about mixed "
+                "or synthetic images"
+            )
+        holes = any(not table.complete for table in tables)
+        coupled = [
+            type(item.term).__name__.lower()
+            for item in course.objective.terms
+            if item.term.coupled and item.teacher == name
+        ]
+        if holes and coupled:
+            raise UserError(
+                f"{key}: teacher {name!r} has no answer to some examples, and "
+                f"{', '.join(coupled)} needs all of a batch"
+            )
+
+
+def _check_layers(
+    key: str, course: Course, space: SearchSpace, dataset: Dataset, emit: Callable[[Event], None]
+) -> None:
+    """Looks for the objective's layers in some architectures of the space."""
+    reasons = []
+    for number in range(SAMPLES):
+        architecture = space.random(random.Random(number))
+        student = course.students(architecture, dataset, 0)[0].cpu()
+        try:
+            seen = taps.anatomy(student, "student", dataset.input)
+            course.objective.bind(seen, {k: a.anatomy(seen) for k, a in course.asked.items()})
+        except (LayerError, UserError) as error:
+            reasons.append(str(error))
+    if len(reasons) == SAMPLES:
+        raise UserError(f"{key}: {reasons[0]}")
+    if reasons:
+        emit(
+            Event(
+                "warning",
+                f"{key}: {len(reasons)} of {SAMPLES} sampled architectures cannot be trained on "
+                f"these terms and would fail: {reasons[0]}",
+                stage="teacher",
+            )
+        )

@@ -1,0 +1,201 @@
+"""Everyone who can teach in a study: found, trained where none is named, evaluated, asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nasdistill import artifact, locks, profile, teaching
+from nasdistill.answers import (
+    Answers,
+    AverageAnswers,
+    EarlierAnswers,
+    FrozenAnswers,
+    MeanAnswers,
+    PeerAnswers,
+    TableAnswers,
+)
+from nasdistill.cache import AnswerCache
+from nasdistill.data import Dataset
+from nasdistill.distillation import Feed
+from nasdistill.errors import UserError
+from nasdistill.imported import Imported
+from nasdistill.objective import MAIN
+from nasdistill.recipe import Recipe, TeacherOptions
+from nasdistill.results import Event
+from nasdistill.space import Architecture
+from nasdistill.study import Study
+from nasdistill.table import read_table
+from nasdistill.teacher import AnswerPrecision, Teacher, load_teacher
+
+AUTO_TEACHER_EPOCHS = 30
+HEAD_EPOCHS = 3
+
+
+@dataclass
+class Faculty:
+    """Everyone who can teach in a study, loaded when first asked for.
+
+    Attributes:
+        dataset: What they are asked about.
+        main: The teacher that the recipe names first.
+        options: The others, as the recipe describes them, by name.
+        load: Loads a teacher from `(name, options)`.
+        root: Folder of the caches of answers.
+        on_fill: Told of every fill, see `AnswerCache`.
+        caches: The caches opened so far, by teacher and data.
+    """
+
+    dataset: Dataset
+    main: Teacher
+    options: Mapping[str, TeacherOptions]
+    load: Callable[[str, TeacherOptions], Teacher]
+    root: Path
+    on_fill: Callable[[int, float], None]
+    caches: dict[tuple[str, str], AnswerCache] = field(default_factory=dict)
+    _loaded: dict[str, Teacher] = field(default_factory=dict)
+
+    def answers(self, name: str, feed: Feed) -> Answers:
+        """What the teacher of that name says about the batches of a feed.
+
+        Raises:
+            UserError: If it cannot be loaded.
+        """
+        if name == MAIN:
+            return self.frozen(self.main, feed.dataset)
+        options = self.options[name]
+        if options.mean_of is not None:
+            of = [self.answers(one, feed) for one in options.mean_of]
+            shares = options.shares or [1.0] * len(of)
+            return MeanAnswers(of, [share / sum(shares) for share in shares], options.by)
+        if options.ema is not None:
+            return AverageAnswers(options.ema)
+        if options.earlier is not None:
+            return EarlierAnswers(feed.steps(options.earlier.examples(len(feed.dataset.train))))
+        if options.peers is not None:
+            return PeerAnswers(options.peers)
+        if options.table is not None:
+            data = feed.dataset
+            table = read_table(Path(options.table), data.names, data.classes, options.missing)
+            return TableAnswers(table, data.train.labels.device)
+        if name not in self._loaded:
+            self._loaded[name] = self.load(name, options)
+        return self.frozen(self._loaded[name], feed.dataset)
+
+    def frozen(self, teacher: Teacher, dataset: Dataset) -> FrozenAnswers:
+        """The answers of a frozen teacher, remembered."""
+        key = (teacher.weights_hash, dataset.fingerprint)
+        if key not in self.caches:
+            self.caches[key] = AnswerCache(teacher, dataset, self.root, self.on_fill)
+        return FrozenAnswers(teacher, self.caches[key])
+
+
+def evaluated(
+    study: Study, key: str, teacher: Teacher, dataset: Dataset, emit: Callable[[Event], None]
+) -> Mapping[str, Any]:
+    """Evaluates a teacher once in a study, and settles the precision of its answers.
+
+    Raises:
+        UserError: If it is useless for the data, or not the one that the study was made with.
+    """
+    card: Mapping[str, Any] = study.once(key, lambda: teaching.evaluate_teacher(teacher, dataset))
+    if card["weights_hash"] != teacher.weights_hash:
+        raise UserError(
+            f"study {study.folder.name!r}: the teacher {teacher.name!r} has other weights than "
+            "the one it was made with"
+        )
+    for text in teaching.warnings_of(dict(card)):
+        emit(Event("warning", text, stage="teacher"))
+    teacher.precision = study.once(
+        f"precision:{key}", lambda: _answers_in(study.recipe, teacher, dataset)
+    )
+    emit(
+        Event(
+            "note",
+            f"teacher {teacher.name}: {card['params']:,} parameters, validation accuracy "
+            f"{card['validation_accuracy']:.4f}, calibration error {card['ece']:.3f}",
+            stage="teacher",
+        )
+    )
+    return card
+
+
+def _answers_in(recipe: Recipe, teacher: Teacher, dataset: Dataset) -> AnswerPrecision:
+    """The precision of the teacher's answers: as the recipe says, or probed."""
+    if recipe.precision == "auto":
+        return teaching.probe_answers(teacher, dataset)
+    return "fp32" if recipe.precision == "fp32" else "bf16"
+
+
+def load_a_teacher(
+    recipe: Recipe, dataset: Dataset, device: torch.device, root: Path, imported: Imported,
+    emit: Callable[[Event], None],
+) -> Teacher:  # fmt: skip
+    """Finds the teacher that a recipe names: trained first where it names none, with a new head
+    where its classes are others.
+
+    Raises:
+        UserError: If it cannot be loaded.
+    """
+    spec = recipe.teacher
+    if spec == "auto":
+        spec = "shipped" if dataset.name == "fashion-mnist-mini" else ""
+    if not spec:
+        folder = root / ".teachers" / dataset.fingerprint[:16]
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locks.alone(folder.with_name(folder.name + ".lock")):
+            if not (folder / "model.safetensors").exists():
+                _train_auto_teacher(folder, recipe, dataset, emit)
+        spec = f"folder:{folder}"
+    teacher = load_teacher(
+        spec, dataset, device=device, weights=recipe.weights, studies_root=root,
+        imported=imported.teachers,
+    )  # fmt: skip
+    if teacher.classes != len(dataset.classes):
+        teacher = teaching.tune_head(
+            teacher,
+            dataset,
+            epochs=HEAD_EPOCHS,
+            seed=recipe.seed,
+            emit=emit,
+            keep=root / ".teachers",
+        )
+    return teacher
+
+
+def _train_auto_teacher(
+    folder: Path, recipe: Recipe, dataset: Dataset, emit: Callable[[Event], None]
+) -> None:
+    architecture = default_teacher()
+    counts = profile.count(architecture, dataset.input, len(dataset.classes))
+    images = AUTO_TEACHER_EPOCHS * len(dataset.train)
+    emit(
+        Event(
+            "note",
+            f"no teacher named: training one first, {counts.params:,} parameters, "
+            f"{counts.macs / 1e6:.0f} M multiply-adds an image, {images:,} images "
+            f"({AUTO_TEACHER_EPOCHS} epochs); kept in {folder}",
+            stage="teacher",
+        )
+    )
+    checkpoint = teaching.checkpoint_of(folder, architecture.fingerprint, recipe.seed)
+    module = teaching.train_teacher(
+        dataset, architecture, epochs=AUTO_TEACHER_EPOCHS, seed=recipe.seed, emit=emit,
+        checkpoint=checkpoint,
+    )  # fmt: skip
+    artifact.write_final(
+        folder, module=module, architecture=architecture, input=dataset.input,
+        classes=dataset.classes, metrics={"epochs": AUTO_TEACHER_EPOCHS, "seed": recipe.seed},
+        card=f"# Teacher trained by nasdistill on {dataset.name}\n",
+    )  # fmt: skip
+    checkpoint.unlink(missing_ok=True)
+
+
+def default_teacher() -> Architecture:
+    """The architecture that `teacher train` and `--teacher auto` use."""
+    path = Path(__file__).parent / "assets" / "teacher" / "architecture.json"
+    return Architecture.from_json(path.read_text())
