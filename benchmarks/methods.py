@@ -7,6 +7,7 @@ seconds per epoch, peak memory of the process.
 
     python benchmarks/methods.py                  # all, into docs/methods.md and docs/methods.png
     python benchmarks/methods.py --only kl dkd    # some; the others' figures are kept
+    python benchmarks/methods.py --costs          # seconds and memory anew, on an idle machine
 
 Run it on a machine that does nothing else: seconds and memory are of this machine, and only their
 ratios say something about another. The picture needs Chromium.
@@ -51,71 +52,154 @@ STUDENT = {
     },
 }  # fmt: skip
 LABELS = {"term": "labels", "weight": 0.1}
+KL = {"term": "kl", "weight": 0.9}
+
+
+def beside(term: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The default pair, and one more term."""
+    return {"final": {"terms": [LABELS, KL, term]}, **more}
+
+
+def classic(**final: Any) -> dict[str, Any]:
+    """The default pair, with something else changed."""
+    return {"final": final}
+
+
 METHODS: dict[str, dict[str, Any]] = {
-    "labels": {"terms": [{"term": "labels"}]},
-    "labels, smoothed by 0.1": {"terms": [{"term": "labels", "smoothing": 0.1}]},
+    "labels": {"final": {"terms": [{"term": "labels"}]}},
+    "labels, smoothed by 0.1": {"final": {"terms": [{"term": "labels", "smoothing": 0.1}]}},
     "labels + kl (default)": {},
-    "kl": {"alpha": 0.0},
+    "kl": classic(alpha=0.0),
     "kl, standardised, T 2": {
-        "terms": [LABELS, {"term": "kl", "temperature": 2, "standardise": True, "weight": 0.9}]
+        "final": {"terms": [LABELS, {**KL, "temperature": 2, "standardise": True}]}
     },
-    "kl, confident": {"examples": {"by": "confident"}},
-    "kl, correct_only": {"examples": {"by": "correct_only"}},
-    "kl, entropy": {"examples": {"by": "entropy"}},
-    "reverse_kl": {"terms": [LABELS, {"term": "reverse_kl", "weight": 0.9}]},
-    "js": {"terms": [LABELS, {"term": "js", "weight": 0.9}]},
-    "mse_logits": {"terms": [LABELS, {"term": "mse_logits", "weight": 0.9}]},
-    "dkd": {"terms": [{"term": "labels"}, {"term": "dkd", "others": 2}]},
-    "dist": {"terms": [{"term": "labels"}, {"term": "dist", "inter": 2, "intra": 2}]},
-}
+    "kl, confident": classic(examples={"by": "confident"}),
+    "kl, by_difficulty": classic(examples={"by": "by_difficulty"}),
+    "kl, correct_only": classic(examples={"by": "correct_only"}),
+    "kl, entropy": classic(examples={"by": "entropy"}),
+    "kl, T from 10 to 1": classic(temperature={"linear": [10, 1]}),
+    "kl, stages": classic(
+        stages=[
+            {"until": 0.33, "alpha": 0.3, "temperature": 8},
+            {"until": 0.66, "alpha": 0.5, "temperature": 5},
+            {"until": 1.0, "alpha": 0.7, "temperature": 2},
+        ]
+    ),
+    "reverse_kl": {"final": {"terms": [LABELS, {"term": "reverse_kl", "weight": 0.9}]}},
+    "js": {"final": {"terms": [LABELS, {"term": "js", "weight": 0.9}]}},
+    "soft_ce": {"final": {"terms": [LABELS, {"term": "soft_ce", "weight": 0.9}]}},
+    "mse_logits": {"final": {"terms": [LABELS, {"term": "mse_logits", "weight": 0.9}]}},
+    "dkd": {"final": {"terms": [{"term": "labels"}, {"term": "dkd", "others": 2}]}},
+    "dist": {"final": {"terms": [{"term": "labels"}, {"term": "dist", "inter": 2, "intra": 2}]}},
+    "+ features": beside({"term": "features", "weight": 1.0}),
+    "+ attention maps": beside({"term": "attention", "weight": 100.0}),
+    "+ gram": beside({"term": "gram", "weight": 1.0}),
+    "+ similarity": beside({"term": "similarity", "weight": 100.0}),
+    "+ rkd": beside({"term": "rkd", "weight": 1.0}),
+    "+ nst": beside({"term": "nst", "weight": 10.0}),
+    "+ crd": beside({"term": "crd", "weight": 0.5}),
+    "+ adversarial": beside({"term": "adversarial"}),
+    "+ exits": beside({"term": "exits", "weight": 0.5}),
+    "+ features, balanced": {
+        "final": {"terms": [LABELS, KL, {"term": "features", "weight": 0.2}], "balance": "gradient"}
+    },
+    "+ moving average": {
+        "teachers": {"slow": {"ema": 0.99}},
+        "final": {"terms": [LABELS, KL, {"term": "kl", "teacher": "slow", "weight": 0.5}]},
+    },
+    "+ earlier student": {
+        "teachers": {"before": {"earlier": "1 epochs"}},
+        "final": {
+            "terms": [
+                LABELS, KL,
+                {"term": "kl", "teacher": "before", "weight": {"steps": {0: 0.0, 0.2: 0.5}}},
+            ]
+        },
+    },
+    "+ peers (two students)": {
+        "teachers": {"pair": {"peers": 2}},
+        "final": {"terms": [LABELS, KL, {"term": "kl", "teacher": "pair", "weight": 0.5}]},
+    },
+    "peers alone (no teacher)": {
+        "teachers": {"pair": {"peers": 2}},
+        "final": {
+            "terms": [{"term": "labels"}, {"term": "kl", "teacher": "pair", "temperature": 1}]
+        },
+    },
+    "kl, second generation": {"generations": 2},
+    "kl, mixup": classic(feed={"mix": {"kind": "mixup", "alpha": 0.2}}),
+    "kl, cutmix": classic(feed={"mix": {"kind": "cutmix"}}),
+    "kl, RandAugment": classic(feed={"rand_augment": {"operations": 1, "magnitude": 5}}),
+    "kl, synthetic images alone": {
+        "final": {"terms": [KL], "feed": {"synthetic": {"images": 2560}}}
+    },
+}  # fmt: skip
 BATCH, RATE, VIEWS = 64, 0.008, 4
 
 
-def measure(method: str, seeds: list[int], epochs: int, cache: str) -> dict[str, Any]:
+def no_further(name: str, options: Any) -> Any:
+    """No method here loads a second model."""
+    raise NotImplementedError(name)
+
+
+def measure(
+    method: str, seeds: list[int], epochs: float, cache: str, threads: int
+) -> dict[str, Any]:
     """Runs one method in this process.
 
+    Args:
+        method: A key of `METHODS`.
+        seeds: Of weights, order and views.
+        epochs: Passes over the 10,000 real images; as many examples where there are fewer.
+        cache: Folder of the teacher's answers.
+        threads: Of torch.
+
     Returns:
-        Test accuracies by seed, seconds per epoch, and peak memory in MiB.
+        Test accuracies by seed, seconds per 10,000 examples, and peak memory in MiB.
     """
     import torch
 
     from nasdistill import distillation
-    from nasdistill.cache import AnswerCache
+    from nasdistill.course import open_course
     from nasdistill.data import load_data
-    from nasdistill.distillation import Feed, Pace, Run, predict
-    from nasdistill.machine import cores
-    from nasdistill.models import Classifier, build
-    from nasdistill.objective import objective_of
+    from nasdistill.distillation import Pace, predict
+    from nasdistill.faculty import Faculty
     from nasdistill.quality import accuracy
     from nasdistill.recipe import load_recipe
     from nasdistill.space import Architecture
-    from nasdistill.teacher import load_teacher
+    from nasdistill.teacher import Teacher, load_teacher, weights_hash
 
-    torch.set_num_threads(cores())
+    torch.set_num_threads(threads)
     device = torch.device("cpu")
-    objective = objective_of(load_recipe(None, {"final": METHODS[method]}).final)
+    options = dict(METHODS[method])
+    generations = options.pop("generations", 1)
     architecture = Architecture.from_json(json.dumps(STUDENT))
     accuracies, seconds = [], []
     for seed in seeds:
+        recipe = load_recipe(None, {**options, "seed": seed, "batch_size": BATCH, "views": VIEWS})
         data = load_data("fashion-mnist-mini", device=device, seed=seed)
         teacher = load_teacher("shipped", data, device=device, precision="bf16")
-        answers = AnswerCache(teacher, data, Path(cache))
-        feed = Feed(data, BATCH, VIEWS, seed)
-        distillation.seed_weights(seed, "student")
-        net = build(architecture, data.input, len(data.classes))
-        per_epoch = feed.steps_per_epoch * BATCH
-        total = epochs * per_epoch
-        run = Run(
-            Classifier(net, data.mean, data.std), feed, horizon=total,
-            pace=Pace(RATE, per_epoch, per_epoch, total), seed=seed, ask=answers.logits,
-        )  # fmt: skip
-        if objective.asks_teacher:
-            answers.prepare(feed.plan(0, feed.steps(total)))
-        start = time.perf_counter()
-        for _ in distillation.distill(run, objective, total):
-            pass
-        seconds.append((time.perf_counter() - start) / epochs)
-        accuracies.append(accuracy(*predict(run.student, data.test, data.input.size)))
+        for _ in range(generations):
+            faculty = Faculty(
+                data, teacher, recipe.teachers, no_further, Path(cache),
+                lambda examples, spent: None, print,
+            )  # fmt: skip
+            course = open_course(recipe.final, recipe, faculty)
+            students = course.students(architecture, data, seed)
+            total = round(epochs * 156) * BATCH
+            run = course.run(
+                students, horizon=total, pace=Pace(RATE, 156 * BATCH, 156 * BATCH, total),
+                seed=seed, precision="fp32",
+            )  # fmt: skip
+            course.prepare(total, 0)
+            start = time.perf_counter()
+            for _ in distillation.distill(run, total):
+                pass
+            seconds.append((time.perf_counter() - start) / total * 10_000)
+            student = run.students[0].eval()
+            digest = weights_hash(student)
+            teacher = Teacher("before", student, data.input, len(data.classes), digest, {})
+        accuracies.append(accuracy(*predict(student, data.test, data.input.size)))
     return {
         "accuracies": accuracies,
         "seconds": statistics.median(seconds),
@@ -178,17 +262,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=float, default=6)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--costs", action="store_true", help="seconds and memory alone, by half an epoch"
+    )
     parser.add_argument("--cache", default=str(ROOT / "studies" / ".cache"))
     asked = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     context = multiprocessing.get_context("spawn")
     for method in asked.only:
+        seeds, epochs = ([0], 0.5) if asked.costs else (asked.seeds, asked.epochs)
         with context.Pool(1) as pool:  # a process each, for its memory
-            found = pool.apply(measure, (method, asked.seeds, asked.epochs, asked.cache))
-        results[method] = found
+            found = pool.apply(measure, (method, seeds, epochs, asked.cache, asked.threads))
+        if asked.costs:
+            found = {k: found[k] for k in ("seconds", "memory")}
+        results[method] = results.get(method, {}) | found
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        print(method, [round(a, 4) for a in found["accuracies"]], f"{found['seconds']:.1f} s/epoch")
+        print(method, found, flush=True)
+    results = {name: found for name, found in results.items() if "accuracies" in found}
     text = PAGE.read_text()
     before, rest = text.split(BEGIN)
     PAGE.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{rest.split(END)[1]}")

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from nasdistill import distillation, locks, profile
-from nasdistill.cache import AnswerCache
 from nasdistill.checking import check_course
 from nasdistill.course import Course, open_course
 from nasdistill.data import Dataset, load_data
@@ -40,7 +39,7 @@ class Bench:
         teacher: The frozen teacher.
         scoring: What trials are given.
         final: What finals are given.
-        caches: What teachers said about training examples, all of them.
+        faculty: Everyone who can teach.
         ladder: The rungs.
         limits: Upper limits by cost name, and `accuracy`, the lower one.
         threads: Threads that latency is measured with.
@@ -52,7 +51,7 @@ class Bench:
     teacher: Teacher
     scoring: Course
     final: Course
-    caches: Mapping[tuple[str, str], AnswerCache]
+    faculty: Faculty
     ladder: Ladder
     limits: Mapping[str, float]
     threads: int
@@ -151,8 +150,11 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
         evaluated(study, f"teacher:{name}", further, dataset, emit)
         return further
 
+    def tell(text: str) -> None:
+        emit(Event("note", text, stage="teacher"))
+
     faculty = Faculty(
-        dataset, teacher, recipe.teachers, load, study.folder.parent / ".cache", filled
+        dataset, teacher, recipe.teachers, load, study.folder.parent / ".cache", filled, tell
     )
     courses = [open_course(options, recipe, faculty) for options in (recipe.scoring, recipe.final)]
     for key, course in zip(("scoring", "final"), courses, strict=True):
@@ -165,7 +167,7 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
     study.once("rungs", lambda: list(ladder.budgets))
     bench = Bench(
         recipe=recipe, dataset=dataset, teacher=teacher, scoring=courses[0], final=courses[1],
-        caches=faculty.caches, ladder=ladder, limits={}, threads=1, folder=study.folder,
+        faculty=faculty, ladder=ladder, limits={}, threads=1, folder=study.folder,
     )  # fmt: skip
     bench.limits = study.once("limits", lambda: _limits(bench, card, emit))
     return bench

@@ -236,6 +236,30 @@ def teacher_evaluate(
 
 
 @app.command()
+def evaluate(
+    final: flags.FinalOf,
+    data: flags.OtherData = None,
+    split: flags.Part = "test",
+    device: flags.DeviceOf = "auto",
+    as_json: flags.Json = False,
+) -> None:
+    """Hold a final against its teacher: agreement, classes, calibration, robustness, bias.
+
+    On the study's own test split the figures go into the final's quality.json, for the report.
+    """
+    options = {"data": data, "split": split, "device": device}
+    quality = _shown(lambda api, emit: api.evaluate(final, **options, on_event=emit))
+    if as_json:
+        print(json.dumps(quality))
+        return
+    from nasdistill.display_quality import quality_lines, quality_tables
+
+    for table in quality_tables(quality):
+        console().print(table)
+    print("\n".join(quality_lines(quality)))
+
+
+@app.command()
 def profile(
     target: flags.Target,
     engine: flags.Engine = "onnxruntime",

@@ -123,6 +123,9 @@ def _fed(options: FeedOptions, faculty: Faculty) -> Dataset:
     if options.rand_augment is not None:
         given = options.rand_augment
         augment = RandAugment(given.operations, given.magnitude)
+    if options.synthetic is not None:
+        images, labels = faculty.synthetic(options.synthetic)
+        dataset = dataset.with_training(images, labels.numpy(), "synthetic")
     if mixing is None and augment is None:
         return dataset
     return dataset.with_views(replace(dataset.views, mixing=mixing, rand_augment=augment))

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from nasdistill import artifact, locks, profile, teaching
+from nasdistill import artifact, locks, profile, synthesis, teaching
 from nasdistill.answers import (
     Answers,
     AverageAnswers,
@@ -25,7 +26,7 @@ from nasdistill.distillation import Feed
 from nasdistill.errors import UserError
 from nasdistill.imported import Imported
 from nasdistill.objective import MAIN
-from nasdistill.recipe import Recipe, TeacherOptions
+from nasdistill.recipe import Recipe, SyntheticOptions, TeacherOptions
 from nasdistill.results import Event
 from nasdistill.space import Architecture
 from nasdistill.study import Study
@@ -47,6 +48,7 @@ class Faculty:
         load: Loads a teacher from `(name, options)`.
         root: Folder of the caches of answers.
         on_fill: Told of every fill, see `AnswerCache`.
+        tell: Told in words what takes time.
         caches: The caches opened so far, by teacher and data.
     """
 
@@ -56,6 +58,7 @@ class Faculty:
     load: Callable[[str, TeacherOptions], Teacher]
     root: Path
     on_fill: Callable[[int, float], None]
+    tell: Callable[[str], None]
     caches: dict[tuple[str, str], AnswerCache] = field(default_factory=dict)
     _loaded: dict[str, Teacher] = field(default_factory=dict)
 
@@ -85,6 +88,24 @@ class Faculty:
         if name not in self._loaded:
             self._loaded[name] = self.load(name, options)
         return self.frozen(self._loaded[name], feed.dataset)
+
+    def synthetic(self, options: SyntheticOptions) -> tuple[Tensor, Tensor]:
+        """Training images made from the main teacher alone, made once and kept.
+
+        Returns:
+            uint8 `[N, C, H, W]` and int64 `[N]`.
+        """
+
+        def progress(now: synthesis.Progress) -> None:
+            if now.warning:
+                self.tell(now.warning)
+            if now.step == now.steps:
+                self.tell(f"{now.images:,} of {now.count:,} images made from the teacher alone")
+
+        return synthesis.synthesise(
+            self.main, count=options.images, steps=options.steps, folder=self.root / "synthetic",
+            on_progress=progress,
+        )  # fmt: skip
 
     def frozen(self, teacher: Teacher, dataset: Dataset) -> FrozenAnswers:
         """The answers of a frozen teacher, remembered."""

@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from nasdistill import artifact, distillation, locks, profile
-from nasdistill.bench import Bench, hash_seed
-from nasdistill.course import Course
-from nasdistill.distillation import Pace, Run
+from nasdistill import artifact, distillation, evaluation, final_runs, locks, profile
+from nasdistill.bench import Bench
 from nasdistill.files import write_whole
 from nasdistill.models import Classifier
 from nasdistill.options import Cost
@@ -29,12 +27,14 @@ from nasdistill.quality import (
     wilson,
 )
 from nasdistill.results import Candidate, Event, Final, front, load_finals
+from nasdistill.results.quality import read_quality
 from nasdistill.study import Study, architecture_of
-from nasdistill.teaching import train_through
-from nasdistill.trials import FAILURES, pausing, precision_for, reason_of
+from nasdistill.trials import FAILURES, reason_of
 
 Emit = Callable[[Event], None]
 TIMED_BATCHES = (1, 64)
+ALIKE, WORLDS_APART = 2.0, 100.0
+"""Ratios of the teacher's parameters to the student's at which a run warns."""
 LATER_GAIN = 0.05
 """What a full run adds to a short score, in [0, 1]: 0.045 to 0.067 in the first six measured."""
 
@@ -79,10 +79,14 @@ def distill_finals(
         All finals of the study, by rank.
     """
     candidates = {c.number: c for c in study.candidates()}
-    longest = 0.0
+    data, longest = bench.dataset, 0.0
+    exam = evaluation.Exam(
+        bench.teacher, data.test, data.input.size, data.classes, data.name, "test"
+    )
     for rank, number in enumerate(chosen, start=1):
         folder = study.folder / "finals" / str(rank)
         if (folder / "metrics.json").exists():
+            _judge(study, bench, exam, folder, emit)
             continue
         if study.attrs.get(f"final_failed:{number}"):
             continue
@@ -91,44 +95,63 @@ def distill_finals(
             emit(Event("warning", f"no time left for finals {rank} to {len(chosen)}"))
             break
         try:
-            _make_final(study, bench, candidates[number], rank, emit)
+            logits = _make_final(study, bench, candidates[number], rank, emit)
         except (*FAILURES, artifact.ExportError) as error:
             reason = reason_of(error)
             study.set(f"final_failed:{number}", reason)
             shutil.rmtree(_work_folder(study, number), ignore_errors=True)
             emit(Event("warning", f"final {rank} (trial {number}) failed: {reason}"))
+        else:
+            _judge(study, bench, exam, folder, emit, logits)
         longest = max(longest, time.monotonic() - start)
     _recommend(study)
     return load_finals(study.folder)
+
+
+def _judge(
+    study: Study, bench: Bench, exam: evaluation.Exam, folder: Path, emit: Emit,
+    logits: Tensor | None = None,
+) -> None:  # fmt: skip
+    """Holds a final against its teacher, once; if that fails, the final stays as it is."""
+    if read_quality(folder) is not None:
+        return
+    start = time.perf_counter()
+    try:
+        exam.taught = bench.teacher_on_test
+        evaluation.judge_final(folder, exam, logits)
+    except FAILURES as error:
+        emit(Event("warning", f"final {folder.name} could not be evaluated: {reason_of(error)}"))
+    study.add_seconds("quality", time.perf_counter() - start)
 
 
 def _work_folder(study: Study, number: int) -> Path:
     return study.folder / "finals" / f".work-{number}"
 
 
-def _make_final(study: Study, bench: Bench, candidate: Candidate, rank: int, emit: Emit) -> None:
+def _make_final(study: Study, bench: Bench, candidate: Candidate, rank: int, emit: Emit) -> Tensor:
+    """Makes one final; gives its logits on the test split."""
     work = _work_folder(study, candidate.number)
     work.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    student = _train_final(study, bench, candidate, bench.final, work / "final.pt", rank, emit)
+    _warn_of_size(bench, candidate, emit)
+    trained = final_runs.train_final(study, bench, candidate, work, rank, emit)
+    student = trained.student
     seconds = {"distill": time.perf_counter() - start}
     baseline = None
     if bench.recipe.baseline:
         start = time.perf_counter()
-        plain = _train_final(
-            study, bench, candidate, bench.final.labels_only(), work / "baseline.pt", rank, emit
-        )
+        plain = final_runs.train_baseline(study, bench, candidate, work, rank, emit)
         logits, labels = distillation.predict(plain, bench.dataset.test, bench.dataset.input.size)
         baseline = _tested(logits, labels)
         seconds["baseline"] = time.perf_counter() - start
     emit(Event("note", f"final {rank}: testing, exporting, measuring", stage="finals"))
     start = time.perf_counter()
-    metrics = _test(bench, student, candidate, rank)
+    metrics, logits = _test(bench, student, candidate, rank)
     seconds["test"] = time.perf_counter() - start
     start = time.perf_counter()
     metrics |= _export(bench, student, candidate, work / "model.onnx")
     seconds["export"] = time.perf_counter() - start
-    metrics |= {"seconds": seconds, "baseline": baseline}
+    metrics |= {"seconds": seconds, "baseline": baseline, "steps": list(trained.steps)}
     floor, audit = bench.limits["accuracy"], metrics["audit_accuracy"]
     metrics["limits"]["accuracy"] = {"limit": floor, "value": audit, "ok": audit >= floor}
     architecture = architecture_of(candidate)
@@ -150,59 +173,24 @@ def _make_final(study: Study, bench: Bench, candidate: Candidate, rank: int, emi
         f"teacher's), {metrics['params']:,} parameters"
     )
     emit(Event("final", text, stage="finals", trial=candidate.number, done=rank))
+    return logits
 
 
-def _train_final(
-    study: Study, bench: Bench, candidate: Candidate, course: Course, checkpoint: Path, rank: int,
-    emit: Emit,
-) -> Classifier:  # fmt: skip
-    architecture = architecture_of(candidate)
-    course = course.for_architecture(architecture)
-    students = course.students(architecture, bench.dataset, study.recipe.seed)
-    per_epoch = course.feed.steps_per_epoch * course.feed.batch_size
-    epochs = final_epochs(bench, course)
-    total = epochs * per_epoch
-    run: Run = course.run(
-        students,
-        horizon=total,
-        pace=Pace(bench.recipe.learning_rate, per_epoch, per_epoch, total),
-        seed=hash_seed((study.recipe.seed, candidate.fingerprint, "final")),
-        precision=precision_for(study, bench, course, students),
+def _warn_of_size(bench: Bench, candidate: Candidate, emit: Emit) -> None:
+    """Distillation works between models whose sizes are neither alike nor worlds apart."""
+    taught = sum(p.numel() for p in bench.teacher.module.parameters())
+    ratio = taught / max(1, candidate.params or 1)
+    if ratio < ALIKE:
+        hint = "there is little to gain in size; choose a tighter limit"
+    elif ratio > WORLDS_APART:
+        hint = "the student may be too small to follow; try an assistant (iterate.assistants)"
+    else:
+        return
+    text = (
+        f"trial {candidate.number} has {candidate.params:,} parameters, the teacher {taught:,} "
+        f"(÷{ratio:.1f}): {hint}"
     )
-    with locks.busy(bench.lock):
-        course.prepare(total, 0)
-
-    def tell(event: Event) -> None:
-        what = "distilling" if course.asked else "labels alone"
-        emit(
-            Event(
-                event.kind, f"final {rank}, {what}: {event.text}", stage="finals",
-                trial=candidate.number, done=event.done, total=event.total,
-                images_per_second=event.images_per_second, eta_seconds=event.eta_seconds,
-            )
-        )  # fmt: skip
-
-    for _ in pausing(train_through(run, epochs, "finals", tell, checkpoint), bench.lock):
-        pass
-    student = _best(bench, run)
-    distillation.set_precision(student, "fp32")
-    return student.eval()
-
-
-def final_epochs(bench: Bench, course: Course) -> int:
-    """Epochs of a full distillation, at least one."""
-    per_epoch = course.feed.steps_per_epoch * course.feed.batch_size
-    examples = bench.recipe.final_budget.examples(len(course.feed.dataset.train))
-    return max(1, round(examples / per_epoch))
-
-
-def _best(bench: Bench, run: Run) -> Classifier:
-    """Of students that teach each other, the one that scores highest; most runs have one."""
-    data, students = bench.dataset, [s for s in run.students if isinstance(s, Classifier)]
-    if len(students) == 1:
-        return students[0]
-    said = [distillation.predict(student, data.score, data.input.size) for student in students]
-    return max(zip(students, said, strict=True), key=lambda pair: accuracy(*pair[1]))[0]
+    emit(Event("warning", text, stage="finals", trial=candidate.number))
 
 
 def _tested(logits: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -211,14 +199,16 @@ def _tested(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     return {"test_accuracy": share, "test_interval": list(interval)}
 
 
-def _test(bench: Bench, student: Classifier, candidate: Candidate, rank: int) -> dict[str, Any]:
-    """Everything that needs the student's answers; the only place where test data are seen."""
+def _test(
+    bench: Bench, student: Classifier, candidate: Candidate, rank: int
+) -> tuple[dict[str, Any], Tensor]:
+    """Everything that needs the student's answers, and its logits on the test split."""
     data = bench.dataset
     logits, labels = distillation.predict(student, data.test, data.input.size)
     taught = bench.teacher_on_test
     audit, audit_labels = distillation.predict(student, data.audit, data.input.size)
     tested, teacher_accuracy = _tested(logits, labels), accuracy(taught, labels)
-    return tested | {
+    metrics = tested | {
         "rank": rank,
         "trial": candidate.number,
         "fingerprint": candidate.fingerprint,
@@ -231,9 +221,10 @@ def _test(bench: Bench, student: Classifier, candidate: Candidate, rank: int) ->
         "ece": expected_calibration_error(logits.softmax(dim=1), labels),
         "teacher_ece": expected_calibration_error(taught.softmax(dim=1), labels),
         "checkpoint": "last",
-        "epochs": final_epochs(bench, bench.final),
+        "epochs": final_runs.final_epochs(bench, bench.final),
         "precision": "fp32",
     }
+    return metrics, logits
 
 
 def _export(bench: Bench, student: Classifier, candidate: Candidate, path: Path) -> dict[str, Any]:

@@ -275,6 +275,19 @@ TeacherOf = Annotated[str, typer.Argument(help="Teacher, as in search --teacher.
 Target = Annotated[
     str, typer.Argument(help="A final (its folder, or STUDY/RANK) or an architecture.json.")
 ]
+FinalOf = Annotated[str, typer.Argument(help="A final: STUDY/RANK, or its folder.")]
+OtherData = Annotated[
+    str | None,
+    _option("--data", "Other data with the same classes, as in search (default: the study's own)."),
+]
+Part = Annotated[
+    str,
+    _option(
+        "--split",
+        "test or audit; finals are reported on the test split, and evaluating chooses nothing "
+        "(default: test).",
+    ),
+]
 Engine = Annotated[
     str,
     _option("--engine", "onnxruntime, torch, cuda or 'command:PROGRAM' (default: onnxruntime)."),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +33,61 @@ def agreement(logits_a_NK: Tensor, logits_b_NK: Tensor) -> float:
         logits_b_NK: `[N, K]` of the other, on the same examples.
     """
     return _mean(logits_a_NK.argmax(1) == logits_b_NK.argmax(1))
+
+
+class Conditional(NamedTuple):
+    """A share among some of the examples.
+
+    Attributes:
+        share: In [0, 1]; NaN without examples.
+        examples: How many they are.
+    """
+
+    share: float
+    examples: int
+
+
+def agreement_by_teacher(
+    student_logits_NK: Tensor, teacher_logits_NK: Tensor, labels_N: Tensor
+) -> tuple[Conditional, Conditional]:
+    """Agreement where the teacher is right, and where it is wrong.
+
+    The first says how much of what the teacher knows the student has; the second, how often it
+    makes the very same mistake.
+
+    Args:
+        student_logits_NK: `[N, K]`.
+        teacher_logits_NK: `[N, K]`, the same examples and classes.
+        labels_N: int64 `[N]`.
+
+    Returns:
+        `(teacher right, teacher wrong)`.
+    """
+    teacher_N = teacher_logits_NK.argmax(1)
+    same_N = student_logits_NK.argmax(1) == teacher_N
+    right_N = teacher_N == labels_N
+    return (
+        Conditional(_mean(same_N[right_N]), int(right_N.sum())),
+        Conditional(_mean(same_N[~right_N]), int((~right_N).sum())),
+    )
+
+
+def right_by_class(logits_NK: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Right answers and examples of each class; their quotient is the class's recall.
+
+    Args:
+        logits_NK: `[N, K]`.
+        labels_N: int64 `[N]`, each in [0, K).
+
+    Returns:
+        Two int64 `[K]`.
+    """
+    classes = logits_NK.shape[1]
+    right_N = logits_NK.argmax(1) == labels_N
+    return (
+        torch.bincount(labels_N[right_N], minlength=classes),
+        torch.bincount(labels_N, minlength=classes),
+    )
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
@@ -73,11 +130,76 @@ def expected_calibration_error(probabilities_NK: Tensor, labels_N: Tensor, bins:
     """
     if not len(labels_N):
         return math.nan
+    filled = reliability(probabilities_NK, labels_N, bins)
+    gaps = (b.examples * abs(b.accuracy - b.confidence) for b in filled)
+    return sum(gaps) / len(labels_N)
+
+
+class Bin(NamedTuple):
+    """The examples whose confidence falls between two bounds.
+
+    Attributes:
+        confidence: Their mean, in [0, 1].
+        accuracy: Share of right answers, in [0, 1].
+        examples: How many they are, at least 1.
+    """
+
+    confidence: float
+    accuracy: float
+    examples: int
+
+
+def reliability(probabilities_NK: Tensor, labels_N: Tensor, bins: int = 15) -> list[Bin]:
+    """Accuracy by confidence, the points of a reliability diagram (Guo et al. 2017, figure 1).
+
+    Args:
+        probabilities_NK: `[N, K]`, rows sum to 1.
+        labels_N: int64 `[N]`.
+        bins: Number of equally wide bins over [0, 1], closed at the upper end.
+
+    Returns:
+        The bins that hold examples, by rising confidence.
+    """
     confidence_N, answer_N = probabilities_NK.double().max(1)
     bin_N = ((confidence_N * bins).ceil().long() - 1).clamp_(0, bins - 1)
-    gap_N = (answer_N == labels_N).double() - confidence_N
-    gap_per_bin = gap_N.new_zeros(bins).index_add_(0, bin_N, gap_N)
-    return float(gap_per_bin.abs().sum() / len(labels_N))
+    zeros = confidence_N.new_zeros(bins)
+    sure_B = zeros.index_add(0, bin_N, confidence_N)
+    right_B = zeros.index_add(0, bin_N, (answer_N == labels_N).double())
+    rows = zip(sure_B.tolist(), right_B.tolist(), bin_N.bincount(minlength=bins), strict=True)
+    return [Bin(sure / int(n), right / int(n), int(n)) for sure, right, n in rows if n]
+
+
+def overconfidence(probabilities_NK: Tensor, labels_N: Tensor) -> float:
+    """Mean confidence minus accuracy: above zero where a model is surer than it is right.
+
+    Args:
+        probabilities_NK: `[N, K]`, rows sum to 1.
+        labels_N: int64 `[N]`.
+
+    Returns:
+        A number in [-1, 1]; NaN without examples.
+    """
+    confidence_N, answer_N = probabilities_NK.double().max(1)
+    return float(confidence_N.mean()) - _mean(answer_N == labels_N)
+
+
+def mean_relative_drop(clean: float, corrupted: Sequence[float]) -> float:
+    """How much of its clean accuracy a model loses, on average over corruptions.
+
+    The mean of 1 − corrupted ÷ clean. Averaging over severities, and measuring what is lost
+    against the clean figure, is after the corruption errors of Hendrycks & Dietterich (2019);
+    theirs compare with a fixed network, this one with the model itself.
+
+    Args:
+        clean: Accuracy on the clean examples, in [0, 1].
+        corrupted: Accuracy on the same examples under each corruption, in [0, 1].
+
+    Returns:
+        At most 1, where 0 says that nothing is lost; NaN if `clean` is 0 or nothing was corrupted.
+    """
+    if not clean > 0 or not corrupted:
+        return math.nan
+    return sum(1 - value / clean for value in corrupted) / len(corrupted)
 
 
 def class_relation_preservation(
@@ -101,9 +223,21 @@ def class_relation_preservation(
     """
     student_P = pairwise_areas(student_logits_NK, labels_N)
     teacher_P = pairwise_areas(teacher_logits_NK, labels_N)
-    counts = teacher_P > 0  # false for NaN, too
+    return float(preserved(student_P, teacher_P).nanmean())
+
+
+def preserved(student_P: Tensor, teacher_P: Tensor) -> Tensor:
+    """What is kept of the teacher's power over each pair, 1 − |teacher − student| ÷ teacher.
+
+    Args:
+        student_P: Areas as `pairwise_areas` gives them.
+        teacher_P: The teacher's, of the same pairs.
+
+    Returns:
+        float64 `[P]`, at most 1; NaN for a pair that does not count.
+    """
     kept_P = 1 - (teacher_P - student_P).abs() / teacher_P
-    return float(kept_P[counts].mean())
+    return kept_P.where(teacher_P > 0, math.nan)  # the comparison is false for NaN, too
 
 
 def pairwise_areas(logits_NK: Tensor, labels_N: Tensor) -> Tensor:

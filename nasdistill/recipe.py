@@ -17,6 +17,7 @@ from nasdistill.options import Closed, nearest, without_password
 from nasdistill.recipe_objective import (
     ExamplesOptions,
     FeedOptions,
+    IterateOptions,
     MixOptions,
     ObjectiveOptions,
     RandAugmentOptions,
@@ -39,8 +40,8 @@ from nasdistill.recipe_yaml import line_of, parse_yaml, plain, read_yaml, write_
 
 __all__ = [
     "FREE", "UNNAMED", "Budget", "FeedOptions", "ObjectiveOptions", "Recipe", "Rungs",
-    "StageOptions", "TeacherOptions", "changed_keys", "from_stored", "line_of", "load_recipe",
-    "parse_yaml", "read_yaml",
+    "StageOptions", "SyntheticOptions", "TeacherOptions", "changed_keys", "from_stored", "line_of",
+    "load_recipe", "parse_yaml", "read_yaml",
 ]  # fmt: skip
 
 FREE = ("trials", "time_limit", "top_k", "workers")
@@ -100,6 +101,7 @@ class Recipe(Closed):
     learning_rate: float = Field(default=0.008, gt=0, allow_inf_nan=False)
     scoring: ObjectiveOptions = ObjectiveOptions()
     final: ObjectiveOptions = ObjectiveOptions()
+    iterate: IterateOptions | None = None
 
     @model_validator(mode="after")
     def _teachers_are_there(self) -> Recipe:
@@ -303,4 +305,5 @@ _MODELS: dict[str, type[Closed]] = {
     "rungs": Rungs, "scoring": ObjectiveOptions, "final": ObjectiveOptions, "final_budget": Budget,
     "first": Budget, "examples": ExamplesOptions, "stages": StageOptions, "feed": FeedOptions,
     "mix": MixOptions, "rand_augment": RandAugmentOptions, "synthetic": SyntheticOptions,
+    "iterate": IterateOptions,
 }  # fmt: skip

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from nasdistill.options import Closed, nearest
 from nasdistill.recipe_terms import COUPLED, ONE_LABEL, LabelsOptions, Temperature, TermOptions
-from nasdistill.recipe_values import BudgetText, ScheduleText, highest, share
+from nasdistill.recipe_values import BudgetText, Count, ScheduleText, highest, share
 
 Alpha = Annotated[ScheduleText, AfterValidator(share)]
 
@@ -74,8 +74,8 @@ class SyntheticOptions(Closed):
         steps: Optimisation steps for each.
     """
 
-    images: int = Field(default=4000, ge=2)
-    steps: int = Field(default=200, ge=1)
+    images: int = Field(default=2560, ge=2)
+    steps: int = Field(default=60, ge=1)
 
 
 class FeedOptions(Closed):
@@ -233,6 +233,29 @@ def _check_stages(options: ObjectiveOptions) -> None:
         before = stage.until
     if before != 1.0:
         raise ValueError(f"stages: the last ends at {before:g}; it must end at 1")
+
+
+class IterateOptions(Closed):
+    """A chain of finals, each teaching the next.
+
+    Attributes:
+        generations: How often a final's architecture is trained, each time taught by the time
+            before (born again).
+        assistants: Parameters of models between teacher and students, from large to small; each
+            teaches the next, the last one the students.
+    """
+
+    generations: int | None = Field(default=None, ge=2, le=20)
+    assistants: tuple[Count, ...] | None = Field(default=None, min_length=1, max_length=8)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> IterateOptions:
+        if (self.generations is None) == (self.assistants is None):
+            raise ValueError("give either generations or assistants")
+        sizes = self.assistants or ()
+        if any(after >= before for before, after in zip(sizes, sizes[1:], strict=False)):
+            raise ValueError("assistants: sizes must fall, from the teacher's side down")
+        return self
 
 
 class TeacherOptions(Closed):

@@ -24,7 +24,7 @@ from nasdistill.terminal import disk_problem
 
 COMMANDS = (
     "search", "resume", "distill", "report", "studies", "spaces", "teacher train",
-    "teacher evaluate", "profile", "export",
+    "teacher evaluate", "evaluate", "profile", "export",
 )  # fmt: skip
 
 
@@ -182,6 +182,7 @@ def test_bad_flags_are_told_all_at_once_and_leave_no_files(
         (("spaces", "moble"), "did you mean 'mobile'?"),
         (("profile", "none"), "neither a final nor an architecture.json"),
         (("export", "none", "1"), "no study 'none'"),
+        (("evaluate", "none/1"), "no study 'none'"),
     ],
 )
 def test_what_the_user_can_mend_is_one_message(

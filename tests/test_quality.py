@@ -12,9 +12,14 @@ from torch import Tensor
 from nasdistill.quality import (
     accuracy,
     agreement,
+    agreement_by_teacher,
     class_relation_preservation,
     expected_calibration_error,
+    mean_relative_drop,
+    overconfidence,
     pairwise_areas,
+    reliability,
+    right_by_class,
     wilson,
 )
 
@@ -122,3 +127,36 @@ def test_preservation_is_quick(classes: int, examples: int, seconds: float) -> N
     start = time.process_time()
     class_relation_preservation(student, teacher, labels)
     assert time.process_time() - start < seconds
+
+
+def test_agreement_where_the_teacher_is_right_and_wrong() -> None:
+    # Labels 0 0 1 1 1; the teacher answers 0 1 1 0 1, right on three; the student 0 1 0 1 1.
+    teacher = torch.eye(2)[[0, 1, 1, 0, 1]]
+    student = torch.eye(2)[[0, 1, 0, 1, 1]]
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    right, wrong = agreement_by_teacher(student, teacher, labels)
+    assert right == (pytest.approx(2 / 3), 3) and wrong == (0.5, 2)
+    right, wrong = agreement_by_teacher(student, torch.eye(2)[labels], labels)
+    assert right == (0.6, 5) and math.isnan(wrong.share) and wrong.examples == 0
+
+
+def test_right_by_class() -> None:
+    logits = torch.eye(4)[[0, 1, 1, 0, 1]]
+    right, examples = right_by_class(logits, torch.tensor([0, 0, 1, 1, 1]))
+    assert right.tolist() == [1, 2, 0, 0] and examples.tolist() == [2, 3, 0, 0]
+
+
+def test_reliability_and_overconfidence_by_hand() -> None:
+    probabilities = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.3, 0.7], [0.2, 0.8]])
+    labels = torch.tensor([0, 0, 0, 1])
+    low, high = reliability(probabilities, labels, bins=2)
+    assert low == (0.5, 1.0, 1)
+    assert high == (pytest.approx(0.8), pytest.approx(2 / 3), 3)
+    # Mean confidence (.5 + .9 + .7 + .8) / 4 = .725, accuracy .75.
+    assert overconfidence(probabilities, labels) == pytest.approx(-0.025)
+    assert reliability(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)) == []
+
+
+def test_mean_relative_drop_by_hand() -> None:
+    assert mean_relative_drop(0.8, [0.8, 0.6, 0.4]) == pytest.approx((0 + 0.25 + 0.5) / 3)
+    assert math.isnan(mean_relative_drop(0.0, [0.0])) and math.isnan(mean_relative_drop(0.8, []))

@@ -60,7 +60,7 @@ def run(study: Study, imported: Imported, begun: float, emit: OnEvent) -> Deadli
 
 def note_saved(study: Study, bench: Bench) -> None:
     """Stores how many answers the cache gave this worker without asking the teacher."""
-    saved = sum(cache.served - cache.asked for cache in bench.caches.values())
+    saved = sum(cache.served - cache.asked for cache in bench.faculty.caches.values())
     study.set(f"saved:cache:{study.worker}", max(0, saved))
 
 

@@ -20,6 +20,7 @@
     const paint = Array.isArray(roles) ? roles.map(color) : color(roles);
     if (trace.marker) trace.marker.color = paint;
     if (trace.line) trace.line.color = paint;
+    if (trace.error_x) trace.error_x.color = paint;
     if (trace.error_y) trace.error_y.color = paint;
     if (roles === "recommended") trace.marker.line = { width: 1.5, color: color("surface") };
   };
@@ -73,6 +74,19 @@
       press(button, "view");
       view = button.dataset.view;
       draw("trade-off");
+    }));
+
+  document.querySelectorAll("button[data-final]").forEach((button) =>
+    button.addEventListener("click", () => {
+      const chosen = button.dataset.final;
+      press(button, "final");
+      document.querySelectorAll("[data-of]").forEach((part) => {
+        part.hidden = part.dataset.of !== chosen;
+      });
+      Object.keys(figures).filter((name) => chosen in figures[name]).forEach((name) => {
+        shown[name] = chosen;
+        draw(name);
+      });
     }));
 
   // The theme follows the system; #light or #dark in the address, or the button, fixes it.

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from nasdistill.errors import UserError
 from nasdistill.options import Cost
-from nasdistill.report import figures, progress, tables, text
+from nasdistill.report import figures, progress, quality, quality_text, tables, text
 from nasdistill.results import COUNTED, StudyRecord
 
 _HERE = Path(__file__).parent
@@ -48,6 +48,7 @@ def render(record: StudyRecord) -> str:
     sections = [
         _trade_off(record, plots),
         _finals(record),
+        _quality(record, plots),
         _rungs(record, plots),
         _trust(record, plots),
         _stages(record, plots),
@@ -167,6 +168,29 @@ def _finals(record: StudyRecord) -> str:
         "split chose nothing."
     )
     return _section("Finals", tables.finals_table(record), note)
+
+
+def _quality(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
+    """What `evaluate` found; figures and text of one final at a time."""
+    title, judged = "Quality of the finals", quality.judged_finals(record)
+    if not record.finals:
+        return _section(title, "<p>No finals yet.</p>")
+    ranks = [final.rank for final, _ in judged]
+    missing = [f"{record.name}/{f.rank}" for f in record.finals if f.rank not in ranks]
+    todo = "".join(
+        f"<p>Not evaluated: <code>nasdistill evaluate {escape(name)}</code> does it.</p>"
+        for name in missing
+    )
+    if not judged:
+        return _section(title, todo)
+    first = next((final.rank for final, _ in judged if final.recommended), ranks[0])
+    drawn = quality.plots_of(judged, first)
+    plots |= drawn
+    labels = {f"final-{rank}": f"final {rank}" for rank in ranks}
+    bar = _buttons("final", labels, f"final-{first}") if len(judged) > 1 else ""
+    parts = {name: _figure(name, next(iter(variants.values()))) for name, variants in drawn.items()}
+    parts |= quality_text.blocks(judged, first)
+    return _section(title, bar + quality_text.arranged(parts) + todo, quality_text.NOTE)
 
 
 def _rungs(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:

@@ -44,10 +44,11 @@ def findings(quality: Quality) -> list[str]:
 
 def _classes_in_words(quality: Quality) -> str:
     bias, level = quality["bias"], quality["bias"]["level"]
-    changed = [row for row in quality["per_class"] if row["p"] <= level]
+    ranked = sorted(quality["per_class"], key=lambda row: row["difference"] or 0.0)
+    changed = [row for row in ranked if row["p"] <= level]
     worse = [f"{row['class']} ({points(row['difference'])})" for row in changed
              if row["difference"] < 0]  # fmt: skip
-    better = [f"{row['class']} ({points(row['difference'])})" for row in changed
+    better = [f"{row['class']} ({points(row['difference'])})" for row in reversed(changed)
               if row["difference"] > 0]  # fmt: skip
     said = []
     if worse:

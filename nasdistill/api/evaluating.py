@@ -1,0 +1,151 @@
+"""A final's quality against its teacher's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasdistill.api.places import STUDIES, OnEvent, final_folder, read_import, silent
+from nasdistill.errors import UserError
+from nasdistill.recipe import Recipe, from_stored
+from nasdistill.results import Event, StudyRecord, load_study, storage_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from nasdistill.data import Dataset, Split
+    from nasdistill.teacher import Teacher
+
+
+def evaluate(
+    target: str,
+    *,
+    data: str | None = None,
+    split: str = "test",
+    device: str = "auto",
+    on_event: OnEvent | None = None,
+) -> dict[str, Any]:
+    """Measures a final against its teacher: agreement, classes, calibration, robustness, bias.
+
+    On the study's own test split the figures are kept in the final's quality.json, where the report
+    finds them; on other examples nothing is written.
+
+    Args:
+        target: `STUDY/RANK`, or a final's folder inside its study.
+        data: Other data with the same classes; by default the study's own.
+        split: `test` or `audit`. Finals are reported on the test split; evaluating chooses nothing.
+        device: auto, cpu, cuda or cuda:N.
+        on_event: Told what happens.
+
+    Returns:
+        What `evaluation.evaluate` gives, and `file`: the file written, or None.
+
+    Raises:
+        UserError: If there is no such final, its data or teacher cannot be loaded or have changed,
+            or the other data have other classes.
+    """
+    from nasdistill import artifact, evaluation
+    from nasdistill.machine import pick_device, set_threads
+
+    if split not in ("test", "audit"):
+        raise UserError(f"--split {split!r}: allowed are test and audit")
+    folder, record = _locate(target)
+    recipe = from_stored(
+        record.recipe, {"study": record.name, "storage": storage_of(record.folder)}
+    )
+    imported, emit = read_import(recipe), on_event or silent
+    module, about = artifact.load(folder), artifact.read_input(folder)
+    set_threads(1)
+    place = pick_device(device)
+    emit(Event("stage", f"data {recipe.data}, teacher {recipe.teacher}", stage="evaluate"))
+    dataset = _own_data(record, recipe, place)
+    teacher = _teacher(record, recipe, dataset, place, imported, emit)
+    shown, order = dataset, None
+    if data is not None and data != recipe.data:
+        emit(Event("stage", f"data {data}", stage="evaluate"))
+        shown = _load(data, recipe, place, about["channels"], _side(about))
+        order = _order(dataset, shown)
+    part: Split = shown.test if split == "test" else shown.audit
+    emit(Event("stage", f"asking student and teacher: {len(part):,} examples", stage="evaluate"))
+    exam = evaluation.Exam(
+        teacher, part, (about["height"], about["width"]), dataset.classes, shown.name, split,
+        order=order,
+    )  # fmt: skip
+    quality = evaluation.evaluate(module.to(place), exam)
+    own = shown is dataset and split == "test"
+    file = evaluation.write_quality(folder, quality) if own else None
+    return {**quality, "final": f"{record.name}/{folder.name}", "file": file and str(file)}
+
+
+def _locate(target: str) -> tuple[Path, StudyRecord]:
+    """A final's folder and its study, from `STUDY/RANK` or from the folder itself."""
+    path = Path(target)
+    if path.is_dir() and path.resolve().parent.name == "finals":
+        study = path.resolve().parents[1]
+        record = load_study(study.name, study.parent)
+        return path, record
+    if target.count("/") != 1:
+        raise UserError(f"evaluate: {target!r} is neither STUDY/RANK nor the folder of a final")
+    study_name, rank = target.split("/")
+    return final_folder(study_name, rank), load_study(study_name, STUDIES)
+
+
+def _own_data(record: StudyRecord, recipe: Recipe, place: torch.device) -> Dataset:
+    dataset = _load(recipe.data, recipe, place, recipe.channels, recipe.image_size)
+    if record.data.get("fingerprint") != dataset.fingerprint:
+        raise UserError(
+            f"study {record.name!r}: the data {recipe.data!r} are not those it was made with"
+        )
+    return dataset
+
+
+def _load(
+    data: str, recipe: Recipe, place: torch.device, channels: int | None, side: int | None
+) -> Dataset:
+    from nasdistill.data import load_data
+
+    return load_data(
+        data, device=place, seed=recipe.seed, image_size=side, channels=channels,
+        root=recipe.data_root, skip_unreadable=recipe.skip_unreadable,
+    )  # fmt: skip
+
+
+def _teacher(
+    record: StudyRecord, recipe: Recipe, dataset: Dataset, place: torch.device, imported: Any,
+    emit: OnEvent,
+) -> Teacher:  # fmt: skip
+    from nasdistill.faculty import load_a_teacher
+
+    teacher = load_a_teacher(recipe, dataset, place, record.folder.parent, imported, emit)
+    if record.teacher.get("weights_hash") != teacher.weights_hash:
+        raise UserError(
+            f"study {record.name!r}: the teacher {recipe.teacher!r} has other weights than the one "
+            "it was made with"
+        )
+    return teacher
+
+
+def _side(about: dict[str, Any]) -> int | None:
+    """The side of a square picture; one of other proportions is cut from the data's own size."""
+    return int(about["height"]) if about["height"] == about["width"] else None
+
+
+def _order(own: Dataset, other: Dataset) -> list[int]:
+    """The label in `own` of each class of `other`.
+
+    Raises:
+        UserError: If they do not have the same classes.
+    """
+    if sorted(own.classes) != sorted(other.classes):
+        lacking = sorted(set(own.classes) - set(other.classes))
+        extra = sorted(set(other.classes) - set(own.classes))
+        parts = [("it lacks", lacking), ("it adds", extra)]
+        said = "; ".join(f"{word} {_few(names)}" for word, names in parts if names)
+        raise UserError(
+            f"--data {other.name!r} has other classes than the study's {own.name!r}: {said}"
+        )
+    return [own.classes.index(name) for name in other.classes]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (" …" if len(names) > 5 else "")

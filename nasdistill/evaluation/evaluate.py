@@ -1,0 +1,252 @@
+"""A student's quality against its teacher's, as one dictionary."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nasdistill import artifact
+from nasdistill.evaluation.bias import LEVEL, confusions, find_bias, holm, paired_p
+from nasdistill.evaluation.corruptions import CORRUPTIONS
+from nasdistill.evaluation.exam import Exam
+from nasdistill.files import write_whole
+from nasdistill.quality import (
+    accuracy,
+    agreement,
+    agreement_by_teacher,
+    mean_relative_drop,
+    overconfidence,
+    pairwise_areas,
+    preserved,
+    reliability,
+    right_by_class,
+    wilson,
+)
+from nasdistill.results.quality import QUALITY_FILE, VERSION
+
+WORST_PAIRS = 5
+
+
+def evaluate(student: nn.Module, exam: Exam, logits_NK: Tensor | None = None) -> dict[str, Any]:
+    """Compares a student with its teacher on the examples of an exam.
+
+    Args:
+        student: In eval mode, on the device of the exam's split; takes uint8 pictures.
+        exam: What is asked.
+        logits_NK: The student's answers to all clean examples, where they are known.
+
+    Returns:
+        JSON values: `accuracy`, `agreement`, `per_class`, `class_relations`, `calibration`,
+        `robustness` and `bias`, each of student and teacher; shares in [0, 1], and None where a
+        share has no examples.
+    """
+    start = time.perf_counter()
+    logits = exam.logits(student) if logits_NK is None else logits_NK
+    taught, labels = exam.taught, exam.labels
+    names = list(exam.classes)
+    per_class = _per_class(logits, taught, labels, names)
+    found = {
+        "version": VERSION,
+        "data": exam.data,
+        "split": exam.part,
+        "examples": len(labels),
+        "accuracy": {"student": _share(logits, labels), "teacher": _share(taught, labels)},
+        "agreement": _agreement(logits, taught, labels),
+        "per_class": per_class,
+        "class_relations": _relations(logits, taught, labels, names),
+        "calibration": {
+            "student": _calibration(logits, labels),
+            "teacher": _calibration(taught, labels),
+        },
+        "robustness": _robustness(student, logits, exam),
+        "bias": _bias(logits, taught, labels, names, per_class),
+        "seconds": time.perf_counter() - start,
+    }
+    plain: dict[str, Any] = _without_nan(found)
+    return plain
+
+
+def write_quality(folder: Path, quality: dict[str, Any]) -> Path:
+    """Writes a final's quality.json, whole or not at all.
+
+    Args:
+        folder: The final's.
+        quality: What `evaluate` gave.
+
+    Returns:
+        The file.
+    """
+    path = folder / QUALITY_FILE
+    write_whole(path, json.dumps(quality, indent=1, allow_nan=False))
+    return path
+
+
+def judge_final(folder: Path, exam: Exam, logits_NK: Tensor | None = None) -> None:
+    """Evaluates a final as it was stored, and writes its quality.json.
+
+    Args:
+        folder: The final's.
+        exam: On the test split of the study's data.
+        logits_NK: The final's answers to all clean examples, where they are known.
+
+    Raises:
+        UserError: If the final cannot be loaded.
+    """
+    student = artifact.load(folder).to(exam.split.labels.device)
+    write_quality(folder, evaluate(student, exam, logits_NK))
+
+
+def _interval(right: int, examples: int) -> dict[str, float]:
+    low, high = wilson(right, examples)
+    return {"value": right / examples if examples else math.nan, "low": low, "high": high}
+
+
+def _share(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    return _interval(int((logits.argmax(1) == labels).sum()), len(labels))
+
+
+def _agreement(logits: Tensor, taught: Tensor, labels: Tensor) -> dict[str, Any]:
+    right, wrong = agreement_by_teacher(logits, taught, labels)
+    return {
+        "all": agreement(logits, taught),
+        "teacher_right": right.share, "teacher_right_examples": right.examples,
+        "teacher_wrong": wrong.share, "teacher_wrong_examples": wrong.examples,
+    }  # fmt: skip
+
+
+def _per_class(
+    logits: Tensor, taught: Tensor, labels: Tensor, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Accuracy within each class, and how surely the student's is another than the teacher's."""
+    student_K, examples_K = right_by_class(logits, labels)
+    teacher_K, _ = right_by_class(taught, labels)
+    both_N = (logits.argmax(1) == labels) & (taught.argmax(1) == labels)
+    both_K = torch.bincount(labels[both_N], minlength=len(names))
+    counts = list(zip(*(t.tolist() for t in (student_K, teacher_K, both_K)), strict=True))
+    p_values = holm([paired_p(s - both, t - both) for s, t, both in counts])
+    rows = []
+    for name, n, (s, t, _), p in zip(names, examples_K.tolist(), counts, p_values, strict=True):
+        student, teacher = _interval(s, n), _interval(t, n)
+        rows.append({
+            "class": name, "examples": n, "student": student, "teacher": teacher,
+            "difference": student["value"] - teacher["value"], "p": p,
+        })  # fmt: skip
+    return rows
+
+
+def _relations(
+    logits: Tensor, taught: Tensor, labels: Tensor, names: Sequence[str]
+) -> dict[str, Any]:
+    """Class-relation preservation, and the pairs of classes that keep least."""
+    student_P, teacher_P = pairwise_areas(logits, labels), pairwise_areas(taught, labels)
+    kept_P = preserved(student_P, teacher_P)
+    pairs_2P = torch.triu_indices(len(names), len(names), offset=1)
+    order = kept_P.nan_to_num(math.inf).argsort(stable=True)[:WORST_PAIRS].tolist()
+    worst = [
+        {
+            "classes": [names[int(k)] for k in pairs_2P[:, i]], "preserved": float(kept_P[i]),
+            "student": float(student_P[i]), "teacher": float(teacher_P[i]),
+        }
+        for i in order if not math.isnan(kept_P[i])
+    ]  # fmt: skip
+    return {"preservation": float(kept_P.nanmean()), "worst_pairs": worst}
+
+
+def _calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    probabilities = logits.double().softmax(dim=1)
+    bins = reliability(probabilities, labels)
+    gaps = sum(each.examples * abs(each.accuracy - each.confidence) for each in bins)
+    return {
+        "ece": gaps / len(labels),
+        "confidence": float(probabilities.amax(1).mean()),
+        "overconfidence": overconfidence(probabilities, labels),
+        "bins": [each._asdict() for each in bins],
+    }
+
+
+def _robustness(student: nn.Module, logits: Tensor, exam: Exam) -> dict[str, Any]:
+    """Accuracy on the same pictures clean, under noise and blurred."""
+    labels = exam.labels[exam.chosen]
+    answers = {"student": exam.logits_corrupted(student, logits), "teacher": exam.taught_corrupted}
+    models = tuple(answers)
+    clean = {model: accuracy(answers[model][None], labels) for model in models}
+    rows: list[dict[str, Any]] = []
+    for each in CORRUPTIONS:
+        row: dict[str, Any] = {"kind": each.kind, "severity": each.severity}
+        row |= {model: accuracy(answers[model][each], labels) for model in models}
+        row["retention"] = {model: _ratio(row[model], clean[model]) for model in models}
+        row["agreement"] = agreement(answers["student"][each], answers["teacher"][each])
+        rows.append(row)
+    return {
+        "examples": len(labels),
+        "seed": exam.seed,
+        "clean": clean,
+        "rows": rows,
+        "mean_drop": {
+            model: mean_relative_drop(clean[model], [row[model] for row in rows])
+            for model in models
+        },
+    }
+
+
+def _bias(
+    logits: Tensor, taught: Tensor, labels: Tensor, names: Sequence[str], per_class: list[Any]
+) -> dict[str, Any]:
+    """Confusions with a verdict, and how unevenly accuracy and its loss lie over the classes."""
+    counts = confusions(logits.argmax(1), taught.argmax(1), labels, len(names))
+    judged, tested = find_bias(counts)
+    held = [row for row in per_class if row["examples"]]
+    loss = sum(-row["difference"] for row in held) / max(len(held), 1)
+    losing = sorted(
+        (row for row in held if -row["difference"] > max(loss, 0.0)),
+        key=lambda row: float(row["difference"]),
+    )
+    return {
+        "level": LEVEL,
+        "spread": {
+            model: _spread([row[model]["value"] for row in held])
+            for model in ("student", "teacher")
+        },
+        "mean_loss": loss,
+        "losing_classes": [
+            {"class": row["class"], "loss": -row["difference"], "p": row["p"]} for row in losing
+        ],
+        "tested_pairs": tested,
+        "confusions": [
+            {
+                "true": names[c.true], "answered": names[c.answered], "verdict": c.verdict,
+                "examples": c.examples, "teacher": c.teacher / c.examples,
+                "student": c.student / c.examples, "both": c.both / c.examples, "p": c.p,
+            }
+            for c in judged
+        ],
+    }  # fmt: skip
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    """Largest minus smallest, and the standard deviation over classes (of them all, not a draw)."""
+    if not values:
+        return {"range": math.nan, "deviation": math.nan}
+    mean = sum(values) / len(values)
+    variance = sum((value - mean) ** 2 for value in values) / len(values)
+    return {"range": max(values) - min(values), "deviation": math.sqrt(variance)}
+
+
+def _ratio(value: float, clean: float) -> float:
+    return value / clean if clean > 0 else math.nan
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: None stands for it."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,246 @@
+"""The runs behind a final: its own, those of its generations and assistants, its baseline."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nasdistill import artifact, distillation, locks, profile
+from nasdistill.bench import Bench, hash_seed
+from nasdistill.course import Course
+from nasdistill.distillation import Pace, Run
+from nasdistill.errors import UserError
+from nasdistill.models import Classifier
+from nasdistill.objective import MAIN
+from nasdistill.quality import accuracy
+from nasdistill.results import Candidate, Event
+from nasdistill.space import Architecture
+from nasdistill.study import Study, architecture_of
+from nasdistill.teacher import Teacher, weights_hash
+from nasdistill.teaching import train_through
+from nasdistill.trials import pausing, precision_for
+
+Emit = Callable[[Event], None]
+
+SAMPLES = 300
+"""Architectures among which an assistant of a given size is looked for."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out of the runs behind a final.
+
+    Attributes:
+        student: In eval mode, in fp32.
+        steps: One record for each run, in order: who taught, parameters, accuracy on the score and
+            the audit half, seconds are told elsewhere. Empty without `iterate`.
+    """
+
+    student: Classifier
+    steps: Sequence[dict[str, Any]] = ()
+
+
+def train_final(
+    study: Study, bench: Bench, candidate: Candidate, work: Path, rank: int, emit: Emit
+) -> Trained:
+    """Distils one candidate in full, by way of its generations or assistants if there are any.
+
+    With generations or assistants, the student that does best on the score half is taken: that may
+    be the one that the first teacher taught alone.
+
+    Args:
+        study: The study.
+        bench: What its finals share.
+        candidate: Whose architecture.
+        work: Folder of checkpoints.
+        rank: Of the final.
+        emit: Told what happens.
+    """
+    architecture = architecture_of(candidate)
+    iterate = bench.recipe.iterate
+
+    def train(course: Course, name: str, what: str) -> Classifier:
+        def tell(event: Event) -> None:
+            emit(replace(event, text=f"final {rank}, {what}: {event.text}", trial=candidate.number))
+
+        return run_in_full(study, bench, course, architecture, work / f"{name}.pt", name, tell)
+
+    direct = train(bench.final, "final", "distilling")
+    if iterate is None:
+        return Trained(direct)
+    students = [("teacher", direct)]
+    if iterate.generations is not None:
+        for generation in range(2, iterate.generations + 1):
+            before = _as_teacher(f"generation {generation - 1}", students[-1][1], bench)
+            name = f"generation-{generation}"
+            taught = train(taught_by(bench, before), name, f"generation {generation}")
+            students.append((before.name, taught))
+    else:
+        last = make_assistants(study, bench, emit)[-1]
+        students.append((last.name, train(taught_by(bench, last), "assisted", "assisted")))
+    steps = [{"taught_by": by, **_judged(bench, student)} for by, student in students]
+    best = max(range(len(steps)), key=lambda index: steps[index]["score_accuracy"])
+    steps[best]["chosen"] = True
+    if iterate.assistants is not None:
+        steps = [*study.attrs["assistants"], *steps]
+    return Trained(students[best][1], steps)
+
+
+def train_baseline(
+    study: Study, bench: Bench, candidate: Candidate, work: Path, rank: int, emit: Emit
+) -> Classifier:
+    """The same architecture on labels alone, with the same budget and seed."""
+
+    def tell(event: Event) -> None:
+        text = f"final {rank}, labels alone: {event.text}"
+        emit(replace(event, text=text, trial=candidate.number))
+
+    course, architecture = bench.final.labels_only(), architecture_of(candidate)
+    return run_in_full(study, bench, course, architecture, work / "baseline.pt", "final", tell)
+
+
+def run_in_full(
+    study: Study, bench: Bench, course: Course, architecture: Architecture, checkpoint: Path,
+    name: str, emit: Emit,
+) -> Classifier:  # fmt: skip
+    """One training at the final budget, gone on with where its checkpoint stands.
+
+    Args:
+        study: The study.
+        bench: What its runs share.
+        course: What this run is given.
+        architecture: Of the student.
+        checkpoint: Written after each epoch.
+        name: Enters the seed: two runs of one architecture begin with other weights if it differs.
+        emit: Told how it goes.
+
+    Returns:
+        The student after the last epoch, in eval mode and fp32; of students that teach each other
+        the one that scores highest.
+    """
+    course = course.for_architecture(architecture)
+    seed = study.recipe.seed if name == "final" else hash_seed((study.recipe.seed, name)) % 2**32
+    students = course.students(architecture, bench.dataset, seed)
+    epochs = final_epochs(bench, course)
+    per_epoch = course.feed.steps_per_epoch * course.feed.batch_size
+    total = epochs * per_epoch
+    run = course.run(
+        students,
+        horizon=total,
+        pace=Pace(bench.recipe.learning_rate, per_epoch, per_epoch, total),
+        seed=hash_seed((seed, architecture.fingerprint, "final")),
+        precision=precision_for(study, bench, course, students),
+    )
+    with locks.busy(bench.lock):
+        course.prepare(total, 0)
+    for _ in pausing(train_through(run, epochs, "finals", emit, checkpoint), bench.lock):
+        pass
+    student = _best(bench, run)
+    distillation.set_precision(student, "fp32")
+    return student.eval()
+
+
+def final_epochs(bench: Bench, course: Course) -> int:
+    """Epochs of a full distillation, at least one."""
+    per_epoch = course.feed.steps_per_epoch * course.feed.batch_size
+    examples = bench.recipe.final_budget.examples(len(course.feed.dataset.train))
+    return max(1, round(examples / per_epoch))
+
+
+def taught_by(bench: Bench, teacher: Teacher) -> Course:
+    """The course of finals, with another teacher in the place of the first."""
+    course = bench.final
+    answers = bench.faculty.frozen(teacher, course.feed.dataset)
+    return replace(course, teachers={**course.teachers, MAIN: answers})
+
+
+def make_assistants(study: Study, bench: Bench, emit: Emit) -> list[Teacher]:
+    """Trains the assistants that stand between teacher and students, each taught by the one before.
+
+    They are made once for all finals of a study, and kept in its folder (Mirzadeh et al., "Improved
+    Knowledge Distillation via Teacher Assistant", 2020).
+
+    Raises:
+        UserError: If the space has nothing of about that size.
+    """
+    iterate = bench.recipe.iterate
+    assert iterate is not None and iterate.assistants is not None
+    made: list[Teacher] = []
+    records: list[dict[str, Any]] = []
+    for number, size in enumerate(iterate.assistants, start=1):
+        folder = study.folder / "assistants" / str(number)
+        architecture = _of_size(study, bench, size)
+        course = bench.final if not made else taught_by(bench, made[-1])
+        if not (folder / "model.safetensors").exists():
+            _train_assistant(study, bench, course, architecture, folder, emit)
+        student = artifact.load(folder)
+        by = made[-1].name if made else "teacher"
+        made.append(_as_teacher(f"assistant {number}", student, bench))
+        records.append({"assistant": number, "taught_by": by, **_judged(bench, student)})
+    study.set("assistants", records)
+    return made
+
+
+def _train_assistant(
+    study: Study, bench: Bench, course: Course, architecture: Architecture, folder: Path, emit: Emit
+) -> None:
+    def tell(event: Event) -> None:
+        emit(replace(event, text=f"assistant {folder.name}: {event.text}"))
+
+    checkpoint = folder.with_name(f".{folder.name}.pt")
+    name = f"assistant-{folder.name}"
+    student = run_in_full(study, bench, course, architecture, checkpoint, name, tell)
+    artifact.write_final(
+        folder, module=student, architecture=architecture, input=bench.dataset.input,
+        classes=bench.dataset.classes, metrics={},
+        card=f"# Assistant {folder.name} of the study {study.folder.name}\n",
+    )  # fmt: skip
+    checkpoint.unlink(missing_ok=True)
+
+
+def _of_size(study: Study, bench: Bench, size: int) -> Architecture:
+    """The architecture of the space whose parameters come closest to a number."""
+    data, closest = bench.dataset, None
+    for number in range(SAMPLES):
+        architecture = study.space.random(random.Random(number))
+        params = profile.count(architecture, data.input, len(data.classes)).params
+        if closest is None or abs(params - size) < abs(closest[0] - size):
+            closest = (params, architecture)
+    assert closest is not None
+    if not size / 2 <= closest[0] <= size * 2:
+        raise UserError(
+            f"iterate.assistants: the space {study.space.name!r} has nothing of about {size:,} "
+            f"parameters; of {SAMPLES} architectures the closest has {closest[0]:,}"
+        )
+    return closest[1]
+
+
+def _as_teacher(name: str, student: nn.Module, bench: Bench) -> Teacher:
+    module = student.to(bench.dataset.train.labels.device).eval().requires_grad_(False)
+    return Teacher(
+        name, module, bench.dataset.input, len(bench.dataset.classes), weights_hash(module), {}
+    )
+
+
+def _judged(bench: Bench, student: nn.Module) -> dict[str, Any]:
+    """Parameters and accuracy, on validation data alone."""
+    data, size = bench.dataset, bench.dataset.input.size
+    return {
+        "params": profile.count_module(student, data.input).params,
+        "score_accuracy": accuracy(*distillation.predict(student, data.score, size)),
+        "audit_accuracy": accuracy(*distillation.predict(student, data.audit, size)),
+    }
+
+
+def _best(bench: Bench, run: Run) -> Classifier:
+    """Of students that teach each other, the one that scores highest; most runs have one."""
+    data, students = bench.dataset, [s for s in run.students if isinstance(s, Classifier)]
+    if len(students) == 1:
+        return students[0]
+    said = [distillation.predict(student, data.score, data.input.size) for student in students]
+    return max(zip(students, said, strict=True), key=lambda pair: accuracy(*pair[1]))[0]

@@ -1,0 +1,412 @@
+"""Bias and corruptions worked by hand, and a real final evaluated from the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import prepare, write_blobs
+from torch import nn
+from typer.testing import CliRunner
+
+from nasdistill import evaluation
+from nasdistill.cli import app
+from nasdistill.data import load_data
+from nasdistill.evaluation.bias import can_tell, confusions, find_bias, holm, paired_p
+from nasdistill.evaluation.corruptions import CORRUPTIONS, Corruption, corrupt
+from nasdistill.options import Input
+from nasdistill.results.quality import findings, read_quality
+from nasdistill.teacher import Teacher
+
+DRIVER = Path(__file__).parent / "killed_search.py"
+
+
+# -- bias -----------------------------------------------------------------------------------------
+
+
+def test_paired_test_by_hand() -> None:
+    assert paired_p(0, 0) == 1.0
+    assert paired_p(3, 3) == 1.0
+    assert paired_p(0, 5) == paired_p(5, 0) == 2 / 32
+    assert paired_p(0, 6) == 2 / 64
+    assert paired_p(2, 8) == 2 * (1 + 10 + 45) / 1024
+    # Fagerland et al. (2013), airway hyper-responsiveness: 1 and 7 discordant pairs, exact p .0703.
+    assert paired_p(1, 7) == pytest.approx(0.0703, abs=5e-5)
+    assert 0 < paired_p(300, 700) < 1e-30
+
+
+def test_holm_by_hand() -> None:
+    # Sorted .005 .01 .03 .04 times 4 3 2 1: .02 .03 .06 .04, and none below the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_six_examples_are_the_fewest_that_can_tell() -> None:
+    assert [can_tell(n) for n in (0, 5, 6)] == [False, False, True]
+
+
+def _answers(*runs: tuple[int, int, int, int]) -> tuple[torch.Tensor, ...]:
+    """Examples from runs of (label, student, teacher, how many); gives student, teacher, labels."""
+    rows = [run[:3] for run in runs for _ in range(run[3])]
+    random.Random(0).shuffle(rows)
+    labels, student, teacher = torch.tensor(rows).T
+    return student, teacher, labels
+
+
+def test_confusions_are_counted_by_true_class_and_answer() -> None:
+    student, teacher, labels = _answers((0, 0, 0, 3), (0, 1, 1, 2), (0, 1, 0, 1), (1, 0, 1, 4))
+    of_student, of_teacher, of_both = confusions(student, teacher, labels, 3).tolist()
+    assert of_student == [[3, 3, 0], [4, 0, 0], [0, 0, 0]]
+    assert of_teacher == [[4, 2, 0], [0, 4, 0], [0, 0, 0]]
+    assert of_both == [[3, 2, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_inherited_worsened_and_mended_by_hand() -> None:
+    answers = _answers(
+        (0, 0, 0, 80), (0, 1, 1, 12), (0, 0, 1, 4), (0, 1, 0, 4),  # 16 each: inherited
+        (1, 1, 1, 85), (1, 2, 1, 12), (1, 1, 2, 1), (1, 2, 2, 2),  # 14 against 3: worsened
+        (2, 2, 2, 88), (2, 2, 0, 12),  # 0 against 12: mended
+        (3, 3, 3, 95), (3, 3, 0, 3), (3, 0, 3, 2),  # 2 against 3, of too few to tell: inherited
+    )  # fmt: skip
+    judged, tested = find_bias(confusions(*answers, 4))
+    found = {(c.true, c.answered): c for c in judged}
+    assert {key: c.verdict for key, c in found.items()} == {
+        (0, 1): "inherited", (1, 2): "worsened", (2, 0): "mended", (3, 0): "inherited",
+    }  # fmt: skip
+    # (0, 1) has 8 discordant examples, (1, 2) 13, (2, 0) 12; (3, 0) has 5, and cannot tell.
+    assert tested == 3
+    assert found[0, 1].p == 1.0  # 4 to 4
+    assert found[1, 2].p == pytest.approx(2 * 2 * (1 + 13) / 2**13)  # second smallest of three
+    assert found[2, 0].p == pytest.approx(3 * 2 / 2**12)
+    worse = found[1, 2]
+    assert (worse.examples, worse.teacher, worse.student, worse.both) == (100, 3, 14, 2)
+    assert [c.student for c in judged] == [16, 14, 2, 0]
+
+
+def test_what_the_teacher_rarely_does_is_not_inherited() -> None:
+    # 2 of 100 are 2 %, but the lower end of their interval is .55 %.
+    judged, _ = find_bias(confusions(*_answers((0, 1, 1, 2), (0, 0, 0, 98), (1, 1, 1, 9)), 2))
+    assert judged == []
+    # The teacher's 10 of 100 (5.5 to 17.4 %), the student's 5 alike: fewer, but not surely.
+    answers = _answers((0, 1, 1, 5), (0, 0, 1, 5), (0, 0, 0, 90), (1, 1, 1, 9))
+    assert find_bias(confusions(*answers, 2)) == ([], 0)
+
+
+def test_two_equal_models_differ_in_nothing_beyond_chance() -> None:
+    """On 40 pairs of models with the same error rates, one false finding in 20 is allowed."""
+    false = 0
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.arange(2000) % 10
+        models = []
+        for _ in range(2):
+            wrong = torch.rand(2000, generator=generator) < 0.3
+            other = torch.randint(0, 10, (2000,), generator=generator)
+            models.append(torch.where(wrong, other, labels))
+        judged, tested = find_bias(confusions(*models, labels, 10))
+        assert tested > 0
+        false += any(c.verdict != "inherited" for c in judged)
+    assert false <= 4
+
+
+# -- corruptions ----------------------------------------------------------------------------------
+
+
+def test_noise_has_the_stated_deviation_and_is_cut_off() -> None:
+    images = torch.full((4, 1, 64, 64), 128, dtype=torch.uint8)
+    normal = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    worse = corrupt(images, Corruption("noise", 0.08), normal)
+    assert worse.dtype == torch.uint8
+    assert float(worse.float().std()) / 255 == pytest.approx(0.08, rel=0.03)
+    assert float(worse.float().mean()) == pytest.approx(128, abs=0.5)
+    stronger = corrupt(images, Corruption("noise", 0.16), normal)
+    assert ((stronger >= 128) == (worse >= 128)).float().mean() > 0.98
+    white = torch.full_like(images, 255)
+    assert 0 < float((corrupt(white, Corruption("noise", 0.1), normal) < 255).float().mean()) < 0.55
+
+
+def test_blur_is_a_gaussian_of_the_shorter_side() -> None:
+    images = torch.zeros(1, 3, 40, 50, dtype=torch.uint8)
+    images[:, :, 20, 25] = 255
+    found = corrupt(images, Corruption("blur", 0.05), torch.zeros(1))[0, 1].double()  # sigma 2
+    at = torch.arange(40.0).double() - 20
+    kernel = torch.exp(-(at**2) / 8)
+    row = 255 * (kernel / kernel.sum()).max() * kernel / kernel.sum()
+    assert found[:, 25].tolist() == pytest.approx(row.tolist(), abs=0.55)
+    assert torch.equal(found, found.flip(0).roll(1, 0))
+    grey = torch.full((1, 1, 16, 16), 77, dtype=torch.uint8)
+    for each in CORRUPTIONS:
+        if each.kind == "blur":
+            assert torch.equal(corrupt(grey, each, torch.zeros(1)), grey)
+
+
+# -- a whole evaluation ---------------------------------------------------------------------------
+
+
+class Bars(nn.Module):
+    """Scores three classes by the brightness of three bands."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        bands = images.float().mean(dim=(1, 3))
+        third = bands.shape[1] // 3
+        return torch.stack([bands[:, third * k : third * (k + 1)].mean(1) for k in range(3)], 1)
+
+
+class Counting(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.asked = inner, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.asked += len(images)
+        answers: torch.Tensor = self.inner(images)
+        return answers
+
+
+def _exam(folder: Path, teacher: nn.Module, side: int = 32, **more: Any) -> evaluation.Exam:
+    dataset = load_data(f"npz:{write_blobs(folder / 'b.npz')}", device=torch.device("cpu"))
+    asked = Teacher("t", teacher.eval(), Input(1, side, side), 3, "0", {})
+    names = ("a", "b", "c")
+    given = {"data": "blobs", "part": "test", "corrupted": 60} | more
+    return evaluation.Exam(asked, dataset.test, (16, 16), names, **given)
+
+
+def test_a_student_that_is_its_teacher_has_no_bias_of_its_own(tmp_path: Path) -> None:
+    found = evaluation.evaluate(Bars().eval(), _exam(tmp_path, Bars(), side=16))
+    assert found["agreement"]["all"] == 1.0
+    assert found["accuracy"]["student"] == found["accuracy"]["teacher"]
+    assert all(row["agreement"] == 1.0 for row in found["robustness"]["rows"])
+    assert found["class_relations"]["preservation"] == 1.0
+    assert not [c for c in found["bias"]["confusions"] if c["verdict"] != "inherited"]
+    assert len(found["class_relations"]["worst_pairs"]) == 3
+    assert "differs from the teacher's by more than chance" in findings(found)[0]
+
+
+def test_figures_are_those_of_the_answers(tmp_path: Path) -> None:
+    class Never(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            scores = Bars()(images)
+            return torch.stack([scores[:, 0], scores[:, 1] - 1e6, scores[:, 2]], 1)
+
+    exam = _exam(tmp_path, Bars())
+    found = evaluation.evaluate(Never().eval(), exam)
+    labels, counts = exam.labels, torch.bincount(exam.labels)
+    assert found["examples"] == 200 and found["robustness"]["examples"] == 60
+    rows = {row["class"]: row for row in found["per_class"]}
+    assert [rows[name]["examples"] for name in "abc"] == counts.tolist()
+    assert rows["b"]["student"]["value"] == 0.0 and rows["b"]["p"] < 1e-6
+    taught = exam.taught.argmax(1)
+    share = float((taught[labels == 1] == 1).double().mean())
+    assert rows["b"]["teacher"]["value"] == pytest.approx(share)
+    assert rows["b"]["difference"] == pytest.approx(-share)
+    own = [c for c in found["bias"]["confusions"] if c["verdict"] == "worsened"]
+    assert {c["true"] for c in own} == {"b"} and sum(c["student"] for c in own) <= 1
+    assert found["bias"]["losing_classes"][0]["class"] == "b"
+    student = [row["student"]["value"] for row in found["per_class"]]
+    assert found["bias"]["spread"]["student"]["range"] == pytest.approx(max(student))
+    assert found["bias"]["spread"]["student"]["deviation"] == pytest.approx(np.std(student))
+    right = found["agreement"]["teacher_right"]
+    assert right == pytest.approx(
+        float(((taught == labels) & (exam.logits(Never()).argmax(1) == taught)).sum())
+        / float((taught == labels).sum())
+    )
+    assert found["agreement"]["teacher_right_examples"] + found["agreement"][
+        "teacher_wrong_examples"
+    ] == len(labels)
+    assert "b (−" in findings(found)[0] and "worsened" in findings(found)[1]
+
+
+def test_the_teacher_is_asked_once_and_both_see_the_same_pictures(tmp_path: Path) -> None:
+    teacher = Counting(Bars())
+    exam = _exam(tmp_path, teacher)
+    first, second = (evaluation.evaluate(Bars().eval(), exam) for _ in range(2))
+    assert teacher.asked == 200 + 60 * (1 + len(CORRUPTIONS))
+    assert first["robustness"] == second["robustness"]
+    seen: dict[str, list[torch.Tensor]] = {"a": [], "b": []}
+
+    def note(name: str) -> Any:
+        return lambda images: seen[name].append(images.clone()) or torch.zeros(len(images), 3)
+
+    exam._ask(note("a"), None)
+    exam._ask(note("b"), None)
+    assert all(torch.equal(a, b) for a, b in zip(seen["a"], seen["b"], strict=True))
+    assert len(seen["a"]) == 1 + len(CORRUPTIONS) and not torch.equal(seen["a"][0], seen["a"][1])
+
+
+def test_robustness_rows_by_hand(tmp_path: Path) -> None:
+    exam = _exam(tmp_path, Bars())
+    found = evaluation.evaluate(Bars().eval(), exam)["robustness"]
+    labels, answers = exam.labels[exam.chosen], exam._ask(Bars(), None)
+    assert [(row["kind"], row["severity"]) for row in found["rows"]] == [
+        (each.kind, each.severity) for each in CORRUPTIONS
+    ]
+    clean = float((answers[None].argmax(1) == labels).double().mean())
+    drops = []
+    for each, row in zip(CORRUPTIONS, found["rows"], strict=True):
+        share = float((answers[each].argmax(1) == labels).double().mean())
+        assert row["student"] == share
+        assert row["retention"]["student"] == pytest.approx(share / clean)
+        drops.append(1 - share / clean)
+    assert found["clean"]["student"] == clean
+    assert found["mean_drop"]["student"] == pytest.approx(sum(drops) / len(drops))
+
+
+def test_labels_in_another_order_are_put_in_the_teachers(tmp_path: Path) -> None:
+    plain = _exam(tmp_path, Bars())
+    turned = _exam(tmp_path, Bars(), order=(2, 0, 1))
+    assert turned.labels.tolist() == [[2, 0, 1][k] for k in plain.labels.tolist()]
+
+
+def test_a_class_without_examples_gives_no_nan_in_json(tmp_path: Path) -> None:
+    exam = _exam(tmp_path, Bars())
+    exam.classes = ("a", "b", "c", "d")
+
+    class Wider(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.cat([Bars()(images), torch.full((len(images), 1), -1e3)], 1)
+
+    exam.teacher.module = Wider().eval()
+    found = evaluation.evaluate(Wider().eval(), exam)
+    path = evaluation.write_quality(tmp_path, found)
+    assert read_quality(tmp_path) == json.loads(path.read_text()) == found
+    assert found["per_class"][3]["student"] == {"value": None, "low": 0.0, "high": 1.0}
+    assert not any(math.isnan(v) for v in found["bias"]["spread"]["student"].values())
+
+
+def test_another_version_is_not_read(tmp_path: Path) -> None:
+    assert read_quality(tmp_path) is None
+    for content in ("{", "[]", '{"version": 0}', b"\xff"):
+        data = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / "quality.json").write_bytes(data)
+        assert read_quality(tmp_path) is None
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = prepare(tmp_path_factory.mktemp("done"))
+    subprocess.run([sys.executable, str(DRIVER), "never"], cwd=folder, check=True, timeout=300)
+    return folder
+
+
+@pytest.fixture
+def study(done: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(done)
+    return done
+
+
+def _run(*arguments: str) -> SimpleNamespace:
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr)
+
+
+def test_a_search_leaves_the_quality_of_its_finals(study: Path) -> None:
+    finals = sorted((study / "studies/small/finals").glob("*/metrics.json"))
+    assert finals
+    for path in finals:
+        quality, metrics = read_quality(path.parent), json.loads(path.read_text())
+        assert quality is not None
+        assert quality["accuracy"]["student"]["value"] == pytest.approx(metrics["test_accuracy"])
+        assert quality["agreement"]["all"] == pytest.approx(metrics["agreement"])
+        assert quality["calibration"]["student"]["ece"] == pytest.approx(metrics["ece"], abs=1e-6)
+        kept = metrics["class_relation_preservation"]
+        assert quality["class_relations"]["preservation"] == pytest.approx(kept)
+    assert "Quality of the finals" in (study / "reports/small/index.html").read_text("utf-8")
+
+
+def test_evaluate_prints_json_and_writes_the_file(study: Path) -> None:
+    file = study / "studies/small/finals/1/quality.json"
+    file.unlink(missing_ok=True)
+    result = _run("evaluate", "small/1", "--json", "--device", "cpu")
+    assert result.code == 0
+    found = json.loads(result.out)
+    assert found.pop("final") == "small/1" and Path(found.pop("file")).samefile(file)
+    assert json.loads(file.read_text()) == found
+    assert found["examples"] == 200 and found["robustness"]["examples"] == 200
+    again = json.loads(_run("evaluate", str(file.parent), "--json").out)
+    for name in set(found) - {"seconds"}:
+        assert again[name] == found[name], name
+
+
+def test_evaluate_prints_tables_and_sentences(study: Path) -> None:
+    text = _run("evaluate", "small/1").out
+    for expected in (
+        "agreement", "where the teacher is wrong", "calibration error", "By class", "blur",
+        "class relations kept", "noise", "teacher is", "Written: ", "nasdistill report small",
+    ):  # fmt: skip
+        assert expected in text, expected
+
+
+def test_other_data_and_other_splits_write_nothing(study: Path) -> None:
+    file = study / "studies/small/finals/1/quality.json"
+    _run("evaluate", "small/1")
+    before = file.read_bytes()
+    audit = json.loads(_run("evaluate", "small/1", "--split", "audit", "--json").out)
+    assert audit["split"] == "audit" and audit["file"] is None and audit["examples"] < 200
+    write_blobs(study / "other.npz", train=90, test=30, size=24)
+    other = json.loads(_run("evaluate", "small/1", "--data", "npz:other.npz", "--json").out)
+    assert other["data"] == "npz:other.npz" and other["examples"] == 30 and other["file"] is None
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("none/1",), "no study 'none'"),
+        (("small/9",), "has no final '9'"),
+        (("small",), "neither STUDY/RANK nor the folder of a final"),
+        (("small/1", "--split", "train"), "allowed are test and audit"),
+        (("small/1", "--device", "abacus"), "--device 'abacus'"),
+        (("small/1", "--data", "npz:more.npz"), "has other classes than the study's"),
+        (("small/1", "--data", "npz:none.npz"), "none.npz"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_message(
+    arguments: tuple[str, ...], words: str, study: Path
+) -> None:
+    arrays = dict(np.load("blobs.npz"))
+    np.savez("more.npz", **(arrays | {"labels": np.arange(600) % 4}))
+    result = _run("evaluate", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert "Traceback" not in result.err and words in result.err
+
+
+def test_a_changed_teacher_or_changed_data_are_refused(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(done, tmp_path / "copy")
+    monkeypatch.chdir(folder)
+    own = Path("own.py").read_text()
+    Path("own.py").write_text(own.replace("= 0.3", "= 0.2"))
+    result = _run("evaluate", "small/1")
+    assert result.code == 2 and "has other weights" in result.err
+    Path("own.py").write_text("def nothing(classes, input): ...\n")
+    result = _run("evaluate", "small/1")
+    assert result.code == 2 and "unknown teacher" in result.err
+    Path("own.py").write_text(own)
+    write_blobs(Path("blobs.npz"), train=500)
+    result = _run("evaluate", "small/1")
+    assert result.code == 2 and "are not those it was made with" in result.err
+
+
+def test_a_final_whose_evaluation_was_lost_gets_it_with_the_next_command(study: Path) -> None:
+    finals = study / "studies/small/finals"
+    ranks = sorted(path.parent.name for path in finals.glob("*/metrics.json"))
+    lost = finals / ranks[0] / "quality.json"
+    lost.unlink()
+    assert _run("distill", "small", "--top-k", str(len(ranks))).code == 0
+    assert read_quality(lost.parent) is not None
