@@ -179,7 +179,9 @@ class MeanAnswers(Answers):
             known_TB = torch.stack([everyone if o.known is None else o.known for o in said])
             weight_TB, known = weight_TB * known_TB, known_TB.any(dim=0)
         if self.by != "shares":
-            weight_TB = weight_TB * BY[self.by](log_p_TBC, question.batch.labels)
+            weighed_TB = weight_TB * BY[self.by](log_p_TBC, question.batch.labels)
+            # Who is left out otherwise may know no answer: then those that do count as given.
+            weight_TB = torch.where(weighed_TB.sum(dim=0) > 0, weighed_TB, weight_TB)
         weight_TB = weight_TB / weight_TB.sum(dim=0).clamp_min(1e-12)
         mean_BC = torch.logsumexp(log_p_TBC + weight_TB.clamp_min(1e-30).log()[..., None], dim=0)
         return Outputs(mean_BC, known=known)

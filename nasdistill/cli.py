@@ -235,6 +235,29 @@ def teacher_evaluate(
     _print_card(card, as_json)
 
 
+@teacher_app.command("record")
+def teacher_record(
+    teacher: flags.TeacherOf,
+    out: flags.TableOut,
+    data: flags.DataOf = "fashion-mnist-mini",
+    weights: flags.Weights = None,
+    device: flags.DeviceOf = "auto",
+    image_size: flags.ImageSizeOf = None,
+    channels: flags.ChannelsOf = None,
+    seed: flags.SeedOf = 0,
+    import_file: flags.Import = None,
+    as_json: flags.Json = False,
+) -> None:
+    """Write a teacher's answers about the training examples to a table, which can teach for it."""
+    options: dict[str, Any] = {
+        "data": data, "out": out, "weights": weights, "device": device, "image_size": image_size,
+        "channels": channels, "seed": seed, "import_file": import_file,
+    }  # fmt: skip
+    count = _shown(lambda api, emit: api.teacher_record(teacher, **options, on_event=emit))
+    done = {"path": str(out), "examples": count}
+    print(json.dumps(done) if as_json else f"Written: {out}, {count:,} examples")
+
+
 @app.command()
 def evaluate(
     final: flags.FinalOf,
@@ -257,6 +280,45 @@ def evaluate(
     for table in quality_tables(quality):
         console().print(table)
     print("\n".join(quality_lines(quality)))
+
+
+@app.command()
+def tune(
+    target: flags.TuneTarget,
+    over: flags.Over = "temperature,alpha",
+    temperatures: flags.Temperatures = None,
+    alphas: flags.Alphas = None,
+    epochs: flags.TuneEpochs = 2,
+    data: flags.OtherData = None,
+    teacher: flags.TuneTeacher = None,
+    as_json: flags.Json = False,
+) -> None:
+    """Try temperatures and alpha on one architecture, on validation data."""
+    numbers = {"temperatures": _numbers(temperatures), "alphas": _numbers(alphas)}
+    names = tuple(part.strip() for part in over.split(","))
+    outcome = _shown(
+        lambda api, emit: api.tune(
+            target, over=names, **numbers, epochs=epochs, data=data, teacher=teacher, on_event=emit
+        )
+    )
+    if as_json:
+        whole = {"points": outcome.points, "best": outcome.best, "picture": str(outcome.picture)}
+        print(json.dumps(whole))
+        return
+    from nasdistill.display import tune_lines, tune_table
+
+    console().print(tune_table(outcome.points, outcome.best))
+    print("\n".join(tune_lines(outcome.best, outcome.picture)))
+
+
+def _numbers(text: str | None) -> tuple[float, ...] | None:
+    """Numbers, separated by commas."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}: write numbers separated by commas") from None
 
 
 @app.command()

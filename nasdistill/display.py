@@ -214,3 +214,29 @@ def profile_lines(figures: Mapping[str, Any]) -> list[str]:
         f"{latency['q1_ms']:.3f} to {latency['q3_ms']:.3f} ms ({latency['engine']}, batch "
         f"{latency['batch']}, {latency['threads']} thread(s))",
     ]
+
+
+def tune_table(points: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> Table:
+    """The points of a grid, best marked."""
+    names = [name for name in points[0] if name not in ("accuracy", "low", "high")]
+    table = Table(title="On the score half of the validation split (* best)")
+    for column in ("", *names, "accuracy", "95 % interval"):
+        table.add_column(column)
+    for point in points:
+        values = [f"{point[name]:g}" for name in names]
+        bounds = f"{point['low']:.3f}–{point['high']:.3f}"
+        mark = "*" if point == best else ""
+        table.add_row(mark, *values, f"{point['accuracy']:.4f}", bounds)
+    return table
+
+
+def tune_lines(best: Mapping[str, Any], picture: Path) -> list[str]:
+    """What the best point means for a search."""
+    flags = " ".join(
+        f"--{name} {best[name]:g}" for name in ("temperature", "alpha") if name in best
+    )
+    return [
+        f"To search with it: nasdistill search {flags}",
+        "Points whose intervals overlap cannot be told apart by one run each.",
+        f"Picture: {picture}",
+    ]

@@ -308,7 +308,8 @@ def _train_step(run: Run, batch: Batch) -> Tensor:
     with autocast(run.device, run.precision):
         loss = run.loss(batch)
     run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    if loss.requires_grad:  # else all weights are 0 now
+        loss.backward()  # type: ignore[no-untyped-call]
     run.optimizer.step()
     return loss.detach()
 

@@ -38,7 +38,7 @@ class Trained:
     Attributes:
         student: In eval mode, in fp32.
         steps: One record for each run, in order: who taught, parameters, accuracy on the score and
-            the audit half, seconds are told elsewhere. Empty without `iterate`.
+            the audit half. Empty without `iterate`.
     """
 
     student: Classifier
@@ -106,9 +106,9 @@ def train_baseline(
 
 def run_in_full(
     study: Study, bench: Bench, course: Course, architecture: Architecture, checkpoint: Path,
-    name: str, emit: Emit,
+    name: str, emit: Emit, epochs: int | None = None,
 ) -> Classifier:  # fmt: skip
-    """One training at the final budget, gone on with where its checkpoint stands.
+    """One training, gone on with where its checkpoint stands.
 
     Args:
         study: The study.
@@ -118,6 +118,7 @@ def run_in_full(
         checkpoint: Written after each epoch.
         name: Enters the seed: two runs of one architecture begin with other weights if it differs.
         emit: Told how it goes.
+        epochs: Passes over the training split; those of finals if not given.
 
     Returns:
         The student after the last epoch, in eval mode and fp32; of students that teach each other
@@ -126,7 +127,7 @@ def run_in_full(
     course = course.for_architecture(architecture)
     seed = study.recipe.seed if name == "final" else hash_seed((study.recipe.seed, name)) % 2**32
     students = course.students(architecture, bench.dataset, seed)
-    epochs = final_epochs(bench, course)
+    epochs = epochs or final_epochs(bench, course)
     per_epoch = course.feed.steps_per_epoch * course.feed.batch_size
     total = epochs * per_epoch
     run = course.run(

@@ -299,3 +299,28 @@ Format = Annotated[str, _option("--format", "onnx or torch-export (default: onnx
 OutFile = Annotated[
     Path | None, _option("--out", "File to write (default: STUDY-RANK.onnx or .pt2 here).")
 ]
+
+# -- tune, teacher record --------------------------------------------------------------------------
+
+TuneTarget = Annotated[
+    str, typer.Argument(help="A study (its recommended final, or best trial) or architecture.json.")
+]
+Over = Annotated[str, _option("--over", "temperature, alpha or both (default: temperature,alpha).")]
+Temperatures = Annotated[
+    str | None, _option("--temperatures", "Temperatures to try (default: 1,2,3,5,7,10,15).")
+]
+Alphas = Annotated[
+    str | None,
+    _option("--alphas", "Weights of the labels to try, 0 to 1 (default: 0,0.1,0.3,0.5,0.7)."),
+]
+TuneEpochs = Annotated[
+    int,
+    typer.Option("--epochs", min=1, help="Epochs for each point (default: 2).", show_default=False),
+]
+TuneTeacher = Annotated[
+    str | None,
+    _option("--teacher", "Teacher, for an architecture.json, as in search (default: auto)."),
+]
+TableOut = Annotated[
+    Path, _option("--out", "File to write: .parquet or .npz; must not exist (required).")
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasdistill.errors import UserError
+from nasdistill.files import write_whole
 
 FORMS = ("logits", "probabilities", "top_indices", "labels")
 LEAST = 1e-6
@@ -71,6 +74,30 @@ def read_table(path: Path, names: Sequence[str], classes: Sequence[str], missing
     return Table(np.where(known[:, None], answers[rows], np.float32(0)), known)
 
 
+def write_table(path: Path, names: Sequence[str], probabilities: NDArray[np.float64]) -> None:
+    """Writes answers in the form that `read_table` reads.
+
+    Args:
+        path: `.parquet` or `.npz`.
+        names: Of the examples.
+        probabilities: `[N, C]`, rows sum to 1.
+
+    Raises:
+        UserError: If the ending is another, or a package is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    if path.suffix == ".npz":
+        np.savez(buffer, ids=np.array(names), probabilities=probabilities.astype(np.float32))
+    elif path.suffix == ".parquet":
+        arrow, parquet = _pyarrow(path)
+        rows = {"id": list(names), "probabilities": probabilities.astype(np.float32).tolist()}
+        parquet.write_table(arrow.table(rows), buffer)
+    else:
+        raise UserError(f"table {path}: its name must end in .parquet or .npz")
+    write_whole(path, buffer.getvalue())
+
+
 def _columns(path: Path) -> dict[str, Any]:
     """The arrays of a file, the ids under `ids`."""
     if not path.is_file():
@@ -83,7 +110,7 @@ def _columns(path: Path) -> dict[str, Any]:
             columns = _parquet(path)
         else:
             raise UserError(f"table {path}: its name must end in .parquet or .npz")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"table {path}: cannot be read ({error})") from None
     columns = {{"id": "ids", "label": "labels"}.get(k, k): v for k, v in columns.items()}
     if "ids" not in columns:
@@ -92,14 +119,20 @@ def _columns(path: Path) -> dict[str, Any]:
 
 
 def _parquet(path: Path) -> dict[str, Any]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise UserError(
-            f"table {path}: reading Parquet needs pyarrow: pip install 'nasdistill[parquet]'"
-        ) from None
+    _, parquet = _pyarrow(path)
     table = parquet.read_table(path)
     return {name: table[name].to_pylist() for name in table.column_names}
+
+
+def _pyarrow(path: Path) -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(
+            f"table {path}: Parquet needs pyarrow: pip install 'nasdistill[parquet]'"
+        ) from None
+    return pyarrow, pyarrow.parquet
 
 
 def _log_probabilities(

@@ -253,7 +253,7 @@ def _keep_output(read: dict[str, Tensor], layer: str) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
         found = _tensor(output)
         assert found is not None, f"{layer} gives no tensor"
-        read[layer] = found
+        read[layer] = found.clone()  # the next module may change it in place
 
     return hook
 
@@ -262,7 +262,7 @@ def _keep_input(read: dict[str, Tensor], layer: str) -> Any:
     def hook(module: nn.Module, inputs: Any) -> None:
         found = _tensor(inputs)
         assert found is not None, f"{layer} takes no tensor"
-        read[layer] = found
+        read[layer] = found.clone()  # this module may change it in place
 
     return hook
 

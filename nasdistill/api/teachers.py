@@ -127,6 +127,61 @@ def teacher_evaluate(
     return card
 
 
+def teacher_record(
+    spec: str,
+    *,
+    data: str,
+    out: Path,
+    weights: str | None = None,
+    device: str = "auto",
+    image_size: int | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    import_file: str | None = None,
+    on_event: OnEvent | None = None,
+) -> int:
+    """Writes what a teacher says about each training example: a table that can teach in its place.
+
+    Args:
+        spec: The teacher, as in `search`.
+        data: The data, as in `search`.
+        out: `.parquet` or `.npz`; must not exist.
+        weights: File with the teacher's weights.
+        device: Where it runs.
+        image_size: As in `search`.
+        channels: As in `search`.
+        seed: Of the splits, as in `search`.
+        import_file: A user's own Python.
+        on_event: Told what happens.
+
+    Returns:
+        Number of examples recorded.
+
+    Raises:
+        UserError: If the file exists, or the teacher or the data cannot be used.
+    """
+    import torch
+
+    from nasdistill import distillation
+    from nasdistill.data import load_data
+    from nasdistill.faculty import load_a_teacher
+    from nasdistill.machine import pick_device, set_threads
+    from nasdistill.table import write_table
+
+    if out.exists():
+        raise UserError(f"--out {out}: exists already; nothing was written")
+    imported = read_import(Recipe(import_file=import_file))
+    set_threads(1)
+    place = pick_device(device)
+    dataset = load_data(data, device=place, seed=seed, image_size=image_size, channels=channels)
+    recipe = Recipe(data=data, teacher=spec, weights=weights)
+    teacher = load_a_teacher(recipe, dataset, place, STUDIES, imported, on_event or silent)
+    logits, _ = distillation.predict(teacher.module, dataset.train, teacher.input.size)
+    probabilities = torch.softmax(logits.double(), dim=1).numpy()
+    write_table(out, dataset.names, probabilities)
+    return len(dataset.names)
+
+
 def _teacher_card(card: Mapping[str, Any]) -> str:
     rows = "\n".join(f"| {key} | {value} |" for key, value in card.items())
     return (

@@ -12,6 +12,8 @@ BalanceKind = Literal["value", "gradient"]
 MOMENTUM = 0.95
 EVERY = 10
 """Steps between two looks at the gradients: each look is a backward pass for every term."""
+LEAST = 1e-8
+"""A size that a loss can still be divided by."""
 
 
 class Balance(nn.Module):
@@ -19,7 +21,7 @@ class Balance(nn.Module):
 
     The size is the loss itself, or the norm of its gradient with respect to the student's
     parameters (as in GradNorm, Chen et al., 2018, but without a learned weight). It is a running
-    mean with momentum 0.95, begun with the first value seen.
+    mean with momentum 0.95, begun with the first value above 0; until then a loss stays as it is.
 
     Args:
         kind: `value` or `gradient`.
@@ -57,11 +59,12 @@ class Balance(nn.Module):
             elif self._seen[index] % EVERY == 0:
                 self._note(index, _gradient_norm(loss, parameters))
             self._seen[index] += 1
-        return {index: loss / self.size[index].clamp_min(1e-8) for index, loss in losses.items()}
+        sizes = torch.where(self.size > LEAST, self.size, torch.ones_like(self.size))
+        return {index: loss / sizes[index] for index, loss in losses.items()}
 
     def _note(self, index: int, now: Tensor) -> None:
         """Brings a new size into the running mean."""
-        before = now if self._seen[index] == 0 else self.size[index]
+        before = torch.where(self.size[index] > LEAST, self.size[index], now)
         sizes = list(self.size.unbind())
         sizes[index] = MOMENTUM * before + (1.0 - MOMENTUM) * now
         self.size = torch.stack(sizes)  # not in place: a graph may still hold the old one

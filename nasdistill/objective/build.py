@@ -93,8 +93,16 @@ def _identity(stage: StageOptions, number: int, index: int) -> str:
 
 
 def _both(first: Weighted, second: Weighted) -> Weighted:
-    """One term with the weights of two stages."""
-    return replace(first, weight=lambda progress: first.weight(progress) + second.weight(progress))
+    """One term with the weights of two stages, wherever they act."""
+
+    def added(one: Schedule, other: Schedule) -> Schedule:
+        return lambda progress: one(progress) + other(progress)
+
+    term = first.term
+    if isinstance(term, (AdversarialLogits, AdversarialFeatures)):
+        assert isinstance(second.term, (AdversarialLogits, AdversarialFeatures))
+        term = replace(term, strength=added(term.strength, second.term.strength))
+    return replace(first, term=term, weight=added(first.weight, second.weight))
 
 
 Place = Callable[[Schedule], Schedule]
@@ -126,6 +134,6 @@ def _weighted(item: Any, weight: Place, value: Place) -> Weighted:
         given["temperature"] = value(schedule(given["temperature"]))
     own = weight(schedule(item.weight))
     if item.term in ACTS_INSIDE:
-        given[ACTS_INSIDE[item.term]] = value(schedule(item.weight))
+        given[ACTS_INSIDE[item.term]] = own
         own = weight(constant(1.0))
     return Weighted(TERMS[item.term](**given), own, getattr(item, "teacher", MAIN))

@@ -70,7 +70,7 @@ def by_depth(
 
 @dataclass(frozen=True)
 class OnLayers(Term):
-    """A term on intermediate outputs: the mean over its pairs of layers.
+    """A term on intermediate outputs: the mean over its pairs of layers, compared in float32.
 
     Attributes:
         layers: The teacher's layers by the student's, by name or number; `auto` to find them.
@@ -162,7 +162,8 @@ class OnLayers(Term):
                 [teacher.features[name].detach() for name in pair.teachers],
                 self.combine,
             )
-            losses.append(self.compare(mine, theirs, helper, progress))
+            with torch.autocast(mine.device.type, enabled=False):
+                losses.append(self.compare(mine, theirs, helper, progress))
         return torch.stack(losses).mean(dim=0)
 
     @abstractmethod

@@ -48,6 +48,7 @@ def render(record: StudyRecord) -> str:
     sections = [
         _trade_off(record, plots),
         _finals(record),
+        _chains(record),
         _quality(record, plots),
         _rungs(record, plots),
         _trust(record, plots),
@@ -124,6 +125,15 @@ def _summary(record: StudyRecord) -> str:
         f"data {data} · teacher {teacher} · {trials} · "
         f"{text.counted(len(record.finals), 'final')} · {escape(record.state)}"
     )
+
+
+def _chains(record: StudyRecord) -> str:
+    table = tables.steps_table(record)
+    note = (
+        "Each line is one full training, taught by the one named. The first teacher's own student "
+        "comes first; the one that does best on the score half was taken."
+    )
+    return _section("Generations and assistants", table, note) if table else ""
 
 
 def _trade_off(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:

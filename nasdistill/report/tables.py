@@ -46,6 +46,42 @@ def finals_table(record: StudyRecord) -> str:
     )
 
 
+def steps_table(record: StudyRecord) -> str:
+    """What each generation or assistant added; empty where no final has any."""
+    chains = [(final, final.metrics.get("steps") or []) for final in record.finals]
+    if not any(steps for _, steps in chains):
+        return ""
+    rows = []
+    for final, steps in chains:
+        first: float | None = None
+        for step in steps:
+            name = (
+                f"assistant {step['assistant']}" if "assistant" in step else f"final {final.rank}"
+            )
+            gain = text.NONE
+            if "assistant" in step:
+                name = f"assistant {step['assistant']}"
+            else:
+                first = step["score_accuracy"] if first is None else first
+                gain = f"{100 * (step['score_accuracy'] - first):+.1f} points"
+            taken = "★ taken" if step.get("chosen") else ""
+            cells = (
+                name, str(step["taught_by"]), text.count(step["params"]),
+                text.percent(step["score_accuracy"]), text.percent(step["audit_accuracy"]), gain,
+                taken,
+            )  # fmt: skip
+            rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+    titles = (
+        "who", "taught by", "parameters", "score half", "audit half", "against the first teacher",
+        "",
+    )  # fmt: skip
+    head = "".join(f"<th>{title}</th>" for title in titles)
+    return (
+        f'<div class="scroll"><table class="steps"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
 def _final_head(record: StudyRecord, final: Final) -> str:
     star = '<span class="star">★ recommended</span>' if final.recommended else ""
     broken = '<span class="bad">breaks a limit</span>' if broken_limits(record, final) else ""

@@ -1,0 +1,131 @@
+"""Temperature and α, found alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nasdistill.api.places import REPORTS, STUDIES, OnEvent, read_import, silent
+from nasdistill.errors import UserError
+from nasdistill.options import nearest
+from nasdistill.recipe import Recipe, from_stored, load_recipe
+from nasdistill.results import load_study, storage_of
+
+GRID: dict[str, tuple[float, ...]] = {
+    "temperature": (1, 2, 3, 5, 7, 10, 15),
+    "alpha": (0.0, 0.1, 0.3, 0.5, 0.7),
+}
+BOUNDS = {"temperature": (0.01, 1000.0), "alpha": (0.0, 1.0)}
+
+
+@dataclass(frozen=True)
+class TuneOutcome:
+    """What tuning found.
+
+    Attributes:
+        points: Each with its values, the accuracy on the score half, and its interval.
+        best: The one of highest accuracy.
+        picture: Path of the HTML page.
+    """
+
+    points: list[dict[str, Any]]
+    best: dict[str, Any]
+    picture: Path
+
+
+def tune(
+    target: str,
+    *,
+    over: Sequence[str] = ("temperature", "alpha"),
+    temperatures: Sequence[float] | None = None,
+    alphas: Sequence[float] | None = None,
+    epochs: int = 2,
+    data: str | None = None,
+    teacher: str | None = None,
+    on_event: OnEvent | None = None,
+) -> TuneOutcome:
+    """Tries temperatures and α on one architecture, on validation data.
+
+    Args:
+        target: A study, whose recommended final (or best trial) is taken, or an architecture.json.
+        over: `temperature`, `alpha` or both.
+        temperatures: To try.
+        alphas: To try, each in [0, 1].
+        epochs: Passes over the training split for each point.
+        data: For an architecture.json: the data (the shipped ones if not given).
+        teacher: For an architecture.json: the teacher.
+        on_event: Told what happens.
+
+    Raises:
+        UserError: For anything that the caller can mend.
+    """
+    grid = _grid(over, temperatures, alphas)
+    emit = on_event or silent
+    recipe, given = _recipe_of(target, data, teacher)
+    imported = read_import(recipe)
+    from nasdistill import tuning
+    from nasdistill.bench import open_bench
+    from nasdistill.report.tuned import write_tuned
+    from nasdistill.study import Study, architecture_of
+
+    study = Study.open(recipe, STUDIES, f"nasdistill tune {target}")
+    if given is None:
+        candidates = [c for c in study.candidates() if c.score is not None]
+        if not candidates:
+            raise UserError(f"study {target!r} has no trial with a score yet")
+        chosen = {f.number for f in load_study(target, STUDIES).finals if f.recommended}
+        best = max(candidates, key=lambda c: (c.number in chosen, c.score or 0.0))
+        architecture = architecture_of(best)
+    else:
+        architecture = tuning.read_architecture(given)
+    bench = open_bench(study, imported, emit)
+    points = tuning.tune(study, bench, architecture, grid, epochs, emit)
+    picture = REPORTS / study.folder.name / "tune.html"
+    write_tuned(points, picture)
+    return TuneOutcome(points, dict(tuning.best_of(points)), picture)
+
+
+def _grid(
+    over: Sequence[str], temperatures: Sequence[float] | None, alphas: Sequence[float] | None
+) -> dict[str, Sequence[float]]:
+    given = {"temperature": temperatures, "alpha": alphas}
+    grid: dict[str, Sequence[float]] = {}
+    for name in over:
+        if name not in GRID:
+            raise UserError(
+                f"--over {name}: unknown{nearest(name, GRID)}; known: {', '.join(GRID)}"
+            )
+        grid[name] = given[name] or GRID[name]
+        low, high = BOUNDS[name]
+        wrong = [value for value in grid[name] if not low <= value <= high]
+        if wrong:
+            raise UserError(f"{name} {wrong[0]:g} is not in [{low:g}, {high:g}]")
+    idle = [name for name, values in given.items() if values and name not in grid]
+    if idle:
+        raise UserError(f"values of {idle[0]} are given, but --over does not name it")
+    return grid
+
+
+def _recipe_of(target: str, data: str | None, teacher: str | None) -> tuple[Recipe, Path | None]:
+    """The recipe to tune in, and the architecture's file if it is one."""
+    path = Path(target)
+    if path.suffix != ".json":
+        if data is not None or teacher is not None:
+            raise UserError(
+                "--data and --teacher go with an architecture.json; a study has its own"
+            )
+        record = load_study(target, STUDIES)
+        stored = {"study": target, "storage": storage_of(record.folder)}
+        return from_stored(record.recipe, stored), None
+    if not path.is_file():
+        raise UserError(f"{target}: there is no such file")
+    from nasdistill.tuning import read_architecture
+
+    named = {"data": data, "teacher": teacher, "minimize": "params"}
+    given = {key: value for key, value in named.items() if value is not None}
+    about = repr((read_architecture(path).fingerprint, sorted(given.items())))
+    digest = hashlib.blake2b(about.encode(), digest_size=4).hexdigest()
+    return load_recipe(None, {**given, "study": f"tune-{digest}"}), path

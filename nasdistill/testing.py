@@ -1,0 +1,312 @@
+"""What every term, teacher, weight by example and schedule keeps: checks to run on one's own.
+
+Plain functions that raise `AssertionError` with what was broken. They need no test runner, take
+small models, and leave what they are given as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nasdistill import taps
+from nasdistill.answers import Question
+from nasdistill.data import Batch
+from nasdistill.distillation import Run, distill
+from nasdistill.objective.examples import ByExample
+from nasdistill.objective.schedules import Schedule
+from nasdistill.objective.terms import Term
+from nasdistill.options import Input
+from nasdistill.taps import Outputs
+
+__all__ = ["check_answers", "check_follow", "check_schedule", "check_term"]
+
+EXAMPLES = 6
+NEAR_ZERO = 1e-4
+ROUNDING = 1e-5
+
+
+def check_term(
+    make: Callable[[], Term], student: nn.Module, teacher: nn.Module, input: Input, *,
+    zero_at_teacher: bool = False,
+) -> None:  # fmt: skip
+    """Checks what an objective relies on in a term.
+
+    The loss is float32, `[B]` or a scalar where `coupled`, finite and not negative, in fp32, under
+    bf16 autocast and on float16 answers; the same inputs give the same value; where not `coupled`,
+    an example's loss is its own. The gradient reaches the student and all that learns beside it,
+    never the teacher, which stays bit for bit what it was. No hook is left behind.
+
+    Args:
+        make: Gives the term, not yet bound.
+        student: Takes uint8 `[B, C, H, W]`, gives logits.
+        teacher: The same, with as many classes.
+        input: Shape of the images of both.
+        zero_at_teacher: Whether the loss must vanish for a student that is the teacher.
+
+    Raises:
+        AssertionError: If the term breaks any of this.
+    """
+    mine, theirs = copy.deepcopy(student).train(), copy.deepcopy(teacher).eval()
+    theirs.requires_grad_()  # so that a gradient that reaches it is seen
+    before, hooks = _state(theirs), _hooks([mine, theirs])
+    term, auxiliary = _bound(make, mine, theirs, input)
+    images = torch.randint(
+        0, 256, (EXAMPLES, input.channels, *input.size), dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    for half in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            said, taught = _ask_both(term, mine, theirs, images)
+            batch = _batch_of(images, said.logits.shape[1])
+            if half and taught is not None:
+                taught = replace(taught, logits=taught.logits.half())
+            for progress in (0.0, 1.0, 0.5):
+                loss = term(said, taught, batch, progress, auxiliary)
+                _check_value(term, loss)
+        _check_gradients(loss, mine, theirs, auxiliary, must_move=not half)
+    _check_repeats(term, mine, theirs, batch, auxiliary)
+    assert _same(before, _state(theirs)), "the teacher's weights or buffers changed"
+    assert not any(part.training for part in theirs.modules()), "the teacher left eval mode"
+    if zero_at_teacher:
+        _check_zero(make, theirs, batch, input)
+    assert _hooks([mine, theirs]) == hooks, "a hook was left behind"
+
+
+def check_answers(
+    make: Callable[[], Run], name: str, folder: Path, *, frozen: Sequence[nn.Module] = (),
+    steps: int = 6,
+) -> None:  # fmt: skip
+    """Checks what a run relies on in a teacher.
+
+    It answers float `[B, C]` without gradients, the same when asked the same again; modules stay in
+    the mode they were in, and frozen ones bit for bit what they were; a run that asks it goes on
+    bit for bit after it was saved and restored, or branched.
+
+    Args:
+        make: Gives a fresh run, each time the same, whose objective asks the teacher.
+        name: What the run calls that teacher.
+        folder: Where a run may be saved.
+        frozen: Modules that it asks.
+        steps: Training steps of each run; saved after half of them.
+
+    Raises:
+        AssertionError: If the teacher breaks any of this.
+    """
+    _check_answer(_prepared(make(), name, steps), name)
+    whole = _prepared(make(), name, steps)
+    before, hooks = [_state(module) for module in frozen], _hooks([*frozen, whole.students])
+    _train(whole, steps)
+    for module, state in zip(frozen, before, strict=True):
+        assert _same(state, _state(module)), f"training changed the teacher {name!r}"
+        assert all(p.grad is None for p in module.parameters()), f"gradients reached {name!r}"
+    assert _hooks([*frozen, whole.students]) == hooks, "a hook was left behind"
+    kept = [module for each in whole.kept for module in each.children()]
+    for part in [part for module in (*frozen, *kept) for part in module.modules()]:
+        assert not part.training, f"the teacher {name!r} left eval mode"
+    first = _prepared(make(), name, steps)
+    _train(first, steps // 2)
+    first.save(folder / "run.pt")
+    second = _prepared(make(), name, steps)
+    second.restore(folder / "run.pt")
+    _train(second, steps)
+    assert _same(_everything(whole), _everything(second)), (
+        "a run that was saved and restored went on differently"
+    )
+    trunk = _everything(first)
+    branch = first.branch(first.pace)
+    _train(branch, steps)
+    assert _same(_everything(whole), _everything(branch)), "a branch went on differently"
+    assert _same(trunk, _everything(first)), "a branch changed its trunk"
+
+
+def check_follow(name: str) -> None:
+    """Checks a weight by example: float32 `[B]` in [0, 1], of answers of any precision and size.
+
+    Args:
+        name: A key of `objective.examples.FOLLOWS`.
+
+    Raises:
+        AssertionError: If the weight breaks this.
+    """
+    generator = torch.Generator().manual_seed(0)
+    labels_B = torch.arange(EXAMPLES) % 4
+    for size in (0.0, 1.0, 300.0):
+        drawn_BC = size * torch.randn(EXAMPLES, 4, generator=generator)
+        for kind in (torch.float32, torch.bfloat16, torch.float16):
+            logits_BC = drawn_BC.to(kind)
+            weight_B, _ = ByExample(name, 0.5).weights(logits_BC, labels_B)
+            where = f"{name} on {kind} logits of size {size:g}"
+            assert weight_B.dtype == torch.float32, f"{where}: {weight_B.dtype}"
+            assert weight_B.shape == (EXAMPLES,), f"{where}: shape {tuple(weight_B.shape)}"
+            assert weight_B.isfinite().all(), f"{where}: not finite"
+            inside_B = (weight_B >= -ROUNDING) & (weight_B <= 1.0 + ROUNDING)
+            assert inside_B.all(), f"{where}: outside [0, 1]"
+            part_B, _ = ByExample(name, 0.5).weights(logits_BC[:2], labels_B[:2])
+            assert torch.allclose(part_B, weight_B[:2]), f"{where}: depends on other examples"
+
+
+def check_schedule(schedule: Schedule, lowest: float, highest: float) -> None:
+    """Checks that a schedule gives finite numbers within bounds, the same each time.
+
+    Args:
+        schedule: What is checked, from progress in [0, 1] to a number.
+        lowest: The smallest value that it may take.
+        highest: The largest.
+
+    Raises:
+        AssertionError: If it does not.
+    """
+    for part in range(101):
+        value = schedule(part / 100)
+        assert isinstance(value, float) and math.isfinite(value), f"{value!r} at {part / 100}"
+        assert lowest - 1e-9 <= value <= highest + 1e-9, f"{value:g} at {part / 100}"
+        assert schedule(part / 100) == value, f"another value the second time, at {part / 100}"
+
+
+def _bound(
+    make: Callable[[], Term], student: nn.Module, teacher: nn.Module, input: Input
+) -> tuple[Term, nn.Module | None]:
+    term = make().bind(
+        taps.anatomy(student, "student", input), taps.anatomy(teacher, "teacher", input)
+    )
+    torch.manual_seed(0)
+    return term, term.auxiliary()
+
+
+def _ask_both(
+    term: Term, student: nn.Module, teacher: nn.Module, images: Tensor
+) -> tuple[Outputs, Outputs | None]:
+    """What both say, asked as a run asks them."""
+    torch.manual_seed(0)  # for dropout
+    said = taps.ask(student, images, term.student_layers)
+    if not term.asks_teacher:
+        return said, None
+    with torch.no_grad():
+        return said, taps.ask(teacher, images, term.teacher_layers)
+
+
+def _batch_of(images: Tensor, classes: int) -> Batch:
+    ids = torch.arange(len(images))
+    return Batch(images, ids % classes, ids, ids, 0)
+
+
+def _check_value(term: Term, loss: Tensor) -> None:
+    shape = () if term.coupled else (EXAMPLES,)
+    assert tuple(loss.shape) == shape, f"a loss of shape {tuple(loss.shape)} instead of {shape}"
+    assert loss.dtype == torch.float32, f"a loss in {loss.dtype}"
+    assert loss.isfinite().all(), f"a loss of {loss.tolist()}"
+    assert (loss >= -ROUNDING).all(), f"a negative loss: {loss.tolist()}"
+
+
+def _check_gradients(
+    loss: Tensor, student: nn.Module, teacher: nn.Module, auxiliary: nn.Module | None,
+    must_move: bool,
+) -> None:  # fmt: skip
+    learning = [("student", student)] + ([("auxiliary", auxiliary)] if auxiliary else [])
+    for _, module in learning:
+        module.zero_grad()
+    loss.mean().backward()  # type: ignore[no-untyped-call]
+    for name, module in learning:
+        grads = {path: p.grad for path, p in module.named_parameters()}
+        for path, grad in grads.items():
+            assert grad is None or grad.isfinite().all(), f"{name}: gradient of {path} not finite"
+        moved = [path for path, grad in grads.items() if grad is not None and grad.any()]
+        assert moved or not must_move, f"no gradient reaches the {name}"
+        left = sorted(set(grads) - set(moved)) if name == "auxiliary" and must_move else []
+        assert not left, f"no gradient reaches {', '.join(left)} of the auxiliary"
+    reached = [path for path, p in teacher.named_parameters() if p.grad is not None]
+    assert not reached, f"the gradient reaches the teacher: {', '.join(reached)}"
+
+
+def _check_repeats(
+    term: Term, student: nn.Module, teacher: nn.Module, batch: Batch, auxiliary: nn.Module | None
+) -> None:
+    """The same again gives the same; some of the examples give theirs."""
+    with torch.no_grad():
+        said, taught = _ask_both(term, student, teacher, batch.images)
+        losses = [term(said, taught, batch, 0.5, auxiliary) for _ in range(2)]
+        assert torch.equal(*losses), "the same inputs gave another value"
+        if not term.coupled:
+            rows = slice(1, EXAMPLES - 2)
+            ids = batch.ids[rows]
+            part = Batch(batch.images[rows], batch.labels[rows], ids, ids, batch.view)
+            few = None if taught is None else _rows(taught, rows)
+            own = term(_rows(said, rows), few, part, 0.5, auxiliary)
+            assert torch.allclose(own, losses[0][rows], rtol=1e-3, atol=1e-5), (
+                "the loss of an example depends on the others; the term must say `coupled`"
+            )
+
+
+def _rows(said: Outputs, rows: slice) -> Outputs:
+    features = {name: read[rows] for name, read in said.features.items()}
+    return replace(said, logits=said.logits[rows], features=features)
+
+
+def _check_zero(make: Callable[[], Term], teacher: nn.Module, batch: Batch, input: Input) -> None:
+    term, auxiliary = _bound(make, teacher, teacher, input)
+    with torch.no_grad():
+        said, taught = _ask_both(term, teacher, teacher, batch.images)
+        loss = term(said, taught, batch, 0.5, auxiliary)
+    assert (loss.abs() < NEAR_ZERO).all(), f"a loss of {loss.tolist()} where student is teacher"
+
+
+def _prepared(run: Run, name: str, steps: int) -> Run:
+    run.teachers[name].prepare(run.feed.plan(0, steps))
+    return run
+
+
+def _check_answer(run: Run, name: str) -> None:
+    """One question, asked twice."""
+    plan = list(run.feed.plan(0, 1))
+    (batch,) = run.feed.dataset.train.batches(plan, run.size, run.sizes)
+    run.students.train()
+    said = [taps.ask(student, batch.images, ()) for student in run.students]
+    before, modes = _everything(run), [part.training for part in run.students.modules()]
+    question = Question(batch, (), said, 0)
+    kept = dict(run.kept[0].named_children()).get(name)
+    answers = [run.teachers[name](question, kept) for _ in range(2)]
+    logits = answers[0].logits
+    shape = tuple(said[0].logits.shape)
+    assert tuple(logits.shape) == shape, f"logits of shape {tuple(logits.shape)}, not {shape}"
+    assert logits.is_floating_point(), f"logits in {logits.dtype}"
+    assert not logits.requires_grad, "an answer with gradients"
+    known = answers[0].known
+    assert known is None or (known.dtype == torch.bool and known.shape == (shape[0],)), (
+        "`known` must be bool, one for each example"
+    )
+    assert logits.isfinite().all(), "answers that are not finite"
+    assert torch.equal(logits, answers[1].logits), "the same question, another answer"
+    assert _same(before, _everything(run)), "asking changed the run"
+    assert [part.training for part in run.students.modules()] == modes, "asking changed a mode"
+
+
+def _train(run: Run, steps: int) -> None:
+    for _ in distill(run, steps * run.feed.batch_size):
+        pass
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, copied."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {name: tensor.detach().clone() for name, tensor in named}
+
+
+def _everything(run: Run) -> dict[str, Tensor]:
+    return _state(nn.ModuleList([run.students, run.auxiliaries, run.kept]))
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def _hooks(modules: Sequence[nn.Module]) -> int:
+    """How many forward hooks there are."""
+    parts = [part for module in modules for part in module.modules()]
+    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts)
