@@ -130,7 +130,7 @@ def test_stated_defaults_are_those_of_the_recipe() -> None:
 
 def test_every_key_of_a_recipe_is_a_flag() -> None:
     flags = set(_options("search"))
-    nested = {"rungs", "scoring", "final"}
+    nested = {"rungs", "scoring", "final", "teachers", "iterate"}
     keys = [field.alias or name for name, field in Recipe.model_fields.items()]
     assert {f"--{key.replace('_', '-')}" for key in keys if key not in nested} <= flags
     assert set(FLAGS.values()) <= flags

@@ -24,6 +24,7 @@ from nasdistill.cli import app
 from nasdistill.data import load_data
 from nasdistill.evaluation.bias import can_tell, confusions, find_bias, holm, paired_p
 from nasdistill.evaluation.corruptions import CORRUPTIONS, Corruption, corrupt
+from nasdistill.evaluation.evaluate import _per_class
 from nasdistill.options import Input
 from nasdistill.results.quality import findings, read_quality
 from nasdistill.teacher import Teacher
@@ -76,21 +77,32 @@ def test_inherited_worsened_and_mended_by_hand() -> None:
         (0, 0, 0, 80), (0, 1, 1, 12), (0, 0, 1, 4), (0, 1, 0, 4),  # 16 each: inherited
         (1, 1, 1, 85), (1, 2, 1, 12), (1, 1, 2, 1), (1, 2, 2, 2),  # 14 against 3: worsened
         (2, 2, 2, 88), (2, 2, 0, 12),  # 0 against 12: mended
-        (3, 3, 3, 95), (3, 3, 0, 3), (3, 0, 3, 2),  # 2 against 3, of too few to tell: inherited
+        (3, 3, 3, 94), (3, 0, 0, 3), (3, 3, 0, 1), (3, 0, 3, 2),  # 5 against 4: inherited
     )  # fmt: skip
     judged, tested = find_bias(confusions(*answers, 4))
     found = {(c.true, c.answered): c for c in judged}
     assert {key: c.verdict for key, c in found.items()} == {
         (0, 1): "inherited", (1, 2): "worsened", (2, 0): "mended", (3, 0): "inherited",
     }  # fmt: skip
-    # (0, 1) has 8 discordant examples, (1, 2) 13, (2, 0) 12; (3, 0) has 5, and cannot tell.
+    # (0, 1) has 8 discordant examples, (1, 2) 13, (2, 0) 12; (3, 0) has 3, and cannot tell.
     assert tested == 3
     assert found[0, 1].p == 1.0  # 4 to 4
     assert found[1, 2].p == pytest.approx(2 * 2 * (1 + 13) / 2**13)  # second smallest of three
     assert found[2, 0].p == pytest.approx(3 * 2 / 2**12)
     worse = found[1, 2]
     assert (worse.examples, worse.teacher, worse.student, worse.both) == (100, 3, 14, 2)
-    assert [c.student for c in judged] == [16, 14, 2, 0]
+    assert [c.student for c in judged] == [16, 14, 5, 0]
+
+
+def test_the_difference_of_a_class_is_tested_on_examples_that_one_alone_gets_right() -> None:
+    student, teacher, labels = _answers(
+        (0, 0, 0, 80), (0, 1, 0, 9), (0, 0, 1, 1), (0, 1, 1, 10), (1, 1, 1, 40), (1, 1, 0, 10)
+    )
+    first, second = _per_class(torch.eye(2)[student], torch.eye(2)[teacher], labels, ("a", "b"))
+    assert (first["student"]["value"], first["teacher"]["value"]) == (0.81, 0.89)
+    assert first["difference"] == pytest.approx(-0.08)
+    assert first["p"] == pytest.approx(2 * (1 + 10) / 1024)  # 1 to 9, the larger of two
+    assert second["p"] == pytest.approx(2 * 2 / 1024)  # 10 to 0
 
 
 def test_what_the_teacher_rarely_does_is_not_inherited() -> None:

@@ -337,9 +337,11 @@ class Study:
         if self.attrs["finals_lease"]["worker"] != self.worker:
             yield False
             return
-        with renewing(lambda: self.set("finals_lease", lease_of(self.worker, 0))):
-            yield True
-        self.set("finals_lease", lease_of(self.worker, 0) | {"until": 0.0})
+        try:
+            with renewing(lambda: self.set("finals_lease", lease_of(self.worker, 0))):
+                yield True
+        finally:  # Also after an error: this process may live on, in a notebook.
+            self.set("finals_lease", None)
 
 
 class TrialEnded(Exception):  # noqa: N818 - says what happened
