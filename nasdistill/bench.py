@@ -58,8 +58,13 @@ class Bench:
     folder: Path
 
     @cached_property
-    def teacher_on_test(self) -> Tensor:
-        """The teacher's logits on the test split, float32 `[N, K]`; only finals ask for them."""
+    def teacher_on_test(self) -> Tensor | None:
+        """The teacher's logits on the test split, float32 `[N, K]`; None if it cannot be run.
+
+        Only finals ask for them.
+        """
+        if not self.teacher.runs:
+            return None
         size = self.teacher.input.size
         return distillation.predict(self.teacher.module, self.dataset.test, size)[0]
 
@@ -199,6 +204,11 @@ def _limits(
         "latency": recipe.max_latency,
     }  # fmt: skip
     limits = {name: float(limit) for name, limit in named.items() if limit is not None}
+    if not limits and card["params"] is None:
+        raise UserError(
+            f"no limit named, and the teacher {bench.teacher.name!r} has no size to derive one "
+            "from: give --max-params, --max-macs, --max-bytes or --max-latency"
+        )
     if not limits:
         limits["params"] = float(card["params"] // DEFAULT_LIMIT_PARAMS)
         text = f"no limit named: at most {limits['params']:,.0f} parameters (teacher's ÷ 10)"
@@ -208,7 +218,9 @@ def _limits(
             text += f" and {limits['latency']:.3f} ms (teacher's ÷ 3, {recipe.latency_engine})"
         emit(Event("note", text, stage="teacher"))
     share = recipe.min_accuracy
-    limits["accuracy"] = 0.9 * card["validation_accuracy"] if share is None else share
+    if share is None:
+        share = 0.9 * (card["validation_accuracy"] or 0.0)
+    limits["accuracy"] = share
     return limits
 
 

@@ -134,12 +134,17 @@ def finals_table(finals: Sequence[Final]) -> Table:
         table.add_row(
             f"{final.rank}{'*' if final.recommended else ''}",
             f"{m['test_accuracy']:.3f} ({low:.3f}–{high:.3f})",
-            f"{m['retention']:.1%}",
-            f"{short(m['params'])} (÷{m['compression']:.1f})",
-            f"{alone['median_ms']:.3f} ms (÷{m['speedup']:.1f})",
+            "–" if m["retention"] is None else f"{m['retention']:.1%}",
+            short(m["params"]) + _smaller(m["compression"]),
+            f"{alone['median_ms']:.3f} ms" + _smaller(m["speedup"]),
             Text(f"broken: {broken}", "red") if broken else "kept",
         )
     return table
+
+
+def _smaller(ratio: float | None) -> str:
+    """The teacher's figure ÷ the student's, where there is one."""
+    return "" if ratio is None else f" (÷{ratio:.1f})"
 
 
 def studies_table(records: Sequence[StudyRecord]) -> Table:

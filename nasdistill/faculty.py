@@ -32,6 +32,7 @@ from nasdistill.space import Architecture
 from nasdistill.study import Study
 from nasdistill.table import read_table
 from nasdistill.teacher import AnswerPrecision, Teacher, load_teacher
+from nasdistill.teacher.recorded import recorded_teacher
 
 AUTO_TEACHER_EPOCHS = 30
 HEAD_EPOCHS = 3
@@ -69,6 +70,8 @@ class Faculty:
             UserError: If it cannot be loaded.
         """
         if name == MAIN:
+            if not self.main.runs:
+                return _table(self.main.name.removeprefix("table:"), "error", feed.dataset)
             return self.frozen(self.main, feed.dataset)
         options = self.options[name]
         if options.mean_of is not None:
@@ -82,9 +85,7 @@ class Faculty:
         if options.peers is not None:
             return PeerAnswers(options.peers)
         if options.table is not None:
-            data = feed.dataset
-            table = read_table(Path(options.table), data.names, data.classes, options.missing)
-            return TableAnswers(table, data.train.labels.device)
+            return _table(options.table, options.missing, feed.dataset)
         if name not in self._loaded:
             self._loaded[name] = self.load(name, options)
         return self.frozen(self._loaded[name], feed.dataset)
@@ -115,6 +116,11 @@ class Faculty:
         return FrozenAnswers(teacher, self.caches[key])
 
 
+def _table(path: str, missing: str, dataset: Dataset) -> TableAnswers:
+    table = read_table(Path(path), dataset.names, dataset.classes, missing)
+    return TableAnswers(table, dataset.train.labels.device)
+
+
 def evaluated(
     study: Study, key: str, teacher: Teacher, dataset: Dataset, emit: Callable[[Event], None]
 ) -> Mapping[str, Any]:
@@ -123,12 +129,20 @@ def evaluated(
     Raises:
         UserError: If it is useless for the data, or not the one that the study was made with.
     """
-    card: Mapping[str, Any] = study.once(key, lambda: teaching.evaluate_teacher(teacher, dataset))
+    examine = teaching.evaluate_teacher if teacher.runs else _evaluate_table
+    card: Mapping[str, Any] = study.once(key, lambda: examine(teacher, dataset))
     if card["weights_hash"] != teacher.weights_hash:
         raise UserError(
             f"study {study.folder.name!r}: the teacher {teacher.name!r} has other weights than "
             "the one it was made with"
         )
+    if not teacher.runs:
+        text = (
+            f"teacher {teacher.name}: recorded answers, accuracy {card['train_accuracy']:.4f} on "
+            "the training split; how it does on other images is not known"
+        )
+        emit(Event("note", text, stage="teacher"))
+        return card
     for text in teaching.warnings_of(dict(card)):
         emit(Event("warning", text, stage="teacher"))
     teacher.precision = study.once(
@@ -143,6 +157,27 @@ def evaluated(
         )
     )
     return card
+
+
+def _evaluate_table(teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
+    """What is known of a recorded teacher: its accuracy on what was recorded.
+
+    Raises:
+        UserError: If that is barely better than chance.
+    """
+    table = read_table(
+        Path(teacher.name.removeprefix("table:")), dataset.names, dataset.classes, "error"
+    )
+    right = table.answers.argmax(axis=1) == dataset.train.labels.cpu().numpy()
+    share, chance = float(right.mean()), 1.0 / len(dataset.classes)
+    if share < chance + 0.1 * (1.0 - chance):
+        raise UserError(
+            f"teacher {teacher.name!r} is barely better than chance on {dataset.name!r}: accuracy "
+            f"{share:.3f}, chance {chance:.3f}. Its ids or classes may be in another order"
+        )
+    unknown = ("params", "macs", "bytes", "validation_accuracy", "ece", "gap")
+    known = {"weights_hash": teacher.weights_hash, "train_accuracy": share}
+    return {**teacher.card, **known, **dict.fromkeys(unknown)}
 
 
 def _answers_in(recipe: Recipe, teacher: Teacher, dataset: Dataset) -> AnswerPrecision:
@@ -163,6 +198,8 @@ def load_a_teacher(
         UserError: If it cannot be loaded.
     """
     spec = recipe.teacher
+    if spec.startswith("table:"):
+        return recorded_teacher(spec, dataset)
     if spec == "auto":
         spec = "shipped" if dataset.name == "fashion-mnist-mini" else ""
     if not spec:

@@ -6,33 +6,23 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
-from nasdistill import artifact, distillation, evaluation, final_runs, locks, profile
+from nasdistill import artifact, distillation, evaluation, final_runs
 from nasdistill.bench import Bench
 from nasdistill.files import write_whole
-from nasdistill.models import Classifier
+from nasdistill.final_metrics import export_student, model_card, test_student, tested
 from nasdistill.options import Cost
 from nasdistill.pareto import as_points, spread
-from nasdistill.quality import (
-    accuracy,
-    agreement,
-    class_relation_preservation,
-    expected_calibration_error,
-    wilson,
-)
 from nasdistill.results import Candidate, Event, Final, front, load_finals
 from nasdistill.results.quality import read_quality
 from nasdistill.study import Study, architecture_of
 from nasdistill.trials import FAILURES, reason_of
 
 Emit = Callable[[Event], None]
-TIMED_BATCHES = (1, 64)
 ALIKE, WORLDS_APART = 2.0, 100.0
 """Ratios of the teacher's parameters to the student's at which a run warns."""
 LATER_GAIN = 0.05
@@ -117,7 +107,10 @@ def _judge(
         return
     start = time.perf_counter()
     try:
-        exam.taught = bench.teacher_on_test
+        taught = bench.teacher_on_test
+        if taught is None:
+            return
+        exam.taught = taught
         evaluation.judge_final(folder, exam, logits)
     except FAILURES as error:
         emit(Event("warning", f"final {folder.name} could not be evaluated: {reason_of(error)}"))
@@ -142,14 +135,14 @@ def _make_final(study: Study, bench: Bench, candidate: Candidate, rank: int, emi
         start = time.perf_counter()
         plain = final_runs.train_baseline(study, bench, candidate, work, rank, emit)
         logits, labels = distillation.predict(plain, bench.dataset.test, bench.dataset.input.size)
-        baseline = _tested(logits, labels)
+        baseline = tested(logits, labels)
         seconds["baseline"] = time.perf_counter() - start
     emit(Event("note", f"final {rank}: testing, exporting, measuring", stage="finals"))
     start = time.perf_counter()
-    metrics, logits = _test(bench, student, candidate, rank)
+    metrics, logits = test_student(bench, student, candidate, rank)
     seconds["test"] = time.perf_counter() - start
     start = time.perf_counter()
-    metrics |= _export(bench, student, candidate, work / "model.onnx")
+    metrics |= export_student(bench, student, work / "model.onnx")
     seconds["export"] = time.perf_counter() - start
     metrics |= {"seconds": seconds, "baseline": baseline, "steps": list(trained.steps)}
     floor, audit = bench.limits["accuracy"], metrics["audit_accuracy"]
@@ -162,22 +155,22 @@ def _make_final(study: Study, bench: Bench, candidate: Candidate, rank: int, emi
         input=bench.dataset.input,
         classes=bench.dataset.classes,
         metrics=metrics,
-        card=_card(study, metrics),
+        card=model_card(study, metrics),
         onnx=work / "model.onnx",
     )
     for stage, spent in seconds.items():
         study.add_seconds({"distill": "finals"}.get(stage, stage), spent)
     shutil.rmtree(work)
-    text = (
-        f"test accuracy {metrics['test_accuracy']:.4f} ({metrics['retention']:.1%} of the "
-        f"teacher's), {metrics['params']:,} parameters"
-    )
+    kept = "" if metrics["retention"] is None else f" ({metrics['retention']:.1%} of the teacher's)"
+    text = f"test accuracy {metrics['test_accuracy']:.4f}{kept}, {metrics['params']:,} parameters"
     emit(Event("final", text, stage="finals", trial=candidate.number, done=rank))
     return logits
 
 
 def _warn_of_size(bench: Bench, candidate: Candidate, emit: Emit) -> None:
     """Distillation works between models whose sizes are neither alike nor worlds apart."""
+    if not bench.teacher.runs:
+        return
     taught = sum(p.numel() for p in bench.teacher.module.parameters())
     ratio = taught / max(1, candidate.params or 1)
     if ratio < ALIKE:
@@ -193,98 +186,6 @@ def _warn_of_size(bench: Bench, candidate: Candidate, emit: Emit) -> None:
     emit(Event("warning", text, stage="finals", trial=candidate.number))
 
 
-def _tested(logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    share = accuracy(logits, labels)
-    interval = wilson(round(share * len(labels)), len(labels))
-    return {"test_accuracy": share, "test_interval": list(interval)}
-
-
-def _test(
-    bench: Bench, student: Classifier, candidate: Candidate, rank: int
-) -> tuple[dict[str, Any], Tensor]:
-    """Everything that needs the student's answers, and its logits on the test split."""
-    data = bench.dataset
-    logits, labels = distillation.predict(student, data.test, data.input.size)
-    taught = bench.teacher_on_test
-    audit, audit_labels = distillation.predict(student, data.audit, data.input.size)
-    tested, teacher_accuracy = _tested(logits, labels), accuracy(taught, labels)
-    metrics = tested | {
-        "rank": rank,
-        "trial": candidate.number,
-        "fingerprint": candidate.fingerprint,
-        "score_accuracy": candidate.score,
-        "audit_accuracy": accuracy(audit, audit_labels),
-        "teacher_test_accuracy": teacher_accuracy,
-        "retention": tested["test_accuracy"] / max(teacher_accuracy, 1e-9),
-        "agreement": agreement(logits, taught),
-        "class_relation_preservation": class_relation_preservation(logits, taught, labels),
-        "ece": expected_calibration_error(logits.softmax(dim=1), labels),
-        "teacher_ece": expected_calibration_error(taught.softmax(dim=1), labels),
-        "checkpoint": "last",
-        "epochs": final_runs.final_epochs(bench, bench.final),
-        "precision": "fp32",
-    }
-    return metrics, logits
-
-
-def _export(bench: Bench, student: Classifier, candidate: Candidate, path: Path) -> dict[str, Any]:
-    """Exports, compares and measures the exported file, side by side with the teacher."""
-    student = student.cpu()
-    artifact.export_onnx(student, bench.dataset.input, path)
-    verified = artifact.verify_onnx(student, bench.dataset.input, path)
-    counts = profile.count_module(student, bench.dataset.input)
-    taught = profile.count_module(bench.teacher.module, bench.teacher.input)
-    latency = _latencies(bench, student, path)
-    alone = {row["model"]: row["median_ms"] for row in latency if row["batch"] == 1}
-    figures = {
-        "params": counts.params,
-        "macs": counts.macs,
-        "bytes": path.stat().st_size,
-        "latency": alone["student"],
-    }
-    limits = {
-        name: {"limit": limit, "value": figures[name], "ok": figures[name] <= limit}
-        for name, limit in bench.limits.items()
-        if name in figures
-    }
-    return {
-        "params": counts.params,
-        "macs": counts.macs,
-        "bytes": counts.bytes,
-        "onnx_bytes": path.stat().st_size,
-        "teacher_params": taught.params,
-        "teacher_macs": taught.macs,
-        "teacher_bytes": taught.bytes,
-        "compression": taught.params / counts.params,
-        "latency": latency,
-        "speedup": alone["teacher"] / alone["student"],
-        "limits": limits,
-        "onnx_max_abs_difference": verified.max_abs_difference,
-        "onnx_ok": verified.ok,
-    }
-
-
-def _latencies(bench: Bench, student: nn.Module, path: Path) -> list[dict[str, Any]]:
-    engine = bench.recipe.latency_engine
-    teacher_path = bench.folder / "teacher.onnx"
-    models: dict[str, nn.Module | Path] = {"student": student, "teacher": bench.teacher.module}
-    if engine not in ("torch", "cuda"):
-        if not teacher_path.exists():
-            module = bench.teacher.module.cpu()
-            write_whole(teacher_path, artifact.quick_onnx(module, bench.teacher.input))
-            bench.teacher.module.to(bench.dataset.train.labels.device)
-        models = {"student": path, "teacher": teacher_path}
-    inputs = {"student": bench.dataset.input, "teacher": bench.teacher.input}
-    rows = []
-    with locks.quiet(bench.lock):
-        for batch in TIMED_BATCHES:
-            measured = profile.measure(
-                models, inputs, engine=engine, batch=batch, threads=bench.threads, seconds=0.5
-            )
-            rows += [{"model": name, **asdict(latency)} for name, latency in measured.items()]
-    return rows
-
-
 def _recommend(study: Study) -> None:
     """Recommends the final that keeps its limits and is best on the audit half."""
     finals = [f for f in load_finals(study.folder) if not f.broken_limits]
@@ -294,33 +195,3 @@ def _recommend(study: Study) -> None:
         return
     best = max(finals, key=lambda f: (f.metrics["audit_accuracy"], -f.metrics["params"]))
     write_whole(chosen, json.dumps({"rank": best.rank, "by": "audit_accuracy"}))
-
-
-def _card(study: Study, metrics: dict[str, Any]) -> str:
-    """The model card that lies in a final's folder."""
-    low, high = metrics["test_interval"]
-    latency = "\n".join(
-        f"| {row['model']} | {row['engine']} | {row['batch']} | {row['threads']} "
-        f"| {row['median_ms']:.3f} | {row['q1_ms']:.3f}–{row['q3_ms']:.3f} |"
-        for row in metrics["latency"]
-    )
-    return f"""# {study.folder.name}, final {metrics["rank"]}
-
-Found by nasdistill in the space `{study.recipe.space}` on `{study.recipe.data}`, trial
-{metrics["trial"]}, architecture `{metrics["fingerprint"]}`;
-distilled for {metrics["epochs"]} epochs.
-
-- test accuracy {metrics["test_accuracy"]:.4f} (95 % interval {low:.4f}–{high:.4f}),
-  {metrics["retention"]:.2%} of the teacher's {metrics["teacher_test_accuracy"]:.4f}
-- {metrics["params"]:,} parameters ({metrics["compression"]:.1f}x fewer than the teacher),
-  {metrics["macs"]:,} multiply-adds an image
-- expected calibration error {metrics["ece"]:.4f}; agreement with the teacher
-  {metrics["agreement"]:.4f}
-
-| model | engine | batch | threads | median ms | quartiles ms |
-|---|---|---|---|---|---|
-{latency}
-
-Input: see `input.json`; normalisation is part of the model. Load it with
-`nasdistill.load("path/of/this/folder")`, or run `model.onnx`.
-"""

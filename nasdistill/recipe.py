@@ -252,7 +252,9 @@ def _explain(
     item: Any, tree: CommentedMap | None, source: str, flags: set[tuple[str, ...]]
 ) -> tuple[int, str]:
     """One error: its line (0 for a flag), and in words its place, what was found and is allowed."""
-    path, model = _place(tuple(item["loc"]))
+    whole = not item["loc"]  # what is wrong with the recipe as a whole begins with its place
+    location = _message(item, "").partition(": ")[0].split(".") if whole else item["loc"]
+    path, model = _place(tuple(location))
     line = 1 if tree is None else line_of(tree, path)
     place = f"{source}{'' if tree is None else f':{line}'}: {'.'.join(map(str, path))}"
     for flag in flags:
@@ -262,6 +264,8 @@ def _explain(
         known = [field.alias or name for name, field in model.model_fields.items()]
         near = nearest(str(path[-1]), known)
         return line, f"{place}: unknown key{near} (known: {', '.join(known)})"
+    if whole:
+        return line, f"{place}: {_message(item, '').partition(': ')[2]}"
     found, message = repr(item["input"]), _message(item, str(path[-1]))
     found = found if len(found) <= 60 else found[:57] + "..."
     told = message if message.startswith(found) else f"found {found}; {message}"

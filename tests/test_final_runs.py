@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import nasdistill
+from nasdistill import api
 from nasdistill.errors import UserError
 from nasdistill.recipe import load_recipe
 from nasdistill.results import Event, Final, load_study
@@ -157,7 +158,7 @@ def test_layers_that_are_not_there_are_refused_before_anything_runs(
 
 
 def test_a_recorded_table_teaches_like_its_teacher(here: Path) -> None:
-    count = nasdistill.api.teacher_record(
+    count = api.teacher_record(
         "bars", data="npz:blobs.npz", out=Path("bars.npz"), import_file="own.py"
     )
     terms = [{"term": "kl", "teacher": "box"}]
@@ -168,4 +169,24 @@ def test_a_recorded_table_teaches_like_its_teacher(here: Path) -> None:
     with pytest.raises(UserError, match="none about mixed or synthetic images"):
         run("mixed", **{**options, "final": {"terms": terms, "feed": {"mix": {"kind": "mixup"}}}})
     with pytest.raises(UserError, match="exists already"):
-        nasdistill.api.teacher_record("bars", data="npz:blobs.npz", out=Path("bars.npz"))
+        api.teacher_record("bars", data="npz:blobs.npz", out=Path("bars.npz"))
+
+
+def test_a_table_can_be_the_only_teacher(here: Path) -> None:
+    api.teacher_record("bars", data="npz:blobs.npz", out=Path("bars.parquet"), import_file="own.py")
+    told: list[str] = []
+    final = run("box", lambda e: told.append(e.text), teacher="table:bars.parquet")
+    assert final.metrics["test_accuracy"] > 0.5
+    unknown = ("retention", "teacher_test_accuracy", "compression", "speedup", "agreement")
+    assert all(final.metrics[key] is None for key in unknown)
+    assert {row["model"] for row in final.metrics["latency"]} == {"student"}
+    assert any("recorded answers, accuracy 0.9" in text for text in told)
+    assert "of the teacher" not in (final.folder / "README.md").read_text()
+    assert "final 1" in Path("reports/box/index.html").read_text()
+    with pytest.raises(UserError, match="no size to derive one from"):
+        run("limitless", teacher="table:bars.parquet", max_params=None)
+    with pytest.raises(UserError, match="needs a teacher whose layers can be read"):
+        terms = [{"term": "kl"}, {"term": "features"}]
+        run("layers", teacher="table:bars.parquet", final={"terms": terms})
+    with pytest.raises(UserError, match="there is no such file"):
+        run("missing", teacher="table:gone.npz")

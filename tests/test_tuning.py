@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import nasdistill
+from nasdistill import api
 from nasdistill.cli import app
 from nasdistill.errors import UserError
 from nasdistill.recipe import load_recipe
@@ -33,14 +34,14 @@ def study(here: Path) -> str:
 
 def test_a_study_is_tuned_and_tried_points_are_kept(study: str) -> None:
     told: list[str] = []
-    first = nasdistill.api.tune(study, temperatures=(1, 4), alphas=(0.0, 0.5), epochs=1)
+    first = api.tune(study, temperatures=(1, 4), alphas=(0.0, 0.5), epochs=1)
     assert [(p["temperature"], p["alpha"]) for p in first.points] == [
         (1, 0.0), (1, 0.5), (4, 0.0), (4, 0.5),
     ]  # fmt: skip
     assert first.best["accuracy"] == max(p["accuracy"] for p in first.points)
     assert all(p["low"] <= p["accuracy"] <= p["high"] for p in first.points)
     assert "Plotly" in first.picture.read_text()
-    again = nasdistill.api.tune(
+    again = api.tune(
         study, temperatures=(1, 4), alphas=(0.0, 0.5), epochs=1,
         on_event=lambda e: told.append(e.text),
     )  # fmt: skip
@@ -72,7 +73,7 @@ def test_an_architecture_alone(study: str, capsys: pytest.CaptureFixture[str]) -
 )
 def test_what_cannot_be_tuned(study: str, options: dict[str, object], told: str) -> None:
     with pytest.raises(UserError, match=told):
-        nasdistill.api.tune(study, **options)  # type: ignore[arg-type]
+        api.tune(study, **options)  # type: ignore[arg-type]
 
 
 def test_lines_of_the_picture() -> None:

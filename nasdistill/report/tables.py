@@ -257,7 +257,7 @@ def verdict(record: StudyRecord) -> str:
          f"95 % interval {text.interval(m.get('test_interval'))}"),
         ("retention", text.percent(m.get("retention")),
          f"of the teacher's {text.percent(teacher_accuracy(record))}"),
-        ("size", f"{text.times(m.get('compression'))} smaller",
+        ("size", _smaller(m),
          f"{text.count(m.get('params'))} of {text.count(m.get('teacher_params'))} parameters"),
         ("speed", _faster(m.get("speedup")), latency),
     ]  # fmt: skip
@@ -279,6 +279,12 @@ def _banner(record: StudyRecord, chosen: Final) -> str:
         names = escape(", ".join(limit.name for limit in limits))
         return f'<p class="banner ok">Meets its limits on the exported file: {names}.</p>'
     return '<p class="banner">No limits were set.</p>'
+
+
+def _smaller(metrics: Mapping[str, Any]) -> str:
+    if metrics.get("compression") is None:
+        return text.count(metrics.get("params"))
+    return f"{text.times(metrics['compression'])} smaller"
 
 
 def _faster(speedup: float | None) -> str:

@@ -57,6 +57,11 @@ class Teacher:
     card: dict[str, Any]
     precision: AnswerPrecision = "fp32"
 
+    @property
+    def runs(self) -> bool:
+        """Whether it can be asked anything new; a table of recorded answers cannot."""
+        return bool(self.card.get("source") != "table")
+
     def logits(self, images_BCHW: Tensor) -> Tensor:
         """Answers.
 
