@@ -334,14 +334,6 @@ def test_terms_that_teach_nothing(tmp_path: Path, text: str, told: str) -> None:
     assert told in _message(_write(tmp_path, text + "\n"), {})
 
 
-def test_the_recipes_in_the_docs_are_read(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
-    recipes = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    assert len(recipes) >= 4
-    for block in recipes:
-        assert load_recipe(_write(tmp_path, block), {}).final != Recipe().final
-
-
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -1,0 +1,19 @@
+"""Distillation: a run, what it is fed, and the loop that trains it."""
+
+from nasdistill.distillation.feed import Feed, Pace
+from nasdistill.distillation.loop import (
+    EVALUATION_BATCH,
+    Diverged,
+    Progress,
+    distill,
+    predict,
+    probe_precision,
+    seed_weights,
+)
+from nasdistill.distillation.precision import Precision, set_precision
+from nasdistill.distillation.run import Run
+
+__all__ = [
+    "EVALUATION_BATCH", "Diverged", "Feed", "Pace", "Precision", "Progress", "Run", "distill",
+    "predict", "probe_precision", "seed_weights", "set_precision",
+]  # fmt: skip

@@ -1,0 +1,137 @@
+"""The only training loop: searching, final distillation and training a teacher all use it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nasdistill.data import Batch, Split
+from nasdistill.distillation.feed import seed_of
+from nasdistill.distillation.precision import Precision, autocast, depthwise_in, set_precision
+from nasdistill.distillation.run import Run
+from nasdistill.models.layers import DepthwiseConv2d
+
+EVALUATION_BATCH = 500
+
+
+class Diverged(Exception):  # noqa: N818 - says what happened
+    """The loss is no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A sign of life from a run, given where the loop synchronises with the device.
+
+    Attributes:
+        examples: Training examples seen so far.
+        loss: Mean loss since the last sign of life.
+        images_per_second: Throughput since then.
+    """
+
+    examples: int
+    loss: float
+    images_per_second: float
+
+
+def distill(run: Run, until: int, every: int | None = None) -> Iterator[Progress]:
+    """Trains until the run has seen `until` examples.
+
+    Leave the loop to stop; the run then stands after the last step whose progress was given.
+
+    Args:
+        run: The training; changed in place.
+        until: Training examples seen at the end, rounded up to whole batches.
+        every: Steps between two signs of life; by default an epoch, 100 at the most.
+
+    Yields:
+        Progress at each synchronisation with the device, the last one at the end.
+
+    Raises:
+        Diverged: If the loss stops being finite.
+    """
+    last = run.feed.steps(until)
+    every = every or min(100, run.feed.steps_per_epoch)
+    run.students.train()
+    while run.step < last:
+        chunk = min(last, (run.step // every + 1) * every)
+        start, before = time.perf_counter(), run.step
+        total = torch.zeros((), device=run.device)
+        plan = run.feed.plan(run.step, chunk)
+        for batch in run.feed.dataset.train.batches(plan, run.size, run.sizes):
+            total += _train_step(run, batch)
+            run.step += 1
+            run.follow()
+        loss = float(total) / (run.step - before)
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss became {loss} after {run.examples} training examples")
+        seconds = time.perf_counter() - start
+        images = (run.step - before) * run.feed.batch_size
+        yield Progress(run.examples, loss, images / max(seconds, 1e-9))
+
+
+def _train_step(run: Run, batch: Batch) -> Tensor:
+    """One optimiser step; gives the loss, detached and not yet synchronised."""
+    for group in run.optimizer.param_groups:
+        group["lr"] = run.pace(run.examples)
+    torch.manual_seed(seed_of(run.seed, "step", run.step))
+    with autocast(run.device, run.precision):
+        loss = run.loss(batch)
+    run.optimizer.zero_grad(set_to_none=True)
+    if loss.requires_grad:  # else all weights are 0 now
+        loss.backward()  # type: ignore[no-untyped-call]
+    run.optimizer.step()
+    return loss.detach()
+
+
+@torch.inference_mode()
+def predict(module: nn.Module, split: Split, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Answers of a module to un-augmented images, in fp32.
+
+    Args:
+        module: Takes uint8 `[B, C, H, W]`; left in eval mode.
+        split: The examples.
+        size: `(height, width)` in pixels at which the module sees them.
+
+    Returns:
+        Logits float32 `[N, C]` and labels int64 `[N]`, both on the CPU.
+    """
+    module.eval()
+    ids = torch.arange(len(split))
+    plan = [(part, None) for part in torch.split(ids, EVALUATION_BATCH)]
+    with depthwise_in(module, keep_fp32=False):
+        logits = [module(batch.images).float() for batch in split.batches(plan, size)]
+    return torch.cat(logits).cpu(), split.labels.cpu()
+
+
+def probe_precision(run: Run, steps: int = 6) -> Precision:
+    """Times a few steps at each precision and names the fastest.
+
+    Args:
+        run: A fresh run; a branch of it is trained and thrown away.
+        steps: Timed steps at each precision, after two that warm up.
+    """
+    kinds: list[Precision] = ["fp32", "bf16"]
+    if any(isinstance(m, DepthwiseConv2d) for m in run.students.modules()):
+        kinds.append("bf16-mixed")
+    seconds: dict[Precision, float] = {}
+    for kind in kinds:
+        twin = run.branch(run.pace)
+        twin.precision = kind
+        set_precision(twin.students, kind)
+        for _ in distill(twin, 2 * run.feed.batch_size):
+            pass
+        start = time.perf_counter()
+        for _ in distill(twin, (2 + steps) * run.feed.batch_size):
+            pass
+        seconds[kind] = time.perf_counter() - start
+    return min(kinds, key=lambda kind: seconds[kind])
+
+
+def seed_weights(seed: int, *parts: object) -> None:
+    """Seeds torch's global generators before a student is built."""
+    torch.manual_seed(seed_of(seed, *parts))

@@ -1,0 +1,200 @@
+"""Objectives and teachers of a recipe: what is read, and what is refused with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nasdistill.errors import UserError
+from nasdistill.options import Input
+from nasdistill.recipe import Recipe, from_stored, load_recipe
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def refused(folder: Path, text: str) -> str:
+    """The one message, which names the file and a line."""
+    path = write(folder, text)
+    with pytest.raises(UserError) as told:
+        load_recipe(path, {})
+    message = str(told.value)
+    assert message.startswith(f"{path}:") and "\n" not in message, message
+    return message.removeprefix(f"{path}:")
+
+
+WHOLE = """\
+teachers:
+  big: {model: "timm:resnet50", weights: big.safetensors}
+  api: {table: answers.npz, missing: skip}
+  both: {mean_of: [teacher, big, api], shares: [2, 1, 1], by: certainty}
+  average: {ema: 0.999}
+  past: {earlier: 2 epochs}
+  others: {peers: 3}
+final:
+  balance: gradient
+  feed: {mix: {kind: cutmix}, rand_augment: {operations: 1, magnitude: 5}}
+  stages:
+    - until: 0.3
+      alpha: 0.3
+      temperature: 8
+    - until: 0.7
+      terms:
+        - {term: features, layers: {0: [0, 1], stage1: layer2}, combine: concat, teacher: big}
+        - {term: kl, teacher: both}
+        - {term: attention, of: maps, loss: kl, weight: {warm_up: [1, 0.2]}}
+    - until: 1
+      terms:
+        - {term: labels}
+        - {term: exits, layers: [0, stage1], soft: 0.3}
+        - {term: mse_logits, teacher: others}
+"""
+
+
+def test_a_whole_recipe_is_read_and_written(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, WHOLE), {})
+    assert recipe.final.stages is not None and len(recipe.final.stages) == 3
+    assert recipe.final.teachers() == ("teacher", "big", "both", "others")
+    assert recipe.final.names() == (
+        "labels", "kl", "features", "attention", "exits", "mse_logits",
+    )  # fmt: skip
+    second = recipe.final.stages[1].terms
+    assert second is not None
+    assert second[0].layers == {"0": ("0", "1"), "stage1": ("layer2",)}
+    assert recipe.teachers["both"].mean_of == ("teacher", "big", "api")
+    assert recipe.teachers["past"].earlier is not None
+    assert recipe.teachers["past"].earlier.examples(100) == 200
+    assert from_stored(recipe.stored()) == recipe
+    assert load_recipe(write(tmp_path, recipe.to_yaml()), {}) == recipe
+    assert recipe.study_name() != Recipe().study_name() and Input(1, 2, 3).size == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "told"),
+    [
+        ("stages: [{until: 0.5}, {until: 0.5}, {until: 1}]", 2,
+         "stage 1 ends at 0.5, but the one before it at 0.5: they overlap"),
+        ("stages: [{until: 0.7}, {until: 0.3}, {until: 1}]", 2, "they overlap"),
+        ("stages: [{until: 0.3}, {until: 0.7}]", 2, "the last ends at 0.7; it must end at 1"),
+        ("stages: []", 2, "stages: at least one is needed"),
+        ("stages: [{until: 1.5}]", 2, "less than or equal to 1"),
+        ("stages: [{alpha: 0.5}]", 2, "final.stages.0.until"),
+        ("stages: [{until: 1}]\n  alpha: 0.5", 2, "give either stages or alpha"),
+        ("stages: [{until: 1}]\n  terms: [{term: kl}]", 2, "give either stages or terms"),
+        ("stages: [{until: 1, alpha: 0.5, terms: [{term: kl}]}]", 2, "give either terms or alpha"),
+        ("stages: [{until: 1, terms: [{term: kl, weight: 0}]}]", 2, "all weights are zero"),
+        ("stages:\n    - until: 0.5\n    - untl: 1\n      until: 1", 4,
+         "final.stages.1.untl: unknown key; did you mean 'until'?"),
+        ("stages:\n    - until: 1\n      terms:\n        - {term: kl}\n"
+         "        - {term: kl, temprature: 3}", 6,
+         "final.stages.0.terms.1.temprature: unknown key; did you mean 'temperature'?"),
+        ("terms: [{term: labels, weight: 0}, {term: kl, weight: {linear: [0, 0]}}]", 2,
+         "all weights are zero, so nothing would be learned"),
+        ("terms: [{term: adversarial}]", 2, "adversarial alone teaches no classes"),
+        ("terms: [{term: labels}, {term: adversarial}]\n  balance: value", 2,
+         "balance: adversarial has two sides"),
+        ("balance: values", 2, "allowed: value, gradient; did you mean 'value'?"),
+        ("terms: [{term: dkd}]\n  feed: {mix: {kind: mixup}}", 2,
+         "feed.mix: dkd needs one label for each example"),
+        ("examples: {by: correct_only}\n  feed: {mix: {kind: mixup}}", 2,
+         "whether a teacher is right on a mixed example is not known"),
+        ("terms: [{term: labels}]\n  feed: {synthetic: {}}", 2, "no term asks the teacher"),
+        ("feed:\n    mix: {kind: mixup}\n    rand_agment: {}", 4,
+         "final.feed.rand_agment: unknown key; did you mean 'rand_augment'?"),
+        ("feed:\n    mix:\n      kind: mixp", 4, "did you mean 'mixup'?"),
+        ("feed: {mix: {kind: mixup, alph: 1}}", 2, "did you mean 'alpha'?"),
+        ("feed: {rand_augment: {magnitude: 31}}", 2, "less than or equal to 30"),
+        ("terms: [{term: features, layers: []}]", 2, "the teacher's layers by the student's"),
+        ("terms: [{term: features, layers: atuo}]", 2, "write auto, or the teacher's layers"),
+        ("terms: [{term: features, layers: {0: []}}]", 2, "is not a layer's name or number"),
+        ("terms: [{term: features, layers: {0: 1.5}}]", 2, "'0': 1.5 is not a layer's name or"),
+        ("terms: [{term: features, layers: {0: [true]}}]", 2, "is not a layer's name or number"),
+        ("terms: [{term: exits, layers: 3}]", 2, "a list of the student's layers"),
+        ("terms: [{term: exits, teacher: big}]", 2, "final.terms.0.teacher: unknown key"),
+        ("terms: [{term: attention, of: matrix}]", 2,
+         "allowed: maps, matrices, values; did you mean 'matrices'?"),
+        ("terms: [{term: attention, loss: l2}]", 2, "allowed: mse, kl, cosine"),
+        ("terms: [{term: features, resize: pol}]", 2, "did you mean 'pool'?"),
+        ("terms: [{term: crd, width: 1}]", 2, "greater than or equal to 2"),
+        ("terms: [{term: rkd}]\n  examples: {by: entropy}", 2, "rkd couples the examples"),
+        ("terms: [{term: exits}]\n  examples: {by: entropy}", 2, "no term asks the teacher"),
+        ("terms: [{term: kl, weight: {warm_up: [1, 0]}}]", 2, "{warm_up: [value, share]}"),
+        ("terms: [{term: kl, temperature: {linear: [4, 0]}}]", 2, "must be above 0"),
+    ],
+)  # fmt: skip
+def test_objectives_that_cannot_work(tmp_path: Path, text: str, line: int, told: str) -> None:
+    message = refused(tmp_path, f"final:\n  {text}\n")
+    where = int(message.split(":")[0])
+    assert told in message and where in (1, line), message
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{ema: 0.9, peers: 2}", "found ema and peers"),
+        ("{}", "give one of model, table, mean_of, ema, earlier, peers (found none)"),
+        ("{peers: 1}", "greater than or equal to 2"),
+        ("{peers: 9}", "less than or equal to 8"),
+        ("{ema: 1.0}", "less than 1"),
+        ("{earlier: 3}", "write a budget with its unit"),
+        ("{table: a.npz, missing: ignore}", "allowed: error, skip"),
+        ("{ema: 0.9, weights: w.pt}", "weights goes with model"),
+        ("{model: x, missing: skip}", "missing goes with table"),
+        ("{model: x, by: correct}", "by goes with mean_of"),
+        ("{mean_of: [teacher]}", "at least 2"),
+        ("{mean_of: [teacher, big], shares: [1]}", "shares: give one for each of mean_of"),
+        ("{mean_of: [teacher, big], shares: [1, 0]}", "greater than 0"),
+        ("{mean_of: [teacher, big], by: certanty}", "did you mean 'certainty'?"),
+        ("{mean_of: [teacher, bg]}", "there is no teacher 'bg'; did you mean 'big'?"),
+        ("{mean_of: [teacher, others]}", "'others' is no model and no table"),
+        ("{modl: x}", "teachers.it.modl: unknown key; did you mean 'model'?"),
+    ],
+)
+def test_teachers_that_cannot_work(tmp_path: Path, text: str, told: str) -> None:
+    path = write(
+        tmp_path, f"teachers:\n  big: {{model: x}}\n  others: {{peers: 2}}\n  it: {text}\n"
+    )
+    with pytest.raises(UserError) as caught:
+        load_recipe(path, {})
+    lines = [line for line in str(caught.value).splitlines() if told in line]
+    assert lines, str(caught.value)
+    assert lines[0].startswith((f"{path}:4: teachers.it", f"{path}:1: ")), lines
+
+
+@pytest.mark.parametrize("key", ["scoring", "final"])
+def test_a_teacher_that_is_not_there_is_told_with_the_nearest(tmp_path: Path, key: str) -> None:
+    for objective in (
+        "{terms: [{term: kl, teacher: bgi}]}", "{examples: {by: entropy, teacher: bgi}}",
+        "{stages: [{until: 0.5}, {until: 1, terms: [{term: kl, teacher: bgi}]}]}",
+    ):  # fmt: skip
+        message = refused(tmp_path, f"teachers: {{big: {{model: x}}}}\n{key}: {objective}\n")
+        told = f"{key}: there is no teacher 'bgi'; did you mean 'big'? (there: teacher, big)"
+        assert told in message
+
+
+def test_the_name_of_the_first_teacher_is_taken(tmp_path: Path) -> None:
+    assert "the name 'teacher' is that of the recipe's own teacher" in refused(
+        tmp_path, "teachers: {teacher: {peers: 2}}\n"
+    )
+
+
+def test_wrong_keys_of_many_places_are_told_at_once(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "teachers:\n  big:\n    model: x\n    wights: y\n"
+        "final:\n  stages:\n    - until: 0.5\n      temprature: 4\n    - until: 1\n"
+        "  feed:\n    synthetic: {imges: 3}\n  examples: {by: confident, treshold: 0.5}\n",
+    )
+    with pytest.raises(UserError) as caught:
+        load_recipe(path, {})
+    lines = [line.removeprefix(f"{path}:") for line in str(caught.value).splitlines()]
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["4", "teachers.big.wights"], ["8", "final.stages.0.temprature"],
+        ["11", "final.feed.synthetic.imges"], ["12", "final.examples.treshold"],
+    ]  # fmt: skip
+    for line, word in zip(lines, ("weights", "temperature", "images", "threshold"), strict=True):
+        assert f"unknown key; did you mean '{word}'?" in line
