@@ -95,7 +95,15 @@ class Faculty:
 
         Returns:
             uint8 `[N, C, H, W]` and int64 `[N]`.
+
+        Raises:
+            UserError: If that teacher cannot be run.
         """
+        if not self.main.runs:
+            raise UserError(
+                f"feed.synthetic: the teacher {self.main.name!r} is a table of recorded answers; "
+                "images are made by asking a teacher anew"
+            )
 
         def progress(now: synthesis.Progress) -> None:
             if now.warning:

@@ -220,9 +220,9 @@ def _check_stages(options: ObjectiveOptions) -> None:
     if not options.stages:
         raise ValueError("stages: at least one is needed")
     fields = ObjectiveOptions.model_fields
-    for name in ("alpha", "temperature", "terms"):
+    for name in ("alpha", "temperature", "label_smoothing", "terms"):
         if getattr(options, name) != fields[name].default:
-            raise ValueError(f"give either stages or {name}; it belongs into a stage")
+            raise ValueError(f"give either stages or {name}; a stage has terms of its own")
     before = 0.0
     for number, stage in enumerate(options.stages):
         if stage.until <= before:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from nasdistill.options import Closed
 from nasdistill.recipe_values import ScheduleText, no_less, positive
@@ -168,6 +168,12 @@ class AttentionOptions(LayersOptions):
     term: Literal["attention"]
     of: Literal["maps", "matrices", "values"] = "maps"
     loss: Literal["mse", "kl", "cosine"] = "mse"
+
+    @model_validator(mode="after")
+    def _matrices_have_no_channels(self) -> AttentionOptions:
+        if self.of != "maps" and self.combine != "mean":
+            raise ValueError(f"{self.of} of several layers are averaged; concat is for maps")
+        return self
 
 
 class GramOptions(LayersOptions):

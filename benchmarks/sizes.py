@@ -1,0 +1,95 @@
+"""How large each term's loss and gradient are: what weights have to bring together.
+
+The student of `benchmarks/methods.py` is distilled for 60 steps on labels, `kl` and hardly any of one
+more term; then that term's loss and the norm of its gradient by the student's parameters are averaged
+over two batches. One seed: orders of magnitude. Printed is the table that stands in docs/methods.md.
+
+    python benchmarks/sizes.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from methods import BATCH, KL, LABELS, RATE, ROOT, STUDENT, no_further
+
+from nasdistill import distillation
+from nasdistill.course import Course, open_course
+from nasdistill.data import load_data
+from nasdistill.distillation import Pace, Run
+from nasdistill.faculty import Faculty
+from nasdistill.objective import Objective
+from nasdistill.recipe import load_recipe
+from nasdistill.space import Architecture
+from nasdistill.teacher import load_teacher
+
+STEPS = 60
+LITTLE = 1e-4
+OTHERS: dict[str, dict[str, Any]] = {
+    name: {"term": name, "weight": LITTLE}
+    for name in (
+        "reverse_kl", "js", "soft_ce", "mse_logits", "dkd", "dist", "features", "attention", "gram",
+        "nst", "similarity", "rkd", "crd", "exits",
+    )
+}  # fmt: skip
+OTHERS["dkd"]["others"] = 2
+
+
+def measure(course: Course, run: Run, term: int) -> tuple[float, float]:
+    """Loss and gradient norm of one term, the mean over two batches after `STEPS`."""
+    for _ in distillation.distill(run, STEPS * BATCH):
+        pass
+    only = Objective([*run.objective.terms])
+    run.objective = Objective(
+        [item if i == term else _off(item) for i, item in enumerate(only.terms)]
+    )
+    losses, norms = [], []
+    plan = course.feed.plan(STEPS, STEPS + 2)
+    for batch in course.feed.dataset.train.batches(plan, run.size, run.sizes):
+        loss = run.loss(batch)
+        found = torch.autograd.grad(loss, list(run.student.parameters()), allow_unused=True)
+        weight = only.terms[term].weight(0.0)
+        losses.append(float(loss.detach()) / weight)
+        norm = torch.stack([g.norm() for g in found if g is not None]).norm()
+        norms.append(float(norm) / weight)
+    return fmean(losses), fmean(norms)
+
+
+def _off(item: Any) -> Any:
+    return type(item)(item.term, lambda progress: 0.0, item.teacher)
+
+
+def main() -> None:
+    """Measures every term and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", default=str(ROOT / "studies" / ".cache"))
+    cache = Path(parser.parse_args().cache)
+    device = torch.device("cpu")
+    data = load_data("fashion-mnist-mini", device=device)
+    teacher = load_teacher("shipped", data, device=device, precision="bf16")
+    architecture = Architecture.from_json(json.dumps(STUDENT))
+    print("| term | loss | gradient |\n|---|---|---|")
+    cases = [("labels", OTHERS["js"], 0), ("kl", OTHERS["js"], 1)]
+    cases += [(name, other, 2) for name, other in OTHERS.items()]
+    for name, other, term in cases:
+        options = {"final": {"terms": [LABELS, KL, other]}, "batch_size": BATCH, "views": 1}
+        recipe = load_recipe(None, options)
+        faculty = Faculty(data, teacher, {}, no_further, cache, lambda count, spent: None, print)
+        course = open_course(recipe.final, recipe, faculty)
+        total = 936 * BATCH
+        run = course.run(
+            course.students(architecture, data, 0), horizon=total,
+            pace=Pace(RATE, 156 * BATCH, None, total), seed=0, precision="fp32",
+        )  # fmt: skip
+        course.prepare((STEPS + 2) * BATCH, 0)
+        loss, norm = measure(course, run, term)
+        print(f"| `{name}` | {loss:.1g} | {norm:.1g} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
