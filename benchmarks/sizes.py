@@ -1,8 +1,8 @@
 """How large each term's loss and gradient are: what weights have to bring together.
 
-The student of `benchmarks/methods.py` is distilled for 60 steps on labels, `kl` and hardly any of one
-more term; then that term's loss and the norm of its gradient by the student's parameters are averaged
-over two batches. One seed: orders of magnitude. Printed is the table that stands in docs/methods.md.
+The student of `benchmarks/methods.py` is distilled for 60 steps on labels, `kl` and hardly any of
+one more term; then that term's loss and the norm of its gradient by the student's parameters are
+averaged over two batches. One seed: orders of magnitude. Printed is the table of docs/methods.md.
 
     python benchmarks/sizes.py
 """

@@ -15,7 +15,7 @@ from nasdistill.models import Classifier, vit
 from nasdistill.objective import Objective, Outputs, Term, objective_of
 from nasdistill.objective.layers import OnLayers
 from nasdistill.options import Input
-from nasdistill.recipe_objective import ObjectiveOptions
+from nasdistill.recipe.objective import ObjectiveOptions
 from nasdistill.taps import anatomy, ask
 from nasdistill.teacher import Teacher, weights_hash
 

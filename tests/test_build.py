@@ -18,7 +18,7 @@ from nasdistill.objective import KL, Labels, Objective, objective_of
 from nasdistill.objective.adversarial import AdversarialFeatures, AdversarialLogits
 from nasdistill.objective.attention import AttentionMaps, AttentionRelations
 from nasdistill.objective.features import Features
-from nasdistill.recipe_objective import ObjectiveOptions
+from nasdistill.recipe.objective import ObjectiveOptions
 
 
 def staged(*stages: dict[str, Any], **more: Any) -> Objective:

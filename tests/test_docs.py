@@ -20,7 +20,7 @@ from nasdistill.faculty import Faculty
 from nasdistill.models import Classifier, build
 from nasdistill.objective import TERMS
 from nasdistill.recipe import Recipe, SyntheticOptions, load_recipe
-from nasdistill.recipe_objective import (
+from nasdistill.recipe.objective import (
     ExamplesOptions,
     FeedOptions,
     IterateOptions,
@@ -30,7 +30,7 @@ from nasdistill.recipe_objective import (
     StageOptions,
     TeacherOptions,
 )
-from nasdistill.recipe_terms import TERM_OPTIONS
+from nasdistill.recipe.terms import TERM_OPTIONS
 from nasdistill.space import Architecture, SearchSpace
 from nasdistill.teacher import Teacher, load_teacher, weights_hash
 from nasdistill.teacher.recorded import recorded_teacher

@@ -13,8 +13,8 @@ from nasdistill.data import Batch
 from nasdistill.objective import KL, TERMS, Labels, Objective, Outputs, Weighted, objective_of
 from nasdistill.objective.examples import FOLLOWS, ByExample
 from nasdistill.objective.schedules import constant
-from nasdistill.recipe_objective import ExamplesOptions, ObjectiveOptions
-from nasdistill.recipe_terms import COUPLED, TERM_OPTIONS
+from nasdistill.recipe.objective import ExamplesOptions, ObjectiveOptions
+from nasdistill.recipe.terms import COUPLED, TERM_OPTIONS
 
 # Largest probabilities 0.95, 0.6 and 0.25; right, wrong, right.
 P = torch.tensor([[0.95, 0.02, 0.02, 0.01], [0.3, 0.6, 0.05, 0.05], [0.25, 0.25, 0.25, 0.25]])

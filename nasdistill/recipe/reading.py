@@ -1,163 +1,32 @@
-"""One study's whole configuration: YAML and flags in, a validated object out. No torch."""
+"""Reads recipes: files, flags and stored ones, with every error at once."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 from ruamel.yaml.comments import CommentedMap
 
 from nasdistill.errors import UserError
-from nasdistill.options import Closed, nearest, without_password
-from nasdistill.recipe_objective import (
+from nasdistill.options import Closed, nearest
+from nasdistill.recipe.objective import (
     ExamplesOptions,
     FeedOptions,
-    IterateOptions,
     MixOptions,
     ObjectiveOptions,
     RandAugmentOptions,
     StageOptions,
     SyntheticOptions,
-    TeacherOptions,
-    check_teachers,
 )
-from nasdistill.recipe_terms import TERM_OPTIONS
-from nasdistill.recipe_values import (
-    Budget,
-    BudgetText,
-    Costs,
-    Count,
-    Fraction,
-    Milliseconds,
-    Seconds,
-)
-from nasdistill.recipe_yaml import line_of, parse_yaml, plain, read_yaml, write_yaml
-
-__all__ = [
-    "FREE", "UNNAMED", "Budget", "FeedOptions", "ObjectiveOptions", "Recipe", "Rungs",
-    "StageOptions", "SyntheticOptions", "TeacherOptions", "changed_keys", "from_stored", "line_of",
-    "load_recipe", "parse_yaml", "read_yaml",
-]  # fmt: skip
-
-FREE = ("trials", "time_limit", "top_k", "workers")
-"""Keys that may change when a study goes on."""
-
-UNNAMED = (*FREE, "study", "storage")
-"""Keys that a study's default name does not follow."""
-
-
-class Rungs(Closed):
-    """The ladder: budgets `first`, `first · eta`, …; 1/eta of the trials goes on at each."""
-
-    first: BudgetText = Budget(images=3000)
-    eta: int = Field(default=3, ge=2, le=10)
-    count: int = Field(default=3, ge=1, le=8)
-
-
-class Recipe(Closed):
-    """Everything that makes a study. Each key is a flag of `nasdistill search` as well."""
-
-    space: str = "mobile"
-    data: str = "fashion-mnist-mini"
-    data_root: str | None = None
-    image_size: int | None = Field(default=None, ge=16, le=256)
-    channels: Literal[1, 3] | None = None
-    skip_unreadable: bool = False
-    teacher: str = "auto"
-    weights: str | None = None
-    teachers: dict[str, TeacherOptions] = {}
-    study: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    trials: int = Field(default=24, ge=1)
-    time_limit: Seconds | None = None
-    top_k: int = Field(default=2, ge=1)
-    minimize: Costs = Field(default=("latency", "params"), min_length=1)
-    max_params: Count | None = None
-    max_macs: Count | None = None
-    max_bytes: Count | None = None
-    max_latency: Milliseconds | None = None
-    min_accuracy: Fraction | None = None
-    latency_engine: str = Field(
-        default="onnxruntime", pattern=r"^(onnxruntime|torch|cuda|command:.+)$"
-    )
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    precision: Literal["auto", "fp32", "bf16", "bf16-mixed"] = "auto"
-    deterministic: bool = False
-    workers: int = Field(default=1, ge=1, le=64)
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    storage: str | None = None
-    import_file: str | None = Field(default=None, alias="import")
-    baseline: bool = False
-    sampler: Literal["random", "tpe", "nsga2", "qmc"] = "tpe"
-    stopping: bool = True
-    rungs: Rungs = Rungs()
-    final_budget: BudgetText = Budget(epochs=8)
-    batch_size: int = Field(default=64, ge=2)
-    views: int = Field(default=4, ge=1, le=1000)
-    learning_rate: float = Field(default=0.008, gt=0, allow_inf_nan=False)
-    scoring: ObjectiveOptions = ObjectiveOptions()
-    final: ObjectiveOptions = ObjectiveOptions()
-    iterate: IterateOptions | None = None
-
-    @model_validator(mode="after")
-    def _teachers_are_there(self) -> Recipe:
-        check_teachers(self.teachers, {"scoring": self.scoring, "final": self.final})
-        return self
-
-    def study_name(self) -> str:
-        """The study's name: as given, or made from what differs from the defaults."""
-        if self.study is not None:
-            return self.study
-        base = Path(self.space).stem
-        if self.data != Recipe().data:
-            data = self.data.split(":")[-1].rstrip("/").rsplit("/", 1)[-1]
-            base += "-" + (Path(data).stem or "data")
-        base = re.sub(r"[^A-Za-z0-9._-]+", "-", base).strip("-.") or "study"
-        default, shipped = Recipe().stored(), re.fullmatch(r"[\w-]+", self.space) is not None
-        named = {k: v for k, v in self.stored().items() if k not in (*UNNAMED, "space")}
-        differs = {k: v for k, v in named.items() if v != default[k]}
-        if shipped and not differs:
-            return base
-        readable = "-".join(_readable(key, value) for key, value in differs.items())
-        if shipped and len(readable) <= 48 and "?" not in readable:
-            return f"{base}-{readable}"
-        text = json.dumps([self.space, differs], sort_keys=True)
-        return f"{base}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"
-
-    def stored(self) -> dict[str, Any]:
-        """Plain JSON values, by YAML key; the storage's password is left out."""
-        values = self.model_dump(mode="json", by_alias=True)
-        if self.storage is not None:
-            values["storage"] = without_password(self.storage)
-        return values
-
-    def to_yaml(self) -> str:
-        """The recipe as YAML that `load_recipe` reads."""
-        return write_yaml({k: v for k, v in self.stored().items() if v is not None})
-
-
-def _readable(key: str, value: Any) -> str:
-    """`seed3`, `no-stopping`, `minimize-params.macs`; holds a `?` where it would not be exact."""
-    key = key.replace("_", "-")
-    if isinstance(value, bool):
-        return key if value else f"no-{key}"
-    if isinstance(value, (int, float)):
-        text = repr(value).removesuffix(".0")
-        return f"{key}{text}" if re.fullmatch(r"[\d.]+", text) else "?"
-    if key == "minimize":
-        return f"{key}-{'.'.join(value)}"
-    return f"{key}-{value}" if key in ("sampler", "precision", "device") else "?"
-
-
-def changed_keys(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
-    """Keys, with both values, that differ although they may not when a study goes on."""
-    before, after = old.stored(), new.stored()
-    keys = [k for k in before if k not in (*FREE, "study")]
-    return [(k, before[k], after[k]) for k in keys if before[k] != after[k]]
+from nasdistill.recipe.recipe import Recipe, Rungs
+from nasdistill.recipe.teachers import IterateOptions, TeacherOptions
+from nasdistill.recipe.terms import TERM_OPTIONS
+from nasdistill.recipe.values import Budget
+from nasdistill.recipe.yaml import line_of, plain, read_yaml
 
 
 def load_recipe(path: str | Path | None, overrides: Mapping[str, Any]) -> Recipe:
