@@ -23,13 +23,12 @@ from nasdistill.recipe import Recipe, SyntheticOptions, load_recipe
 from nasdistill.recipe.objective import (
     ExamplesOptions,
     FeedOptions,
-    IterateOptions,
     MixOptions,
     ObjectiveOptions,
     RandAugmentOptions,
     StageOptions,
-    TeacherOptions,
 )
+from nasdistill.recipe.teachers import IterateOptions, TeacherOptions
 from nasdistill.recipe.terms import TERM_OPTIONS
 from nasdistill.space import Architecture, SearchSpace
 from nasdistill.teacher import Teacher, load_teacher, weights_hash
