@@ -122,7 +122,7 @@ def _teacher(
             f"study {record.name!r}: the teacher {recipe.teacher!r} has other weights than the one "
             "it was made with"
         )
-    return teacher
+    return teacher.must_run()
 
 
 def _side(about: dict[str, Any]) -> int | None:

@@ -70,8 +70,8 @@ def _deadlines(study: Study, bench: Bench, begun: float) -> Deadlines:
     if recipe.time_limit is None:
         return Deadlines(None, None)
     whole = begun + recipe.time_limit
-    final = recipe.final_budget.examples(len(bench.final.feed.dataset.train)) * recipe.top_k
-    final *= 2 if recipe.baseline else 1
+    final = recipe.final_budget.examples(len(bench.final.feed.dataset.train))
+    final *= _full_runs(recipe)
     going, searching = float(recipe.trials), 0.0
     for rung in range(len(ladder.budgets)):
         before = ladder.examples(rung - 1) if rung else 0
@@ -79,6 +79,16 @@ def _deadlines(study: Study, bench: Bench, begun: float) -> Deadlines:
         going /= ladder.eta if recipe.stopping else 1
     left = whole - time.monotonic()
     return Deadlines(time.monotonic() + left * searching / (searching + final), whole)
+
+
+def _full_runs(recipe: Recipe) -> int:
+    """How many trainings at the final budget are to come."""
+    each, shared = 1 + recipe.baseline, 0
+    if recipe.iterate is not None and recipe.iterate.generations is not None:
+        each += recipe.iterate.generations - 1
+    elif recipe.iterate is not None:
+        each, shared = each + 1, len(recipe.iterate.assistants or ())
+    return each * recipe.top_k + shared
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def teacher_evaluate(
     dataset = load_data(data, device=place, image_size=image_size, channels=channels)
     recipe = Recipe(data=data, teacher=spec, weights=weights)
     emit = on_event or silent
-    teacher = load_a_teacher(recipe, dataset, place, STUDIES, imported, emit)
+    teacher = load_a_teacher(recipe, dataset, place, STUDIES, imported, emit).must_run()
     card = teaching.evaluate_teacher(teacher, dataset)
     for text in teaching.warnings_of(card):
         emit(Event("warning", text))
@@ -176,6 +176,7 @@ def teacher_record(
     dataset = load_data(data, device=place, seed=seed, image_size=image_size, channels=channels)
     recipe = Recipe(data=data, teacher=spec, weights=weights)
     teacher = load_a_teacher(recipe, dataset, place, STUDIES, imported, on_event or silent)
+    teacher.must_run()
     logits, _ = distillation.predict(teacher.module, dataset.train, teacher.input.size)
     probabilities = torch.softmax(logits.double(), dim=1).numpy()
     write_table(out, dataset.names, probabilities)

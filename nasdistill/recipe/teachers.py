@@ -71,6 +71,8 @@ class TeacherOptions(Closed):
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise ValueError(f"give one of {', '.join(kinds)} (found {found})")
+        if self.model is not None and self.model.startswith("table:"):
+            raise ValueError(f"write table: {self.model.removeprefix('table:')} instead of a model")
         belongs = {"weights": "model", "missing": "table", "shares": "mean_of", "by": "mean_of"}
         for key, kind in belongs.items():
             if kind not in given and getattr(self, key) != type(self).model_fields[key].default:

@@ -62,6 +62,19 @@ class Teacher:
         """Whether it can be asked anything new; a table of recorded answers cannot."""
         return bool(self.card.get("source") != "table")
 
+    def must_run(self) -> Teacher:
+        """Itself.
+
+        Raises:
+            UserError: If it is a table of recorded answers.
+        """
+        if not self.runs:
+            raise UserError(
+                f"teacher {self.name!r} is a table of recorded answers, which cannot be asked about "
+                "other images"
+            )
+        return self
+
     def logits(self, images_BCHW: Tensor) -> Tensor:
         """Answers.
 
