@@ -183,7 +183,7 @@ def test_a_table_can_be_the_only_teacher(here: Path) -> None:
     assert any("recorded answers, accuracy 0.9" in text for text in told)
     assert "of the teacher" not in (final.folder / "README.md").read_text()
     assert "final 1" in Path("reports/box/index.html").read_text()
-    with pytest.raises(UserError, match="cannot be asked about other images"):
+    with pytest.raises(UserError, match="cannot be asked"):
         api.evaluate("box/1")
     with pytest.raises(UserError, match="images are made by asking a teacher anew"):
         final_options = {"terms": [{"term": "kl"}], "feed": {"synthetic": {"images": 10}}}

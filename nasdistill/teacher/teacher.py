@@ -70,8 +70,8 @@ class Teacher:
         """
         if not self.runs:
             raise UserError(
-                f"teacher {self.name!r} is a table of recorded answers, which cannot be asked about "
-                "other images"
+                f"teacher {self.name!r} is a table of recorded answers, which cannot be asked "
+                "about other images"
             )
         return self
 
