@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Finds small neural networks that stand in for a big one, and distils them.",
 )
-teacher_app = typer.Typer(no_args_is_help=True, help="Train or evaluate a teacher.")
+teacher_app = typer.Typer(no_args_is_help=True, help="Train, evaluate or record a teacher.")
 app.add_typer(teacher_app, name="teacher")
 
 
@@ -289,7 +289,7 @@ def tune(
     temperatures: flags.Temperatures = None,
     alphas: flags.Alphas = None,
     epochs: flags.TuneEpochs = 2,
-    data: flags.OtherData = None,
+    data: flags.TuneData = None,
     teacher: flags.TuneTeacher = None,
     as_json: flags.Json = False,
 ) -> None:

@@ -317,6 +317,10 @@ TuneEpochs = Annotated[
     int,
     typer.Option("--epochs", min=1, help="Epochs for each point (default: 2).", show_default=False),
 ]
+TuneData = Annotated[
+    str | None,
+    _option("--data", "Data, for an architecture.json, as in search (default: the shipped ones)."),
+]
 TuneTeacher = Annotated[
     str | None,
     _option("--teacher", "Teacher, for an architecture.json, as in search (default: auto)."),
