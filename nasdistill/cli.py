@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import typer
@@ -280,6 +281,27 @@ def evaluate(
     for table in quality_tables(quality):
         console().print(table)
     print("\n".join(quality_lines(quality)))
+
+
+@app.command()
+def audit(
+    study: flags.Study,
+    count: flags.AuditCount = 12,
+    repeats: flags.AuditRepeats = 3,
+    as_json: flags.Json = False,
+) -> None:
+    """Distil a sample of a study's trials in full: how far can its short scores be trusted?"""
+    outcome = _shown(
+        lambda api, emit: api.audit(study, count=count, repeats=repeats, on_event=emit), study
+    )
+    if as_json:
+        print(json.dumps({**asdict(outcome.audit), "page": str(outcome.page)}))
+        return
+    from nasdistill.display import audit_table
+    from nasdistill.results.audit import verdict
+
+    console().print(audit_table(outcome.audit))
+    print(f"{verdict(outcome.audit)}\nPage: {outcome.page}")
 
 
 @app.command()

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nasdistill.results import Event, Final, StudyRecord
+from nasdistill.results.audit import Audit
 
 if TYPE_CHECKING:
     from nasdistill.space import SearchSpace
@@ -245,3 +246,17 @@ def tune_lines(best: Mapping[str, Any], picture: Path) -> list[str]:
         "Points whose intervals overlap cannot be told apart by one run each.",
         f"Picture: {picture}",
     ]
+
+
+def audit_table(audit: Audit) -> Table:
+    """How well each figure's order agrees with that after full distillation."""
+    table = Table(title=f"Against full distillation of {len(audit.numbers)} trials")
+    for column in ("figure", "trials", "Kendall τ", "95 % interval", "Spearman ρ", "given MACs"):
+        table.add_column(column)
+    for row in (*audit.scored, *audit.rivals):
+        numbers = [
+            "–" if v is None else f"{v:.2f}" for v in (row.kendall, row.spearman, row.partial)
+        ]
+        bounds = "–" if row.interval is None else f"{row.interval[0]:.2f} to {row.interval[1]:.2f}"
+        table.add_row(row.name, str(row.count), numbers[0], bounds, *numbers[1:])
+    return table

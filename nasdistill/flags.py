@@ -300,8 +300,23 @@ OutFile = Annotated[
     Path | None, _option("--out", "File to write (default: STUDY-RANK.onnx or .pt2 here).")
 ]
 
-# -- tune, teacher record --------------------------------------------------------------------------
+# -- audit, tune, teacher record -------------------------------------------------------------------
 
+AuditCount = Annotated[
+    int,
+    typer.Option(
+        "--count", min=3, help="Trials to distil in full (default: 12).", show_default=False
+    ),
+]
+AuditRepeats = Annotated[
+    int,
+    typer.Option(
+        "--repeats",
+        min=0,
+        help="How many with a second seed, too (default: 3).",
+        show_default=False,
+    ),
+]
 TuneTarget = Annotated[
     str, typer.Argument(help="A study (its recommended final, or best trial) or architecture.json.")
 ]

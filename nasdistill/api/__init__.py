@@ -1,5 +1,6 @@
 """What the command line does, as functions: the Python API."""
 
+from nasdistill.api.auditing import AuditOutcome, audit
 from nasdistill.api.evaluating import evaluate
 from nasdistill.api.models import export, load, profile, spread
 from nasdistill.api.places import REPORTS, STUDIES
@@ -8,7 +9,7 @@ from nasdistill.api.teachers import teacher_evaluate, teacher_record, teacher_tr
 from nasdistill.api.tuning import TuneOutcome, tune
 
 __all__ = [
-    "REPORTS", "STUDIES", "SearchOutcome", "TuneOutcome", "distill", "evaluate", "export", "load",
-    "profile", "report", "resume", "search", "spread", "studies", "teacher_evaluate",
-    "teacher_record", "teacher_train", "tune",
+    "REPORTS", "STUDIES", "AuditOutcome", "SearchOutcome", "TuneOutcome", "audit", "distill",
+    "evaluate", "export", "load", "profile", "report", "resume", "search", "spread", "studies",
+    "teacher_evaluate", "teacher_record", "teacher_train", "tune",
 ]  # fmt: skip

@@ -1,33 +1,24 @@
-"""The report's page: one HTML file with Plotly, styles and script inside."""
+"""The report's page."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections import Counter
 from html import escape
-from pathlib import Path
-from string import Template
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
-from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from nasdistill.errors import UserError
 from nasdistill.options import Cost
 from nasdistill.report import figures, progress, quality, quality_text, tables, text
+from nasdistill.report.document import buttons, document, figure_box, section
 from nasdistill.results import COUNTED, StudyRecord
 
-_HERE = Path(__file__).parent
 _COSTS: tuple[Cost, ...] = ("params", "macs", "latency", "bytes")
 _BUTTONS = {"params": "parameters", "macs": "MACs", "latency": "latency", "bytes": "bytes"}
 
 
 def render(record: StudyRecord) -> str:
     """Builds the page.
-
-    Nothing is loaded from elsewhere: the page's own policy forbids it, and only the scripts whose
-    hashes it names may run.
 
     Args:
         record: The study.
@@ -43,7 +34,6 @@ def render(record: StudyRecord) -> str:
             f"study {record.name!r} has no trials yet, so there is nothing to report; "
             "run `nasdistill search` first"
         )
-    scripts = [_script(get_plotlyjs()), _script((_HERE / "page.js").read_text("utf-8"))]
     plots: dict[str, dict[str, go.Figure]] = {}
     sections = [
         _trade_off(record, plots),
@@ -56,61 +46,7 @@ def render(record: StudyRecord) -> str:
         _parameters(record, plots),
         _provenance(record),
     ]
-    return Template((_HERE / "page.html").read_text("utf-8")).substitute(
-        policy="; ".join([
-            "default-src 'none'", "style-src 'unsafe-inline'", "img-src data: blob:",
-            "script-src " + " ".join(f"'sha256-{_hash(script)}'" for script in scripts),
-        ]),
-        title=escape(record.name),
-        style=(_HERE / "page.css").read_text("utf-8"),
-        summary=_summary(record),
-        verdict=tables.verdict(record),
-        sections="\n".join(sections),
-        figures=_embed(plots),
-        plotly=scripts[0],
-        script=scripts[1],
-    )  # fmt: skip
-
-
-def _script(source: str) -> str:
-    source = source.replace("\r\n", "\n").replace("\r", "\n")
-    assert "</script" not in source.lower(), "a script must not hold its own end tag"
-    return source
-
-
-def _hash(source: str) -> str:
-    return base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
-
-
-def _embed(plots: dict[str, dict[str, go.Figure]]) -> str:
-    """JSON that can stand inside a script element: no `<`, `>`, `&` or line separators."""
-    data = {
-        name: {key: json.loads(figure.to_json()) for key, figure in variants.items()}
-        for name, variants in plots.items()
-    }
-    result = json.dumps(data, separators=(",", ":"))
-    for character in "<>&":
-        result = result.replace(character, f"\\u{ord(character):04x}")
-    return result
-
-
-def _section(title: str, body: str, note: str = "") -> str:
-    lead = f'<p class="note">{note}</p>' if note else ""
-    return f"<section><h2>{title}</h2>{lead}{body}</section>"
-
-
-def _figure(name: str, figure: go.Figure) -> str:
-    height = int(figure.layout.height)
-    return f'<div class="plot" id="{name}" style="height:{height}px"></div>'
-
-
-def _buttons(kind: str, labels: dict[str, str], pressed: str) -> str:
-    inner = "".join(
-        f'<button type="button" data-{kind}="{key}" aria-pressed="{str(key == pressed).lower()}">'
-        f"{escape(label)}</button>"
-        for key, label in labels.items()
-    )
-    return f'<div class="buttons" role="group">{inner}</div>'
+    return document(record.name, _summary(record), tables.verdict(record), sections, plots)
 
 
 def _summary(record: StudyRecord) -> str:
@@ -133,14 +69,14 @@ def _chains(record: StudyRecord) -> str:
         "Each line is one full training, taught by the one named. The first teacher's own student "
         "comes first; the one that does best on the score half was taken."
     )
-    return _section("Generations and assistants", table, note) if table else ""
+    return section("Generations and assistants", table, note) if table else ""
 
 
 def _trade_off(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
     infos = {cost: figures.trade_off_info(record, cost) for cost in _COSTS}
     infos = {c: i for c, i in infos.items() if set(i.groups) - {"teacher"}}
     if not infos:
-        return _section("Accuracy against cost", "<p>No trial has a score or a cost yet.</p>")
+        return section("Accuracy against cost", "<p>No trial has a score or a cost yet.</p>")
     drawn = {cost: figures.plot_trade_off(info) for cost, info in infos.items()}
     plots["trade-off"] = {str(cost): figure for cost, figure in drawn.items()}
     first = next(iter(infos))
@@ -148,16 +84,16 @@ def _trade_off(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> s
         f'<p class="note" data-for="{cost}"{"" if cost == first else " hidden"}>{_places(info)}</p>'
         for cost, info in infos.items()
     )
-    bar = _buttons("cost", {cost: _BUTTONS[cost] for cost in infos}, first)
-    view = _buttons("view", {"close": "close-up", "all": "all trials"}, "close")
+    bar = buttons("cost", {cost: _BUTTONS[cost] for cost in infos}, first)
+    view = buttons("view", {"close": "close-up", "all": "all trials"}, "close")
     note = (
         "Up and to the left is better. Trials stand at their last score on the validation split, "
         "finals (with 95 % interval) and teacher at their accuracy on the test split; the line is "
         "the front of the complete trials for the cost shown. Rejected trials were never trained: "
         "the strip below shows what they would have cost. Point at a mark for its architecture."
     )
-    body = f'<div class="bar">{bar}{view}</div>{_figure("trade-off", drawn[first])}{hidden}'
-    return _section("Accuracy against cost", body, note)
+    body = f'<div class="bar">{bar}{view}</div>{figure_box("trade-off", drawn[first])}{hidden}'
+    return section("Accuracy against cost", body, note)
 
 
 def _places(info: figures.TradeOffInfo) -> str:
@@ -171,20 +107,20 @@ def _places(info: figures.TradeOffInfo) -> str:
 
 def _finals(record: StudyRecord) -> str:
     if not record.finals:
-        return _section("Finals", "<p>No finals yet.</p>")
+        return section("Finals", "<p>No finals yet.</p>")
     note = (
         "Finals were distilled in full, tested once, exported, reloaded and measured again as "
         "exported. The audit half of the validation split chose the recommended one; the test "
         "split chose nothing."
     )
-    return _section("Finals", tables.finals_table(record), note)
+    return section("Finals", tables.finals_table(record), note)
 
 
 def _quality(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
     """What `evaluate` found; figures and text of one final at a time."""
     title, judged = "Quality of the finals", quality.judged_finals(record)
     if not record.finals:
-        return _section(title, "<p>No finals yet.</p>")
+        return section(title, "<p>No finals yet.</p>")
     ranks = [final.rank for final, _ in judged]
     missing = [f"{record.name}/{f.rank}" for f in record.finals if f.rank not in ranks]
     todo = "".join(
@@ -192,35 +128,37 @@ def _quality(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str
         for name in missing
     )
     if not judged:
-        return _section(title, todo)
+        return section(title, todo)
     first = next((final.rank for final, _ in judged if final.recommended), ranks[0])
     drawn = quality.plots_of(judged, first)
     plots |= drawn
     labels = {f"final-{rank}": f"final {rank}" for rank in ranks}
-    bar = _buttons("final", labels, f"final-{first}") if len(judged) > 1 else ""
-    parts = {name: _figure(name, next(iter(variants.values()))) for name, variants in drawn.items()}
+    bar = buttons("final", labels, f"final-{first}") if len(judged) > 1 else ""
+    parts = {
+        name: figure_box(name, next(iter(variants.values()))) for name, variants in drawn.items()
+    }
     parts |= quality_text.blocks(judged, first)
-    return _section(title, bar + quality_text.arranged(parts) + todo, quality_text.NOTE)
+    return section(title, bar + quality_text.arranged(parts) + todo, quality_text.NOTE)
 
 
 def _rungs(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
     info = progress.rungs_info(record)
     if not info.lines:
-        return _section("Scores by rung", "<p>No trial has reached a rung yet.</p>")
+        return section("Scores by rung", "<p>No trial has reached a rung yet.</p>")
     figure = progress.plot_rungs(info)
     plots["rungs"] = {"": figure}
     note = (
         "One line per trial; a line that ends early was stopped there. Lines that cross after a "
         "rung are trials whose order that rung got wrong."
     )
-    return _section("Scores by rung", _figure("rungs", figure), note)
+    return section("Scores by rung", figure_box("rungs", figure), note)
 
 
 def _trust(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
     info = progress.trust_info(record)
     title = "How far the scores could be trusted"
     if not info.numbers:
-        return _section(title, "<p>Needs finals.</p>")
+        return section(title, "<p>Needs finals.</p>")
     figure = progress.plot_trust(info)
     plots["trust"] = {"": figure}
     n = len(info.numbers)
@@ -238,7 +176,7 @@ def _trust(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
         "trials alone, so their range is narrow."
     )
     stated = f'<p class="stated">{said}</p>'
-    return _section(title, stated + _figure("trust", figure), note)
+    return section(title, stated + figure_box("trust", figure), note)
 
 
 def _stages(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
@@ -247,21 +185,22 @@ def _stages(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
     plots |= {"stages": {"": first}, "savings": {"": second}}
     body = (
         f"<h3>Time by stage, {text.seconds(sum(stages.values))} in all</h3>"
-        f"{_figure('stages', first)}<h3>Examples trained and saved</h3>{_figure('savings', second)}"
+        f"{figure_box('stages', first)}<h3>Examples trained and saved</h3>"
+        f"{figure_box('savings', second)}"
     )
     note = (
         "Above, where the wall-clock time went. Below, the examples that the search trained on, "
         "and those that it did not have to train or ask the teacher: trials stopped early, "
         "answers found in the cache, trials rejected at the gates."
     )
-    return _section("What it cost", body, note)
+    return section("What it cost", body, note)
 
 
 def _parameters(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
     info = progress.parameters_info(record)
     title = "Which parameters mattered"
     if info.trials < 8 or not info.ratios:
-        return _section(title, f"<p>Too few trials to say: {info.trials} reached rung 0, and a "
+        return section(title, f"<p>Too few trials to say: {info.trials} reached rung 0, and a "
                         "parameter needs 8 in which it is present and varies.</p>")  # fmt: skip
     figure = progress.plot_parameters(info)
     plots["parameters"] = {"": figure}
@@ -272,7 +211,7 @@ def _parameters(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> 
         "trials in which it is present. The red mark is what unrelated scores would give on "
         "average: a bar that does not pass its mark says nothing."
     ) + (f" {more} more parameters exceed their mark less." if more > 0 else "")
-    return _section(title, _figure("parameters", figure), note)
+    return section(title, figure_box("parameters", figure), note)
 
 
 def _provenance(record: StudyRecord) -> str:
@@ -286,4 +225,4 @@ def _provenance(record: StudyRecord) -> str:
         f"<details><summary>All {len(record.candidates)} trials</summary>"
         f"{tables.trials_table(record.candidates)}</details>"
     )
-    return _section("How it was made", body)
+    return section("How it was made", body)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
+from nasdistill import ranking
 from nasdistill.report import statistics, text
 from nasdistill.report.style import ROLES, figure_base, plain
 from nasdistill.results import StudyRecord
@@ -105,8 +106,8 @@ def trust_info(record: StudyRecord) -> TrustInfo:
         scores=scores,
         finals=finals,
         intervals=tuple((float(b[0]), float(b[1])) if b else None for b in bounds),
-        spearman=statistics.spearman(scores, finals) if enough else None,
-        kendall=statistics.kendall(scores, finals) if enough else None,
+        spearman=ranking.spearman(scores, finals) if enough else None,
+        kendall=ranking.kendall(scores, finals) if enough else None,
     )
 
 

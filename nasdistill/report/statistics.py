@@ -1,4 +1,4 @@
-"""Small statistics of the report: fronts, rank correlations and correlation ratios."""
+"""Small statistics of the report: fronts and correlation ratios."""
 
 from __future__ import annotations
 
@@ -25,38 +25,6 @@ def front_of_two(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
             chosen.append(index)
             best = scores[index]
     return chosen
-
-
-def ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 1; equal values share the mean of their ranks."""
-    return [
-        1 + sum(other < value for other in values) + (sum(o == value for o in values) - 1) / 2
-        for value in values
-    ]
-
-
-def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, in [-1, 1]; None where one side does not vary."""
-    a, b = ranks(first), ranks(second)
-    mean = (len(a) + 1) / 2
-    spread = math.sqrt(sum((x - mean) ** 2 for x in a) * sum((y - mean) ** 2 for y in b))
-    if spread == 0:
-        return None
-    return sum((x - mean) * (y - mean) for x, y in zip(a, b, strict=True)) / spread
-
-
-def kendall(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Kendall's tau-b, in [-1, 1]; None where one side does not vary."""
-    agreement = untied_first = untied_second = 0
-    for i in range(len(first)):
-        for j in range(i):
-            a = (first[i] > first[j]) - (first[i] < first[j])
-            b = (second[i] > second[j]) - (second[i] < second[j])
-            agreement += a * b
-            untied_first += a != 0
-            untied_second += b != 0
-    spread = math.sqrt(untied_first * untied_second)
-    return agreement / spread if spread else None
 
 
 class Ratio(NamedTuple):

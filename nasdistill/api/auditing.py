@@ -1,0 +1,60 @@
+"""How far a study's short scores can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nasdistill.api.places import REPORTS, STUDIES, OnEvent, read_import, silent
+from nasdistill.recipe import from_stored
+from nasdistill.results import load_study, storage_of
+from nasdistill.results.audit import Audit, analyse, read_audit
+
+
+@dataclass(frozen=True)
+class AuditOutcome:
+    """What an audit left behind.
+
+    Attributes:
+        audit: What was found.
+        page: Path of the HTML page.
+    """
+
+    audit: Audit
+    page: Path
+
+
+def audit(
+    study: str, *, count: int = 12, repeats: int = 3, on_event: OnEvent | None = None
+) -> AuditOutcome:
+    """Distils a sample of a study's trials in full and compares their order with their scores'.
+
+    What was trained by an earlier call is kept; larger numbers add to it.
+
+    Args:
+        study: Its name.
+        count: Trials to distil in full.
+        repeats: How many of them with a second seed, too.
+        on_event: Told what happens.
+
+    Raises:
+        UserError: If there is no such study, or it has too few trials.
+    """
+    emit = on_event or silent
+    record = load_study(study, STUDIES)
+    recipe = from_stored(record.recipe, {"study": study, "storage": storage_of(record.folder)})
+    imported = read_import(recipe)
+    from nasdistill.audit import run_audit
+    from nasdistill.bench import open_bench
+    from nasdistill.report.audit import write_audit
+    from nasdistill.study import Study
+
+    opened = Study.open(recipe, STUDIES, record.command)
+    run_audit(opened, open_bench(opened, imported, emit), count, repeats, emit)
+    stored = read_audit(record.folder)
+    assert stored is not None
+    found = analyse(record, stored)
+    assert found is not None, "three trials at the least were distilled"
+    page = REPORTS / study / "audit.html"
+    write_audit(record, found, page)
+    return AuditOutcome(found, page)

@@ -1,0 +1,81 @@
+"""How well one order agrees with another: rank correlations and their uncertainty."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+Correlation = Callable[[Sequence[float], Sequence[float]], float | None]
+
+RESAMPLES = 1000
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    """Ranks from 1; equal values share the mean of their ranks."""
+    return [
+        1 + sum(other < value for other in values) + (sum(o == value for o in values) - 1) / 2
+        for value in values
+    ]
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's rank correlation, in [-1, 1]; None where one side does not vary."""
+    a, b = ranks(first), ranks(second)
+    mean = (len(a) + 1) / 2
+    spread = math.sqrt(sum((x - mean) ** 2 for x in a) * sum((y - mean) ** 2 for y in b))
+    if spread == 0:
+        return None
+    return sum((x - mean) * (y - mean) for x, y in zip(a, b, strict=True)) / spread
+
+
+def kendall(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Kendall's tau-b, in [-1, 1]; None where one side does not vary."""
+    agreement = untied_first = untied_second = 0
+    for i in range(len(first)):
+        for j in range(i):
+            a = (first[i] > first[j]) - (first[i] < first[j])
+            b = (second[i] > second[j]) - (second[i] < second[j])
+            agreement += a * b
+            untied_first += a != 0
+            untied_second += b != 0
+    spread = math.sqrt(untied_first * untied_second)
+    return agreement / spread if spread else None
+
+
+def partial(
+    first: Sequence[float], second: Sequence[float], given: Sequence[float]
+) -> float | None:
+    """Spearman's correlation of two figures with the part that goes with a third taken out.
+
+    (r_ab − r_ac r_bc) ÷ √((1 − r_ac²)(1 − r_bc²)).
+
+    Returns:
+        In [-1, 1]; None where a side does not vary, or follows the third wholly.
+    """
+    ab, ac, bc = spearman(first, second), spearman(first, given), spearman(second, given)
+    if ab is None or ac is None or bc is None:
+        return None
+    spread = (1 - ac**2) * (1 - bc**2)
+    return (ab - ac * bc) / math.sqrt(spread) if spread > 1e-12 else None
+
+
+def bootstrap(
+    measure: Callable[[Sequence[int]], float | None], count: int, seed: int = 0
+) -> tuple[float, float] | None:
+    """A 95 % percentile interval by drawing examples with replacement (Efron, 1979).
+
+    Args:
+        measure: The figure of the examples of these indices.
+        count: How many examples there are.
+        seed: Of the draws.
+
+    Returns:
+        `(low, high)`; None where fewer than half of the draws give a figure.
+    """
+    rng = random.Random(seed)
+    drawn = (measure([rng.randrange(count) for _ in range(count)]) for _ in range(RESAMPLES))
+    found = sorted(value for value in drawn if value is not None)
+    if len(found) < RESAMPLES / 2:
+        return None
+    return found[int(0.025 * len(found))], found[min(len(found) - 1, int(0.975 * len(found)))]

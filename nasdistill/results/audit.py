@@ -1,0 +1,220 @@
+"""What an audit found: how far the short scores of a study can be trusted."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from nasdistill.ranking import bootstrap, kendall, partial, spearman
+from nasdistill.results.records import Candidate, StudyRecord
+
+FILE = "audit.json"
+TOP = 0.1
+"""Share of the audited trials whose recall is told."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How one figure's order agrees with that of full accuracy.
+
+    Attributes:
+        name: What the figure is.
+        count: Trials it rests on.
+        kendall: Tau-b; None where it is not defined.
+        interval: Its 95 % bootstrap interval.
+        spearman: Spearman's correlation.
+        partial: The same with what goes with MACs taken out.
+    """
+
+    name: str
+    count: int
+    kendall: float | None
+    interval: tuple[float, float] | None
+    spearman: float | None
+    partial: float | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """An audit of a study.
+
+    Attributes:
+        numbers: The audited trials that are done, by rising number.
+        chosen: Those that were chosen before anything was trained.
+        full: Accuracy of each after full distillation, on the audit half; the first seed's.
+        again: Of those trained with a second seed, both accuracies.
+        scores: The last short score of each.
+        scored: Agreement of the score at each rung, and of the last score.
+        rivals: Of what costs nothing: parameters, MACs.
+        ahead: 95 % interval of the score's tau minus that of MACs.
+        noise: Standard deviation between two seeds of one architecture; None without repeats.
+        ceiling: The tau that a second full run would reach at that noise.
+        recall: Share of the best tenth by full accuracy that is in the best tenth by score.
+        lost: Best full accuracy among the stopped trials less that among the others; None where
+            one side is missing.
+        spent: Training examples of the search, of the audit, and of distilling every trial in full.
+    """
+
+    numbers: tuple[int, ...]
+    chosen: tuple[int, ...]
+    full: tuple[float, ...]
+    again: tuple[tuple[float, float], ...]
+    scores: tuple[float, ...]
+    scored: tuple[Agreement, ...]
+    rivals: tuple[Agreement, ...]
+    ahead: tuple[float, float] | None
+    noise: float | None
+    ceiling: float | None
+    recall: float | None
+    lost: float | None
+    spent: Mapping[str, int]
+
+
+def read_audit(folder: Path) -> dict[str, Any] | None:
+    """The stored audit of a study's folder; None if there is none.
+
+    Returns:
+        `chosen`, `repeated` (trial numbers), `examples` (of one full run) and `full` (accuracies by
+        trial number and seed).
+    """
+    path = folder / FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def analyse(record: StudyRecord, stored: Mapping[str, Any]) -> Audit | None:
+    """Compares short scores with full runs.
+
+    Returns:
+        None while fewer than three trials are done.
+    """
+    trials = {c.number: c for c in record.candidates}
+    full = {int(n): seeds["1"] for n, seeds in stored["full"].items() if "1" in seeds}
+    numbers = tuple(sorted(full))
+    if len(numbers) < 3:
+        return None
+    done = [trials[number] for number in numbers]
+    truth = [full[number] for number in numbers]
+    again = tuple(
+        (seeds["1"], seeds["2"]) for seeds in stored["full"].values() if {"1", "2"} <= set(seeds)
+    )
+    scores = [c.score or 0.0 for c in done]
+    macs = [float(c.macs or 0) for c in done]
+    noise = math.sqrt(fmean((a - b) ** 2 for a, b in again) / 2) if again else None
+    return Audit(
+        numbers=numbers,
+        chosen=tuple(stored["chosen"]),
+        full=tuple(truth),
+        again=again,
+        scores=tuple(scores),
+        scored=(*_by_rung(done, truth), _agreement("last score", scores, truth, macs)),
+        rivals=(
+            _agreement("parameters", [float(c.params or 0) for c in done], truth, None),
+            _agreement("MACs", macs, truth, None),
+        ),
+        ahead=_ahead(scores, macs, truth),
+        noise=noise,
+        ceiling=None if noise is None else _ceiling(truth, noise),
+        recall=_recall(scores, truth),
+        lost=_lost(done, truth),
+        spent=_spent(record, stored),
+    )
+
+
+def _agreement(
+    name: str, figures: Sequence[float], truth: Sequence[float], macs: Sequence[float] | None
+) -> Agreement:
+    def tau(indices: Sequence[int]) -> float | None:
+        return kendall([figures[i] for i in indices], [truth[i] for i in indices])
+
+    return Agreement(
+        name,
+        len(truth),
+        kendall(figures, truth),
+        bootstrap(tau, len(truth)),
+        spearman(figures, truth),
+        None if macs is None else partial(figures, truth, macs),
+    )
+
+
+def _by_rung(done: Sequence[Candidate], truth: Sequence[float]) -> list[Agreement]:
+    """The agreement of each rung's score, of the trials that reached it."""
+    found = []
+    for rung in range(max((len(c.rungs) for c in done), default=0)):
+        there = [i for i, c in enumerate(done) if len(c.rungs) > rung]
+        if len(there) >= 3:
+            scores = [done[i].rungs[rung].accuracy for i in there]
+            macs = [float(done[i].macs or 0) for i in there]
+            found.append(_agreement(f"rung {rung}", scores, [truth[i] for i in there], macs))
+    return found
+
+
+def _ahead(
+    scores: Sequence[float], macs: Sequence[float], truth: Sequence[float]
+) -> tuple[float, float] | None:
+    """Tau of the scores minus tau of MACs, of the same draws."""
+
+    def difference(indices: Sequence[int]) -> float | None:
+        drawn = [truth[i] for i in indices]
+        mine = kendall([scores[i] for i in indices], drawn)
+        rival = kendall([macs[i] for i in indices], drawn)
+        return None if mine is None or rival is None else mine - rival
+
+    return bootstrap(difference, len(truth))
+
+
+def _ceiling(truth: Sequence[float], noise: float, draws: int = 300) -> float | None:
+    """The mean tau between full accuracies and the same with a seed's noise on top."""
+    rng = random.Random(0)
+    taus = [kendall(truth, [t + rng.gauss(0, noise) for t in truth]) for _ in range(draws)]
+    found = [tau for tau in taus if tau is not None]
+    return fmean(found) if found else None
+
+
+def _recall(scores: Sequence[float], truth: Sequence[float]) -> float | None:
+    count = round(TOP * len(truth))
+    if count < 1:
+        return None
+    order = range(len(truth))
+    best = set(sorted(order, key=lambda i: -truth[i])[:count])
+    named = set(sorted(order, key=lambda i: -scores[i])[:count])
+    return len(best & named) / count
+
+
+def _lost(done: Sequence[Candidate], truth: Sequence[float]) -> float | None:
+    stopped = [t for c, t in zip(done, truth, strict=True) if c.state == "stopped"]
+    others = [t for c, t in zip(done, truth, strict=True) if c.state == "complete"]
+    return max(stopped) - max(others) if stopped and others else None
+
+
+def _spent(record: StudyRecord, stored: Mapping[str, Any]) -> dict[str, int]:
+    tried = [c for c in record.candidates if c.rungs]
+    runs = sum(len(seeds) for seeds in stored["full"].values())
+    return {
+        "search": sum(c.rungs[-1].budget for c in tried),
+        "audit": runs * int(stored["examples"]),
+        "everything": len(tried) * int(stored["examples"]),
+    }
+
+
+def verdict(audit: Audit) -> str:
+    """What the audit says, in a sentence or two."""
+    last, macs = audit.scored[-1], audit.rivals[-1]
+    if last.kendall is None:
+        return "All scores or all full accuracies are equal: there is no order to compare."
+    said = f"The last score's order agrees with full distillation by tau {last.kendall:.2f}"
+    if last.interval is not None:
+        said += f" (95 % interval {last.interval[0]:.2f} to {last.interval[1]:.2f})"
+    said += f", on {last.count} trials. "
+    if macs.kendall is not None:
+        said += f"Counting MACs, at no cost, reaches {macs.kendall:.2f}. "
+    if audit.ahead is None or audit.ahead[0] <= 0:
+        said += "On this evidence the score is no better than counting MACs."
+    else:
+        said += "The score ranks better than counting MACs."
+    return said

@@ -1,0 +1,123 @@
+"""Audits: of figures made up to be checked by hand, and of a real small study."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import nasdistill
+from nasdistill import api
+from nasdistill.audit import choose
+from nasdistill.cli import app
+from nasdistill.errors import UserError
+from nasdistill.recipe import load_recipe
+from nasdistill.results import Candidate, Event, RungScore, StudyRecord, load_study
+from nasdistill.results.audit import analyse, read_audit, verdict
+
+
+def candidate(number: int, scores: list[float], macs: int, state: str = "complete") -> Candidate:
+    rungs = tuple(
+        RungScore(i, 1000 * 3**i, s, s - 0.01, s + 0.01, 0.5, 1.0) for i, s in enumerate(scores)
+    )
+    return Candidate(
+        number=number, state=state, architecture={}, fingerprint=str(number),  # type: ignore[arg-type]
+        parameters={}, params=macs * 2, macs=macs, rungs=rungs,
+    )  # fmt: skip
+
+
+def record(candidates: list[Candidate]) -> StudyRecord:
+    blank: dict[str, Any] = {
+        "name": "made-up", "folder": Path("."), "state": "complete", "recipe": {}, "command": "",
+        "teacher": {}, "data": {}, "machine": {}, "versions": {}, "limits": {},
+        "rungs": (1000, 3000), "stages": {}, "savings": {}, "finals": (),
+    }  # fmt: skip
+    return StudyRecord(candidates=candidates, **blank)
+
+
+TRIALS = [
+    candidate(0, [0.5, 0.60], 10), candidate(1, [0.6, 0.70], 40), candidate(2, [0.7, 0.80], 20),
+    candidate(3, [0.4], 30, "stopped"), candidate(4, [0.3], 50, "stopped"),
+]  # fmt: skip
+FULL = {"0": {"1": 0.80}, "1": {"1": 0.85, "2": 0.87}, "2": {"1": 0.90}, "3": {"1": 0.70},
+        "4": {"1": 0.60, "2": 0.60}}  # fmt: skip
+STORED = {"chosen": [0, 1, 2, 3, 4, 9], "repeated": [1, 4], "examples": 10_000, "full": FULL}
+
+
+def test_figures_worked_by_hand() -> None:
+    audit = analyse(record(TRIALS), STORED)
+    assert audit is not None
+    by_name = {row.name: row for row in (*audit.scored, *audit.rivals)}
+    assert list(by_name) == ["rung 0", "rung 1", "last score", "parameters", "MACs"]
+    assert by_name["rung 0"].count == 5 and by_name["rung 1"].count == 3
+    assert by_name["rung 0"].kendall == pytest.approx(1.0)
+    assert by_name["MACs"].kendall == pytest.approx(-0.4)  # 3 pairs agree, 7 don't
+    assert audit.noise == pytest.approx((0.02**2 / 2 / 2) ** 0.5)
+    assert audit.ceiling is not None and 0.9 < audit.ceiling <= 1.0
+    assert audit.lost == pytest.approx(0.70 - 0.90)
+    assert audit.spent == {"search": 3 * 3000 + 2 * 1000, "audit": 70_000, "everything": 50_000}
+    assert audit.recall is None, "of five trials there is no tenth"
+    assert "tau 1.00" in verdict(audit) and "ranks better than counting MACs" in verdict(audit)
+
+
+def test_a_score_that_says_no_more_than_macs_is_called_that() -> None:
+    trials = [candidate(n, [0.1 * n], 10 * n) for n in range(1, 9)]
+    stored = {**STORED, "full": {str(n): {"1": 0.1 * n} for n in range(1, 9)}}
+    audit = analyse(record(trials), stored)
+    assert audit is not None
+    assert audit.ahead == (0.0, 0.0)
+    assert "no better than counting MACs" in verdict(audit)
+    assert audit.scored[-1].partial is None
+
+
+def test_the_sample_is_in_proportion_and_only_grows() -> None:
+    scored = [candidate(n, [0.5], 1, "stopped") for n in range(30)]
+    scored += [candidate(n, [0.5, 0.6], 1) for n in range(30, 40)]
+    first = choose(scored, 12, seed=3)
+    assert Counter(n >= 30 for n in first) == {False: 9, True: 3}
+    assert choose(scored, 12, seed=3) == first
+    more = choose(scored, 20, seed=3, before=first)
+    assert more[:12] == first and len(set(more)) == 20
+    assert choose(scored, 12, seed=4) != first
+    assert len(choose(scored, 99, seed=0)) == 40
+
+
+def test_a_real_study_is_audited_and_nothing_is_trained_twice(here: Path) -> None:
+    options = {"trials": 5, "top_k": 1, "final_budget": "1 epochs", "min_accuracy": 0}
+    nasdistill.search(load_recipe("recipe.yaml", options))
+
+    class Cut(Exception):  # noqa: N818
+        pass
+
+    def cut(event: Event) -> None:
+        if event.kind == "note" and "audit: trial" in event.text:
+            raise Cut
+
+    with pytest.raises(Cut):
+        api.audit("small", count=4, repeats=1, on_event=cut)
+    before = read_audit(Path("studies/small"))
+    assert before is not None and len(before["chosen"]) == 4 and len(before["full"]) == 1
+    told: list[str] = []
+    outcome = api.audit("small", count=4, repeats=1, on_event=lambda e: told.append(e.text))
+    assert list(outcome.audit.numbers) == sorted(before["chosen"])
+    assert len(outcome.audit.again) == 1
+    done = next(iter(before["full"]))
+    assert not any(f"trial {done}, seed 1 (" in text for text in told)
+    page = outcome.page.read_text()
+    assert "What stopping lost" in page and "counting MACs" in page.lower().replace("macs", "MACs")
+    record = load_study("small", Path("studies"))
+    assert [f.number for f in record.finals], "the study is as it was"
+    result = CliRunner().invoke(app, ["audit", "small", "--count", "4", "--repeats", "1", "--json"])
+    assert result.exit_code == 0, result.output
+    assert len(json.loads(result.stdout)["full"]) == 4
+
+
+def test_a_study_of_two_trials_cannot_be_audited(here: Path) -> None:
+    options = {"trials": 2, "top_k": 1, "final_budget": "1 epochs", "min_accuracy": 0}
+    nasdistill.search(load_recipe("recipe.yaml", options))
+    with pytest.raises(UserError, match="needs three trials with a score"):
+        api.audit("small")
