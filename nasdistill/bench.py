@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nasdistill import distillation, locks, profile
-from nasdistill.checking import check_course
+from nasdistill.checking import assistants_of, check_chain, check_course
 from nasdistill.course import Course, open_course
 from nasdistill.data import Dataset, load_data
 from nasdistill.errors import UserError
@@ -164,6 +164,13 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
     courses = [open_course(options, recipe, faculty) for options in (recipe.scoring, recipe.final)]
     for key, course in zip(("scoring", "final"), courses, strict=True):
         check_course(key, course, study.space, dataset, emit)
+    for name, options in recipe.teachers.items():
+        if options.table is not None:
+            _check_table(study, name, Path(options.table))
+    if recipe.iterate is not None:
+        check_chain(courses[1], study.space, dataset)
+        sizes = recipe.iterate.assistants or ()
+        study.once("assistants:architectures", lambda: assistants_of(sizes, study.space, dataset))
     ladder = Ladder.geometric(
         recipe.rungs.first.examples(len(courses[0].feed.dataset.train)),
         recipe.rungs.eta,
@@ -176,6 +183,20 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
     )  # fmt: skip
     bench.limits = study.once("limits", lambda: _limits(bench, card, emit))
     return bench
+
+
+def _check_table(study: Study, name: str, path: Path) -> None:
+    """A study's trials must all be taught by the same answers.
+
+    Raises:
+        UserError: If the file has changed since the study was made.
+    """
+    digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    if study.once(f"table:{name}", lambda: digest) != digest:
+        raise UserError(
+            f"study {study.folder.name!r}: the table {path} of teacher {name!r} has changed since "
+            "the study was made"
+        )
 
 
 def _warn_of_scoring(recipe: Recipe, emit: Callable[[Event], None]) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
-from nasdistill import taps
+from nasdistill import profile, taps
 from nasdistill.answers import MeanAnswers, TableAnswers
 from nasdistill.course import OF_THE_OBJECTIVE, Course
 from nasdistill.data import Dataset
 from nasdistill.errors import UserError
+from nasdistill.objective import MAIN
 from nasdistill.recipe import ObjectiveOptions
 from nasdistill.results import Event
 from nasdistill.space import SearchSpace
 from nasdistill.taps import LayerError
+
+DRAWN = 300
+"""Architectures among which an assistant of a given size is looked for."""
 
 SAMPLES = 6
 """Architectures that an objective's layers are looked for in."""
@@ -36,6 +43,7 @@ def check_course(
     """
     _check_values(key, course.options, space)
     _check_tables(key, course)
+    _check_means(key, course)
     if course.objective.reads_layers:
         _check_layers(key, course, space, dataset, emit)
 
@@ -72,6 +80,65 @@ def _check_tables(key: str, course: Course) -> None:
                 f"{key}: teacher {name!r} has no answer to some examples, and "
                 f"{', '.join(coupled)} needs all of a batch"
             )
+
+
+def _check_means(key: str, course: Course) -> None:
+    """Whether a teacher is right cannot be known of two examples in one."""
+    for name, answers in course.asked.items():
+        by_right = isinstance(answers, MeanAnswers) and answers.by == "correct"
+        if by_right and course.options.feed.mix is not None:
+            raise UserError(
+                f"{key}: teacher {name!r} weighs by being correct, which is not known of mixed "
+                "examples; use by: certainty"
+            )
+
+
+def assistants_of(
+    sizes: Sequence[int], space: SearchSpace, dataset: Dataset
+) -> list[dict[str, Any]]:
+    """For each size the architecture of the space whose parameters come closest to it.
+
+    Returns:
+        JSON values, as `Architecture.from_json` reads them.
+
+    Raises:
+        UserError: If the space has nothing between half and twice that size.
+    """
+    drawn = [space.random(random.Random(number)) for number in range(DRAWN)]
+    counted = [
+        (profile.count(one, dataset.input, len(dataset.classes)).params, one) for one in drawn
+    ]
+    found = []
+    for size in sizes:
+        params, architecture = min(counted, key=lambda pair: abs(pair[0] - size))
+        if not size / 2 <= params <= size * 2:
+            raise UserError(
+                f"iterate.assistants: the space {space.name!r} has nothing of about {size:,} "
+                f"parameters; of {DRAWN} architectures the closest has {params:,}"
+            )
+        found.append(json.loads(architecture.to_json()))
+    return found
+
+
+def check_chain(course: Course, space: SearchSpace, dataset: Dataset) -> None:
+    """Students that teach must have the layers that the objective names of its teacher.
+
+    Raises:
+        UserError: If no student could teach another.
+    """
+    if not course.objective.reads_layers:
+        return
+    reason = ""
+    for number in range(SAMPLES):
+        student = course.students(space.random(random.Random(number)), dataset, 0)[0].cpu()
+        try:
+            seen = taps.anatomy(student, "student", dataset.input)
+            others = {k: a.anatomy(seen) for k, a in course.asked.items()}
+            course.objective.bind(seen, {**others, MAIN: replace(seen, name="teacher")})
+            return
+        except (LayerError, UserError) as error:
+            reason = str(error)
+    raise UserError(f"iterate: a student has to teach in the place of the teacher, but {reason}")
 
 
 def _check_layers(

@@ -48,7 +48,7 @@ class Course:
     def for_architecture(self, architecture: Architecture) -> Course:
         """The same, with the temperature and α that the architecture brings, if any."""
         found = architecture.values.get(OF_THE_OBJECTIVE)
-        if not isinstance(found, Mapping):
+        if not isinstance(found, Mapping) or not self.objective.teachers:
             return self
         options = self.options.with_values(**{k: float(v) for k, v in found.items()})
         return replace(self, options=options, objective=objective_of(options))

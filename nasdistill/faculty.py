@@ -118,7 +118,9 @@ class Faculty:
 
     def frozen(self, teacher: Teacher, dataset: Dataset) -> FrozenAnswers:
         """The answers of a frozen teacher, remembered."""
-        key = (teacher.weights_hash, dataset.fingerprint)
+        # Equal weights at another size, or in another precision, give other answers.
+        about = (teacher.weights_hash, teacher.input, teacher.precision)
+        key = (repr(about), dataset.fingerprint)
         if key not in self.caches:
             self.caches[key] = AnswerCache(teacher, dataset, self.root, self.on_fill)
         return FrozenAnswers(teacher, self.caches[key])

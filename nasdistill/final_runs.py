@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 
 from nasdistill import artifact, distillation, locks, profile
+from nasdistill.answers import FrozenAnswers
 from nasdistill.bench import Bench, hash_seed
 from nasdistill.course import Course
 from nasdistill.distillation import Pace, Run
-from nasdistill.errors import UserError
 from nasdistill.models import Classifier
 from nasdistill.objective import MAIN
 from nasdistill.quality import accuracy
@@ -23,12 +23,9 @@ from nasdistill.space import Architecture
 from nasdistill.study import Study, architecture_of
 from nasdistill.teacher import Teacher, weights_hash
 from nasdistill.teaching import train_through
-from nasdistill.trials import pausing, precision_for
+from nasdistill.trials import FAILURES, pausing, precision_for, reason_of
 
 Emit = Callable[[Event], None]
-
-SAMPLES = 300
-"""Architectures among which an assistant of a given size is looked for."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +71,38 @@ def train_final(
     if iterate is None:
         return Trained(direct)
     students = [("teacher", direct)]
-    if iterate.generations is not None:
-        for generation in range(2, iterate.generations + 1):
-            before = _as_teacher(f"generation {generation - 1}", students[-1][1], bench)
-            name = f"generation-{generation}"
-            taught = train(taught_by(bench, before), name, f"generation {generation}")
-            students.append((before.name, taught))
-    else:
-        last = make_assistants(study, bench, emit)[-1]
-        students.append((last.name, train(taught_by(bench, last), "assisted", "assisted")))
+    try:
+        for name, course in _further(study, bench, students, emit):
+            students.append((_teacher_of(course), train(course, name, name.replace("-", " "))))
+    except FAILURES as error:
+        reason = reason_of(error)
+        emit(Event("warning", f"final {rank}: the chain broke off: {reason}", stage="finals"))
     steps = [{"taught_by": by, **_judged(bench, student)} for by, student in students]
     best = max(range(len(steps)), key=lambda index: steps[index]["score_accuracy"])
     steps[best]["chosen"] = True
-    if iterate.assistants is not None:
+    if iterate.assistants is not None and "assistants" in study.attrs:
         steps = [*study.attrs["assistants"], *steps]
     return Trained(students[best][1], steps)
+
+
+def _further(
+    study: Study, bench: Bench, students: Sequence[tuple[str, Classifier]], emit: Emit
+) -> Iterator[tuple[str, Course]]:
+    """Name and course of each run after the first; looks at the students trained so far."""
+    iterate = bench.recipe.iterate
+    assert iterate is not None
+    if iterate.generations is None:
+        yield "assisted", taught_by(bench, make_assistants(study, bench, emit)[-1])
+        return
+    for generation in range(2, iterate.generations + 1):
+        before = _as_teacher(f"generation {generation - 1}", students[-1][1], bench)
+        yield f"generation-{generation}", taught_by(bench, before)
+
+
+def _teacher_of(course: Course) -> str:
+    answers = course.teachers[MAIN]
+    assert isinstance(answers, FrozenAnswers)
+    return answers.teacher.name
 
 
 def train_baseline(
@@ -127,7 +141,7 @@ def run_in_full(
     course = course.for_architecture(architecture)
     seed = study.recipe.seed if name == "final" else hash_seed((study.recipe.seed, name)) % 2**32
     students = course.students(architecture, bench.dataset, seed)
-    epochs = epochs or final_epochs(bench, course)
+    epochs = final_epochs(bench, course) if epochs is None else epochs
     per_epoch = course.feed.steps_per_epoch * course.feed.batch_size
     total = epochs * per_epoch
     run = course.run(
@@ -165,17 +179,14 @@ def make_assistants(study: Study, bench: Bench, emit: Emit) -> list[Teacher]:
 
     They are made once for all finals of a study, and kept in its folder (Mirzadeh et al., "Improved
     Knowledge Distillation via Teacher Assistant", 2020).
-
-    Raises:
-        UserError: If the space has nothing of about that size.
     """
     iterate = bench.recipe.iterate
     assert iterate is not None and iterate.assistants is not None
     made: list[Teacher] = []
     records: list[dict[str, Any]] = []
-    for number, size in enumerate(iterate.assistants, start=1):
+    for number, described in enumerate(study.attrs["assistants:architectures"], start=1):
         folder = study.folder / "assistants" / str(number)
-        architecture = _of_size(study, bench, size)
+        architecture = Architecture.from_json(json.dumps(described))
         course = bench.final if not made else taught_by(bench, made[-1])
         if not (folder / "model.safetensors").exists():
             _train_assistant(study, bench, course, architecture, folder, emit)
@@ -202,23 +213,6 @@ def _train_assistant(
         card=f"# Assistant {folder.name} of the study {study.folder.name}\n",
     )  # fmt: skip
     checkpoint.unlink(missing_ok=True)
-
-
-def _of_size(study: Study, bench: Bench, size: int) -> Architecture:
-    """The architecture of the space whose parameters come closest to a number."""
-    data, closest = bench.dataset, None
-    for number in range(SAMPLES):
-        architecture = study.space.random(random.Random(number))
-        params = profile.count(architecture, data.input, len(data.classes)).params
-        if closest is None or abs(params - size) < abs(closest[0] - size):
-            closest = (params, architecture)
-    assert closest is not None
-    if not size / 2 <= closest[0] <= size * 2:
-        raise UserError(
-            f"iterate.assistants: the space {study.space.name!r} has nothing of about {size:,} "
-            f"parameters; of {SAMPLES} architectures the closest has {closest[0]:,}"
-        )
-    return closest[1]
 
 
 def _as_teacher(name: str, student: nn.Module, bench: Bench) -> Teacher:

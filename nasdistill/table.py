@@ -74,6 +74,18 @@ def read_table(path: Path, names: Sequence[str], classes: Sequence[str], missing
     return Table(np.where(known[:, None], answers[rows], np.float32(0)), known)
 
 
+def check_form(path: Path) -> None:
+    """Refuses a file that could not be written.
+
+    Raises:
+        UserError: If its ending is another than `.npz` or `.parquet`, or a package is missing.
+    """
+    if path.suffix == ".parquet":
+        _pyarrow(path)
+    elif path.suffix != ".npz":
+        raise UserError(f"table {path}: its name must end in .parquet or .npz")
+
+
 def write_table(path: Path, names: Sequence[str], probabilities: NDArray[np.float64]) -> None:
     """Writes answers in the form that `read_table` reads.
 
@@ -85,16 +97,15 @@ def write_table(path: Path, names: Sequence[str], probabilities: NDArray[np.floa
     Raises:
         UserError: If the ending is another, or a package is missing.
     """
+    check_form(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     if path.suffix == ".npz":
         np.savez(buffer, ids=np.array(names), probabilities=probabilities.astype(np.float32))
-    elif path.suffix == ".parquet":
+    else:
         arrow, parquet = _pyarrow(path)
         rows = {"id": list(names), "probabilities": probabilities.astype(np.float32).tolist()}
         parquet.write_table(arrow.table(rows), buffer)
-    else:
-        raise UserError(f"table {path}: its name must end in .parquet or .npz")
     write_whole(path, buffer.getvalue())
 
 

@@ -197,6 +197,11 @@ def _transformer_blocks(
     return longest
 
 
+def is_channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether a map is rather `[H, W, C]` than `[C, H, W]`, as some transformers give."""
+    return len(shape) == 3 and shape[0] == shape[1] < shape[2]
+
+
 def _resolutions(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     """The last layer at each resolution, but for 1x1, along the model's main path."""
     by_size: dict[tuple[int, ...], str] = {}
@@ -212,6 +217,8 @@ def _main_path(module: nn.Module, path: str, shapes: Mapping[str, tuple[int, ...
     for name in sorted(_children(module, path, shapes), key=order.__getitem__):
         part = module.get_submodule(name.removeprefix(path).removeprefix("."))
         below = {shapes[n][1:] for n in _children(part, name, shapes) if len(shapes[n]) == 3}
+        if is_channels_last(shapes[name]):
+            continue
         is_map = len(shapes[name]) == 3
         if not is_map or (len(below - {(1, 1)}) > 1 and not _is_block(part, name, shapes)):
             opened += _main_path(part, name, shapes)

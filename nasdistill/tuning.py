@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from nasdistill import distillation, final_runs
+from nasdistill import distillation, final_runs, locks
 from nasdistill.bench import Bench
 from nasdistill.errors import UserError
 from nasdistill.files import write_whole
@@ -62,8 +64,10 @@ def tune(
     for number, point in enumerate(points, start=1):
         key = json.dumps([architecture.fingerprint, epochs, point], sort_keys=True)
         if key not in known:
-            known[key] = _try(study, bench, architecture, point, epochs, emit)
-            write_whole(path, json.dumps(known, indent=1))
+            tried = _try(study, bench, architecture, point, epochs, emit)
+            with locks.alone(path.with_suffix(".lock")):  # Another process may tune, too.
+                known = {**(json.loads(path.read_text()) if path.exists() else {}), key: tried}
+                write_whole(path, json.dumps(known, indent=1))
         found.append(known[key])
         text = ", ".join(f"{name} {value:g}" for name, value in point.items())
         emit(
@@ -84,8 +88,9 @@ def _try(
     plain = Architecture(
         architecture.family, {k: v for k, v in architecture.values.items() if k != "distillation"}
     )
-    checkpoint = study.folder / "tune.pt"
-    checkpoint.unlink(missing_ok=True)
+    about = repr((architecture.fingerprint, epochs, sorted(point.items()), os.getpid()))
+    digest = hashlib.blake2b(about.encode(), digest_size=6).hexdigest()
+    checkpoint = study.folder / f"tune-{digest}.pt"
     student = final_runs.run_in_full(
         study, bench, course, plain, checkpoint, "final", emit, epochs=epochs
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import nasdistill
-from nasdistill import api
+from nasdistill import api, final_runs
 from nasdistill.errors import UserError
 from nasdistill.recipe import load_recipe
 from nasdistill.results import Event, Final, load_study
@@ -60,6 +60,8 @@ def test_an_assistant_of_no_such_size_is_refused_with_the_closest(here: Path) ->
     messages: list[str] = []
     with pytest.raises(UserError, match=r"nothing of about 5,000,000 .* closest has"):
         run("huge", lambda e: messages.append(e.text), iterate={"assistants": ["5M"]})
+    assert not any("rung" in message for message in messages)
+    assert not Path("studies/huge").exists()
 
 
 def test_a_chain_cut_off_goes_on_and_ends_the_same(here: Path) -> None:
@@ -77,6 +79,79 @@ def test_a_chain_cut_off_goes_on_and_ends_the_same(here: Path) -> None:
     assert not any(
         "distilling: epoch 1" in text or "generation 2: epoch 1" in text for text in rest
     )
+
+
+def test_a_search_that_broke_off_in_a_trial_goes_on_in_the_same_process(here: Path) -> None:
+    def cut(event: Event) -> None:
+        if event.kind == "progress" and event.stage == "search":
+            raise Cut
+
+    with pytest.raises(Cut):
+        run("broken", cut)
+    assert run("broken").metrics["test_accuracy"] > 0.4
+    states = [c.state for c in load_study("broken", Path("studies")).candidates]
+    assert states.count("complete") == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {
+                "iterate": {"generations": 2},
+                "teachers": {"both": {"mean_of": ["teacher", "b"]}, "b": {"model": "bars"}},
+                "final": {"terms": [{"term": "kl", "teacher": "both"}]},
+            },
+            "no term of final asks it by that name",
+        ),
+        (
+            {
+                "iterate": {"generations": 2},
+                "final": {"terms": [{"term": "kl"}, {"term": "features", "layers": {0: "1"}}]},
+                "import": "named.py",
+                "teacher": "named",
+            },
+            "a student has to teach in the place of the teacher, but the teacher has no layer",
+        ),
+        (
+            {
+                "teachers": {"b": {"mean_of": ["teacher", "c"], "by": "correct"},
+                             "c": {"model": "bars"}},
+                "final": {"terms": [{"term": "kl", "teacher": "b"}],
+                          "feed": {"mix": {"kind": "mixup"}}},
+            },
+            "not known of mixed examples",
+        ),
+    ],
+)  # fmt: skip
+def test_chains_and_means_that_cannot_work(here: Path, options: dict[str, Any], told: str) -> None:
+    Path("named.py").write_text(
+        Path("own.py").read_text()
+        + "\n\ndef named(classes, input):\n    inner = bars(classes, input)\n"
+        "    return nn.Sequential(inner[0], nn.Sequential(inner[1]))\n"
+    )
+    if "named" in str(options):
+        options["final"]["terms"][1]["layers"] = {0: "1.0"}
+    with pytest.raises(UserError, match=told):
+        run("impossible", **options)
+    assert not Path("studies/impossible").exists()
+
+
+def test_the_baseline_of_a_space_with_nodes_sees_labels_alone(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = Path("tiny.yaml").read_text()
+    Path("tiny.yaml").write_text(f"{space}  distillation:\n    alpha: {{choice: [0.2, 0.8]}}\n")
+    asked: dict[str, tuple[str, ...]] = {}
+    through = final_runs.train_through
+
+    def spied(run: Any, epochs: int, stage: str, emit: Any, checkpoint: Any) -> Any:
+        asked[checkpoint.stem] = run.objective.teachers
+        return through(run, epochs, stage, emit, checkpoint)
+
+    monkeypatch.setattr(final_runs, "train_through", spied)
+    run("plain", baseline=True)
+    assert asked == {"final": ("teacher",), "baseline": ()}
 
 
 def test_peers_are_both_scored_and_the_better_counts(here: Path) -> None:

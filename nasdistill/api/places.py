@@ -12,6 +12,7 @@ from nasdistill.results import Event, load_study
 
 if TYPE_CHECKING:
     from nasdistill.imported import Imported
+    from nasdistill.study import Study
 
 STUDIES = Path("studies")
 REPORTS = Path("reports")
@@ -47,3 +48,16 @@ def read_import(recipe: Recipe) -> Imported:
 
 def silent(event: Event) -> None:
     """Says nothing."""
+
+
+def check_import(study: Study, imported: Imported) -> None:
+    """Holds the file given by `--import` against the one that a study was made with.
+
+    Raises:
+        UserError: If it has changed.
+    """
+    if study.once("import_fingerprint", lambda: imported.fingerprint) != imported.fingerprint:
+        raise UserError(
+            f"study {study.folder.name!r}: the file given by --import has changed since the study "
+            "was made"
+        )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasdistill.api.places import REPORTS, STUDIES, OnEvent, read_import, silent
+from nasdistill.api.places import REPORTS, STUDIES, OnEvent, check_import, read_import, silent
 from nasdistill.api.running import Deadlines, children, note_saved, run
 from nasdistill.errors import UserError
 from nasdistill.recipe import Recipe, from_stored, load_recipe
@@ -77,7 +77,7 @@ def search(
     new = not folder.exists()
     study = Study.open(recipe, STUDIES, command)
     try:
-        _check_import(study, imported)
+        check_import(study, imported)
         if _is_complete(study):
             path = report(study.folder.name)
             return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
@@ -135,7 +135,7 @@ def distill(
     recipe = from_stored(record.recipe, stored)
     imported = read_import(recipe)
     opened = Study.open(recipe, STUDIES, record.command)
-    _check_import(opened, imported)
+    check_import(opened, imported)
     chosen = list(opened.attrs.get("finals", []))
     candidates = opened.candidates()
     if trial is not None:
@@ -242,11 +242,3 @@ def _check_trial(number: int, candidates: list[Candidate]) -> None:
     if number not in scored:
         there = ", ".join(map(str, scored)) or "none"
         raise UserError(f"--trial {number}: no such trial with a score (there: {there})")
-
-
-def _check_import(study: Study, imported: Imported) -> None:
-    if study.once("import_fingerprint", lambda: imported.fingerprint) != imported.fingerprint:
-        raise UserError(
-            f"study {study.folder.name!r}: the file given by --import has changed since the study "
-            "was made"
-        )

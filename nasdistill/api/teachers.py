@@ -166,10 +166,11 @@ def teacher_record(
     from nasdistill.data import load_data
     from nasdistill.faculty import load_a_teacher
     from nasdistill.machine import pick_device, set_threads
-    from nasdistill.table import write_table
+    from nasdistill.table import check_form, write_table
 
     if out.exists():
         raise UserError(f"--out {out}: exists already; nothing was written")
+    check_form(out)
     imported = read_import(Recipe(import_file=import_file))
     set_threads(1)
     place = pick_device(device)

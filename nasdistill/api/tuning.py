@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasdistill.api.places import REPORTS, STUDIES, OnEvent, read_import, silent
+from nasdistill.api.places import REPORTS, STUDIES, OnEvent, check_import, read_import, silent
 from nasdistill.errors import UserError
 from nasdistill.options import nearest
 from nasdistill.recipe import Recipe, from_stored, load_recipe
@@ -62,6 +62,8 @@ def tune(
     Raises:
         UserError: For anything that the caller can mend.
     """
+    if epochs < 1:
+        raise UserError(f"epochs must be at least 1, found {epochs}")
     grid = _grid(over, temperatures, alphas)
     emit = on_event or silent
     recipe, given = _recipe_of(target, data, teacher)
@@ -72,6 +74,7 @@ def tune(
     from nasdistill.study import Study, architecture_of
 
     study = Study.open(recipe, STUDIES, f"nasdistill tune {target}")
+    check_import(study, imported)
     if given is None:
         candidates = [c for c in study.candidates() if c.score is not None]
         if not candidates:
@@ -93,6 +96,8 @@ def _grid(
 ) -> dict[str, Sequence[float]]:
     given = {"temperature": temperatures, "alpha": alphas}
     grid: dict[str, Sequence[float]] = {}
+    if not over:
+        raise UserError(f"nothing to tune: name one of {', '.join(GRID)}")
     for name in over:
         if name not in GRID:
             raise UserError(
@@ -124,7 +129,8 @@ def _recipe_of(target: str, data: str | None, teacher: str | None) -> tuple[Reci
         raise UserError(f"{target}: there is no such file")
     from nasdistill.tuning import read_architecture
 
-    named = {"data": data, "teacher": teacher, "minimize": "params"}
+    # No student is turned away here, so there is no limit to derive from a teacher.
+    named = {"data": data, "teacher": teacher, "minimize": "params", "max_params": "1000G"}
     given = {key: value for key, value in named.items() if value is not None}
     about = repr((read_architecture(path).fingerprint, sorted(given.items())))
     digest = hashlib.blake2b(about.encode(), digest_size=4).hexdigest()

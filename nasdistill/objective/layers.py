@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nasdistill.data import Batch
 from nasdistill.objective.terms import Outputs, Term
-from nasdistill.taps import Anatomy, LayerError
+from nasdistill.taps import Anatomy, LayerError, is_channels_last
 
 Layers = Literal["auto"] | Mapping[str, Sequence[str]]
 Combine = Literal["mean", "concat"]
@@ -119,6 +119,14 @@ class OnLayers(Term):
         Raises:
             LayerError: With both shapes.
         """
+        theirs = zip(pair.teachers, pair.teacher_shapes, strict=True)
+        named = ((pair.student, pair.student_shape), *theirs)
+        for name, shape in named:
+            if is_channels_last(shape):
+                raise LayerError(
+                    f"layer {name} gives {shape}, which looks like channels last; name a layer "
+                    "that gives maps [channels, height, width]"
+                )
         if self.combine == "mean" and len({shape_of_map(s)[0] for s in pair.teacher_shapes}) > 1:
             shapes = " and ".join(map(str, pair.teacher_shapes))
             raise LayerError(

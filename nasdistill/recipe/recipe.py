@@ -86,6 +86,11 @@ class Recipe(Closed):
     @model_validator(mode="after")
     def _teachers_are_there(self) -> Recipe:
         check_teachers(self.teachers, {"scoring": self.scoring, "final": self.final})
+        if self.iterate is not None and "teacher" not in self.final.teachers():
+            raise ValueError(
+                "iterate: each final takes the place of 'teacher', but no term of final asks it by "
+                "that name (a mean keeps its own)"
+            )
         return self
 
     def study_name(self) -> str:

@@ -121,8 +121,8 @@ def _stopping(audit: Audit) -> str:
         )
     else:
         said = (
-            f"The best stopped trial of the sample ends {100 * abs(audit.lost):.1f} points below its "
-            "best complete one: stopping lost no accuracy here."
+            f"The best stopped trial of the sample ends {100 * abs(audit.lost):.1f} points below "
+            "its best complete one: stopping lost no accuracy here."
         )
     return section("What stopping lost", f"<p>{said}</p>")
 

@@ -13,7 +13,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -322,8 +322,14 @@ class Study:
             if self.trials()[number].user_attrs["lease"]["worker"] == self.worker:
                 self.note(number, "lease", lease_of(self.worker, generation))
 
-        with renewing(renew):
-            yield
+        try:
+            with renewing(renew):
+                yield
+        except BaseException:  # This process may live on, in a notebook.
+            given_back = {**lease_of(self.worker, generation), "started": "given back", "until": 0}
+            with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                self.note(number, "lease", given_back)
+            raise
 
     @contextmanager
     def finals_lease(self) -> Iterator[bool]:
