@@ -1,0 +1,143 @@
+"""What the benchmarks share: the setting, robust figures, and where results are written."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nasdistill.course import Course, open_course
+from nasdistill.data import Dataset, load_data
+from nasdistill.faculty import Faculty
+from nasdistill.machine import describe_machine, describe_versions
+from nasdistill.recipe import Recipe, load_recipe
+from nasdistill.teacher import Teacher, load_teacher
+
+ROOT = Path(__file__).resolve().parents[1]
+HERE = ROOT / "benchmarks"
+PAGE = ROOT / "docs" / "benchmarks.md"
+CACHE = ROOT / "studies" / ".cache"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The shipped job: its data, its teacher, and what a student is given.
+
+    Attributes:
+        recipe: Shipped defaults, but for what a benchmark changes.
+        data: The shipped data.
+        teacher: The shipped teacher.
+        course: Labels and KL, as trials are scored.
+        labels: The same stream on labels alone.
+        device: Where it all lives.
+    """
+
+    recipe: Recipe
+    data: Dataset
+    teacher: Teacher
+    course: Course
+    labels: Course
+    device: torch.device
+
+
+def open_setting(
+    seed: int = 0,
+    *,
+    device: str = "cpu",
+    cache: Path = CACHE,
+    spec: str = "fashion-mnist-mini",
+    teacher: str = "shipped",
+    **changes: Any,
+) -> Setting:
+    """Loads data and teacher, and puts the course together.
+
+    Args:
+        seed: Of the order of examples, of their views and of weights; the data's split keeps 0.
+        device: Of data, teacher and students.
+        cache: Folder of the teacher's answers.
+        spec: Data, as `--data` takes them.
+        teacher: As `--teacher` takes it.
+        changes: Keys of the recipe.
+    """
+    recipe = load_recipe(None, {"data": spec, "seed": seed, **changes})
+    where = torch.device(device)
+    data = load_data(spec, device=where, seed=0)
+    precision = "bf16" if recipe.precision == "auto" else "fp32"
+    frozen = load_teacher(teacher, data, device=where, precision=precision)
+    faculty = Faculty(
+        data, frozen, recipe.teachers, no_further, cache, lambda examples, seconds: None, print
+    )
+    course = open_course(recipe.scoring, recipe, faculty)
+    return Setting(recipe, data, frozen, course, course.labels_only(), where)
+
+
+def no_further(name: str, options: Any) -> Any:
+    """No benchmark loads a second model."""
+    raise NotImplementedError(name)
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+def in_turn(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Runs all sides in one process, one after the other, again and again.
+
+    Args:
+        sides: Each does its work and gives its figure (seconds, say).
+        repeats: Rounds; every second one goes backwards, so that no side is always first.
+    """
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(repeats):
+        order = list(sides) if turn % 2 == 0 else list(sides)[::-1]
+        for name in order:
+            found[name].append(sides[name]())
+            print(f"{turn + 1}/{repeats} {name}: {found[name][-1]:.4g}", flush=True)
+    return found
+
+
+def ratios(of: Sequence[float], to: Sequence[float]) -> tuple[float, float, float]:
+    """Quartiles of the ratios of what was measured in the same round."""
+    return quartiles([a / b for a, b in zip(of, to, strict=True)])
+
+
+def spread(found: tuple[float, float, float], digits: int = 2) -> str:
+    """`median (lower–upper quartile)`."""
+    low, middle, high = found
+    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What figures were measured on."""
+    return {**describe_machine(torch.device(device)), **describe_versions()}
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+
+
+def write(name: str, results: Mapping[str, Any], text: str) -> None:
+    """Writes `benchmarks/NAME.json`, and the text into its place in docs/benchmarks.md.
+
+    Args:
+        name: Of the benchmark.
+        results: Plain JSON values.
+        text: Markdown, between the marks of that name.
+    """
+    (HERE / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(begin)
+    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+    print(text)

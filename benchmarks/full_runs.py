@@ -1,0 +1,262 @@
+"""The shared table: 40 architectures, distilled in full and in short, with three seeds each.
+
+`ranking.py`, `search_cost.py` and `stopping.py` read it. The architectures are drawn uniformly from
+`mobile` with a fixed seed, inside the limits that `nasdistill search --space mobile` sets itself
+(a tenth of the teacher's parameters, a third of its latency), and written down before anything is
+trained. Then each is trained, one thread per run:
+
+- `full`: 20 epochs of the shipped recipe (labels and KL, batches of 64, 4 views); on the way it is
+  looked at where 1, 5 and 10 % of the examples are seen (a truncated schedule);
+- `trunk`: what the search does: a trunk at a constant rate, a copy cooled down for each rung, at
+  1, 3, 5 and 10 %;
+- `complete`: short schedules of their own, warm-up to cool-down, at 1, 5 and 10 %;
+- `labels`: the same without a teacher.
+
+    python benchmarks/full_runs.py --processes 2             # goes on where it stopped
+    python benchmarks/full_runs.py --seeds 0 --minutes 60    # a part of it
+
+One line of `benchmarks/full_runs.jsonl` for each run: figures on the score half, the audit half and
+the test split, examples seen and CPU-seconds (of one thread; the teacher's answers not counted: all
+sides need the same ones).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from common import CACHE, HERE, Setting, open_setting
+from torch import nn
+
+from nasdistill import distillation, profile
+from nasdistill.course import Course
+from nasdistill.distillation import Pace, Run, predict
+from nasdistill.models import Classifier
+from nasdistill.quality import accuracy, agreement
+from nasdistill.rungs import COOL_DOWN, Ladder
+from nasdistill.space import Architecture, SearchSpace
+
+ARCHITECTURES, RUNS = HERE / "full_runs_architectures.json", HERE / "full_runs.jsonl"
+COUNT, DRAW_SEED, SEEDS = 40, 2026, (0, 1, 2)
+EPOCHS = 20
+SHARES = (0.01, 0.05, 0.10)
+RUNGS = (0.01, 0.03, 0.05, 0.10)
+KINDS = ("full", "trunk", "complete", "labels")
+
+
+def draw(setting: Setting) -> list[dict[str, Any]]:
+    """Draws the architectures inside the shipped limits."""
+    teacher = setting.teacher
+    limit_params = profile.count_module(teacher.module, teacher.input).params // 10
+    measured = {"teacher": teacher.module.eval()}
+    inputs = {"teacher": teacher.input}
+    limit_ms = _latency(measured, inputs) / 3
+    space, rng = SearchSpace.load("mobile"), random.Random(DRAW_SEED)
+    found: list[dict[str, Any]] = []
+    while len(found) < COUNT:
+        architecture = space.random(rng)
+        counts = profile.count(architecture, setting.data.input, len(setting.data.classes))
+        if counts.params > limit_params:
+            continue
+        student = setting.course.students(architecture, setting.data, 0)[0].eval()
+        latency = _latency({"student": student}, {"student": setting.data.input})
+        if latency > limit_ms:
+            continue
+        found.append(
+            {
+                "architecture": json.loads(architecture.to_json()), "params": counts.params,
+                "macs": counts.macs, "latency_ms": latency, "depth": depth(student),
+            }
+        )  # fmt: skip
+    return found
+
+
+def _latency(models: Any, inputs: Any) -> float:
+    found = profile.measure(models, inputs, engine="onnxruntime", threads=1, seconds=0.2)
+    return next(iter(found.values())).median_ms
+
+
+def depth(module: nn.Module) -> int:
+    """Number of convolutions and linear layers."""
+    return sum(isinstance(m, nn.Conv2d | nn.Linear) for m in module.modules())
+
+
+_setting: dict[int, Setting] = {}
+_teacher_says: dict[str, torch.Tensor] = {}
+
+
+def setting_of(seed: int) -> Setting:
+    """The setting of a seed, opened once per process."""
+    torch.set_num_threads(1)
+    if seed not in _setting:
+        _setting[seed] = open_setting(seed, cache=CACHE)
+    return _setting[seed]
+
+
+def total(setting: Setting, share: float) -> int:
+    """Examples of a share of a full run."""
+    return round(share * EPOCHS * setting.course.feed.steps_per_epoch) * 64
+
+
+def figures(setting: Setting, student: Classifier) -> dict[str, dict[str, float]]:
+    """What a student's answers are worth, by part of the data; the student is left in eval mode."""
+    data = setting.data
+    if not _teacher_says:
+        said = predict(setting.teacher.module, data.score, data.input.size)[0]
+        _teacher_says["score"] = said
+    logits, labels = predict(student, data.score, data.input.size)
+    taught = _teacher_says["score"]
+    log_p, log_q = taught.log_softmax(dim=1), logits.log_softmax(dim=1)
+    found = {
+        "score": {
+            "accuracy": accuracy(logits, labels),
+            "loss": float(nn.functional.cross_entropy(logits, labels)),
+            "kl": float((log_p.exp() * (log_p - log_q)).sum(dim=1).mean()),
+            "agreement": agreement(logits, taught),
+        }
+    }
+    for part in ("audit", "test"):
+        share = accuracy(*predict(student, getattr(data, part), data.input.size))
+        found[part] = {"accuracy": share}
+    return found
+
+
+def fresh(
+    setting: Setting, course: Course, architecture: Architecture, seed: int, pace: Pace,
+    horizon: int,
+) -> Run:  # fmt: skip
+    """A run from its first step."""
+    students = course.students(architecture, setting.data, seed)
+    course.prepare(horizon, 0)
+    return course.run(students, horizon=horizon, pace=pace, seed=seed, precision="fp32")
+
+
+def train(run: Run, until: int) -> float:
+    """Trains, and gives the CPU-seconds that it took."""
+    start = time.process_time()
+    for _ in distillation.distill(run, until):
+        pass
+    return time.process_time() - start
+
+
+def run_full(setting: Setting, architecture: Architecture, seed: int) -> dict[str, Any]:
+    """A final's schedule, looked at on the way."""
+    end, epoch = total(setting, 1.0), setting.course.feed.steps_per_epoch * 64
+    pace = Pace(setting.recipe.learning_rate, epoch, epoch, end)
+    run = fresh(setting, setting.course, architecture, seed, pace, end)
+    found, seconds = {}, 0.0
+    for share in (*SHARES, 1.0):
+        seconds += train(run, total(setting, share))
+        said = figures(setting, setting_copy(run))
+        found[str(share)] = {**said, "examples": run.examples, "seconds": seconds}
+    return found
+
+
+def setting_copy(run: Run) -> Classifier:
+    """The student as it is now, in eval mode, apart from the run."""
+    student = run.branch(run.pace).students[0]
+    assert isinstance(student, Classifier)
+    return student.eval()
+
+
+def run_trunk(setting: Setting, architecture: Architecture, seed: int) -> dict[str, Any]:
+    """The search's rungs: a trunk, and a copy cooled down at each."""
+    ladder = Ladder(tuple(total(setting, share) for share in RUNGS), 3)
+    peak, last = setting.recipe.learning_rate, ladder.budgets[-1]
+    pace = Pace(peak, ladder.budgets[0] // 3, None, last)
+    run = fresh(setting, setting.course, architecture, seed, pace, last)
+    found, seconds, examples = {}, 0.0, 0
+    for rung, share in enumerate(RUNGS):
+        turn, budget = ladder.trunk_end(rung), ladder.budgets[rung]
+        seconds += train(run, turn)
+        twin = run.branch(Pace(peak, pace.warm_up, turn, budget))
+        seconds += train(twin, budget)
+        student = twin.students[0].eval()
+        assert isinstance(student, Classifier)
+        examples = ladder.examples(rung)
+        said = figures(setting, student)
+        found[str(share)] = {**said, "examples": examples, "seconds": seconds}
+    return found
+
+
+def run_complete(
+    setting: Setting, architecture: Architecture, seed: int, course: Course | None = None
+) -> dict[str, Any]:
+    """Short schedules of their own."""
+    found = {}
+    for share in SHARES:
+        end = total(setting, share)
+        pace = Pace(setting.recipe.learning_rate, end // 5, round(end * (1 - COOL_DOWN)), end)
+        run = fresh(setting, course or setting.course, architecture, seed, pace, end)
+        seconds = train(run, end)
+        student = run.students[0].eval()
+        assert isinstance(student, Classifier)
+        said = figures(setting, student)
+        found[str(share)] = {**said, "examples": run.examples, "seconds": seconds}
+    return found
+
+
+def run_labels(setting: Setting, architecture: Architecture, seed: int) -> dict[str, Any]:
+    """The same without a teacher."""
+    return run_complete(setting, architecture, seed, setting.labels)
+
+
+WAYS = {"full": run_full, "trunk": run_trunk, "complete": run_complete, "labels": run_labels}
+
+
+def one(task: tuple[int, int, str, str]) -> dict[str, Any]:
+    """One line of the table, in a process of the pool."""
+    number, seed, kind, text = task
+    setting = setting_of(seed)
+    found = WAYS[kind](setting, Architecture.from_json(text), seed)
+    return {"architecture": number, "seed": seed, "kind": kind, "at": found}
+
+
+def read_runs() -> list[dict[str, Any]]:
+    """The lines that are there."""
+    return [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
+
+
+def tasks(seeds: list[int], kinds: list[str]) -> Iterator[tuple[int, int, str, str]]:
+    """What is still to be done, seed by seed."""
+    done = {(line["architecture"], line["seed"], line["kind"]) for line in read_runs()}
+    drawn = json.loads(ARCHITECTURES.read_text())
+    for seed, number, kind in itertools.product(seeds, range(len(drawn)), kinds):
+        if (number, seed, kind) not in done:
+            yield number, seed, kind, json.dumps(drawn[number]["architecture"])
+
+
+def main() -> None:
+    """Goes on with the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    asked = parser.parse_args()
+    for seed in asked.seeds:  # the answers are there before processes share them
+        setting = setting_of(seed)
+        setting.course.prepare(total(setting, 1.0), 0)
+    if not ARCHITECTURES.exists():
+        ARCHITECTURES.write_text(json.dumps(draw(setting_of(asked.seeds[0])), indent=1) + "\n")
+    todo = list(tasks(asked.seeds, asked.kinds))
+    start = time.monotonic()
+    with multiprocessing.get_context("spawn").Pool(asked.processes) as pool, RUNS.open("a") as file:
+        for done, line in enumerate(pool.imap_unordered(one, todo), start=1):
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            spent = time.monotonic() - start
+            print(f"{done} of {len(todo)}, {spent:.0f} s", flush=True)
+            if spent > 60 * asked.minutes:
+                break
+
+
+if __name__ == "__main__":
+    main()
