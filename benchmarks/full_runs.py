@@ -5,7 +5,7 @@
 (a tenth of the teacher's parameters, a third of its latency), and written down before anything is
 trained. Then each is trained, one thread per run:
 
-- `full`: 20 epochs of the shipped recipe (labels and KL, batches of 64, 4 views); on the way it is
+- `full`: 12 epochs of the shipped recipe (labels and KL, batches of 64, 4 views); on the way it is
   looked at where 1, 5 and 10 % of the examples are seen (a truncated schedule);
 - `trunk`: what the search does: a trunk at a constant rate, a copy cooled down for each rung, at
   1, 3, 5 and 10 %;
@@ -45,7 +45,7 @@ from nasdistill.space import Architecture, SearchSpace
 
 ARCHITECTURES, RUNS = HERE / "full_runs_architectures.json", HERE / "full_runs.jsonl"
 COUNT, DRAW_SEED, SEEDS = 40, 2026, (0, 1, 2)
-EPOCHS = 20
+EPOCHS = 12
 SHARES = (0.01, 0.05, 0.10)
 RUNGS = (0.01, 0.03, 0.05, 0.10)
 KINDS = ("full", "trunk", "complete", "labels")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nasdistill import distillation, final_runs
+from nasdistill import distillation, final_runs, zero_cost
 from nasdistill.bench import Bench
 from nasdistill.errors import UserError
 from nasdistill.files import write_whole
@@ -24,7 +24,8 @@ def run_audit(study: Study, bench: Bench, count: int, repeats: int, emit: Emit) 
     """Distils the chosen trials in full and stores each accuracy as soon as it is known.
 
     Which trials is decided, and written, before any is trained; a later call with larger numbers
-    adds to them. Accuracies are of the audit half, which steered nothing.
+    adds to them. What can be told of them untrained is stored as well.
+    Accuracies are of the audit half, which steered nothing.
 
     Args:
         study: The study.
@@ -45,8 +46,12 @@ def run_audit(study: Study, bench: Bench, count: int, repeats: int, emit: Emit) 
     course = bench.final
     per_epoch = course.feed.steps_per_epoch * course.feed.batch_size
     stored["examples"] = final_runs.final_epochs(bench, course) * per_epoch
-    _store(study, stored)
     by_number = {c.number: c for c in scored}
+    known = stored.setdefault("zero_cost", {})
+    for number in stored["chosen"]:
+        if str(number) not in known:
+            known[str(number)] = _untrained(study, bench, by_number[number])
+    _store(study, stored)
     todo = [(n, "1") for n in stored["chosen"]] + [(n, "2") for n in stored["repeated"]]
     todo = [(n, seed) for n, seed in todo if seed not in stored["full"].get(str(n), {})]
     for done, (number, seed) in enumerate(todo):
@@ -86,6 +91,15 @@ def choose(
     ]
     drawn = [number for _, number in sorted(places) if number not in before]
     return [*before, *drawn[: max(0, count - len(before))]]
+
+
+def _untrained(study: Study, bench: Bench, candidate: Candidate) -> dict[str, float]:
+    """Figures of a trial's student before its first step, on the stream's first batch."""
+    course = bench.scoring
+    student = course.students(architecture_of(candidate), bench.dataset, study.recipe.seed)[0]
+    train = course.feed.dataset.train
+    batch = next(iter(train.batches(course.feed.plan(0, 1), bench.dataset.input.size)))
+    return dict(zero_cost.measure(student.to(batch.images.device), batch.images, batch.labels))
 
 
 def _in_full(study: Study, bench: Bench, candidate: Candidate, seed: str, emit: Emit) -> float:

@@ -60,6 +60,25 @@ def partial(
     return (ab - ac * bc) / math.sqrt(spread) if spread > 1e-12 else None
 
 
+def vote(figures: Sequence[Sequence[float]]) -> list[float]:
+    """The share of the others that each is placed above by most of several figures.
+
+    Args:
+        figures: A row for each, of one length; the larger, the better.
+
+    Returns:
+        In [0, 1] for each row; a pair on which the figures are split gives half a point to both.
+    """
+    wins = [0.0] * len(figures)
+    for i, mine in enumerate(figures):
+        for j, other in enumerate(figures[:i]):
+            sides = sum((a > b) - (a < b) for a, b in zip(mine, other, strict=True))
+            share = 0.5 if sides == 0 else float(sides > 0)
+            wins[i] += share
+            wins[j] += 1.0 - share
+    return [won / max(1, len(figures) - 1) for won in wins]
+
+
 def bootstrap(
     measure: Callable[[Sequence[int]], float | None], count: int, seed: int = 0
 ) -> tuple[float, float] | None:

@@ -64,6 +64,22 @@ def test_figures_worked_by_hand() -> None:
     assert "tau 1.00" in verdict(audit) and "ranks better than counting MACs" in verdict(audit)
 
 
+def test_a_vote_of_untrained_figures_is_a_rival_once_it_is_stored() -> None:
+    figures = [(9.0, 9.0, 0.0), (2.0, 2.0, 2.0), (3.0, 1.0, 3.0), (1.0, 8.0, 1.0), (0.0, 0.0, 9.0)]
+    names = ("synflow", "snip", "jacobian")
+    stored = {str(n): dict(zip(names, row, strict=True)) for n, row in enumerate(figures)}
+    audit = analyse(record(TRIALS), {**STORED, "zero_cost": stored})
+    assert audit is not None
+    voted = audit.rivals[-1]
+    # Wins: trial 0 over all, 2 over 1 and 3, 1 over 3, 1 and 3 over 4, 2 over 4.
+    # Accuracies 0.80, 0.85, 0.90, 0.70, 0.60: 8 of 10 pairs agree.
+    assert voted.name == "synflow, SNIP, Jacobian: vote" and voted.kendall == pytest.approx(0.6)
+    assert "vote of three figures of the untrained students reaches 0.60" in verdict(audit)
+    half = {**STORED, "zero_cost": {"0": stored["0"]}}
+    incomplete = analyse(record(TRIALS), half)
+    assert incomplete is not None and len(incomplete.rivals) == 2
+
+
 def test_a_score_that_says_no_more_than_macs_is_called_that() -> None:
     trials = [candidate(n, [0.1 * n], 10 * n) for n in range(1, 9)]
     stored = {**STORED, "full": {str(n): {"1": 0.1 * n} for n in range(1, 9)}}
@@ -105,6 +121,7 @@ def test_a_real_study_is_audited_and_nothing_is_trained_twice(here: Path) -> Non
     outcome = api.audit("small", count=4, repeats=1, on_event=lambda e: told.append(e.text))
     assert list(outcome.audit.numbers) == sorted(before["chosen"])
     assert len(outcome.audit.again) == 1
+    assert len(outcome.audit.rivals) == 3, "figures of untrained students are rivals, too"
     done = next(iter(before["full"]))
     assert not any(f"trial {done}, seed 1 (" in text for text in told)
     page = outcome.page.read_text()

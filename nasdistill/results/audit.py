@@ -11,10 +11,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from nasdistill.ranking import bootstrap, kendall, partial, spearman
+from nasdistill.ranking import bootstrap, kendall, partial, spearman, vote
 from nasdistill.results.records import Candidate, StudyRecord
 
 FILE = "audit.json"
+VOTE = "synflow, SNIP, Jacobian: vote"
 TOP = 0.1
 """Share of the audited trials whose recall is told."""
 
@@ -51,7 +52,8 @@ class Audit:
         again: Of those trained with a second seed, both accuracies.
         scores: The last short score of each.
         scored: Agreement of the score at each rung, and of the last score.
-        rivals: Of what costs nothing: parameters, MACs.
+        rivals: Of what costs nothing: parameters, MACs, and where it was stored a vote of three
+            figures of the untrained student.
         ahead: 95 % interval of the score's tau minus that of MACs.
         noise: Standard deviation between two seeds of one architecture; None without repeats.
         ceiling: The tau that a second full run would reach at that noise.
@@ -80,8 +82,8 @@ def read_audit(folder: Path) -> dict[str, Any] | None:
     """The stored audit of a study's folder; None if there is none.
 
     Returns:
-        `chosen`, `repeated` (trial numbers), `examples` (of one full run) and `full` (accuracies by
-        trial number and seed).
+        `chosen`, `repeated` (trial numbers), `examples` (of one full run), `full` (accuracies by
+        trial number and seed) and `zero_cost` (figures of the untrained students, by number).
     """
     path = folder / FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
@@ -113,10 +115,7 @@ def analyse(record: StudyRecord, stored: Mapping[str, Any]) -> Audit | None:
         again=again,
         scores=tuple(scores),
         scored=(*_by_rung(done, truth), _agreement("last score", scores, truth, macs)),
-        rivals=(
-            _agreement("parameters", [float(c.params or 0) for c in done], truth, None),
-            _agreement("MACs", macs, truth, None),
-        ),
+        rivals=_rivals(done, truth, macs, stored.get("zero_cost", {})),
         ahead=_ahead(scores, macs, truth),
         noise=noise,
         ceiling=None if noise is None else _ceiling(truth, noise),
@@ -140,6 +139,22 @@ def _agreement(
         spearman(figures, truth),
         None if macs is None else partial(figures, truth, macs),
     )
+
+
+def _rivals(
+    done: Sequence[Candidate], truth: Sequence[float], macs: Sequence[float],
+    untrained: Mapping[str, Mapping[str, float]],
+) -> tuple[Agreement, ...]:  # fmt: skip
+    """What costs nothing, or nearly: parameters, MACs, a vote of three zero-cost figures."""
+    found = [
+        _agreement("parameters", [float(c.params or 0) for c in done], truth, None),
+        _agreement("MACs", macs, truth, None),
+    ]
+    figures = [untrained.get(str(c.number)) for c in done]
+    if None not in figures:
+        votes = vote([list(each.values()) for each in figures if each is not None])
+        found.append(_agreement(VOTE, votes, truth, macs))
+    return tuple(found)
 
 
 def _by_rung(done: Sequence[Candidate], truth: Sequence[float]) -> list[Agreement]:
@@ -204,17 +219,24 @@ def _spent(record: StudyRecord, stored: Mapping[str, Any]) -> dict[str, int]:
 
 def verdict(audit: Audit) -> str:
     """What the audit says, in a sentence or two."""
-    last, macs = audit.scored[-1], audit.rivals[-1]
+    last = audit.scored[-1]
     if last.kendall is None:
         return "All scores or all full accuracies are equal: there is no order to compare."
     said = f"The last score's order agrees with full distillation by tau {last.kendall:.2f}"
     if last.interval is not None:
         said += f" (95 % interval {last.interval[0]:.2f} to {last.interval[1]:.2f})"
     said += f", on {last.count} trials. "
-    if macs.kendall is not None:
-        said += f"Counting MACs, at no cost, reaches {macs.kendall:.2f}. "
+    for rival in audit.rivals:
+        if rival.name in TOLD and rival.kendall is not None:
+            said += f"{TOLD[rival.name]} reaches {rival.kendall:.2f}. "
     if audit.ahead is None or audit.ahead[0] <= 0:
         said += "On this evidence the score is no better than counting MACs."
     else:
         said += "The score ranks better than counting MACs."
     return said
+
+
+TOLD = {
+    "MACs": "Counting MACs, at no cost,",
+    VOTE: "A vote of three figures of the untrained students",
+}
