@@ -127,17 +127,23 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
 
-def write(name: str, results: Mapping[str, Any], text: str) -> None:
-    """Writes `benchmarks/NAME.json`, and the text into its place in docs/benchmarks.md.
+def met(is_met: bool) -> str:
+    """What became of a target."""
+    return "met" if is_met else "missed"
+
+
+def write(name: str, results: Mapping[str, Any], text: str, page: Path = PAGE) -> None:
+    """Writes `benchmarks/NAME.json`, and the text into its place in a page.
 
     Args:
         name: Of the benchmark.
         results: Plain JSON values.
-        text: Markdown, between the marks of that name.
+        text: Markdown, to stand between the marks of that name.
+        page: The page.
     """
     (HERE / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(begin)
-    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+    before, rest = page.read_text(encoding="utf-8").split(begin)
+    whole = f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
+    page.write_text(whole, encoding="utf-8")
     print(text)

@@ -1,0 +1,197 @@
+"""What a search ships, against well-known students made by hand.
+
+Takes the finals of a finished study, and distils hand-made students with the same teacher, data,
+terms, batches and budget of epochs: MobileNetV3-Small and a ResNet-20-like at several widths, and a
+plain inverted-residual net at several widths. All are measured in one run, in turn, by ONNX Runtime
+with one thread, at batch 1 and 256; accuracy is that on test images.
+
+    nasdistill search --space mobile
+    python benchmarks/headline.py [--study studies/mobile]
+
+Target: a final at least 10 times smaller than the teacher and 3 times faster, with at least 97 % of
+its accuracy; and the finals dominate the hand-made ones: none of these is as accurate as a final
+and smaller, or as accurate and faster. A study of CIFAR-10 is given in the same way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import CACHE, ROOT, Setting, machine, markdown, met, open_setting, write
+from torch import nn
+
+from nasdistill import artifact, distillation, profile
+from nasdistill.distillation import Pace, predict, seed_weights
+from nasdistill.models import Classifier, build
+from nasdistill.quality import accuracy
+from nasdistill.recipe import load_recipe
+from nasdistill.space import Architecture
+
+BATCHES = (1, 256)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the table.
+
+    Attributes:
+        name: What it is called.
+        kind: `teacher`, `final` or `hand-made`.
+        params: Number of parameters.
+        accuracy: On test images.
+        ms: Median milliseconds of a call, by batch.
+    """
+
+    name: str
+    kind: str
+    params: int
+    accuracy: float
+    ms: dict[int, float]
+
+
+def resnet_20(width: int) -> Architecture:
+    """He et al.'s ResNet-20 for small images, 16 wide in its first stage originally."""
+    stages = [{"width": width * 2**i, "depth": 3, "block": {"type": "basic"}} for i in range(3)]
+    return Architecture("resnet", {"stem": {"type": "conv3", "width": width}, "stages": stages})
+
+
+def inverted(width: int) -> Architecture:
+    """Inverted residuals of expansion 3, twice as wide in each stage as in the one before."""
+    block = {"type": "mbconv", "expansion": 3, "kernel": 3, "squeeze_excite": False}
+    stages = [{"width": width * 2**i, "depth": 2, "block": block} for i in range(3)]
+    values = {"activation": "relu", "stem": width, "stages": stages, "head": 8 * width}
+    return Architecture("mobile", values)
+
+
+def mobilenet_v3_small(width: float, setting: Setting) -> nn.Module:
+    """torchvision's, with a first convolution for small images: their channels, stride 1."""
+    from torchvision.models import mobilenet_v3_small as make
+
+    net = make(num_classes=len(setting.data.classes), width_mult=width)
+    stem = net.features[0][0]
+    net.features[0][0] = nn.Conv2d(
+        setting.data.input.channels, stem.out_channels, 3, 1, 1, bias=False
+    )
+    return net
+
+
+def hand_made(setting: Setting) -> Iterator[tuple[str, Classifier]]:
+    """Name and untrained student of each."""
+    data = setting.data
+    for width in (0.15, 0.25, 0.5):
+        seed_weights(0, "mobilenet", width)
+        net = mobilenet_v3_small(width, setting)
+        yield f"MobileNetV3-Small × {width}", Classifier(net, data.mean, data.std)
+    for name, make, widths in (
+        ("ResNet-20-like", resnet_20, (4, 8, 16)), ("inverted residuals", inverted, (8, 12, 16)),
+    ):  # fmt: skip
+        for width in widths:
+            seed_weights(0, name, width)
+            net = build(make(width), data.input, len(data.classes))
+            yield f"{name}, {width} wide", Classifier(net, data.mean, data.std)
+
+
+def distilled(setting: Setting, student: Classifier, epochs: int) -> Classifier:
+    """The schedule of finals."""
+    per_epoch = setting.course.feed.steps_per_epoch * setting.recipe.batch_size
+    end = epochs * per_epoch
+    pace = Pace(setting.recipe.learning_rate, per_epoch, per_epoch, end)
+    setting.course.prepare(end, 0)
+    run = setting.course.run([student], horizon=end, pace=pace, seed=0, precision="fp32")
+    for _ in distillation.distill(run, end):
+        pass
+    return student.eval()
+
+
+def entries(setting: Setting, study: Path, epochs: int) -> list[Entry]:
+    """Everything measured, in turn."""
+    models: dict[str, nn.Module] = {"teacher": setting.teacher.module.eval()}
+    for folder in sorted(p for p in (study / "finals").iterdir() if p.name.isdigit()):
+        models[f"final {folder.name}"] = artifact.load(folder).eval()
+    for name, student in hand_made(setting):
+        models[name] = distilled(setting, student, epochs)
+        print(name, flush=True)
+    inputs = {name: setting.data.input for name in models} | {"teacher": setting.teacher.input}
+    ms = {
+        batch: profile.measure(models, inputs, engine="onnxruntime", batch=batch, seconds=1.0)
+        for batch in BATCHES
+    }
+    found = []
+    for name, model in models.items():
+        right = accuracy(*predict(model, setting.data.test, inputs[name].size))
+        kind = name.split()[0] if name.split()[0] in ("teacher", "final") else "hand-made"
+        params = profile.count_module(model, inputs[name]).params
+        times = {batch: ms[batch][name].median_ms for batch in BATCHES}
+        found.append(Entry(name, kind, params, right, times))
+    return found
+
+
+def main() -> None:
+    """Writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--study", type=Path, default=ROOT / "studies" / "mobile")
+    parser.add_argument("--name", default="headline", help="of the results and of their place")
+    asked = parser.parse_args()
+    recipe = load_recipe(str(asked.study / "recipe.yaml"), {})
+    torch.manual_seed(0)
+    teacher = "shipped" if recipe.teacher == "auto" else recipe.teacher
+    setting = open_setting(recipe.seed, spec=recipe.data, teacher=teacher, cache=CACHE)
+    epochs = max(
+        1,
+        round(
+            recipe.final_budget.examples(len(setting.data.train))
+            / (setting.course.feed.steps_per_epoch * recipe.batch_size)
+        ),
+    )
+    found = entries(setting, asked.study, epochs)
+    results: dict[str, Any] = {
+        "machine": machine(), "data": recipe.data, "epochs": epochs,
+        "models": [vars(entry) for entry in found],
+    }  # fmt: skip
+    write(asked.name, json.loads(json.dumps(results)), report(found, epochs))
+
+
+def report(found: list[Entry], epochs: int) -> str:
+    """Text and table."""
+    teacher = found[0]
+    finals = [e for e in found if e.kind == "final"]
+    others = [e for e in found if e.kind == "hand-made"]
+
+    def ships(entry: Entry) -> bool:
+        return (
+            teacher.params >= 10 * entry.params
+            and teacher.ms[1] >= 3 * entry.ms[1]
+            and entry.accuracy >= 0.97 * teacher.accuracy
+        )
+
+    def beats(other: Entry, final: Entry) -> bool:
+        smaller, faster = other.params < final.params, other.ms[1] < final.ms[1]
+        return other.accuracy >= final.accuracy and (smaller or faster)
+
+    better = [(o.name, f.name) for o in others for f in finals if beats(o, f)]
+    said = f"{epochs} epochs each, one seed, so half a point either way says little. "
+    said += f"10 times smaller, 3 times faster, 97 % retained: {met(any(map(ships, finals)))}. "
+    said += f"Finals dominate the hand-made ones: {met(not better)}"
+    if better:
+        said += " (" + "; ".join(f"{o} is as accurate as {f} and smaller or faster"
+                                  for o, f in better) + ")"  # fmt: skip
+    rows = [
+        [
+            e.name, f"{e.params / 1000:.1f} k (÷{teacher.params / e.params:.1f})",
+            *(f"{e.ms[b]:.3f} ms (÷{teacher.ms[b] / e.ms[b]:.1f})" for b in BATCHES),
+            f"{e.accuracy:.4f}", f"{e.accuracy / teacher.accuracy:.1%}",
+        ]
+        for e in sorted(found, key=lambda e: (e.kind != "teacher", -e.accuracy))
+    ]  # fmt: skip
+    head = ["model", "parameters", *(f"batch {b}" for b in BATCHES), "test accuracy", "retained"]
+    return f"{said}.\n\n{markdown(head, rows)}"
+
+
+if __name__ == "__main__":
+    main()

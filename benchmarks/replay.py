@@ -1,0 +1,193 @@
+"""The shared table of `full_runs.py`, as the benchmarks that rest on it read it."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from full_runs import ARCHITECTURES, EPOCHS, read_runs
+
+from nasdistill.ranking import bootstrap, kendall
+from nasdistill.rungs import stop_reason
+
+EXAMPLES = EPOCHS * 156 * 64
+LADDER, ETA = (0.01, 0.03, 0.10), 3
+"""The search's rungs, as shares of a full run."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is there of the shared table.
+
+    Attributes:
+        numbers: Architectures with at least one full run.
+        about: Parameters, MACs, depth and so on, by number.
+        lines: What was seen of each run at each share, by (number, seed, kind).
+        seeds: Seeds of the full runs, by number.
+    """
+
+    numbers: tuple[int, ...]
+    about: Sequence[dict[str, Any]]
+    lines: dict[tuple[int, int, str], dict[str, Any]]
+    seeds: dict[int, tuple[int, ...]]
+
+    @classmethod
+    def read(cls) -> Table:
+        """Reads what is there: a part of the table is a table of fewer architectures or seeds."""
+        lines = {(r["architecture"], r["seed"], r["kind"]): r["at"] for r in read_runs()}
+        seeds: dict[int, tuple[int, ...]] = {}
+        for number, seed, kind in sorted(lines):
+            if kind == "full":
+                seeds[number] = (*seeds.get(number, ()), seed)
+        return cls(tuple(sorted(seeds)), json.loads(ARCHITECTURES.read_text()), lines, seeds)
+
+    def truth(self, part: str) -> list[float]:
+        """Accuracy after full runs, the mean over the seeds there are."""
+        return [
+            fmean(self.lines[n, s, "full"]["1.0"][part]["accuracy"] for s in self.seeds[n])
+            for n in self.numbers
+        ]
+
+    @property
+    def full_seeds(self) -> int:
+        """Seeds of full runs that every architecture has."""
+        return min(map(len, self.seeds.values()))
+
+    def scored(self, kind: str) -> list[int]:
+        """Seeds for which every architecture has this kind of run."""
+        common = {s for (_, s, k) in self.lines if k == kind}
+        return [s for s in sorted(common) if all((n, s, kind) in self.lines for n in self.numbers)]
+
+    def figure(self, kind: str, share: float, seed: int, name: str) -> list[float]:
+        """One figure of short runs on the score half, the larger the better."""
+        sign = 1.0 if name in ("accuracy", "agreement") else -1.0
+        rows = (self.lines[n, seed, kind][str(share)]["score"] for n in self.numbers)
+        return [sign * row[name] for row in rows]
+
+    def cost(self, kind: str, share: float) -> float:
+        """Examples seen up to this score, as a share of a full run's."""
+        number, seed = self.numbers[0], self.scored(kind)[0]
+        return float(self.lines[number, seed, kind][str(share)]["examples"]) / EXAMPLES
+
+    def seconds(self, kind: str, share: float, seed: int = 0) -> list[float]:
+        """CPU-seconds up to this score."""
+        return [self.lines[n, seed, kind][str(share)]["seconds"] for n in self.numbers]
+
+    def known(self, name: str) -> list[float]:
+        """A figure that needs no training: `params`, `macs`, `depth`, `latency_ms`."""
+        return [float(self.about[n][name]) for n in self.numbers]
+
+
+def mean_tau(scores: Sequence[Sequence[float]], truth: Sequence[float]) -> float:
+    """Kendall's tau of each seed's scores with the truth, the mean."""
+    return fmean(kendall(row, truth) or 0.0 for row in scores)
+
+
+def interval(scores: Sequence[Sequence[float]], truth: Sequence[float]) -> tuple[float, float]:
+    """95 % bootstrap interval of `mean_tau`, over architectures."""
+
+    def drawn(indices: Sequence[int]) -> float:
+        return mean_tau([[r[i] for i in indices] for r in scores], [truth[i] for i in indices])
+
+    found = bootstrap(drawn, len(truth))
+    assert found is not None
+    return found
+
+
+def ahead(
+    scores: Sequence[Sequence[float]], rival: Sequence[Sequence[float]], truth: Sequence[float]
+) -> tuple[float, float]:
+    """95 % bootstrap interval of the difference between two taus, of the same draws."""
+
+    def drawn(indices: Sequence[int]) -> float:
+        there = [truth[i] for i in indices]
+        mine = mean_tau([[r[i] for i in indices] for r in scores], there)
+        return mine - mean_tau([[r[i] for i in indices] for r in rival], there)
+
+    found = bootstrap(drawn, len(truth))
+    assert found is not None
+    return found
+
+
+def near_tau(
+    scores: Sequence[Sequence[float]], truth: Sequence[float], macs: Sequence[float]
+) -> tuple[float, int]:
+    """Agreement on pairs whose MACs lie within 10 % of each other, and the number of pairs.
+
+    (Pairs in the same order − pairs in the other order) ÷ pairs; ties count for neither.
+    """
+    pairs = [
+        (i, j)
+        for i in range(len(truth))
+        for j in range(i)
+        if max(macs[i], macs[j]) <= 1.1 * min(macs[i], macs[j])
+    ]
+
+    def sign(x: float) -> int:
+        return (x > 0) - (x < 0)
+
+    agreed = [
+        fmean(sign(row[i] - row[j]) * sign(truth[i] - truth[j]) for i, j in pairs) for row in scores
+    ]
+    return fmean(agreed), len(pairs)
+
+
+def climbed(table: Table, order: Sequence[int]) -> tuple[dict[int, int], float]:
+    """Replays the search's rungs, one architecture after the other.
+
+    Args:
+        table: The table.
+        order: Places in `table.numbers`.
+
+    Returns:
+        How many rungs each passed (all of `LADDER`: it was never stopped), and the CPU-seconds.
+    """
+    scores = [table.figure("trunk", share, 0, "accuracy") for share in LADDER]
+    seconds = [table.seconds("trunk", share) for share in LADDER]
+    costs = list(zip(table.known("latency_ms"), table.known("params"), strict=True))
+    there: list[list[int]] = [[] for _ in LADDER]
+    passed, spent = {}, 0.0
+    for index in order:
+        for rung, row in enumerate(scores):
+            there[rung].append(index)
+            peers = there[rung]
+            reason = None
+            if rung < len(LADDER) - 1:
+                reason = stop_reason(
+                    len(peers) - 1, [row[i] for i in peers], [costs[i] for i in peers], ETA, 0.1
+                )
+            passed[index] = rung + (reason is None)
+            if reason is not None or rung == len(LADDER) - 1:
+                spent += seconds[rung][index]
+                break
+    return passed, spent
+
+
+def shuffled(
+    count: int, measure: Callable[[Sequence[int]], float], orders: int = 200
+) -> list[float]:
+    """A figure of many random orders of the architectures."""
+    rng, found = random.Random(0), []
+    for _ in range(orders):
+        order = list(range(count))
+        rng.shuffle(order)
+        found.append(measure(order))
+    return found
+
+
+def ceiling(table: Table, part: str) -> float | None:
+    """The tau between full runs of different seeds; None with one seed."""
+    common = set.intersection(*(set(table.seeds[n]) for n in table.numbers))
+    by_seed = {
+        s: [table.lines[n, s, "full"]["1.0"][part]["accuracy"] for n in table.numbers]
+        for s in sorted(common)
+    }
+    pairs = [(a, b) for a in by_seed for b in by_seed if a < b]
+    if not pairs:
+        return None
+    return fmean(kendall(by_seed[a], by_seed[b]) or math.nan for a, b in pairs)

@@ -1,0 +1,162 @@
+"""Which short figure should be the score? The evidence behind docs/scoring.md.
+
+Reads the shared table (`full_runs.py`) as far as it is there. Truth is accuracy on the audit half
+after full distillation (mean of the seeds there are): test data choose nothing here.
+
+    python benchmarks/scoring.py
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+import numpy as np
+from common import ROOT, markdown, write
+from full_runs import EPOCHS, RUNGS, SHARES
+from numpy.typing import NDArray
+from replay import Table, ahead, interval, mean_tau
+
+from nasdistill.ranking import kendall, ranks
+
+PAGE = ROOT / "docs" / "scoring.md"
+Scores = Sequence[Sequence[float]]
+FIGURES = ("accuracy", "loss", "kl", "agreement")
+KNOWN, DRAWS, RIDGE = (8, 16, 24), 100, 1.0
+
+
+def blend(table: Table, kind: str, share: float, seed: int) -> list[float]:
+    """The mean rank by all four figures."""
+    by = [ranks(table.figure(kind, share, seed, name)) for name in FIGURES]
+    return [fmean(row) for row in zip(*by, strict=True)]
+
+
+def scores_of(table: Table, kind: str, share: float, name: str) -> Scores:
+    """A row for each seed of short runs."""
+    if name == "blend":
+        return [blend(table, kind, share, seed) for seed in table.scored(kind)]
+    return [table.figure(kind, share, seed, name) for seed in table.scored(kind)]
+
+
+def kept(scores: Scores, truth: Sequence[float], of: float = 1 / 3, top: int = 4) -> float:
+    """The share of the truly best few that is among the best third by score."""
+    best = set(sorted(range(len(truth)), key=lambda i: -truth[i])[:top])
+    count = math.ceil(of * len(truth))
+    named = [set(sorted(range(len(truth)), key=lambda i: -row[i])[:count]) for row in scores]
+    return fmean(len(best & names) / top for names in named)
+
+
+def by_figure(table: Table, truth: Sequence[float]) -> Iterator[list[object]]:
+    """Tau of each figure at each rung; the interval of its lead over accuracy."""
+    for share in RUNGS:
+        base = scores_of(table, "trunk", share, "accuracy")
+        cells: list[object] = [f"{share:.0%}"]
+        for name in (*FIGURES, "blend"):
+            scores = scores_of(table, "trunk", share, name)
+            cell = f"{mean_tau(scores, truth):.2f}"
+            if name != "accuracy":
+                cell += " ({:+.2f} to {:+.2f})".format(*ahead(scores, base, truth))
+            cells.append(cell)
+        yield cells
+
+
+def by_schedule(table: Table, truth: Sequence[float]) -> Iterator[list[object]]:
+    """Tau by loss of each kind of short run, what it costs, and who of the best is kept."""
+    names = {
+        "trunk": "trunk, cool-down", "complete": "complete", "labels": "complete, labels only",
+        "full": "truncated",
+    }  # fmt: skip
+    for kind, name in names.items():
+        for share in RUNGS if kind == "trunk" else SHARES:
+            for figure in ("accuracy", "loss"):
+                scores = scores_of(table, kind, share, figure)
+                if scores:
+                    low, high = interval(scores, truth)
+                    yield [
+                        name, f"{share:.0%}", f"{table.cost(kind, share):.1%}", figure,
+                        f"{mean_tau(scores, truth):.2f} ({low:.2f} to {high:.2f})",
+                        f"{kept(scores, truth):.0%}",
+                    ]  # fmt: skip
+
+
+def features(table: Table, share: float, seed: int) -> NDArray[np.float64]:
+    """What a regression may see at a rung: scores so far, MACs, parameters, depth; standardised."""
+    columns = [
+        table.figure("trunk", rung, seed, name)
+        for rung in RUNGS
+        if rung <= share
+        for name in ("accuracy", "loss")
+    ]
+    columns += [[math.log(x) for x in table.known(name)] for name in ("macs", "params", "depth")]
+    rows = np.array(columns).T
+    return (rows - rows.mean(axis=0)) / rows.std(axis=0)
+
+
+def ridge(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights of a ridge regression (Hoerl and Kennard, 1970) with an intercept in column 0."""
+    with_one = np.column_stack([np.ones(len(x)), x])
+    penalty = RIDGE * np.eye(with_one.shape[1])
+    penalty[0, 0] = 0.0
+    return np.linalg.solve(with_one.T @ with_one + penalty, with_one.T @ y)
+
+
+def regressed(table: Table, truth: Sequence[float], share: float, known: int) -> list[float]:
+    """Tau on the others of the regression, and of the score alone, fitted on `known` architectures.
+
+    Returns:
+        The means over random draws: regression, accuracy, loss.
+    """
+    rng, y = random.Random(0), np.array(truth)
+    seeds, taus = table.scored("trunk"), []
+    for draw in range(DRAWS):
+        seed = seeds[draw % len(seeds)]
+        x = features(table, share, seed)
+        order = rng.sample(range(len(truth)), len(truth))
+        fit, rest = order[:known], order[known:]
+        weights = ridge(x[fit], y[fit])
+        guessed = np.column_stack([np.ones(len(rest)), x[rest]]) @ weights
+        rows = [list(guessed)]
+        for name in ("accuracy", "loss"):
+            row = table.figure("trunk", share, seed, name)
+            rows.append([row[i] for i in rest])
+        taus.append([kendall(row, [truth[i] for i in rest]) or 0.0 for row in rows])
+    return [fmean(column) for column in zip(*taus, strict=True)]
+
+
+def main() -> None:
+    """Writes the tables."""
+    table = Table.read()
+    truth = table.truth("audit")
+    head = (
+        f"{len(table.numbers)} architectures, {table.full_seeds} full runs of {EPOCHS} epochs and "
+        f"{len(table.scored('trunk'))} short runs of each; accuracy on the audit half "
+        f"{min(truth):.3f} to {max(truth):.3f}.\n"
+    )
+    figures = list(by_figure(table, truth))
+    schedules = list(by_schedule(table, truth))
+    count = len(truth)
+    fits = [
+        [f"{share:.0%}", known, *(f"{tau:.2f}" for tau in regressed(table, truth, share, known))]
+        for share in RUNGS
+        for known in KNOWN
+        if known <= count - 8
+    ]
+    parts = [
+        head,
+        "**Which figure** (τ at each rung; in brackets the interval of its lead over accuracy):\n",
+        markdown(["rung", *FIGURES, "blend of ranks"], figures),
+        "\n**Which schedule** (kept: of the truly best four, the share among the best third by "
+        "score):\n",
+        markdown(["schedule", "budget", "cost", "by", "τ (95 % interval)", "kept"], schedules),
+        f"\n**A regression** on scores so far, MACs, parameters and depth (τ on the architectures "
+        f"it was not fitted on, mean of {DRAWS} draws):\n",
+        markdown(["rung", "fitted on", "regression", "accuracy", "loss"], fits),
+    ]
+    results = {"figures": figures, "schedules": schedules, "regression": fits}
+    write("scoring", results, "\n".join(parts), PAGE)
+
+
+if __name__ == "__main__":
+    main()

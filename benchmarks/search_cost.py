@@ -1,0 +1,156 @@
+"""The time to find a student within half a point of the best of the shared table.
+
+Replayed from the CPU-seconds of the shared table (`full_runs.py`), over many random orders of its
+architectures; what the table holds was really trained. Accuracy is that on test images after a full
+run, the mean over the seeds there are; a side has found it once it has distilled such a student in
+full. Sides:
+
+- ours: every architecture climbs the rungs of the search (1, 3 and 10 % of a full run), is stopped
+  there by the search's own rule, and those that are left are distilled in full, best score first;
+- everything: all distilled in full (what it takes to know the best);
+- random: distilled in full one by one, until one is good enough;
+- best tenth: a full run's schedule for a tenth of its epochs, the best tenth goes on to its end;
+- TPE + Hyperband: Optuna's, one objective, on the same truncated schedules; TPE proposes
+  parameters, MACs and depth, and the nearest architecture not tried yet is taken.
+
+    python benchmarks/search_cost.py
+
+Rivals run on the loop that most people write, so their seconds are those of the table times what
+`trials_per_hour.py` measured for it; the table shows them on our loop, too, where only the strategy
+differs. Target: at least 10 times faster than everything, and ahead of each rival.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import numpy as np
+import optuna
+from common import HERE, markdown, met, write
+from full_runs import COUNT, SHARES
+from replay import LADDER, Table, climbed, shuffled
+
+WITHIN = 0.005
+TPE_SEEDS = 20
+Order = Sequence[int]
+
+
+def until_found(table: Table, order: Order, good: Sequence[bool]) -> float:
+    """Seconds of full runs, one by one in this order, until one is good enough."""
+    seconds, spent = table.seconds("full", 1.0), 0.0
+    for index in order:
+        spent += seconds[index]
+        if good[index]:
+            return spent
+    raise AssertionError("the best is always good enough")
+
+
+def ours(table: Table, order: Order, good: Sequence[bool]) -> float:
+    """The search's rungs, then full runs by score."""
+    passed, spent = climbed(table, order)
+    last = table.figure("trunk", LADDER[-1], 0, "accuracy")
+    left = sorted((i for i in order if passed[i] == len(LADDER)), key=lambda i: -last[i])
+    further = sorted((i for i in order if i not in left), key=lambda i: -passed[i])
+    return spent + until_found(table, [*left, *further], good)
+
+
+def best_tenth(table: Table, order: Order, good: Sequence[bool]) -> float:
+    """A tenth of the epochs for all, the rest for the best tenth."""
+    share = SHARES[-1]
+    early = table.seconds("full", share)
+    score = table.figure("full", share, 0, "accuracy")
+    ranked = sorted(order, key=lambda i: -score[i])
+    count = math.ceil(len(order) / 10)
+    begun = sum(early[i] for i in ranked)
+    # Those that go on have their first tenth behind them.
+    seconds, spent = table.seconds("full", 1.0), begun
+    for place, index in enumerate(ranked):
+        spent += seconds[index] - (early[index] if place < count else 0.0)
+        if good[index]:
+            return spent
+    raise AssertionError("the best is always good enough")
+
+
+def tpe_hyperband(table: Table, seed: int, good: Sequence[bool]) -> float:
+    """Optuna's TPE and Hyperband on truncated schedules, until a full run is good enough."""
+    about = np.log([table.known(name) for name in ("params", "macs", "depth")]).T
+    low, high = about.min(axis=0), about.max(axis=0)
+    points = (about - low) / (high - low)
+    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=100, reduction_factor=3)
+    sampler = optuna.samplers.TPESampler(seed=seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    left, spent = list(range(len(points))), 0.0
+    seconds = {share: table.seconds("full", share) for share in (*SHARES, 1.0)}
+    scores = {s: table.figure("full", s, 0, "accuracy") for s in (*SHARES, 1.0)}
+    while left:
+        trial = study.ask()
+        wanted = np.array([trial.suggest_float(name, 0, 1) for name in ("params", "macs", "depth")])
+        index = min(left, key=lambda i: float(((points[i] - wanted) ** 2).sum()))
+        left.remove(index)
+        for share in (*SHARES, 1.0):
+            trial.report(scores[share][index], round(100 * share))
+            if share < 1.0 and trial.should_prune():
+                spent += seconds[share][index]
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                break
+        else:
+            spent += seconds[1.0][index]
+            study.tell(trial, scores[1.0][index])
+            if good[index]:
+                return spent
+    return spent + until_found(table, range(len(points)), good)  # it stopped all good ones
+
+
+def main() -> None:
+    """Writes the table."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    table = Table.read()
+    truth = table.truth("test")
+    good = [value >= max(truth) - WITHIN for value in truth]
+    count = len(truth)
+
+    def orders(way: Callable[[Table, Order, Sequence[bool]], float]) -> float:
+        return median(shuffled(count, lambda order: way(table, order, good)))
+
+    found = {
+        "ours": orders(ours),
+        "everything": sum(table.seconds("full", 1.0)),
+        "random": orders(until_found),
+        "best tenth": best_tenth(table, range(count), good),
+        "TPE + Hyperband": median(tpe_hyperband(table, seed, good) for seed in range(TPE_SEEDS)),
+    }
+    factor = common_loop()
+    cells = [
+        [
+            name, f"{seconds:.0f}", f"{seconds / found['ours']:.1f}",
+            "–" if name == "ours" or factor is None else f"{factor * seconds / found['ours']:.1f}",
+        ]
+        for name, seconds in found.items()
+    ]  # fmt: skip
+    ratio = found["everything"] / found["ours"]
+    ahead = all(seconds > found["ours"] for name, seconds in found.items() if name != "ours")
+    text = (
+        f"{count} of {COUNT} architectures, {table.full_seeds} seed(s) of full runs; {sum(good)} "
+        f"of them lie within half a point of the best ({max(truth):.4f}). On our own loop, against "
+        f"distilling everything: {ratio:.1f} times faster (target 10: {met(ratio >= 10)}); ahead "
+        f"of each rival on the same loop: {met(ahead)}.\n\n"
+    )
+    head = ["side", "CPU-seconds", "÷ ours, same loop", "÷ ours, rival on the common loop"]
+    results = {"seconds": found, "common_loop": factor, "architectures": count, "good": sum(good)}
+    write("search_cost", results, text + markdown(head, cells))
+
+
+def common_loop() -> float | None:
+    """How many times our seconds the loop that most people write takes, if it was measured."""
+    path = HERE / "trials_per_hour.json"
+    if not path.exists():
+        return None
+    found: float | None = json.loads(path.read_text()).get("common_over_ours")
+    return found
+
+
+if __name__ == "__main__":
+    main()

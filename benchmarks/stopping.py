@@ -1,0 +1,62 @@
+"""What stopping saves: the front's hypervolume per second, with it and without.
+
+Replayed from the shared table (`full_runs.py`) over many random orders of its architectures: each
+climbs the rungs of the search (1, 3 and 10 % of a full run), with the search's own rule for who is
+stopped, or all to the last. The front is that of the trials that reached the last rung: test
+accuracy after a full run, latency and parameters; its hypervolume is taken below the worst of all
+architectures in each.
+
+    python benchmarks/stopping.py
+
+Target: at least twice the hypervolume per second.
+"""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+import numpy as np
+from common import markdown, met, quartiles, spread, write
+from full_runs import COUNT
+from replay import LADDER, Table, climbed, shuffled
+
+from nasdistill.pareto import as_points, hypervolume
+
+
+def main() -> None:
+    """Writes the table."""
+    table = Table.read()
+    truth, count = table.truth("test"), len(table.numbers)
+    costs = zip(table.known("latency_ms"), table.known("params"), strict=True)
+    points = as_points([[a, *row] for a, row in zip(truth, costs, strict=True)])
+    reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0)
+    everything = sum(table.seconds("trunk", LADDER[-1]))
+    whole = hypervolume(points, reference)
+    shares, savings, lost = [], [], []
+
+    def replay(order: object) -> float:
+        passed, spent = climbed(table, order)  # type: ignore[arg-type]
+        reached = [i for i in range(count) if passed[i] == len(LADDER)]
+        kept = hypervolume(points[reached], reference)
+        shares.append(kept / whole)
+        savings.append(everything / spent)
+        lost.append(max(truth) - max(truth[i] for i in reached))
+        return (kept / spent) / (whole / everything)
+
+    ratios = quartiles(shuffled(count, replay))
+    rows = [
+        ["hypervolume kept", f"{fmean(shares):.1%}"],
+        ["time, without ÷ with", spread(quartiles(savings))],
+        ["hypervolume per second, with ÷ without", spread(ratios)],
+        ["best student's accuracy lost, points", f"{100 * fmean(lost):.2f}"],
+    ]
+    text = (
+        f"{count} of {COUNT} architectures, {table.full_seeds} seed(s) of full runs, 200 orders "
+        f"(target 2: {met(ratios[1] >= 2)}).\n\n"
+    )
+    results = {"ratio": ratios, "kept": fmean(shares), "architectures": count}
+    write("stopping", results, text + markdown(["figure", "median (quartiles)"], rows))
+
+
+if __name__ == "__main__":
+    main()
