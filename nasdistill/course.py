@@ -126,6 +126,5 @@ def _fed(options: FeedOptions, faculty: Faculty) -> Dataset:
     if options.synthetic is not None:
         images, labels = faculty.synthetic(options.synthetic)
         dataset = dataset.with_training(images, labels.numpy(), "synthetic")
-    if mixing is None and augment is None:
-        return dataset
-    return dataset.with_views(replace(dataset.views, mixing=mixing, rand_augment=augment))
+    views = replace(dataset.views, mixing=mixing, rand_augment=augment, cut_out=options.cut_out)
+    return dataset.with_views(views)

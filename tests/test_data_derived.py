@@ -47,10 +47,11 @@ def test_with_views_shares_the_data_and_changes_the_fingerprint(tmp_path: Path) 
     others = [
         data.with_views(replace(data.views, **{name: value}))
         for name, value in [("mixing", CUTMIX), ("mixing", Mixing("mixup", 0.2)), ("seed", 1),
-                            ("rand_augment", RandAugment()), ("rand_augment", RandAugment(1))]
+                            ("rand_augment", RandAugment()), ("rand_augment", RandAugment(1)),
+                            ("cut_out", 0.3), ("cut_out", 0.4)]
     ]  # fmt: skip
     marks = [each.fingerprint for each in (data, mixed, *others)]
-    assert len(set(marks)) == 7 and again.fingerprint == mixed.fingerprint
+    assert len(set(marks)) == 9 and again.fingerprint == mixed.fingerprint
     assert isinstance(data.train, ResidentSplit) and isinstance(mixed.train, ResidentSplit)
     assert mixed.train.images.data_ptr() == data.train.images.data_ptr()
     assert mixed.score is data.score and mixed.test is data.test and mixed.mean == data.mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,40 @@ def test_plain_images_keep_their_proportions() -> None:
     assert (cover(images, (20, 20)) == 200).all()
     assert cover(images, (40, 80)) is images
     assert cover(images, (20, 40))[0, 0, 0].tolist()[0] == 0
+
+
+# -- cut-out
+
+
+@pytest.mark.parametrize("kind", ["shift", "crop", "none"])
+def test_cut_out_blackens_one_square_of_the_view_that_would_be_there(kind: Any) -> None:
+    images = torch.full((200, 1, 20, 20), 255, dtype=torch.uint8)
+    labels = np.zeros(200, dtype=np.int64)
+    plain = Views(kind, 5)
+    whole = ResidentSplit(images, labels, plain, CPU)
+    cut = ResidentSplit(images, labels, replace(plain, cut_out=0.25), CPU)
+    ids = list(range(200))
+    before, after = pixels(whole, ids, 3, (20, 20)), pixels(cut, ids, 3, (20, 20))
+    changed = (before != after)[:, 0]
+    assert (after[:, 0][changed] == 0).all()
+    tall = changed.any(2).sum(1)
+    assert tall.max() == 5, "a quarter of 20 pixels"
+    assert (changed.sum((1, 2)) > 0).float().mean() > 0.95
+    for one in range(200):  # what is black is one rectangle
+        rows, columns = changed[one].any(1), changed[one].any(0)
+        assert torch.equal(changed[one], rows[:, None] & columns[None, :])
+    middles = [float(changed[i].any(1).float().argmax()) for i in range(200) if tall[i] == 5]
+    assert len(set(middles)) == 16, "every place is met"
+    assert torch.equal(pixels(cut, ids, None, (20, 20)), images), "the plain picture is whole"
+
+
+def test_cut_out_is_the_same_in_every_batch_and_at_every_size() -> None:
+    images = torch.full((8, 3, 32, 32), 200, dtype=torch.uint8)
+    views = Views("none", 1, cut_out=0.5)
+    split = ResidentSplit(images, np.zeros(8, dtype=np.int64), views, CPU)
+    (batch,) = split.batches([(torch.arange(8), 2)], (32, 32), [(16, 16)])
+    small = batch.images_at((16, 16))
+    black = torch.nn.functional.avg_pool2d((batch.images == 0).float(), 2)
+    assert 0.1 < black.mean() < 0.3 and float((black - (small == 0).float()).abs().mean()) < 0.03
+    alone = torch.cat([pixels(split, [i], 2, (32, 32)) for i in range(8)])
+    assert torch.equal(alone, batch.images)

@@ -108,6 +108,7 @@ def test_a_whole_recipe_is_read_and_written(tmp_path: Path) -> None:
         ("feed:\n    mix:\n      kind: mixp", 4, "did you mean 'mixup'?"),
         ("feed: {mix: {kind: mixup, alph: 1}}", 2, "did you mean 'alpha'?"),
         ("feed: {rand_augment: {magnitude: 31}}", 2, "less than or equal to 30"),
+        ("feed: {cut_out: 1}", 2, "less than 1"),
         ("terms: [{term: features, layers: []}]", 2, "the teacher's layers by the student's"),
         ("terms: [{term: features, layers: atuo}]", 2, "write auto, or the teacher's layers"),
         ("terms: [{term: features, layers: {0: []}}]", 2, "is not a layer's name or number"),

@@ -15,6 +15,7 @@ from nasdistill.data.randaugment import RandAugment
 
 SHIFT = 2
 SMALLEST_CROP = 0.35
+CUT_OUT_STREAM = 32
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class Views:
         flip: Whether half the views are mirrored.
         mixing: How views are mixed with those of other examples; None for not at all.
         rand_augment: What is done to an image before it is cut or shifted; None for nothing.
+        cut_out: Side of a square that is blackened in each view, as a share of the picture's, at a
+            random place that may reach over the edge (DeVries and Taylor, "Improved Regularization
+            of Convolutional Neural Networks with Cutout", 2017); None for none.
     """
 
     kind: Literal["shift", "crop", "none"]
@@ -51,6 +55,7 @@ class Views:
     flip: bool = True
     mixing: Mixing | None = None
     rand_augment: RandAugment | None = None
+    cut_out: float | None = None
 
     def __repr__(self) -> str:
         # Without what is None: this enters fingerprints, which are older than some attributes.
@@ -123,6 +128,16 @@ class Views:
         Returns:
             uint8 `[B, C, height, width]` for each size.
         """
+        shown = self._drawn(padded, rows, ids, view, sizes)
+        if self.cut_out is None or view is None:
+            return shown
+        centres = uniform(ids, view, self.seed, 2, CUT_OUT_STREAM)
+        return [blacken(images, centres, self.cut_out) for images in shown]
+
+    def _drawn(
+        self, padded: Tensor, rows: Tensor, ids: Tensor, view: int | None,
+        sizes: Sequence[tuple[int, int]],
+    ) -> list[Tensor]:  # fmt: skip
         edge, (tall, wide) = self.margin, padded.shape[-2:]
         height, width = tall - 2 * edge, wide - 2 * edge
         plain = padded[..., edge : edge + height, edge : edge + width]
@@ -182,6 +197,26 @@ def render_crop(images: Tensor, boxes: Boxes, size: tuple[int, int]) -> Tensor:
     out = roi_align(images.float(), rois, size, aligned=True)
     out = torch.where(boxes.flip[:, None, None, None], out.flip(3), out)
     return out.round().clamp(0, 255).to(torch.uint8)
+
+
+def blacken(images: Tensor, centres: Tensor, side: float) -> Tensor:
+    """Blackens a square in each image, the same part of it whatever its size.
+
+    Args:
+        images: uint8 `[B, C, H, W]`.
+        centres: Down and along, in [0, 1), float32 `[2, B]`.
+        side: Of the square, as a share of the image's sides.
+
+    Returns:
+        uint8 `[B, C, H, W]`.
+    """
+    height, width = images.shape[-2:]
+    down_H = (torch.arange(height, device=images.device) + 0.5) / height
+    along_W = (torch.arange(width, device=images.device) + 0.5) / width
+    inside_BH = (down_H - centres[0, :, None]).abs() < side / 2
+    inside_BW = (along_W - centres[1, :, None]).abs() < side / 2
+    kept_BHW = ~(inside_BH[:, :, None] & inside_BW[:, None, :])
+    return images * kept_BHW[:, None]
 
 
 def cover(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -79,10 +79,15 @@ class SyntheticOptions(Closed):
 
 
 class FeedOptions(Closed):
-    """What students are fed instead of plain views."""
+    """What students are fed instead of plain views.
+
+    Attributes:
+        cut_out: Side of a square that is blackened in each view, as a share of the picture's.
+    """
 
     mix: MixOptions | None = None
     rand_augment: RandAugmentOptions | None = None
+    cut_out: float | None = Field(default=None, gt=0, lt=1)
     synthetic: SyntheticOptions | None = None
 
 
