@@ -131,7 +131,7 @@ def verdict(
     met = found <= target if at_most else found >= target
     sign = "≤" if at_most else "≥"
     return (
-        f"{what}: target {sign} {target:g}{unit}, {'met' if met else 'missed'} ({found:.2f}{unit})."
+        f"{what}: target {sign} {target:g}{unit}, {'met' if met else 'missed'} ({found:.4g}{unit})."
     )
 
 
