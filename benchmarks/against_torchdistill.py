@@ -1,4 +1,4 @@
-"""Claim: nasdistill distils a student 6 times as fast as torchdistill, its cache off or on.
+"""A final by nasdistill and by torchdistill. Target: 6 times as fast, its cache off or on.
 
 Conditions: the student of `benchmarks/methods.py`, shipped data and teacher, batches of 64, the
 epochs, rate schedule, AdamW and loss (labels and KL) of a shipped final, two loading workers for
