@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nasdistill import distillation, locks, profile
-from nasdistill.checking import assistants_of, check_chain, check_course
+from nasdistill.checking import assistants_of, check_chain, check_course, check_room
 from nasdistill.course import Course, open_course
 from nasdistill.data import Dataset, load_data
 from nasdistill.errors import UserError
@@ -159,9 +159,11 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
         emit(Event("note", text, stage="teacher"))
 
     faculty = Faculty(
-        dataset, teacher, recipe.teachers, load, study.folder.parent / ".cache", filled, tell
-    )
+        dataset, teacher, recipe.teachers, load, study.folder.parent / ".cache", filled, tell,
+        recipe.cache_size,
+    )  # fmt: skip
     courses = [open_course(options, recipe, faculty) for options in (recipe.scoring, recipe.final)]
+    check_room(recipe, faculty, courses[1])
     for key, course in zip(("scoring", "final"), courses, strict=True):
         check_course(key, course, study.space, dataset, emit)
     for name, options in recipe.teachers.items():

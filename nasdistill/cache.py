@@ -4,6 +4,10 @@ A file per view holds float16 logits `[N, C]`, filled block by block: a fixed nu
 example ids, one view, always the same batch shape and precision, so that a number read from the
 file is the number a fresh answer would give, whoever filled the block. A block counts as filled
 when its checksum stands beside it; the checksum is written after the data.
+
+Each combination of teacher, data, views and precision has a folder of its own, named by its key.
+What all folders take is bounded: before a file is made, folders that no living process uses are
+removed, least recently used first.
 """
 
 from __future__ import annotations
@@ -11,7 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
+import weakref
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,10 +30,14 @@ from torch import Tensor
 
 from nasdistill.data import Batch, Dataset, Split
 from nasdistill.files import write_whole
-from nasdistill.locks import alone
+from nasdistill.locks import alone, hold, is_held
 from nasdistill.teacher import Teacher
 
 BLOCK = 500
+KEY = "key.json"
+"""Says what a folder's answers are about; held by who uses them, and touched when they do."""
+LOCK = "lock"
+"""Taken, beside the folders, by who takes hold of one or removes some."""
 ON_DEVICE_BYTES = 1 << 30
 
 
@@ -39,8 +49,12 @@ class AnswerCache:
         dataset: Whose training split is asked about.
         root: Folder that holds one sub-folder per key.
         on_fill: Called with `(examples, seconds)` after each fill.
+        limit: Most bytes that the folders below `root` may take together; None for no limit. What
+            living processes use is kept, even above it.
 
     Attributes:
+        folder: Of this key.
+        view_bytes: What one view takes on disk.
         asked: Examples the teacher answered in this process.
         served: Answers given out in this process.
     """
@@ -51,6 +65,7 @@ class AnswerCache:
         dataset: Dataset,
         root: Path,
         on_fill: Callable[[int, float], None] | None = None,
+        limit: int | None = None,
     ) -> None:
         self._teacher = teacher
         self._split: Split = dataset.train
@@ -67,16 +82,22 @@ class AnswerCache:
         }
         text = json.dumps(identity, sort_keys=True)
         self.folder = root / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "key.json").exists():
-            write_whole(self.folder / "key.json", text)
+        self._key, self._limit = self.folder / KEY, limit
+        root.mkdir(parents=True, exist_ok=True)
+        with alone(root / LOCK):
+            self.folder.mkdir(exist_ok=True)
+            if not self._key.exists():
+                write_whole(self._key, text)
+            weakref.finalize(self, os.close, hold(self._key))
         self._shape = (len(dataset.train), teacher.classes)
+        self.view_bytes = bytes_of(*self._shape)
         self._blocks = -(-len(dataset.train) // BLOCK)
         self._views: dict[int, tuple[NDArray[np.float16], NDArray[np.uint32], NDArray[np.bool_]]]
         self._views = {}
         self._device_views: dict[int, Tensor] = {}
         self.asked = 0
         self.served = 0
+        self._make_room(0)
 
     def prepare(self, plan: Iterable[tuple[Tensor, int | None]]) -> None:
         """Fills every block that the plan will read, so that training never waits.
@@ -84,6 +105,7 @@ class AnswerCache:
         Args:
             plan: `(ids int64 CPU tensor, view)` of each batch to come.
         """
+        os.utime(self._key)
         wanted: dict[int, NDArray[np.bool_]] = {}
         for ids, view in plan:
             assert view is not None, "only augmented views are cached"
@@ -146,14 +168,54 @@ class AnswerCache:
 
     def _open(self, view: int) -> tuple[NDArray[np.float16], NDArray[np.uint32], NDArray[np.bool_]]:
         if view not in self._views:
-            answers: NDArray[np.float16] = _mapped(
-                self.folder / f"view-{view:03d}.f16", np.dtype(np.float16), self._shape
-            )
+            file = self.folder / f"view-{view:03d}.f16"
+            if not file.exists():
+                self._make_room(self.view_bytes)
+            answers: NDArray[np.float16] = _mapped(file, np.dtype(np.float16), self._shape)
             sums: NDArray[np.uint32] = _mapped(
                 self.folder / f"view-{view:03d}.crc", np.dtype(np.uint32), (self._blocks,)
             )
             self._views[view] = (answers, sums, np.zeros(self._blocks, dtype=bool))
         return self._views[view]
+
+    def _make_room(self, needed: int) -> None:
+        if self._limit is not None:
+            make_room(self.folder.parent, needed, self._limit)
+
+
+def bytes_of(examples: int, classes: int) -> int:
+    """Bytes that one view of so many examples takes: float16 logits, a checksum for each block."""
+    return 2 * examples * classes + 4 * -(-examples // BLOCK)
+
+
+def make_room(root: Path, needed: int, limit: int) -> None:
+    """Removes folders of answers, least recently used first, until there is room.
+
+    Args:
+        root: Folder of the folders.
+        needed: Bytes that are to be written.
+        limit: Most bytes that all folders may take then; what a living process uses stays even so.
+    """
+    with alone(root / LOCK):
+        keys = sorted(root.glob(f"*/{KEY}"), key=lambda key: key.stat().st_mtime)
+        over = sum(_size(key.parent) for key in keys) + needed - limit
+        for key in keys:
+            if over <= 0:
+                return
+            if not is_held(key):
+                over -= _size(key.parent)
+                _remove(key.parent)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("view-*"))
+
+
+def _remove(folder: Path) -> None:
+    """The key goes last: what a kill leaves behind is found again."""
+    for file in folder.glob("view-*"):
+        file.unlink()
+    shutil.rmtree(folder)
 
 
 def _mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,11 +11,13 @@ from typing import Any
 
 from nasdistill import profile, taps
 from nasdistill.answers import MeanAnswers, TableAnswers
+from nasdistill.cache import bytes_of
 from nasdistill.course import OF_THE_OBJECTIVE, Course
 from nasdistill.data import Dataset
 from nasdistill.errors import UserError
+from nasdistill.faculty import Faculty
 from nasdistill.objective import MAIN
-from nasdistill.recipe import ObjectiveOptions
+from nasdistill.recipe import ObjectiveOptions, Recipe
 from nasdistill.results import Event
 from nasdistill.space import SearchSpace
 from nasdistill.taps import LayerError
@@ -46,6 +49,34 @@ def check_course(
     _check_means(key, course)
     if course.objective.reads_layers:
         _check_layers(key, course, space, dataset, emit)
+
+
+def check_room(recipe: Recipe, faculty: Faculty, final: Course) -> None:
+    """Refuses a study whose teachers' answers could not all be kept.
+
+    Args:
+        recipe: The study's.
+        faculty: With the caches of those who teach from the start.
+        final: What finals are given; generations and assistants answer about its examples.
+
+    Raises:
+        UserError: If they need more than the recipe's `cache_size`.
+    """
+    of_view = [cache.view_bytes for cache in faculty.caches.values()]
+    if recipe.iterate is not None:
+        sizes, generations = recipe.iterate.assistants, recipe.iterate.generations or 1
+        further = len(sizes) if sizes is not None else (generations - 1) * recipe.top_k
+        of_view += [bytes_of(len(final.feed.dataset.train), len(faculty.dataset.classes))] * further
+    needed = recipe.views * sum(of_view)
+    if needed <= recipe.cache_size:
+        return
+    fewer = recipe.cache_size // sum(of_view)
+    or_views = f", or --views {fewer} or fewer" if fewer else ""
+    raise UserError(
+        f"--cache-size: found {recipe.cache_size:,} bytes; the answers of {len(of_view)} "
+        f"teacher(s) about {recipe.views} view(s) of each example need {needed:,}. Allowed: "
+        f"--cache-size {math.ceil(needed / 1e6)}M or more{or_views}"
+    )
 
 
 def _check_values(key: str, options: ObjectiveOptions, space: SearchSpace) -> None:

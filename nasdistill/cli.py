@@ -64,6 +64,7 @@ def search(
     final_budget: flags.FinalBudget = None,
     batch_size: flags.BatchSize = None,
     views: flags.Views = None,
+    cache_size: flags.CacheSize = None,
     learning_rate: flags.LearningRate = None,
     alpha: flags.Alpha = None,
     temperature: flags.Temperature = None,
@@ -103,10 +104,14 @@ def resume(
     time_limit: flags.NewTimeLimit = None,
     top_k: flags.MoreFinals = None,
     workers: flags.NewWorkers = None,
+    cache_size: flags.NewCacheSize = None,
     as_json: flags.Json = False,
 ) -> None:
     """Go on with a study where it stopped."""
-    given = {"trials": trials, "time_limit": time_limit, "top_k": top_k, "workers": workers}
+    given = {
+        "trials": trials, "time_limit": time_limit, "top_k": top_k, "workers": workers,
+        "cache_size": cache_size,
+    }  # fmt: skip
     with error_messages():
         from nasdistill.recipe import load_recipe
 

@@ -76,7 +76,7 @@ class Course:
 
     def run(
         self, students: Iterable[nn.Module], *, horizon: int, pace: Pace, seed: int,
-        precision: Precision,
+        precision: Precision, micro_batch: int | None = None,
     ) -> Run:  # fmt: skip
         """A fresh run.
 
@@ -85,7 +85,7 @@ class Course:
         """
         return Run(
             list(students), self.feed, self.objective, horizon=horizon, pace=pace, seed=seed,
-            precision=precision, teachers=self.teachers,
+            precision=precision, teachers=self.teachers, micro_batch=micro_batch,
         )  # fmt: skip
 
     def prepare(self, until: int, first_step: int) -> None:

@@ -50,6 +50,7 @@ class Faculty:
         root: Folder of the caches of answers.
         on_fill: Told of every fill, see `AnswerCache`.
         tell: Told in words what takes time.
+        cache_size: Most bytes of the caches below `root`; None for no limit.
         caches: The caches opened so far, by teacher and data.
     """
 
@@ -60,6 +61,7 @@ class Faculty:
     root: Path
     on_fill: Callable[[int, float], None]
     tell: Callable[[str], None]
+    cache_size: int | None = None
     caches: dict[tuple[str, str], AnswerCache] = field(default_factory=dict)
     _loaded: dict[str, Teacher] = field(default_factory=dict)
 
@@ -122,7 +124,9 @@ class Faculty:
         about = (teacher.weights_hash, teacher.input, teacher.precision)
         key = (repr(about), dataset.fingerprint)
         if key not in self.caches:
-            self.caches[key] = AnswerCache(teacher, dataset, self.root, self.on_fill)
+            self.caches[key] = AnswerCache(
+                teacher, dataset, self.root, self.on_fill, self.cache_size
+            )
         return FrozenAnswers(teacher, self.caches[key])
 
 

@@ -153,11 +153,13 @@ def model_card(study: Study, metrics: dict[str, Any]) -> str:
             f" ({metrics['compression']:.1f}x fewer than the teacher)",
             f"; agreement with the teacher\n  {metrics['agreement']:.4f}",
         )
+    parts = metrics["micro_batch"]
+    in_parts = "" if parts is None else f", in micro-batches of {parts} for want of memory"
     return f"""# {study.folder.name}, final {metrics["rank"]}
 
 Found by nasdistill in the space `{study.recipe.space}` on `{study.recipe.data}`, trial
 {metrics["trial"]}, architecture `{metrics["fingerprint"]}`;
-distilled for {metrics["epochs"]} epochs.
+distilled for {metrics["epochs"]} epochs{in_parts}.
 
 - test accuracy {metrics["test_accuracy"]:.4f} (95 % interval {low:.4f}–{high:.4f}){kept[0]}
 - {metrics["params"]:,} parameters{kept[1]},

@@ -137,8 +137,43 @@ def run_in_full(
     Returns:
         The student after the last epoch, in eval mode and fp32; of students that teach each other
         the one that scores highest.
+
+    Raises:
+        OutOfMemory: If the student does not fit, not even in micro-batches.
     """
     course = course.for_architecture(architecture)
+
+    def mark(micro_batch: int) -> None:
+        study.set(_mark(checkpoint), micro_batch)
+        text = f"out of memory; tried again in micro-batches of {micro_batch}"
+        emit(Event("warning", text, stage="finals"))
+
+    def train(micro_batch: int | None) -> Classifier:
+        return _train_in_full(
+            study, bench, course, architecture, checkpoint, name, emit, epochs, micro_batch
+        )
+
+    return distillation.fitting(
+        train, batch=course.feed.batch_size, coupled=course.objective.coupled,
+        micro_batch=micro_batch_of(study, checkpoint), mark=mark,
+    )  # fmt: skip
+
+
+def micro_batch_of(study: Study, checkpoint: Path) -> int | None:
+    """Examples in a micro-batch of the run with that checkpoint; None for whole batches."""
+    found: int | None = study.attrs.get(_mark(checkpoint))
+    return found
+
+
+def _mark(checkpoint: Path) -> str:
+    """The study's attribute that says in which micro-batches a run goes on."""
+    return f"micro_batch:{checkpoint.parent.name}/{checkpoint.stem}"
+
+
+def _train_in_full(
+    study: Study, bench: Bench, course: Course, architecture: Architecture, checkpoint: Path,
+    name: str, emit: Emit, epochs: int | None, micro_batch: int | None,
+) -> Classifier:  # fmt: skip
     seed = study.recipe.seed if name == "final" else hash_seed((study.recipe.seed, name)) % 2**32
     students = course.students(architecture, bench.dataset, seed)
     epochs = final_epochs(bench, course) if epochs is None else epochs
@@ -149,7 +184,8 @@ def run_in_full(
         horizon=total,
         pace=Pace(bench.recipe.learning_rate, per_epoch, per_epoch, total),
         seed=hash_seed((seed, architecture.fingerprint, "final")),
-        precision=precision_for(study, bench, course, students),
+        precision=precision_for(study, bench, course, students, micro_batch),
+        micro_batch=micro_batch,
     )
     with locks.busy(bench.lock):
         course.prepare(total, 0)

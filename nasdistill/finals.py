@@ -145,6 +145,7 @@ def _make_final(study: Study, bench: Bench, candidate: Candidate, rank: int, emi
     metrics |= export_student(bench, student, work / "model.onnx")
     seconds["export"] = time.perf_counter() - start
     metrics |= {"seconds": seconds, "baseline": baseline, "steps": list(trained.steps)}
+    metrics["micro_batch"] = final_runs.micro_batch_of(study, work / "final.pt")
     floor, audit = bench.limits["accuracy"], metrics["audit_accuracy"]
     metrics["limits"]["accuracy"] = {"limit": floor, "value": audit, "ok": audit >= floor}
     architecture = architecture_of(candidate)

@@ -204,6 +204,14 @@ BatchSize = Annotated[str | None, _option("--batch-size", "Examples in a step (d
 Views = Annotated[
     str | None, _option("--views", "Views of each example that the teacher answers (default: 4).")
 ]
+CacheSize = Annotated[
+    str | None,
+    _option(
+        "--cache-size",
+        "Most bytes of the teachers' answers in studies/.cache, all studies together, e.g. 500M; "
+        "those unused for longest go first (default: 4G).",
+    ),
+]
 LearningRate = Annotated[
     str | None, _option("--learning-rate", "Peak learning rate of AdamW (default: 0.008).")
 ]
@@ -233,6 +241,10 @@ NewTimeLimit = Annotated[
 ]
 MoreFinals = Annotated[str | None, _option("--top-k", "Finals in all (default: as before).")]
 NewWorkers = Annotated[str | None, _option("--workers", "Local processes (default: as before).")]
+NewCacheSize = Annotated[
+    str | None,
+    _option("--cache-size", "Most bytes in studies/.cache, e.g. 500M (default: as before)."),
+]
 Trial = Annotated[
     int | None, _option("--trial", "The trial to distil in full (default: the best of the front).")
 ]

@@ -118,15 +118,36 @@ def _gate_latency(study: Study, bench: Bench, candidate: Candidate) -> Candidate
 def _train(
     study: Study, bench: Bench, candidate: Candidate, work: Path, emit: Emit, deadline: float | None
 ) -> None:
-    architecture = architecture_of(candidate)
-    course = bench.scoring.for_architecture(architecture)
-    students = course.students(architecture, bench.dataset, study.recipe.seed)
+    """Climbs the rungs; a student that does not fit in memory once more, in micro-batches."""
+    number, course = candidate.number, bench.scoring.for_architecture(architecture_of(candidate))
+
+    def mark(micro_batch: int) -> None:
+        study.note(number, "micro_batch", micro_batch)
+        text = f"trial {number}: out of memory; tried again in micro-batches of {micro_batch}"
+        emit(Event("warning", text, stage="search", trial=number))
+
+    def train(micro_batch: int | None) -> None:
+        now = study.candidate(number)
+        _climb_rungs(study, bench, course, now, micro_batch, work, emit, deadline)
+
+    distillation.fitting(
+        train, batch=course.feed.batch_size, coupled=course.objective.coupled,
+        micro_batch=candidate.micro_batch, mark=mark,
+    )  # fmt: skip
+
+
+def _climb_rungs(
+    study: Study, bench: Bench, course: Course, candidate: Candidate, micro_batch: int | None,
+    work: Path, emit: Emit, deadline: float | None,
+) -> None:  # fmt: skip
+    students = course.students(architecture_of(candidate), bench.dataset, study.recipe.seed)
     run = course.run(
         students,
         horizon=bench.ladder.budgets[-1],
         pace=trunk_pace(bench),
         seed=hash_seed((study.recipe.seed, candidate.fingerprint)),
-        precision=precision_for(study, bench, course, students),
+        precision=precision_for(study, bench, course, students, micro_batch),
+        micro_batch=micro_batch,
     )
     trunk = work / "trunk.pt"
     if trunk.exists():
@@ -227,6 +248,8 @@ def _tell_rung(
     )
     latency = "" if mine.latency is None else f", {mine.latency:.2f} ms"
     text = f"accuracy {mine.rungs[rung].accuracy:.3f}, {mine.params:,} parameters{latency}"
+    if mine.micro_batch is not None:
+        text += f", micro-batches of {mine.micro_batch}"
     done = sum(c.state in ("complete", "stopped", "failed") for c in candidates)
     outcome = f" — stopped: {reason}" if reason else ""
     emit(
@@ -244,8 +267,9 @@ def trunk_pace(bench: Bench) -> Pace:
 
 
 def precision_for(
-    study: Study, bench: Bench, course: Course, students: Sequence[nn.Module]
-) -> Precision:
+    study: Study, bench: Bench, course: Course, students: Sequence[nn.Module],
+    micro_batch: int | None,
+) -> Precision:  # fmt: skip
     """The precision for a kind of student: as the recipe says, or probed once and stored."""
     if study.recipe.precision != "auto":
         return study.recipe.precision
@@ -255,7 +279,9 @@ def precision_for(
     def probe() -> Precision:
         twins = copy.deepcopy(list(students))
         pace = Pace(0.0, 1, None, 1)
-        run = course.run(twins, horizon=1, pace=pace, seed=0, precision="fp32")
+        run = course.run(
+            twins, horizon=1, pace=pace, seed=0, precision="fp32", micro_batch=micro_batch
+        )
         with locks.busy(bench.lock):
             course.prepare(16 * course.feed.batch_size, 0)
             return distillation.probe_precision(run)

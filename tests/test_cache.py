@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +12,12 @@ import torch
 from conftest import write_blobs
 from torch import nn
 
+import nasdistill
 from nasdistill.cache import BLOCK, AnswerCache
-from nasdistill.data import Batch, Dataset, load_data
+from nasdistill.data import Batch, Dataset, RandAugment, load_data
+from nasdistill.errors import UserError
 from nasdistill.options import Input
+from nasdistill.recipe import load_recipe
 from nasdistill.teacher import Teacher, weights_hash
 
 CPU = torch.device("cpu")
@@ -97,13 +104,123 @@ def test_a_damaged_block_is_asked_again(data: Dataset, tmp_path: Path) -> None:
     assert torch.equal(again.logits(shown), good)
 
 
-def test_another_teacher_or_other_data_have_a_cache_of_their_own(
+def test_another_teacher_other_data_or_other_views_have_a_cache_of_their_own(
     data: Dataset, tmp_path: Path
 ) -> None:
     here = AnswerCache(teacher(0), data, tmp_path).folder
+    assert AnswerCache(teacher(0), data, tmp_path).folder == here
+    assert AnswerCache(replace(teacher(0), precision="bf16"), data, tmp_path).folder != here
+    augmented = data.with_views(replace(data.views, rand_augment=RandAugment(1, 5)))
+    assert AnswerCache(teacher(0), augmented, tmp_path).folder != here
     assert AnswerCache(teacher(1), data, tmp_path).folder != here
     path = write_blobs(tmp_path / "other.npz", train=1503)
     other = load_data(f"npz:{path}", device=CPU)
     assert AnswerCache(teacher(0), other, tmp_path).folder != here
     reseeded = load_data(data.name, device=CPU, seed=1)
     assert AnswerCache(teacher(0), reseeded, tmp_path).folder != here
+
+
+# -- what all of it takes on disk ----------------------------------------------------------------
+
+HOLDER = """\
+import sys
+from pathlib import Path
+from nasdistill.locks import hold
+
+hold(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+def filled(seed: int, data: Dataset, root: Path, limit: int | None = None) -> AnswerCache:
+    """A cache with one view of all examples."""
+    cache = AnswerCache(teacher(seed), data, root, limit=limit)
+    cache.prepare([(torch.arange(len(data.train)), 0)])
+    return cache
+
+
+def left_behind(seed: int, data: Dataset, root: Path, used: int) -> Path:
+    """The folder of a study that ended; `used` says when, in seconds."""
+    folder = filled(seed, data, root).folder
+    os.utime(folder / "key.json", (used, used))
+    return folder
+
+
+def size(root: Path) -> int:
+    return sum(file.stat().st_size for file in root.glob("*/view-*"))
+
+
+def test_what_was_used_least_recently_makes_room(data: Dataset, tmp_path: Path) -> None:
+    younger = left_behind(1, data, tmp_path, used=2000)
+    older = left_behind(2, data, tmp_path, used=1000)
+    one = size(younger.parent) // 2
+    cache = AnswerCache(teacher(3), data, tmp_path, limit=2 * one)
+    assert cache.view_bytes == one and older.exists(), "nothing is written yet"
+    cache.prepare([(torch.tensor([0]), 0)])
+    assert not older.exists() and younger.exists()
+    assert size(tmp_path) == 2 * one
+    cache.prepare([(torch.tensor([0]), 1)])
+    assert not younger.exists() and size(tmp_path) == 2 * one
+
+
+def test_using_a_cache_keeps_it(data: Dataset, tmp_path: Path) -> None:
+    first = left_behind(1, data, tmp_path, used=1000)
+    second = left_behind(2, data, tmp_path, used=2000)
+    filled(1, data, tmp_path)
+    filled(3, data, tmp_path, limit=size(tmp_path))
+    assert first.exists() and not second.exists()
+
+
+def test_a_smaller_limit_holds_from_the_start(data: Dataset, tmp_path: Path) -> None:
+    folder = left_behind(1, data, tmp_path, used=1000)
+    AnswerCache(teacher(3), data, tmp_path, limit=size(tmp_path))
+    assert folder.exists()
+    AnswerCache(teacher(3), data, tmp_path, limit=size(tmp_path) - 1)
+    assert not folder.exists()
+
+
+def test_what_was_removed_is_asked_again(data: Dataset, tmp_path: Path) -> None:
+    ids = torch.tensor([3, 700, 41, 1200])
+    shown = batch(data, ids, 0)
+    first = filled(1, data, tmp_path)
+    said, folder = first.logits(shown).clone(), first.folder
+    del first
+    filled(2, data, tmp_path, limit=1)
+    assert not folder.exists()
+    again = filled(1, data, tmp_path)
+    assert again.asked == len(data.train) and torch.equal(again.logits(shown), said)
+
+
+def test_a_living_process_keeps_what_it_uses(data: Dataset, tmp_path: Path) -> None:
+    old = left_behind(1, data, tmp_path, used=1000)
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, old / "key.json"], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert other.stdout is not None and other.stdout.readline() == "held\n"
+    mine = filled(2, data, tmp_path, limit=1)
+    assert old.exists() and mine.folder.exists(), "above the limit, but both are in use"
+    other.kill()
+    other.communicate(timeout=60)
+    mine.prepare([(torch.tensor([0]), 1)])
+    assert not old.exists() and mine.folder.exists()
+    assert torch.isfinite(mine.logits(batch(data, torch.arange(5), 0))).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "teachers", "needed", "views"),
+    [({}, 1, 6_028, "--views 1"), ({"iterate": {"generations": 3}}, 5, 30_140, None)],
+)
+def test_a_study_whose_answers_cannot_be_kept_is_refused_before_any_is_asked(
+    here: Path, options: dict[str, object], teachers: int, needed: int, views: str | None
+) -> None:
+    recipe = load_recipe("recipe.yaml", {**options, "cache_size": "5k"})
+    with pytest.raises(UserError) as refused:
+        nasdistill.search(recipe)
+    or_views = f", or {views} or fewer" if views else ""
+    assert str(refused.value) == (
+        f"--cache-size: found 5,000 bytes; the answers of {teachers} teacher(s) about 2 view(s) of "
+        f"each example need {needed:,}. Allowed: --cache-size 1M or more{or_views}"
+    )
+    assert not Path("studies/small").exists() and size(Path("studies/.cache")) == 0

@@ -52,6 +52,7 @@ def test_metrics_hold_what_was_promised(done: Path) -> None:
     assert 0 < m["baseline"]["test_accuracy"] <= 1
     assert set(m["seconds"]) == {"distill", "baseline", "test", "export"}
     assert sum(f.recommended for f in record.finals) == 1
+    assert m["micro_batch"] is None and {c.micro_batch for c in record.candidates} == {None}
 
 
 def test_the_tested_accuracy_is_that_of_the_exported_file(done: Path) -> None:

@@ -191,6 +191,7 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
         ({"space": "vit", "stopping": False}, "vit-no-stopping"),
         ({"minimize": "params"}, "mobile-minimize-params"),
         ({"trials": 99, "time_limit": "5m", "top_k": 7, "workers": 2}, "mobile"),
+        ({"cache_size": "500M"}, "mobile"),
         ({"storage": "journal:x.log"}, "mobile"),
         ({"study": "mine"}, "mine"),
     ],
@@ -216,6 +217,8 @@ def test_names_differ_where_recipes_do() -> None:
 def test_changed_keys_leave_out_what_may_change() -> None:
     old = Recipe()
     free = {"trials": 48, "time_limit": 60, "top_k": 5, "workers": 2, "study": "x"}
+    free["cache_size"] = "1.5G"
+    assert load_recipe(None, free).cache_size == 1_500_000_000
     assert changed_keys(old, load_recipe(None, free)) == []
     new = load_recipe(None, {**free, "seed": 1, "final_budget": "3 epochs"})
     assert changed_keys(old, new) == [("seed", 0, 1), ("final_budget", "8 epochs", "3 epochs")]

@@ -99,7 +99,7 @@ def resume(
 
     Args:
         study: Its name.
-        overrides: New values of `trials`, `time_limit`, `top_k` or `workers`.
+        overrides: New values of `trials`, `time_limit`, `top_k`, `workers` or `cache_size`.
         on_event: Told what happens.
     """
     record = load_study(study, STUDIES)

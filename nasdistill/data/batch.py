@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 Size = tuple[int, int]  # (height, width) in pixels.
@@ -34,6 +35,29 @@ class Batch:
     partners: Tensor | None = None
     share: Tensor | None = None
     at: Mapping[Size, Tensor] = field(default_factory=dict)
+
+    def parts(self, most: int | None) -> list[Batch]:
+        """The same examples in consecutive parts of nearly equal size, nothing copied.
+
+        Args:
+            most: Examples in a part, at most; None for one part with all.
+        """
+        if most is None or most >= len(self.ids_host):
+            return [self]
+        rows = torch.arange(len(self.ids_host)).tensor_split(-(-len(self.ids_host) // most))
+        return [self._rows(slice(int(part[0]), int(part[-1]) + 1)) for part in rows]
+
+    def _rows(self, rows: slice) -> Batch:
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            ids=self.ids[rows],
+            ids_host=self.ids_host[rows],
+            partners=None if self.partners is None else self.partners[rows],
+            share=None if self.share is None else self.share[rows],
+            at={size: images[rows] for size, images in self.at.items()},
+        )
 
     def images_at(self, size: Size) -> Tensor:
         """The pictures at a size that the batch was asked for.

@@ -10,10 +10,11 @@ from nasdistill.distillation.loop import (
     probe_precision,
     seed_weights,
 )
+from nasdistill.distillation.memory import OutOfMemory, fitting
 from nasdistill.distillation.precision import Precision, set_precision
 from nasdistill.distillation.run import Run
 
 __all__ = [
-    "EVALUATION_BATCH", "Diverged", "Feed", "Pace", "Precision", "Progress", "Run", "distill",
-    "predict", "probe_precision", "seed_weights", "set_precision",
+    "EVALUATION_BATCH", "Diverged", "Feed", "OutOfMemory", "Pace", "Precision", "Progress", "Run",
+    "distill", "fitting", "predict", "probe_precision", "seed_weights", "set_precision",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nasdistill.data import Batch, Split
 from nasdistill.distillation.feed import seed_of
+from nasdistill.distillation.memory import answers
 from nasdistill.distillation.precision import Precision, autocast, depthwise_in, set_precision
 from nasdistill.distillation.run import Run
 from nasdistill.models.layers import DepthwiseConv2d
@@ -79,18 +80,23 @@ def _train_step(run: Run, batch: Batch) -> Tensor:
     for group in run.optimizer.param_groups:
         group["lr"] = run.pace(run.examples)
     torch.manual_seed(seed_of(run.seed, "step", run.step))
-    with autocast(run.device, run.precision):
-        loss = run.loss(batch)
     run.optimizer.zero_grad(set_to_none=True)
-    if loss.requires_grad:  # else all weights are 0 now
-        loss.backward()  # type: ignore[no-untyped-call]
+    total = torch.zeros((), device=run.device)
+    for part in batch.parts(run.micro_batch):
+        with autocast(run.device, run.precision):
+            loss = run.loss(part) * (len(part.ids_host) / len(batch.ids_host))
+        if loss.requires_grad:  # else all weights are 0 now
+            loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
     run.optimizer.step()
-    return loss.detach()
+    return total
 
 
 @torch.inference_mode()
 def predict(module: nn.Module, split: Split, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Answers of a module to un-augmented images, in fp32.
+
+    Where memory runs out, a batch is halved as often as it takes.
 
     Args:
         module: Takes uint8 `[B, C, H, W]`; left in eval mode.
@@ -104,7 +110,7 @@ def predict(module: nn.Module, split: Split, size: tuple[int, int]) -> tuple[Ten
     ids = torch.arange(len(split))
     plan = [(part, None) for part in torch.split(ids, EVALUATION_BATCH)]
     with depthwise_in(module, keep_fp32=False):
-        logits = [module(batch.images).float() for batch in split.batches(plan, size)]
+        logits = [answers(module, batch.images) for batch in split.batches(plan, size)]
     return torch.cat(logits).cpu(), split.labels.cpu()
 
 

@@ -38,6 +38,9 @@ class Run:
         precision: fp32, bf16 autocast, or bf16 with depthwise convolutions in fp32.
         size: `(height, width)` in pixels at which the students see the views.
         weight_decay: AdamW's decoupled weight decay (Loshchilov and Hutter, 2019).
+        micro_batch: Most examples that the students see at once; None for the whole batch. The
+            gradient of a step is the same, but batch norm sees each micro-batch by itself. Only of
+            objectives that don't couple the examples of a batch.
 
     Attributes:
         auxiliaries: What learns with each student and is thrown away: projectors and the like.
@@ -60,7 +63,9 @@ class Run:
         teachers: Mapping[str, Answers] | None = None,
         size: tuple[int, int] | None = None,
         weight_decay: float = 0.01,
+        micro_batch: int | None = None,
     ) -> None:
+        assert micro_batch is None or not objective.coupled
         self.feed = feed
         self.horizon = horizon
         self.pace = pace
@@ -69,6 +74,7 @@ class Run:
         self.size = size or feed.dataset.input.size
         self.device = feed.dataset.train.labels.device
         self.weight_decay = weight_decay
+        self.micro_batch = micro_batch
         named = teachers or {}
         self.teachers = {name: named[name] for name in objective.teachers}
         self.students = nn.ModuleList(students)

@@ -80,6 +80,14 @@ class Objective:
         return tuple(dict.fromkeys(names))
 
     @property
+    def coupled(self) -> tuple[str, ...]:
+        """What makes the examples of a batch depend on each other: names of terms, `balance`."""
+        names = [type(item.term).__name__.lower() for item in self.terms if item.term.coupled]
+        if self.balance is not None:  # The size of a term is that of its mean over the batch.
+            names.append("balance")
+        return tuple(dict.fromkeys(names))
+
+    @property
     def reads_layers(self) -> bool:
         """Whether any term needs more than logits."""
         return any(item.term.reads_layers for item in self.terms)

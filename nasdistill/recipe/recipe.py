@@ -24,7 +24,7 @@ from nasdistill.recipe.values import (
 )
 from nasdistill.recipe.yaml import write_yaml
 
-FREE = ("trials", "time_limit", "top_k", "workers")
+FREE = ("trials", "time_limit", "top_k", "workers", "cache_size")
 """Keys that may change when a study goes on."""
 
 UNNAMED = (*FREE, "study", "storage")
@@ -78,6 +78,7 @@ class Recipe(Closed):
     final_budget: BudgetText = Budget(epochs=8)
     batch_size: int = Field(default=64, ge=2)
     views: int = Field(default=4, ge=1, le=1000)
+    cache_size: Count = 4_000_000_000
     learning_rate: float = Field(default=0.008, gt=0, allow_inf_nan=False)
     scoring: ObjectiveOptions = ObjectiveOptions()
     final: ObjectiveOptions = ObjectiveOptions()

@@ -168,6 +168,8 @@ def _checkpoint(final: Final) -> str:
     name = str(metrics.get("checkpoint", text.NONE))
     epochs = metrics.get("epochs")
     of = f"<br><small>{epochs:g} epochs</small>" if epochs else ""
+    parts = metrics.get("micro_batch")
+    of += f"<br><small>in micro-batches of {parts:g}</small>" if parts else ""
     return escape(which.get(name, name)) + of
 
 
@@ -203,22 +205,29 @@ def _latency(final: Final, wanted: Mapping[str, Any], model: str) -> str:
 
 
 def trials_table(candidates: Sequence[Candidate]) -> str:
-    """All trials with state, score, costs, architecture and reason."""
+    """All trials with state, score, costs, architecture and remarks."""
     rows = [
         f'<tr class="{escape(c.state)}"><td>{c.number}</td><td>{escape(c.state)}</td>'
         f"<td>{text.percent(c.score)}</td><td>{len(c.rungs)}</td><td>{text.count(c.params)}</td>"
         f"<td>{text.count(c.macs)}</td><td>{text.size(c.bytes)}</td>"
-        f"<td>{text.milliseconds(c.latency)}</td><td>{escape(c.reason or '')}</td>"
+        f"<td>{text.milliseconds(c.latency)}</td><td>{escape(_remarks(c))}</td>"
         f"<td><small>{_lines(c)}</small></td></tr>"
         for c in candidates
     ]
     titles = ("trial", "state", "score", "rungs", "parameters", "MACs", "weights", "latency",
-              "reason", "architecture")  # fmt: skip
+              "remarks", "architecture")  # fmt: skip
     head = "".join(f"<th>{title}</th>" for title in titles)
     return (
         f'<div class="scroll tall"><table class="trials"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _remarks(candidate: Candidate) -> str:
+    """Why it ended early, and whether it was trained in another way than the rest."""
+    parts = candidate.micro_batch
+    marked = None if parts is None else f"in micro-batches of {parts} for want of memory"
+    return "; ".join(remark for remark in (candidate.reason, marked) if remark)
 
 
 def _lines(candidate: Candidate) -> str:

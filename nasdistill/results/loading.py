@@ -84,6 +84,7 @@ def candidate_of(trial: FrozenTrial) -> Candidate | None:
         reason=attrs.get("reason"),
         seconds=seconds,
         saved=attrs.get("saved", 0),
+        micro_batch=attrs.get("micro_batch"),
     )
 
 

@@ -63,6 +63,8 @@ class Candidate:
         reason: Why it was rejected, stopped or failed.
         seconds: Wall-clock seconds by stage (`latency`, `rungs`).
         saved: Training examples that stopping it saved.
+        micro_batch: Examples that the student saw at once because whole batches did not fit in
+            memory; None where they did. Batch norm then saw each micro-batch by itself.
     """
 
     number: int
@@ -78,6 +80,7 @@ class Candidate:
     reason: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     saved: int = 0
+    micro_batch: int | None = None
 
     @property
     def score(self) -> float | None:
@@ -207,7 +210,7 @@ def front(candidates: Sequence[Candidate], costs: Sequence[Cost]) -> list[Candid
 
 
 def candidates_frame(candidates: Sequence[Candidate]) -> pd.DataFrame:
-    """One row per trial: number, state, costs, score, `score_<rung>`, and the parameters."""
+    """One row per trial: number, state, costs, score, micro-batch, `score_<rung>`, parameters."""
     import pandas as pd
 
     rows = []
@@ -215,6 +218,7 @@ def candidates_frame(candidates: Sequence[Candidate]) -> pd.DataFrame:
         row: dict[str, Any] = {"trial": candidate.number, "state": candidate.state}
         row |= {"fingerprint": candidate.fingerprint, "score": candidate.score}
         row |= {cost: candidate.cost(cost) for cost in COSTS}
+        row["micro_batch"] = candidate.micro_batch
         row |= {f"score_{rung.rung}": rung.accuracy for rung in candidate.rungs}
         rows.append(row | dict(candidate.parameters))
     return pd.DataFrame(rows)

@@ -26,7 +26,7 @@ from nasdistill.errors import UserError
 from nasdistill.files import write_whole
 from nasdistill.locks import alone
 from nasdistill.options import without_password
-from nasdistill.recipe import Recipe, changed_keys
+from nasdistill.recipe import FREE, Recipe, changed_keys
 from nasdistill.results import (
     COUNTED,
     STORAGE_FILE,
@@ -114,7 +114,7 @@ class Study:
             raise UserError(
                 f"study {self.folder.name!r} was made with another recipe:\n"
                 + "\n".join(lines)
-                + "\nOnly trials, time_limit, top_k and workers may change. Give the old values, "
+                + f"\nOnly {', '.join(FREE)} may change. Give the old values, "
                 "or another --study NAME."
             )
         if self.attrs["space_fingerprint"] != self.space.fingerprint:

@@ -1,0 +1,119 @@
+"""Students that need more memory than there is: trained in micro-batches, or failed in words."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+PARTS = 4
+"""Micro-batches that make up a batch which does not fit."""
+
+_SAID = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""By which a plain RuntimeError tells that memory ran out: on a CPU, or beside CUDA's allocator."""
+
+Result = TypeVar("Result")
+
+
+class OutOfMemory(MemoryError):  # noqa: N818 - says what happened
+    """A student does not fit; the message says with which batches."""
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of a GPU or of the machine."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _SAID)
+
+
+def free() -> None:
+    """Gives back what nobody holds any more, on the GPU too."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def fitting(
+    train: Callable[[int | None], Result],
+    *,
+    batch: int,
+    coupled: Sequence[str],
+    micro_batch: int | None,
+    mark: Callable[[int], None],
+) -> Result:
+    """Trains with whole batches and, where memory runs out, once more in micro-batches.
+
+    A step in micro-batches has the gradient of the whole batch. But batch norm sees each of them by
+    itself, and dropout draws other numbers: the student is not quite what it would have been with
+    more memory.
+
+    Args:
+        train: Trains with micro-batches of so many examples, or whole batches (None); called again,
+            it goes on from what was saved, and it must hold nothing of the student once it ended.
+        batch: Examples in a step.
+        coupled: What in the objective needs the whole batch, in words; empty if nothing does.
+        micro_batch: Examples in a micro-batch where the student was marked before, else None.
+        mark: Remembers that the student is trained in micro-batches of so many examples.
+
+    Returns:
+        What `train` gave.
+
+    Raises:
+        OutOfMemory: If memory runs out in micro-batches as well, or the batch can't be divided.
+    """
+    whole = f"out of memory with batches of {batch}"
+    if micro_batch is None:
+        try:
+            return train(None)
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            said = _said(error)
+        # The error is gone here, and with it the frames that held the student.
+        if coupled:
+            names = ", ".join(coupled)
+            raise OutOfMemory(
+                f"{whole}, which can't be divided: {names} needs all of a batch ({said})"
+            )
+        micro_batch = -(-batch // PARTS)
+        free()
+        mark(micro_batch)
+    try:
+        return train(micro_batch)
+    except Exception as error:
+        if not ran_out(error):
+            raise
+        said = _said(error)
+    free()
+    raise OutOfMemory(f"{whole}, and again in micro-batches of {micro_batch} ({said})")
+
+
+def answers(module: nn.Module, images: Tensor) -> Tensor:
+    """What a module in eval mode says about images, in halves where memory runs out.
+
+    Args:
+        module: Gives logits `[B, C]`.
+        images: uint8 `[B, C, H, W]`.
+
+    Returns:
+        Logits float32 `[B, C]`.
+    """
+    try:
+        logits: Tensor = module(images)
+        return logits.float()
+    except Exception as error:
+        if len(images) == 1 or not ran_out(error):
+            raise
+    free()
+    return torch.cat([answers(module, half) for half in images.tensor_split(2)])
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(error).split())[:150] or type(error).__name__
