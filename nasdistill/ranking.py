@@ -6,6 +6,8 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 Correlation = Callable[[Sequence[float], Sequence[float]], float | None]
 
 RESAMPLES = 1000
@@ -13,10 +15,8 @@ RESAMPLES = 1000
 
 def ranks(values: Sequence[float]) -> list[float]:
     """Ranks from 1; equal values share the mean of their ranks."""
-    return [
-        1 + sum(other < value for other in values) + (sum(o == value for o in values) - 1) / 2
-        for value in values
-    ]
+    below = np.subtract.outer(values, values)
+    return [float(rank) for rank in 0.5 + (below > 0).sum(axis=1) + (below == 0).sum(axis=1) / 2]
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
@@ -31,16 +31,9 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
 
 def kendall(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Kendall's tau-b, in [-1, 1]; None where one side does not vary."""
-    agreement = untied_first = untied_second = 0
-    for i in range(len(first)):
-        for j in range(i):
-            a = (first[i] > first[j]) - (first[i] < first[j])
-            b = (second[i] > second[j]) - (second[i] < second[j])
-            agreement += a * b
-            untied_first += a != 0
-            untied_second += b != 0
-    spread = math.sqrt(untied_first * untied_second)
-    return agreement / spread if spread else None
+    a, b = (np.sign(np.subtract.outer(each, each)) for each in map(np.asarray, (first, second)))
+    spread = math.sqrt(float((a != 0).sum()) * float((b != 0).sum()))
+    return float((a * b).sum()) / spread if spread else None
 
 
 def partial(
