@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,36 @@ def spread(found: tuple[float, float, float], digits: int = 2) -> str:
     """`median (lower–upper quartile)`."""
     low, middle, high = found
     return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, read when the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def verdict(
+    what: str, found: float, target: float, *, at_most: bool = False, unit: str = ""
+) -> str:
+    """`what`, the target, and whether it was met, as one sentence."""
+    met = found <= target if at_most else found >= target
+    sign = "≤" if at_most else "≥"
+    return (
+        f"{what}: target {sign} {target:g}{unit}, {'met' if met else 'missed'} ({found:.4g}{unit})."
+    )
+
+
+def name_on(name: str, device: str) -> str:
+    """A benchmark's name; its GPU figures stand beside those of the CPU."""
+    return f"{name}_cuda" if device.startswith("cuda") else name
+
+
+def place(device: str, threads: int) -> str:
+    """`on PROCESSOR, N threads`, and the card where there is one."""
+    found = describe_machine(torch.device(device))
+    card = "" if found["accelerator"] == "none" else f" and one {found['accelerator']}"
+    return f"on {found['processor']}{card}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
