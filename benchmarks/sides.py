@@ -74,7 +74,7 @@ def start_ours(
 
 
 def capture(run: Run) -> None:
-    """Has steps replayed from a CUDA graph where that can be, as a probe of a study finds faster."""
+    """Has steps replayed from a CUDA graph where they can be: a study's probe finds that faster."""
     if capturable(run) is None:
         run.captured = CapturedSteps()
 
