@@ -194,14 +194,15 @@ def describe(found: dict[str, Any], asked: argparse.Namespace) -> str:
         low, middle, high = (100 * share for share in one["share"])
         rows.append(
             [
-                f"{one['params']:,}", one["batch"], f"{one['flops'] / 1e6:,.0f}", f"{one['bytes'] / 1e3:,.0f}",
+                f"{one['params']:,}", one["batch"], f"{one['flops'] / 1e6:,.0f}",
+                f"{one['bytes'] / 1e3:,.0f}",
                 one["bound_by"], f"{one['limit']:,.0f}", common.spread(one["images_per_second"], 0),
                 f"{middle:.1f} % ({low:.1f}–{high:.1f})",
             ]
         )  # fmt: skip
     head = [
-        "parameters", "batch", "MFLOP an image", "kB an image", "bound by", "limit, images/s", "images/s",
-        "share",
+        "parameters", "batch", "MFLOP an image", "kB an image", "bound by", "limit, images/s",
+        "images/s", "share",
     ]  # fmt: skip
     first = (
         f"{asked.precision}, {asked.repeats} repeats of {asked.steps} "
