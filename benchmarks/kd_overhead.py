@@ -67,6 +67,7 @@ def start(
     students = course.students(architecture, setting.data, setting.recipe.seed)
     pace = Pace(setting.recipe.learning_rate, end // 5, None, end)
     run = course.run(students, horizon=end, pace=pace, seed=0, precision=precision)
+    sides.capture(run)
     advance(run)
     return run
 

@@ -17,13 +17,14 @@ from nasdistill.course import Course
 from nasdistill.distillation import Pace, Run
 from nasdistill.models import Classifier
 from nasdistill.objective import MAIN
+from nasdistill.probing import precision_for, settle_capture
 from nasdistill.quality import accuracy
 from nasdistill.results import Candidate, Event
 from nasdistill.space import Architecture
 from nasdistill.study import Study, architecture_of
 from nasdistill.teacher import Teacher, weights_hash
 from nasdistill.teaching import train_through
-from nasdistill.trials import FAILURES, pausing, precision_for, reason_of
+from nasdistill.trials import FAILURES, pausing, reason_of
 
 Emit = Callable[[Event], None]
 
@@ -187,6 +188,7 @@ def _train_in_full(
         precision=precision_for(study, bench, course, students, micro_batch),
         micro_batch=micro_batch,
     )
+    settle_capture(study, bench, course, run)
     with locks.busy(bench.lock):
         course.prepare(total, 0)
     for _ in pausing(train_through(run, epochs, "finals", emit, checkpoint), bench.lock):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -16,9 +15,9 @@ from torch import nn
 from nasdistill import distillation, locks
 from nasdistill.bench import Bench, hash_seed
 from nasdistill.course import Course
-from nasdistill.distillation import Diverged, Pace, Precision, Run
+from nasdistill.distillation import Diverged, Pace, Run
 from nasdistill.errors import UserError
-from nasdistill.models.layers import DepthwiseConv2d
+from nasdistill.probing import precision_for, settle_capture
 from nasdistill.proposing import counted, excess_over, give_up_on_failures, propose
 from nasdistill.quality import accuracy, wilson
 from nasdistill.results import Candidate, Event, RungScore, front
@@ -149,6 +148,7 @@ def _climb_rungs(
         precision=precision_for(study, bench, course, students, micro_batch),
         micro_batch=micro_batch,
     )
+    settle_capture(study, bench, course, run)
     trunk = work / "trunk.pt"
     if trunk.exists():
         run.restore(trunk)
@@ -264,30 +264,6 @@ def trunk_pace(bench: Bench) -> Pace:
     """Warm up over a third of the first rung, then hold."""
     first = bench.ladder.budgets[0]
     return Pace(bench.recipe.learning_rate, first // 3, None, bench.ladder.budgets[-1])
-
-
-def precision_for(
-    study: Study, bench: Bench, course: Course, students: Sequence[nn.Module],
-    micro_batch: int | None,
-) -> Precision:  # fmt: skip
-    """The precision for a kind of student: as the recipe says, or probed once and stored."""
-    if study.recipe.precision != "auto":
-        return study.recipe.precision
-    depthwise = any(isinstance(m, DepthwiseConv2d) for m in students[0].modules())
-    kind = "depthwise" if depthwise else "dense"
-
-    def probe() -> Precision:
-        twins = copy.deepcopy(list(students))
-        pace = Pace(0.0, 1, None, 1)
-        run = course.run(
-            twins, horizon=1, pace=pace, seed=0, precision="fp32", micro_batch=micro_batch
-        )
-        with locks.busy(bench.lock):
-            course.prepare(16 * course.feed.batch_size, 0)
-            return distillation.probe_precision(run)
-
-    chosen: Precision = study.once(f"precision:{kind}", probe)
-    return chosen
 
 
 def reason_of(error: BaseException) -> str:

@@ -62,7 +62,7 @@ class Split(ABC):
     ) -> Batch:  # fmt: skip
         """Puts together what lies on the device; `mix` may lie elsewhere."""
         device = self.labels.device
-        ids = ids_host.to(device)
+        ids = ids_host.to(device, non_blocking=True)
         partners = share = None
         if mix is not None:
             partners, share = self.labels[mix.partners.to(device)], mix.share.to(device)
@@ -109,7 +109,7 @@ class ResidentSplit(Split):
         """See `Split`."""
         sizes = _sizes(size, also)
         for ids_host, view in plan:
-            rows = ids_host.to(self._padded.device)
+            rows = ids_host.to(self._padded.device, non_blocking=True)
             mix = self._views.mix(rows, view, len(self))
             wanted = _with_partners(rows, mix)
             shown = _show(self._views, self._padded, wanted, wanted, view, sizes, mix)

@@ -1,5 +1,6 @@
 """Distillation: a run, what it is fed, and the loop that trains it."""
 
+from nasdistill.distillation.capture import CapturedSteps, capturable
 from nasdistill.distillation.feed import Feed, Pace
 from nasdistill.distillation.loop import (
     EVALUATION_BATCH,
@@ -7,14 +8,15 @@ from nasdistill.distillation.loop import (
     Progress,
     distill,
     predict,
-    probe_precision,
     seed_weights,
 )
 from nasdistill.distillation.memory import OutOfMemory, fitting
 from nasdistill.distillation.precision import Precision, set_precision
+from nasdistill.distillation.probes import PROBE_STEPS, probe_capture, probe_precision
 from nasdistill.distillation.run import Run
 
 __all__ = [
-    "EVALUATION_BATCH", "Diverged", "Feed", "OutOfMemory", "Pace", "Precision", "Progress", "Run",
-    "distill", "fitting", "predict", "probe_precision", "seed_weights", "set_precision",
+    "EVALUATION_BATCH", "PROBE_STEPS", "CapturedSteps", "Diverged", "Feed", "OutOfMemory", "Pace",
+    "Precision", "Progress", "Run", "capturable", "distill", "fitting", "predict", "probe_capture",
+    "probe_precision", "seed_weights", "set_precision",
 ]  # fmt: skip

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from nasdistill.data import Batch, Split
 from nasdistill.distillation.feed import seed_of
 from nasdistill.distillation.memory import answers
-from nasdistill.distillation.precision import Precision, autocast, depthwise_in, set_precision
+from nasdistill.distillation.precision import depthwise_in
 from nasdistill.distillation.run import Run
-from nasdistill.models.layers import DepthwiseConv2d
 
 EVALUATION_BATCH = 500
 
@@ -62,7 +61,9 @@ def distill(run: Run, until: int, every: int | None = None) -> Iterator[Progress
         chunk = min(last, (run.step // every + 1) * every)
         start, before = time.perf_counter(), run.step
         total = torch.zeros((), device=run.device)
-        plan = run.feed.plan(run.step, chunk)
+        if run.captured is not None:
+            total += run.captured.train(run, chunk)
+        plan = run.feed.plan(run.step, chunk)  # all of it, or what could not be replayed
         for batch in run.feed.dataset.train.batches(plan, run.size, run.sizes):
             total += _train_step(run, batch)
             run.step += 1
@@ -80,16 +81,7 @@ def _train_step(run: Run, batch: Batch) -> Tensor:
     for group in run.optimizer.param_groups:
         group["lr"] = run.pace(run.examples)
     torch.manual_seed(seed_of(run.seed, "step", run.step))
-    run.optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=run.device)
-    for part in batch.parts(run.micro_batch):
-        with autocast(run.device, run.precision):
-            loss = run.loss(part) * (len(part.ids_host) / len(batch.ids_host))
-        if loss.requires_grad:  # else all weights are 0 now
-            loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    run.optimizer.step()
-    return total
+    return run.learn(batch)
 
 
 @torch.inference_mode()
@@ -112,30 +104,6 @@ def predict(module: nn.Module, split: Split, size: tuple[int, int]) -> tuple[Ten
     with depthwise_in(module, keep_fp32=False):
         logits = [answers(module, batch.images) for batch in split.batches(plan, size)]
     return torch.cat(logits).cpu(), split.labels.cpu()
-
-
-def probe_precision(run: Run, steps: int = 6) -> Precision:
-    """Times a few steps at each precision and names the fastest.
-
-    Args:
-        run: A fresh run; a branch of it is trained and thrown away.
-        steps: Timed steps at each precision, after two that warm up.
-    """
-    kinds: list[Precision] = ["fp32", "bf16"]
-    if any(isinstance(m, DepthwiseConv2d) for m in run.students.modules()):
-        kinds.append("bf16-mixed")
-    seconds: dict[Precision, float] = {}
-    for kind in kinds:
-        twin = run.branch(run.pace)
-        twin.precision = kind
-        set_precision(twin.students, kind)
-        for _ in distill(twin, 2 * run.feed.batch_size):
-            pass
-        start = time.perf_counter()
-        for _ in distill(twin, (2 + steps) * run.feed.batch_size):
-            pass
-        seconds[kind] = time.perf_counter() - start
-    return min(kinds, key=lambda kind: seconds[kind])
 
 
 def seed_weights(seed: int, *parts: object) -> None:

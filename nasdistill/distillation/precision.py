@@ -14,7 +14,10 @@ Precision = Literal["fp32", "bf16", "bf16-mixed"]
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The autocast context of a precision."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision != "fp32")
+    return torch.autocast(
+        device.type, dtype=torch.bfloat16, enabled=precision != "fp32",
+        cache_enabled=device.type != "cuda",  # a cast that is kept would not be replayed
+    )  # fmt: skip
 
 
 def set_precision(module: nn.Module, precision: Precision) -> None:

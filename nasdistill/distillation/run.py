@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from nasdistill import taps
 from nasdistill.answers import Answers, Question
 from nasdistill.data import Batch
+from nasdistill.distillation.capture import CapturedSteps
 from nasdistill.distillation.feed import Feed, Pace, seed_of
-from nasdistill.distillation.precision import Precision, set_precision
+from nasdistill.distillation.precision import Precision, autocast, set_precision
 from nasdistill.files import write_whole
 from nasdistill.objective import Objective
 from nasdistill.taps import Outputs
@@ -45,6 +46,7 @@ class Run:
     Attributes:
         auxiliaries: What learns with each student and is thrown away: projectors and the like.
         kept: What each student's teachers keep of it, by the teacher's name: moving averages.
+        captured: What replays its steps, and those of its branches; None where each is done anew.
 
     Raises:
         LayerError: If the objective reads layers that are not there, or do not fit.
@@ -85,6 +87,7 @@ class Run:
         self.kept = self._each(self._copies)
         self.optimizer = self._optimizer()
         self.step = 0
+        self.captured: CapturedSteps | None = None
 
     @property
     def student(self) -> nn.Module:
@@ -96,6 +99,11 @@ class Run:
     def examples(self) -> int:
         """Training examples seen so far."""
         return self.step * self.feed.batch_size
+
+    @property
+    def progress(self) -> float:
+        """Share of the horizon that is done, in [0, 1]."""
+        return min(1.0, self.examples / self.horizon)
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
@@ -139,9 +147,21 @@ class Run:
             kept = dict(self.kept[number].named_children())
             return self.teachers[name](Question(batch, layers, said, number), kept.get(name))
 
-        progress = min(1.0, self.examples / self.horizon)
         auxiliaries = [dict(each.named_children()) for each in self.auxiliaries]
-        return self.objective(list(self.students), auxiliaries, ask, batch, progress)
+        return self.objective(list(self.students), auxiliaries, ask, batch, self.progress)
+
+    def learn(self, batch: Batch) -> Tensor:
+        """One optimiser step; gives the loss, detached and not yet synchronised."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for part in batch.parts(self.micro_batch):
+            with autocast(self.device, self.precision):
+                loss = self.loss(part) * (len(part.ids_host) / len(batch.ids_host))
+            if loss.requires_grad:  # else all weights are 0 now
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        self.optimizer.step()
+        return total
 
     def follow(self) -> None:
         """Lets teachers that are made of the students keep up, after a step."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +92,33 @@ class Objective:
         """Whether any term needs more than logits."""
         return any(item.term.reads_layers for item in self.terms)
 
+    @property
+    def schedules(self) -> list[Schedule]:
+        """All weights, temperatures and the like, in the order of `with_schedules`."""
+        found: list[Schedule] = []
+
+        def note(schedule: Schedule) -> Schedule:
+            found.append(schedule)
+            return schedule
+
+        self.with_schedules(note)
+        return found
+
+    def with_schedules(self, change: Callable[[Schedule], Schedule]) -> Objective:
+        """The same objective with each of its schedules changed."""
+        terms = []
+        for item in self.terms:
+            own = {field.name: getattr(item.term, field.name) for field in fields(item.term)}  # type: ignore[arg-type]
+            changed = {name: change(value) for name, value in own.items() if callable(value)}
+            term = replace(item.term, **changed)  # type: ignore[type-var]
+            terms.append(replace(item, term=term, weight=change(item.weight)))
+        return replace(self, terms=terms)
+
+    def active(self, progress: float) -> tuple[int, ...]:
+        """Numbers of the terms that count: a weight on the device always does."""
+        weights = ((i, item.weight(progress)) for i, item in enumerate(self.terms))
+        return tuple(i for i, weight in weights if isinstance(weight, Tensor) or weight != 0.0)
+
     def bind(self, student: Anatomy, teachers: Mapping[str, Anatomy | None]) -> Objective:
         """The same objective with the layers of its terms found.
 
@@ -137,7 +164,7 @@ class Objective:
         Returns:
             A float32 scalar with gradients: the sum over students.
         """
-        active = [i for i, item in enumerate(self.terms) if item.weight(progress) != 0.0]
+        active = self.active(progress)
         layers = _union(self.terms[i].term.student_layers for i in active)
         said = [taps.ask(student, batch.images, layers) for student in students]
         total = torch.zeros((), device=batch.labels.device)

@@ -1,0 +1,57 @@
+"""A few steps that are timed, to see what suits this machine and this kind of student."""
+
+from __future__ import annotations
+
+import time
+
+from nasdistill.distillation.capture import CapturedSteps
+from nasdistill.distillation.loop import distill
+from nasdistill.distillation.precision import Precision, set_precision
+from nasdistill.distillation.run import Run
+from nasdistill.models.layers import DepthwiseConv2d
+
+PROBE_STEPS = 50
+"""Steps of a probe of capturing at the most."""
+
+
+def probe_precision(run: Run, steps: int = 6) -> Precision:
+    """Times a few steps at each precision and names the fastest.
+
+    Args:
+        run: A fresh run; a branch of it is trained and thrown away.
+        steps: Timed steps at each precision, after two that warm up.
+    """
+    kinds: list[Precision] = ["fp32", "bf16"]
+    if any(isinstance(m, DepthwiseConv2d) for m in run.students.modules()):
+        kinds.append("bf16-mixed")
+    seconds: dict[Precision, float] = {}
+    for kind in kinds:
+        twin = run.branch(run.pace)
+        twin.precision = kind
+        set_precision(twin.students, kind)
+        seconds[kind] = _timed(twin, 2, steps)
+    return min(kinds, key=lambda kind: seconds[kind])
+
+
+def probe_capture(run: Run) -> float:
+    """How many times as fast captured steps are as single ones; 0 if capturing fails.
+
+    Args:
+        run: A fresh run whose steps can be captured; branches of it are trained and thrown away.
+    """
+    single, captured = run.branch(run.pace), run.branch(run.pace)
+    single.captured, captured.captured = None, CapturedSteps()
+    warm_up = 10
+    seconds = _timed(single, warm_up, PROBE_STEPS - warm_up)
+    ratio = seconds / _timed(captured, warm_up, PROBE_STEPS - warm_up)
+    return 0.0 if captured.captured.failure is not None else ratio
+
+
+def _timed(run: Run, warm_up: int, steps: int) -> float:
+    """Seconds of some steps after some that are not timed."""
+    for _ in distill(run, warm_up * run.feed.batch_size):
+        pass
+    start = time.perf_counter()
+    for _ in distill(run, (warm_up + steps) * run.feed.batch_size):
+        pass
+    return time.perf_counter() - start

@@ -1,0 +1,62 @@
+"""How a kind of student is trained on this machine: timed once, and stored with the study."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from nasdistill import distillation, locks
+from nasdistill.bench import Bench
+from nasdistill.course import Course
+from nasdistill.distillation import PROBE_STEPS, CapturedSteps, Pace, Precision, Run, capturable
+from nasdistill.models.layers import DepthwiseConv2d
+from nasdistill.study import Study
+
+CAPTURE_WORTH = 1.05
+"""How many times as fast captured steps must be: a capture takes time itself."""
+
+
+def precision_for(
+    study: Study, bench: Bench, course: Course, students: Sequence[nn.Module],
+    micro_batch: int | None,
+) -> Precision:  # fmt: skip
+    """The precision for a kind of student: as the recipe says, or probed once and stored."""
+    if study.recipe.precision != "auto":
+        return study.recipe.precision
+
+    def probe() -> Precision:
+        twins = copy.deepcopy(list(students))
+        pace = Pace(0.0, 1, None, 1)
+        run = course.run(
+            twins, horizon=1, pace=pace, seed=0, precision="fp32", micro_batch=micro_batch
+        )
+        with locks.busy(bench.lock):
+            course.prepare(16 * course.feed.batch_size, 0)
+            return distillation.probe_precision(run)
+
+    chosen: Precision = study.once(f"precision:{_kind(students)}", probe)
+    return chosen
+
+
+def settle_capture(study: Study, bench: Bench, course: Course, run: Run) -> None:
+    """Has a fresh run's steps captured where they can be, and where that is faster.
+
+    Which it is is probed once for a kind of student, and stored.
+    """
+    if capturable(run) is not None:
+        return
+
+    def probe() -> float:
+        with locks.busy(bench.lock):
+            course.prepare(PROBE_STEPS * course.feed.batch_size, 0)
+            return distillation.probe_capture(run)
+
+    if study.once(f"captured:{_kind(run.students)}", probe) > CAPTURE_WORTH:
+        run.captured = CapturedSteps()
+
+
+def _kind(students: Iterable[nn.Module]) -> str:
+    depthwise = any(isinstance(m, DepthwiseConv2d) for each in students for m in each.modules())
+    return "depthwise" if depthwise else "dense"
