@@ -34,7 +34,7 @@ from nasdistill.taps import anatomy
 
 HERE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-# On a card rounding differs in the last digit, and AdamW makes much of it where gradients are small.
+# On a card the last digit differs, and AdamW makes much of it where gradients are small.
 CLOSE, WEIGHTS = (2e-2, 3e-2) if torch.cuda.is_available() else (1e-3, 1e-5)
 
 LABELS = {"term": "labels", "weight": 1.0}
