@@ -1,4 +1,4 @@
-"""Claim: on a GPU, training reaches 25 % of the machine's limit at 300 k parameters, 40 % at 1.2 M.
+"""Share of the machine in use. Target: on a GPU 25 % at 300 k parameters, 40 % at 1.2 M.
 
 The limit is images a second that this machine could train if nothing but its memory bandwidth, or
 nothing but its matrix rate, held it up: 1 / max(bytes ÷ bandwidth, FLOPs ÷ rate). Both ceilings are

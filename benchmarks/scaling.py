@@ -1,4 +1,4 @@
-"""Claim: trials an hour grow with the workers, and memory does not grow with the trials.
+"""Target: trials an hour grow with the workers, and memory does not grow with the trials.
 
 Workers: some fixed architectures of `mobile`, drawn before anything is trained, are each distilled
 for `--epochs` by a complete schedule and scored, by 1, 2 and 4 processes that take them from one
