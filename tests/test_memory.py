@@ -117,7 +117,7 @@ class Hungry(nn.Module):
     """Asks for 8 MB for each image."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        torch.empty(len(x), 8_000_000, dtype=torch.uint8)
+        torch.empty(len(x), 80_000_000, dtype=torch.uint8)
         return x
 
 
@@ -148,7 +148,7 @@ def train_hungry(data: Dataset, megabytes: int, marked: list[int]) -> int:
 
 def test_memory_that_really_runs_out_is_met_with_micro_batches(data: Dataset) -> None:
     marked: list[int] = []
-    assert train_hungry(data, 200, marked) == 100  # of 400 MB for a batch, 104 for a micro-batch
+    assert train_hungry(data, 2000, marked) == 100  # of 4 GB for a batch, 1 for a micro-batch
     assert marked == [13]
 
 
@@ -158,7 +158,7 @@ def test_memory_that_is_too_small_for_micro_batches_is_told_in_words(data: Datas
         match=r"out of memory with batches of 50, and again in micro-batches of 13 "
         r"\(.*can't allocate memory",
     ):
-        train_hungry(data, 50, [])
+        train_hungry(data, 500, [])
 
 
 def test_the_student_is_gone_before_the_second_try() -> None:
