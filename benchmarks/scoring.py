@@ -17,13 +17,14 @@ import numpy as np
 from common import ROOT, markdown, write
 from full_runs import EPOCHS, RUNGS, SHARES
 from numpy.typing import NDArray
-from replay import Table, ahead, interval, mean_tau
+from replay import Table, ahead, interval, mean_tau, with_macs
 
 from nasdistill.ranking import kendall, ranks
 
 PAGE = ROOT / "docs" / "scoring.md"
 Scores = Sequence[Sequence[float]]
 FIGURES = ("accuracy", "loss", "kl", "agreement")
+BLENDS = ("blend", "accuracy + MACs", "loss + MACs")
 KNOWN, DRAWS, RIDGE = (8, 16, 24), 100, 1.0
 
 
@@ -37,6 +38,8 @@ def scores_of(table: Table, kind: str, share: float, name: str) -> Scores:
     """A row for each seed of short runs."""
     if name == "blend":
         return [blend(table, kind, share, seed) for seed in table.scored(kind)]
+    if name.endswith(" + MACs"):
+        return with_macs(table, scores_of(table, kind, share, name.removesuffix(" + MACs")))
     return [table.figure(kind, share, seed, name) for seed in table.scored(kind)]
 
 
@@ -53,7 +56,7 @@ def by_figure(table: Table, truth: Sequence[float]) -> Iterator[list[object]]:
     for share in RUNGS:
         base = scores_of(table, "trunk", share, "accuracy")
         cells: list[object] = [f"{share:.0%}"]
-        for name in (*FIGURES, "blend"):
+        for name in (*FIGURES, *BLENDS):
             scores = scores_of(table, "trunk", share, name)
             cell = f"{mean_tau(scores, truth):.2f}"
             if name != "accuracy":
@@ -145,8 +148,9 @@ def main() -> None:
     ]
     parts = [
         head,
-        "**Which figure** (τ at each rung; in brackets the interval of its lead over accuracy):\n",
-        markdown(["rung", *FIGURES, "blend of ranks"], figures),
+        "**Which figure** (τ at each rung; in brackets the interval of its lead over accuracy; "
+        "blend: the mean rank by all four; + MACs: the sum with log MACs, both standardised):\n",
+        markdown(["rung", *FIGURES, *BLENDS], figures),
         "\n**Which schedule** (kept: of the truly best four, the share among the best third by "
         "score):\n",
         markdown(["schedule", "budget", "cost", "by", "τ (95 % interval)", "kept"], schedules),

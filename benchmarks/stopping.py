@@ -1,7 +1,7 @@
 """What stopping saves: the front's hypervolume per second, with it and without.
 
 Replayed from the shared table (`full_runs.py`) over many random orders of its architectures: each
-climbs the rungs of the search (1, 3 and 10 % of a full run), with the search's own rule for who is
+climbs rungs as the search does (3 and 10 % of a full run), with the search's own rule for who is
 stopped, or all to the last. The front is that of the trials that reached the last rung: test
 accuracy after a full run, latency and parameters; its hypervolume is taken below the worst of all
 architectures in each.
