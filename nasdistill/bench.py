@@ -21,7 +21,6 @@ from nasdistill.errors import UserError
 from nasdistill.faculty import Faculty, evaluated, load_a_teacher
 from nasdistill.imported import Imported
 from nasdistill.machine import describe_machine, describe_versions, pick_device, set_threads
-from nasdistill.options import Input
 from nasdistill.recipe import Recipe, TeacherOptions
 from nasdistill.results import Event
 from nasdistill.rungs import Ladder
@@ -44,6 +43,8 @@ class Bench:
         limits: Upper limits by cost name, and `accuracy`, the lower one.
         threads: Threads that latency is measured with.
         folder: The study's folder.
+        teacher_latency: The teacher's median in milliseconds, measured once for the study; None
+            where none is needed, or a table is the teacher.
     """
 
     recipe: Recipe
@@ -56,6 +57,7 @@ class Bench:
     limits: Mapping[str, float]
     threads: int
     folder: Path
+    teacher_latency: float | None = None
 
     @cached_property
     def teacher_on_test(self) -> Tensor | None:
@@ -83,17 +85,29 @@ class Bench:
         """Whether latency is an objective or a limit."""
         return "latency" in self.recipe.minimize or "latency" in self.limits
 
-    def measure_latency(self, module: nn.Module, input: Input | None = None) -> float:
-        """Median batch-1 latency of a module in milliseconds, while other workers pause."""
+    def measure_latency(self, student: nn.Module) -> float:
+        """Batch-1 latency of a student in milliseconds, while other workers pause.
+
+        Measured beside the teacher, call by call in turn: the teacher's median, times the shortest
+        call of the student ÷ the shortest call of the teacher. A machine that is slower or busier
+        now than when the teacher was measured must not make this student look slow. Where nothing
+        is measured beside it (no teacher to run, a `command:` engine), its median.
+        """
+        models, inputs = {"student": student.eval()}, {"student": self.dataset.input}
+        beside = not self.recipe.latency_engine.startswith("command:")
+        if self.teacher_latency is not None and beside:
+            models["teacher"] = self.teacher.module.eval()
+            inputs["teacher"] = self.teacher.input
         with locks.quiet(self.lock):
             measured = profile.measure(
-                {"it": module.eval()},
-                {"it": input or self.dataset.input},
-                engine=self.recipe.latency_engine,
-                threads=self.threads,
+                models, inputs, engine=self.recipe.latency_engine, threads=self.threads,
                 seconds=0.2,
-            )
-        return measured["it"].median_ms
+            )  # fmt: skip
+        student_ms = measured["student"]
+        if "teacher" not in measured:
+            return student_ms.median_ms
+        assert self.teacher_latency is not None
+        return self.teacher_latency * student_ms.least_ms / measured["teacher"].least_ms
 
 
 def hash_seed(parts: tuple[object, ...]) -> int:
@@ -183,8 +197,22 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
         recipe=recipe, dataset=dataset, teacher=teacher, scoring=courses[0], final=courses[1],
         faculty=faculty, ladder=ladder, limits={}, threads=1, folder=study.folder,
     )  # fmt: skip
+    if "latency" in recipe.minimize or recipe.max_latency is not None:
+        bench.teacher_latency = study.once("teacher_latency", lambda: _latency_of_teacher(bench))
     bench.limits = study.once("limits", lambda: _limits(bench, card, emit))
     return bench
+
+
+def _latency_of_teacher(bench: Bench) -> float | None:
+    """Its median batch-1 latency in milliseconds; None if it cannot be run."""
+    if not bench.teacher.runs:
+        return None
+    with locks.quiet(bench.lock):
+        measured = profile.measure(
+            {"teacher": bench.teacher.module.eval()}, {"teacher": bench.teacher.input},
+            engine=bench.recipe.latency_engine, threads=bench.threads, seconds=1.0,
+        )  # fmt: skip
+    return measured["teacher"].median_ms
 
 
 def _check_table(study: Study, name: str, path: Path) -> None:
@@ -236,8 +264,8 @@ def _limits(
         limits["params"] = float(card["params"] // DEFAULT_LIMIT_PARAMS)
         text = f"no limit named: at most {limits['params']:,.0f} parameters (teacher's ÷ 10)"
         if "latency" in recipe.minimize:
-            measured = bench.measure_latency(bench.teacher.module, bench.teacher.input)
-            limits["latency"] = measured / DEFAULT_LIMIT_LATENCY
+            assert bench.teacher_latency is not None, "a teacher of known size can be run"
+            limits["latency"] = bench.teacher_latency / DEFAULT_LIMIT_LATENCY
             text += f" and {limits['latency']:.3f} ms (teacher's ÷ 3, {recipe.latency_engine})"
         emit(Event("note", text, stage="teacher"))
     share = recipe.min_accuracy

@@ -6,11 +6,14 @@ import math
 import random
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from nasdistill import bench
 from nasdistill.artifact import quick_onnx
 from nasdistill.errors import UserError
 from nasdistill.models import build
@@ -126,7 +129,7 @@ def test_command_reads_milliseconds_and_gets_the_model(tmp_path: Path) -> None:
         "print('1.0\\n2.0\\n3.0\\n4.0\\n5.0')",
     )
     found = measure({"a": tiny()}, {"a": COLOUR}, engine=engine)["a"]
-    assert found == Latency(engine, 1, 0, 3.0, 1.5, 4.5, 5)
+    assert found == Latency(engine, 1, 0, 3.0, 1.5, 4.5, 5, 1.0)
     again = measure({"b": copy}, {"b": COLOUR}, engine="onnxruntime", seconds=0.01)
     assert again["b"].repeats >= 20
 
@@ -154,3 +157,27 @@ def test_commands_that_fail(tmp_path: Path, body: str, told: str) -> None:
 def test_command_that_is_not_there() -> None:
     with pytest.raises(UserError, match="failed: .*No such file"):
         measure({"a": tiny()}, {"a": COLOUR}, engine="command:/none/such")
+
+
+@pytest.mark.parametrize("slower", [1.0, 3.0])
+def test_a_slower_minute_does_not_make_a_student_look_slow(
+    slower: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher took 4 ms when the study began; its shortest call now takes 3 ms, or 9."""
+
+    def measured(models: Any, inputs: Any, **options: Any) -> dict[str, Latency]:
+        times = {"student": (1.5 * slower, 7.0), "teacher": (3.0 * slower, 11.0)}
+        return {
+            name: Latency("torch", 1, 1, times[name][1], 1.0, 9.0, 20, times[name][0])
+            for name in models
+        }
+
+    monkeypatch.setattr(bench.profile, "measure", measured)
+    job: Any = SimpleNamespace(
+        recipe=SimpleNamespace(latency_engine="torch"), dataset=SimpleNamespace(input=None),
+        teacher=SimpleNamespace(module=nn.Identity(), input=None), threads=1, teacher_latency=4.0,
+        lock=tmp_path / "latency.lock",
+    )  # fmt: skip
+    assert bench.Bench.measure_latency(job, nn.Identity()) == 2.0
+    job.teacher_latency = None
+    assert bench.Bench.measure_latency(job, nn.Identity()) == 7.0, "its own median"

@@ -40,6 +40,7 @@ class Latency:
         q1_ms: Lower quartile.
         q3_ms: Upper quartile.
         repeats: Calls measured.
+        least_ms: The shortest call, which other work on the machine disturbs least.
     """
 
     engine: str
@@ -49,6 +50,7 @@ class Latency:
     q1_ms: float
     q3_ms: float
     repeats: int
+    least_ms: float
 
 
 def measure(
@@ -113,7 +115,7 @@ def _in_turn(calls: Mapping[str, Call], seconds: float) -> dict[str, list[float]
 
 def _summary(engine: str, batch: int, threads: int, times: list[float]) -> Latency:
     q1, median, q3 = times * 3 if len(times) == 1 else statistics.quantiles(times, n=4)
-    return Latency(engine, batch, threads, median, q1, q3, len(times))
+    return Latency(engine, batch, threads, median, q1, q3, len(times), min(times))
 
 
 def _onnxruntime(model: nn.Module | Path, input: Input, image: torch.Tensor, threads: int) -> Call:
