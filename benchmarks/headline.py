@@ -10,7 +10,8 @@ with one thread, at batch 1 and 256; accuracy is that on test images.
 
 Target: a final at least 10 times smaller than the teacher and 3 times faster, with at least 97 % of
 its accuracy; and the finals dominate the hand-made ones: none of these is as accurate as a final
-and smaller, or as accurate and faster. A study of CIFAR-10 is given in the same way.
+and smaller, or as accurate and faster. A study of CIFAR-10 is given in the same way. Distilled
+students are kept in build/headline: a run that was cut off goes on there.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from torch import nn
 
 from nasdistill import artifact, distillation, profile
 from nasdistill.distillation import Pace, predict, seed_weights
+from nasdistill.distillation.run import save_state
 from nasdistill.models import Classifier, build
 from nasdistill.quality import accuracy
 from nasdistill.recipe import load_recipe
 from nasdistill.space import Architecture
 
 BATCHES = (1, 256)
+KEPT = ROOT / "build" / "headline"
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,11 @@ def hand_made(setting: Setting) -> Iterator[tuple[str, Classifier]]:
             yield f"{name}, {width} wide", Classifier(net, data.mean, data.std)
 
 
-def distilled(setting: Setting, student: Classifier, epochs: int) -> Classifier:
-    """The schedule of finals."""
+def distilled(setting: Setting, student: Classifier, epochs: int, file: Path) -> Classifier:
+    """The schedule of finals; a student that was distilled before is read from its file."""
+    if file.exists():
+        student.load_state_dict(torch.load(file, weights_only=True))
+        return student.eval()
     per_epoch = setting.course.feed.steps_per_epoch * setting.recipe.batch_size
     end = epochs * per_epoch
     pace = Pace(setting.recipe.learning_rate, per_epoch, per_epoch, end)
@@ -106,6 +112,8 @@ def distilled(setting: Setting, student: Classifier, epochs: int) -> Classifier:
     run = setting.course.run([student], horizon=end, pace=pace, seed=0, precision="fp32")
     for _ in distillation.distill(run, end):
         pass
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_state(student.state_dict(), file)
     return student.eval()
 
 
@@ -115,7 +123,8 @@ def entries(setting: Setting, study: Path, epochs: int) -> list[Entry]:
     for folder in sorted(p for p in (study / "finals").iterdir() if p.name.isdigit()):
         models[f"final {folder.name}"] = artifact.load(folder).eval()
     for name, student in hand_made(setting):
-        models[name] = distilled(setting, student, epochs)
+        file = KEPT / f"{study.name}-{epochs}" / f"{name.replace(' ', '-')}.pt"
+        models[name] = distilled(setting, student, epochs, file)
         print(name, flush=True)
     inputs = {name: setting.data.input for name in models} | {"teacher": setting.teacher.input}
     ms = {
