@@ -21,6 +21,7 @@ from nasdistill.errors import UserError
 from nasdistill.faculty import Faculty, evaluated, load_a_teacher
 from nasdistill.imported import Imported
 from nasdistill.machine import describe_machine, describe_versions, pick_device, set_threads
+from nasdistill.profile import Latency
 from nasdistill.recipe import Recipe, TeacherOptions
 from nasdistill.results import Event
 from nasdistill.rungs import Ladder
@@ -88,10 +89,7 @@ class Bench:
     def measure_latency(self, student: nn.Module) -> float:
         """Batch-1 latency of a student in milliseconds, while other workers pause.
 
-        Measured beside the teacher, call by call in turn: the teacher's median, times the shortest
-        call of the student ÷ the shortest call of the teacher. A machine that is slower or busier
-        now than when the teacher was measured must not make this student look slow. Where nothing
-        is measured beside it (no teacher to run, a `command:` engine), its median.
+        Measured beside the teacher, call by call in turn; see `settled`.
         """
         models, inputs = {"student": student.eval()}, {"student": self.dataset.input}
         beside = not self.recipe.latency_engine.startswith("command:")
@@ -103,11 +101,24 @@ class Bench:
                 models, inputs, engine=self.recipe.latency_engine, threads=self.threads,
                 seconds=0.2,
             )  # fmt: skip
-        student_ms = measured["student"]
-        if "teacher" not in measured:
-            return student_ms.median_ms
-        assert self.teacher_latency is not None
-        return self.teacher_latency * student_ms.least_ms / measured["teacher"].least_ms
+        return self.settled(measured["student"], measured.get("teacher"))
+
+    def settled(self, student: Latency, teacher: Latency | None) -> float:
+        """The latency that gates, objectives and limits go by, in milliseconds.
+
+        The median that the teacher had when the study began, times the shortest call of the student
+        ÷ the shortest call of the teacher beside it. A machine that is slower or busier now must
+        not make this student look slow. Where no teacher can be run, and behind a `command:`
+        engine, the student's median.
+
+        Args:
+            student: Just measured.
+            teacher: Measured in turn with it; None if it was not.
+        """
+        device_of_its_own = self.recipe.latency_engine.startswith("command:")
+        if teacher is None or self.teacher_latency is None or device_of_its_own:
+            return student.median_ms
+        return self.teacher_latency * student.least_ms / teacher.least_ms
 
 
 def hash_seed(parts: tuple[object, ...]) -> int:

@@ -12,6 +12,7 @@ from nasdistill import artifact, distillation, final_runs, locks, profile
 from nasdistill.bench import Bench
 from nasdistill.files import write_whole
 from nasdistill.models import Classifier
+from nasdistill.profile import Latency
 from nasdistill.quality import (
     accuracy,
     agreement,
@@ -80,13 +81,14 @@ def export_student(bench: Bench, student: Classifier, path: Path) -> dict[str, A
     counts = profile.count_module(student, bench.dataset.input)
     teacher = bench.teacher
     taught = profile.count_module(teacher.module, teacher.input) if teacher.runs else None
-    latency = _latencies(bench, student, path)
-    alone = {row["model"]: row["median_ms"] for row in latency if row["batch"] == 1}
+    measured = _latencies(bench, student, path)
+    alone = {name: latency for (name, batch), latency in measured.items() if batch == 1}
+    median = {name: latency.median_ms for name, latency in alone.items()}
     figures = {
         "params": counts.params,
         "macs": counts.macs,
         "bytes": path.stat().st_size,
-        "latency": alone["student"],
+        "latency": bench.settled(alone["student"], alone.get("teacher")),
     }
     limits = {
         name: {"limit": limit, "value": figures[name], "ok": figures[name] <= limit}
@@ -102,15 +104,16 @@ def export_student(bench: Bench, student: Classifier, path: Path) -> dict[str, A
         "teacher_macs": None if taught is None else taught.macs,
         "teacher_bytes": None if taught is None else taught.bytes,
         "compression": None if taught is None else taught.params / counts.params,
-        "latency": latency,
-        "speedup": None if taught is None else alone["teacher"] / alone["student"],
+        "latency": [{"model": model, **asdict(found)} for (model, _), found in measured.items()],
+        "speedup": None if taught is None else median["teacher"] / median["student"],
         "limits": limits,
         "onnx_max_abs_difference": verified.max_abs_difference,
         "onnx_ok": verified.ok,
     }
 
 
-def _latencies(bench: Bench, student: nn.Module, path: Path) -> list[dict[str, Any]]:
+def _latencies(bench: Bench, student: nn.Module, path: Path) -> dict[tuple[str, int], Latency]:
+    """Of student and teacher, by model and batch."""
     engine = bench.recipe.latency_engine
     teacher_path = bench.folder / "teacher.onnx"
     exported = engine not in ("torch", "cuda")
@@ -122,7 +125,7 @@ def _latencies(bench: Bench, student: nn.Module, path: Path) -> list[dict[str, A
             bench.teacher.module.to(bench.dataset.train.labels.device)
         models["teacher"] = teacher_path if exported else bench.teacher.module
     inputs = {"student": bench.dataset.input, "teacher": bench.teacher.input}
-    rows = []
+    found: dict[tuple[str, int], Latency] = {}
     with locks.quiet(bench.lock):
         for batch in TIMED_BATCHES:
             measured = profile.measure(
@@ -133,8 +136,8 @@ def _latencies(bench: Bench, student: nn.Module, path: Path) -> list[dict[str, A
                 threads=bench.threads,
                 seconds=0.5,
             )
-            rows += [{"model": name, **asdict(latency)} for name, latency in measured.items()]
-    return rows
+            found |= {(name, batch): latency for name, latency in measured.items()}
+    return found
 
 
 def model_card(study: Study, metrics: dict[str, Any]) -> str:
