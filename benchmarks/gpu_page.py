@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import machine, markdown
+from common import machine, markdown, met
 
 ENDINGS = {"0": "done", "124": "cut off at its limit", "skipped": "left out: no time"}
 TITLES = {
@@ -45,11 +45,6 @@ def section(work: Path, name: str) -> str:
 def read(path: Path) -> dict[str, Any] | None:
     """A JSON file, if it is there."""
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def met(is_met: bool) -> str:
-    """What became of a target."""
-    return "met" if is_met else "missed"
 
 
 def teacher(card: dict[str, Any]) -> str:

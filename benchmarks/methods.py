@@ -137,11 +137,6 @@ METHODS: dict[str, dict[str, Any]] = {
 BATCH, RATE, VIEWS = 64, 0.008, 4
 
 
-def no_further(name: str, options: Any) -> Any:
-    """No method here loads a second model."""
-    raise NotImplementedError(name)
-
-
 def measure(
     method: str, seeds: list[int], epochs: float, cache: str, threads: int
 ) -> dict[str, Any]:
@@ -158,6 +153,7 @@ def measure(
         Test accuracies by seed, seconds per 10,000 examples, and peak memory in MiB.
     """
     import torch
+    from common import no_further
 
     from nasdistill import distillation
     from nasdistill.course import open_course

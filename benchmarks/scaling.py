@@ -39,7 +39,6 @@ from nasdistill import profile
 from nasdistill.distillation import Pace
 from nasdistill.machine import cores
 from nasdistill.results import Event
-from nasdistill.rungs import COOL_DOWN
 from nasdistill.space import Architecture, SearchSpace
 
 DRAW_SEED, WORKERS, MARKS = 2028, (1, 2, 4), (50, 250, 500)
@@ -65,21 +64,14 @@ def draw(setting: Setting, count: int) -> list[str]:
     return found
 
 
-def pace_for(setting: Setting, epochs: float) -> Pace:
-    """A complete schedule, in whole steps."""
-    feed = setting.course.feed
-    end = max(2, round(epochs * feed.steps_per_epoch)) * feed.batch_size
-    return Pace(setting.recipe.learning_rate, end // 5, round(end * (1 - COOL_DOWN)), end)
-
-
 def work(asked: argparse.Namespace, orders: Queue[Any], todo: Queue[Any], done: Queue[Any]) -> None:
     """A process: at each order takes architectures until the queue gives None."""
     setting = opened(asked)
-    pace = pace_for(setting, asked.epochs)
+    pace = sides.pace_for(setting, asked.epochs)
     setting.course.prepare(pace.end, 0)
     text = draw(setting, 1)[0]
     precision = sides.probe_ours(setting, Architecture.from_json(text))
-    train(setting, text, pace_for(setting, min(0.05, asked.epochs)), precision)
+    train(setting, text, sides.pace_for(setting, min(0.05, asked.epochs)), precision)
     done.put(None)
     while True:
         torch.set_num_threads(max(1, asked.threads // orders.get()))
@@ -218,7 +210,7 @@ def main() -> None:
     asked = parser.parse_args()
     setting = opened(asked)
     drawn = draw(setting, asked.architectures)
-    setting.course.prepare(pace_for(setting, asked.epochs).end, 0)
+    setting.course.prepare(sides.pace_for(setting, asked.epochs).end, 0)
     del setting
     rates: dict[int, list[float]] = {n: [] for n in WORKERS}
     crew = Crew(asked)

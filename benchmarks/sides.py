@@ -41,6 +41,7 @@ from nasdistill.models import Classifier
 from nasdistill.models.layers import DepthwiseConv2d
 from nasdistill.objective.logits import KL
 from nasdistill.quality import accuracy
+from nasdistill.rungs import COOL_DOWN
 from nasdistill.space import Architecture
 
 WORKERS = 2
@@ -52,6 +53,13 @@ def kind_of(student: nn.Module) -> str:
     """Students of one kind share a precision."""
     depthwise = any(isinstance(m, DepthwiseConv2d) for m in student.modules())
     return "depthwise" if depthwise else "dense"
+
+
+def pace_for(setting: Setting, epochs: float) -> Pace:
+    """A complete schedule, in whole steps."""
+    feed = setting.course.feed
+    end = max(2, round(epochs * feed.steps_per_epoch)) * feed.batch_size
+    return Pace(setting.recipe.learning_rate, end // 5, round(end * (1 - COOL_DOWN)), end)
 
 
 def build(setting: Setting, architecture: Architecture) -> Classifier:

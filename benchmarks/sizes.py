@@ -16,7 +16,8 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from methods import BATCH, KL, LABELS, RATE, ROOT, STUDENT, no_further
+from common import no_further
+from methods import BATCH, KL, LABELS, RATE, ROOT, STUDENT
 
 from nasdistill import distillation
 from nasdistill.course import Course, open_course

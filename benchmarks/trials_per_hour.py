@@ -46,7 +46,6 @@ from sides import CommonLoop, trial
 from nasdistill import profile
 from nasdistill.distillation import Pace
 from nasdistill.machine import cores
-from nasdistill.rungs import COOL_DOWN
 from nasdistill.space import Architecture, SearchSpace
 
 SPACES, COUNT, DRAW_SEED = ("mobile", "resnet"), 24, 2027
@@ -75,13 +74,6 @@ def draw(setting: Setting, count: int) -> list[Architecture]:
 def parameters(setting: Setting, architecture: Architecture) -> int:
     """Of the student."""
     return profile.count(architecture, setting.data.input, len(setting.data.classes)).params
-
-
-def pace_for(setting: Setting, epochs: float) -> Pace:
-    """A complete schedule, in whole steps."""
-    feed = setting.course.feed
-    end = max(2, round(epochs * feed.steps_per_epoch)) * feed.batch_size
-    return Pace(setting.recipe.learning_rate, end // 5, round(end * (1 - COOL_DOWN)), end)
 
 
 def set_up(setting: Setting, drawn: Sequence[Architecture], pace: Pace, tuned: CommonLoop) -> Line:
@@ -145,13 +137,13 @@ def measure(table: Table, asked: argparse.Namespace, repeat: int) -> None:
         setting = common.open_setting(device=asked.device, cache=Path(cache))
         drawn = draw(setting, asked.architectures)
         loops = {side: CommonLoop(setting, tuned=side == "tuned") for side in SIDES[1:]}
-        whole = pace_for(setting, asked.epochs)
+        whole = sides.pace_for(setting, asked.epochs)
         if (repeat, "set-up", None) not in table:
             table.add(repeat=repeat, **set_up(setting, drawn, whole, loops["tuned"]))
         precisions = table[repeat, "set-up", None]["precisions"]
         setting.course.prepare(whole.end, 0)  # the cache is empty again when a repeat goes on
         batch = setting.recipe.batch_size
-        pace = whole if repeat == 0 else pace_for(setting, asked.epochs * asked.short)
+        pace = whole if repeat == 0 else sides.pace_for(setting, asked.epochs * asked.short)
         for number, architecture in enumerate(drawn):
             kind = sides.kind_of(sides.build(setting, architecture))
             for side in SIDES if (repeat + number) % 2 == 0 else SIDES[::-1]:

@@ -24,8 +24,8 @@ def run_audit(study: Study, bench: Bench, count: int, repeats: int, emit: Emit) 
     """Distils the chosen trials in full and stores each accuracy as soon as it is known.
 
     Which trials is decided, and written, before any is trained; a later call with larger numbers
-    adds to them. What can be told of them untrained is stored as well.
-    Accuracies are of the audit half, which steered nothing.
+    adds to them. What can be told of them untrained is stored as well. Accuracies are of the audit
+    half, which steered nothing.
 
     Args:
         study: The study.
