@@ -152,32 +152,36 @@ def near_tau(
     return fmean(agreed), len(pairs)
 
 
-def climbed(table: Table, order: Sequence[int]) -> tuple[dict[int, int], float]:
+def climbed(
+    table: Table, order: Sequence[int], ladder: Sequence[float] = LADDER, eta: int = ETA
+) -> tuple[dict[int, int], float]:
     """Replays the search's rungs, one architecture after the other.
 
     Args:
         table: The table.
         order: Places in `table.numbers`.
+        ladder: Rungs, as shares of a full run.
+        eta: One in eta goes on.
 
     Returns:
-        How many rungs each passed (all of `LADDER`: it was never stopped), and the CPU-seconds.
+        How many rungs each passed (all of them: it was never stopped), and the CPU-seconds.
     """
-    scores = [table.figure("trunk", share, 0, "accuracy") for share in LADDER]
-    seconds = [table.seconds("trunk", share) for share in LADDER]
+    scores = [table.figure("trunk", share, 0, "accuracy") for share in ladder]
+    seconds = [table.seconds("trunk", share) for share in ladder]
     costs = list(zip(table.known("latency_ms"), table.known("params"), strict=True))
-    there: list[list[int]] = [[] for _ in LADDER]
+    there: list[list[int]] = [[] for _ in ladder]
     passed, spent = {}, 0.0
     for index in order:
         for rung, row in enumerate(scores):
             there[rung].append(index)
             peers = there[rung]
             reason = None
-            if rung < len(LADDER) - 1:
+            if rung < len(ladder) - 1:
                 reason = stop_reason(
-                    len(peers) - 1, [row[i] for i in peers], [costs[i] for i in peers], ETA, 0.1
+                    len(peers) - 1, [row[i] for i in peers], [costs[i] for i in peers], eta, 0.1
                 )
             passed[index] = rung + (reason is None)
-            if reason is not None or rung == len(LADDER) - 1:
+            if reason is not None or rung == len(ladder) - 1:
                 spent += seconds[rung][index]
                 break
     return passed, spent

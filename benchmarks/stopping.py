@@ -7,36 +7,43 @@ accuracy after a full run, latency and parameters; its hypervolume is taken belo
 architectures in each.
 
     python benchmarks/stopping.py
+    python benchmarks/stopping.py --ladder 0.05 0.10 --eta 2    # another ladder: printed alone
 
 Target: at least twice the hypervolume per second.
 """
 
 from __future__ import annotations
 
+import argparse
 from statistics import fmean
 
 import numpy as np
 from common import markdown, met, quartiles, spread, write
-from full_runs import COUNT
-from replay import LADDER, Table, climbed, shuffled
+from full_runs import COUNT, RUNGS
+from replay import ETA, LADDER, Table, climbed, shuffled
 
 from nasdistill.pareto import as_points, hypervolume
 
 
 def main() -> None:
     """Writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ladder", type=float, nargs="+", choices=RUNGS, default=list(LADDER))
+    parser.add_argument("--eta", type=int, default=ETA)
+    asked = parser.parse_args()
+    ladder = asked.ladder
     table = Table.read()
     truth, count = table.truth("test"), len(table.numbers)
     costs = zip(table.known("latency_ms"), table.known("params"), strict=True)
     points = as_points([[a, *row] for a, row in zip(truth, costs, strict=True)])
     reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0)
-    everything = sum(table.seconds("trunk", LADDER[-1]))
+    everything = sum(table.seconds("trunk", ladder[-1]))
     whole = hypervolume(points, reference)
     shares, savings, lost = [], [], []
 
     def replay(order: object) -> float:
-        passed, spent = climbed(table, order)  # type: ignore[arg-type]
-        reached = [i for i in range(count) if passed[i] == len(LADDER)]
+        passed, spent = climbed(table, order, ladder, asked.eta)  # type: ignore[arg-type]
+        reached = [i for i in range(count) if passed[i] == len(ladder)]
         kept = hypervolume(points[reached], reference)
         shares.append(kept / whole)
         savings.append(everything / spent)
@@ -54,6 +61,9 @@ def main() -> None:
         f"{count} of {COUNT} architectures, {table.full_seeds} seed(s) of full runs, 200 orders "
         f"(target 2: {met(ratios[1] >= 2)}).\n\n"
     )
+    if (tuple(ladder), asked.eta) != (LADDER, ETA):
+        print(markdown(["figure", "median (quartiles)"], rows))
+        return
     results = {"ratio": ratios, "kept": fmean(shares), "architectures": count}
     write("stopping", results, text + markdown(["figure", "median (quartiles)"], rows))
 
