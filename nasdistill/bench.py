@@ -142,7 +142,7 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
     """
     recipe = study.recipe
     device = pick_device(recipe.device)
-    set_threads(recipe.workers)
+    set_threads(1)
     if recipe.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

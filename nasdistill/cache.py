@@ -30,7 +30,7 @@ from torch import Tensor
 
 from nasdistill.data import Batch, Dataset, Split
 from nasdistill.files import write_whole
-from nasdistill.locks import alone, hold, is_held
+from nasdistill.locks import alone, alone_or_not, hold, is_held
 from nasdistill.teacher import Teacher
 
 BLOCK = 500
@@ -111,9 +111,19 @@ class AnswerCache:
             assert view is not None, "only augmented views are cached"
             blocks = wanted.setdefault(view, np.zeros(self._blocks, dtype=bool))
             blocks[np.unique(ids.numpy() // BLOCK)] = True
+        filled_by_others = []
         for view, blocks in wanted.items():
-            with alone(self.folder / f"view-{view:03d}.lock"):
-                self._fill(view, blocks)
+            with alone_or_not(self._lock(view)) as mine:
+                if mine:
+                    self._fill(view, blocks)
+                else:
+                    filled_by_others.append(view)
+        for view in filled_by_others:
+            with alone(self._lock(view)):
+                self._fill(view, wanted[view])
+
+    def _lock(self, view: int) -> Path:
+        return self.folder / f"view-{view:03d}.lock"
 
     def logits(self, batch: Batch) -> Tensor:
         """The teacher's answers.

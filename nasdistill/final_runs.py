@@ -226,8 +226,10 @@ def make_assistants(study: Study, bench: Bench, emit: Emit) -> list[Teacher]:
         folder = study.folder / "assistants" / str(number)
         architecture = Architecture.from_json(json.dumps(described))
         course = bench.final if not made else taught_by(bench, made[-1])
-        if not (folder / "model.safetensors").exists():
-            _train_assistant(study, bench, course, architecture, folder, emit)
+        folder.parent.mkdir(exist_ok=True)
+        with locks.alone(folder.with_name(f".{number}.lock")):  # another final may need it, too
+            if not (folder / "model.safetensors").exists():
+                _train_assistant(study, bench, course, architecture, folder, emit)
         student = artifact.load(folder)
         by = made[-1].name if made else "teacher"
         made.append(_as_teacher(f"assistant {number}", student, bench))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from nasdistill import artifact, distillation, evaluation, final_runs
+from nasdistill import artifact, distillation, evaluation, final_runs, locks
 from nasdistill.bench import Bench
 from nasdistill.files import write_whole
 from nasdistill.final_metrics import export_student, model_card, test_student, tested
+from nasdistill.models import Classifier
 from nasdistill.options import Cost
 from nasdistill.pareto import as_points, spread
 from nasdistill.results import Candidate, Event, Final, front, load_finals
@@ -73,29 +75,71 @@ def distill_finals(
     exam = evaluation.Exam(
         bench.teacher, data.test, data.input.size, data.classes, data.name, "test"
     )
-    for rank, number in enumerate(chosen, start=1):
-        folder = study.folder / "finals" / str(rank)
-        if (folder / "metrics.json").exists():
-            _judge(study, bench, exam, folder, emit)
-            continue
-        if study.attrs.get(f"final_failed:{number}"):
-            continue
+    left = missing(study, chosen)
+    for final in load_finals(study.folder):
+        _judge(study, bench, exam, final.folder, emit)
+    while left:
         start = time.monotonic()
-        if deadline is not None and rank > 1 and start + longest > deadline:
-            emit(Event("warning", f"no time left for finals {rank} to {len(chosen)}"))
-            break
-        try:
-            logits = _make_final(study, bench, candidates[number], rank, emit)
-        except (*FAILURES, artifact.ExportError) as error:
-            reason = reason_of(error)
-            study.set(f"final_failed:{number}", reason)
-            shutil.rmtree(_work_folder(study, number), ignore_errors=True)
-            emit(Event("warning", f"final {rank} (trial {number}) failed: {reason}"))
-        else:
-            _judge(study, bench, exam, folder, emit, logits)
+        free = [number for number in left if not locks.is_held(_lock(study, number))]
+        if deadline is not None and longest and start + longest > deadline:
+            late = [number for number in free if not _is_trained(study, number)]
+            if late:
+                ranks = ", ".join(str(chosen.index(number) + 1) for number in late)
+                emit(Event("warning", f"no time left for finals: {ranks}"))
+                left = [number for number in left if number not in late]
+                continue
+        number = (free or left)[0]  # those that another worker is training come last
+        left.remove(number)
+        rank = chosen.index(number) + 1
+        with locks.alone(_lock(study, number)), _failing_alone(study, number, rank, emit):
+            if number in missing(study, chosen):  # another worker may have found that it fails
+                logits = _make_final(study, bench, candidates[number], rank, emit)
+                _judge(study, bench, exam, study.folder / "finals" / str(rank), emit, logits)
         longest = max(longest, time.monotonic() - start)
+    for lock in (study.folder / "finals").glob(".work-*.lock"):
+        lock.unlink(missing_ok=True)
     _recommend(study)
     return load_finals(study.folder)
+
+
+def missing(study: Study, chosen: Sequence[int]) -> list[int]:
+    """Those of the trials to distil in full that are not finals yet and have not failed."""
+    folder, attrs = study.folder / "finals", study.attrs
+    return [
+        number
+        for rank, number in enumerate(chosen, start=1)
+        if not (folder / str(rank) / "metrics.json").exists()
+        and not attrs.get(f"final_failed:{number}")
+    ]
+
+
+def train_ahead(study: Study, bench: Bench, emit: Emit) -> None:
+    """Trains finals that no other worker is at; another tests and exports them.
+
+    Args:
+        study: The study.
+        bench: What its finals share.
+        emit: Told what happens.
+    """
+    candidates = {c.number: c for c in study.candidates()}
+    chosen: Sequence[int] = study.attrs["finals"]
+    for rank, number in enumerate(chosen, start=1):
+        with locks.alone_or_not(_lock(study, number)) as mine:
+            if mine and number in missing(study, chosen):
+                with _failing_alone(study, number, rank, emit):
+                    _train(study, bench, candidates[number], rank, emit)
+
+
+@contextmanager
+def _failing_alone(study: Study, number: int, rank: int, emit: Emit) -> Iterator[None]:
+    """What goes wrong with one final is noted, and the others go on."""
+    try:
+        yield
+    except (*FAILURES, artifact.ExportError) as error:
+        reason = reason_of(error)
+        study.set(f"final_failed:{number}", reason)
+        shutil.rmtree(_work_folder(study, number), ignore_errors=True)
+        emit(Event("warning", f"final {rank} (trial {number}) failed: {reason}"))
 
 
 def _judge(
@@ -121,29 +165,65 @@ def _work_folder(study: Study, number: int) -> Path:
     return study.folder / "finals" / f".work-{number}"
 
 
+def _lock(study: Study, number: int) -> Path:
+    """Held by the worker that is at a final."""
+    folder = study.folder / "finals"
+    folder.mkdir(exist_ok=True)
+    return folder / f".work-{number}.lock"
+
+
+def _train(
+    study: Study, bench: Bench, candidate: Candidate, rank: int, emit: Emit
+) -> tuple[final_runs.Trained, Classifier | None]:
+    """The runs behind a final and, if asked for, its baseline; each goes on where it stands."""
+    work = _work_folder(study, candidate.number)
+    work.mkdir(parents=True, exist_ok=True)
+    with _timed(work, "distill"):
+        trained = final_runs.train_final(study, bench, candidate, work, rank, emit)
+    if not bench.recipe.baseline:
+        return trained, None
+    with _timed(work, "baseline"):
+        return trained, final_runs.train_baseline(study, bench, candidate, work, rank, emit)
+
+
+@contextmanager
+def _timed(work: Path, stage: str) -> Iterator[None]:
+    """Adds to the seconds of a final's stage, whoever works at it and however often."""
+    start = time.perf_counter()
+    yield
+    seconds = _seconds(work)
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
+    write_whole(work / "seconds.json", json.dumps(seconds))
+
+
+def _is_trained(study: Study, number: int) -> bool:
+    """Whether only the test and the export are left."""
+    last = "baseline" if study.recipe.baseline else "distill"
+    return last in _seconds(_work_folder(study, number))
+
+
+def _seconds(work: Path) -> dict[str, float]:
+    file = work / "seconds.json"
+    found: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+    return found
+
+
 def _make_final(study: Study, bench: Bench, candidate: Candidate, rank: int, emit: Emit) -> Tensor:
     """Makes one final; gives its logits on the test split."""
     work = _work_folder(study, candidate.number)
-    work.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
     _warn_of_size(bench, candidate, emit)
-    trained = final_runs.train_final(study, bench, candidate, work, rank, emit)
-    student = trained.student
-    seconds = {"distill": time.perf_counter() - start}
-    baseline = None
-    if bench.recipe.baseline:
-        start = time.perf_counter()
-        plain = final_runs.train_baseline(study, bench, candidate, work, rank, emit)
-        logits, labels = distillation.predict(plain, bench.dataset.test, bench.dataset.input.size)
-        baseline = tested(logits, labels)
-        seconds["baseline"] = time.perf_counter() - start
+    trained, plain = _train(study, bench, candidate, rank, emit)
+    student, baseline = trained.student, None
     emit(Event("note", f"final {rank}: testing, exporting, measuring", stage="finals"))
-    start = time.perf_counter()
-    metrics, logits = test_student(bench, student, candidate, rank)
-    seconds["test"] = time.perf_counter() - start
-    start = time.perf_counter()
-    metrics |= export_student(bench, student, work / "model.onnx")
-    seconds["export"] = time.perf_counter() - start
+    with _timed(work, "test"):
+        if plain is not None:
+            baseline = tested(
+                *distillation.predict(plain, bench.dataset.test, bench.dataset.input.size)
+            )
+        metrics, logits = test_student(bench, student, candidate, rank)
+    with _timed(work, "export"):
+        metrics |= export_student(bench, student, work / "model.onnx")
+    seconds = _seconds(work)
     metrics |= {"seconds": seconds, "baseline": baseline, "steps": list(trained.steps)}
     metrics["micro_batch"] = final_runs.micro_batch_of(study, work / "final.pt")
     floor, audit = bench.limits["accuracy"], metrics["audit_accuracy"]

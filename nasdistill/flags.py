@@ -149,7 +149,10 @@ Deterministic = Annotated[
 Workers = Annotated[
     str | None,
     _option(
-        "--workers", "Local processes; on a CPU each takes its share of the cores (default: 1)."
+        "--workers",
+        "Local processes; on a CPU each takes its share of the cores. With 1, a seeded study comes "
+        "out the same again (default: one for each core of a CPU, at most 8; 1 on a GPU, and with "
+        "--deterministic).",
     ),
 ]
 Seed = Annotated[str | None, _option("--seed", "Seed of everything that is drawn (default: 0).")]

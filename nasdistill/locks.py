@@ -21,6 +21,22 @@ def alone(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def alone_or_not(path: Path) -> Iterator[bool]:
+    """Like `alone`, but does not wait: gives False while another process is in.
+
+    Args:
+        path: A file; it is made where there is none, in a folder that must exist.
+    """
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+@contextmanager
 def quiet(lock: Path) -> Iterator[None]:
     """Holds the machine for a measurement: waits until no other worker trains, and keeps them out.
 
@@ -65,12 +81,8 @@ def is_held(path: Path) -> bool:
 
     Only of use where nobody can take hold in the meantime: inside a lock that holders take, too.
     """
-    with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    with alone_or_not(path) as free:
+        return not free
 
 
 def _gate(lock: Path) -> Path:

@@ -83,6 +83,7 @@ batch_size: 50
 views: 2
 precision: fp32
 device: cpu
+workers: 1
 """
 
 

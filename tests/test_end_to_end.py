@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -138,10 +141,54 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
     assert len({final.number for final in record.finals}) == len(record.finals)
 
 
-def test_local_workers_share_a_study(here: Path) -> None:
-    outcome = nasdistill.search(load_recipe("recipe.yaml", {"workers": 2}))
+def test_local_workers_share_trials_and_finals(here: Path) -> None:
+    # Without the guard that multiprocessing asks for: this is how people write scripts.
+    Path("mine.py").write_text(
+        """
+import sys, threading
+import nasdistill
+from nasdistill.recipe import load_recipe
+
+heard = {"search": threading.Event(), "finals": threading.Event()}
+
+def tell(event):
+    print(event.kind, event.stage, event.text, file=sys.stderr)
+    if event.kind == "progress" and threading.current_thread() is threading.main_thread():
+        assert heard[event.stage].wait(120), "the other worker is not at it"
+    elif event.kind == "progress":
+        heard[event.stage].set()
+
+nasdistill.search(load_recipe("recipe.yaml", {"workers": 2}), on_event=tell)
+"""
+    )
+    done = subprocess.run([sys.executable, "mine.py"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    record = load_study("small", here / "studies")
+    counted = [c for c in record.candidates if c.state in COUNTED]
+    assert len(counted) == 7 and record.state == "complete" and len(record.finals) == 2
+    assert done.stderr.count("stage teacher data") == 1
+    assert not list(here.glob("studies/small/finals/.work*"))
+
+
+def test_a_worker_that_dies_leaves_its_trial_to_the_others(here: Path) -> None:
+    dead = threading.Event()
+    at_work: set[int | None] = set()
+
+    def kill_the_other(event: Event) -> None:
+        if threading.current_thread() is threading.main_thread():
+            assert event.kind != "progress" or dead.wait(120), "the other worker had no trial"
+        elif event.kind == "progress" and not dead.is_set():
+            at_work.add(event.trial)
+            thread = threading.main_thread().native_id
+            for pid in Path(f"/proc/self/task/{thread}/children").read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
+            dead.set()
+
+    outcome = nasdistill.search(load_recipe("recipe.yaml", {"workers": 2}), on_event=kill_the_other)
     counted = [c for c in outcome.record.candidates if c.state in COUNTED]
-    assert len(counted) == 7 and outcome.record.state == "complete"
+    assert len(counted) == 7 and outcome.record.state == "complete" and outcome.record.finals
+    assert at_work <= {c.number for c in counted}
 
 
 def test_a_diverging_student_fails_and_the_study_goes_on(here: Path) -> None:

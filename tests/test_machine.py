@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
+from nasdistill import machine
 from nasdistill.errors import UserError
 from nasdistill.machine import (
     PACKAGES,
     cores,
+    default_workers,
     describe_machine,
     describe_versions,
     pick_device,
+    quota,
     set_threads,
 )
 
@@ -42,10 +47,42 @@ def test_a_card_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_workers_share_the_cores_that_this_process_may_use() -> None:
-    assert cores() == len(os.sched_getaffinity(0))
+    assert 1 <= cores() <= len(os.sched_getaffinity(0))
     for workers in (1, 2, 1000):
         set_threads(workers)
         assert torch.get_num_threads() == max(1, cores() // workers)
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "granted"),
+    [
+        ("0::/\n", {"": "250000 100000"}, 2.5),
+        ("0::/jobs/mine\n", {"jobs": "100000 50000", "jobs/mine": "400000 100000"}, 2.0),
+        ("0::/jobs/mine\n", {"jobs": "max 100000", "jobs/mine": "max 100000"}, math.inf),
+        ("0::/elsewhere\n", {"jobs": "100000 100000"}, math.inf),
+        ("12:cpu:/jobs\n", {}, math.inf),
+    ],
+)
+def test_a_container_s_quota_counts(
+    own: str, limits: dict[str, str], granted: float, tmp_path: Path
+) -> None:
+    (tmp_path / "own").write_text(own)
+    for group, text in limits.items():
+        folder = tmp_path / "cgroup" / group
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cpu.max").write_text(text + "\n")
+    assert quota(tmp_path / "cgroup", tmp_path / "own") == granted
+
+
+def test_one_worker_for_each_core_unless_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    def workers(cores: int, free_gib: float, device: str = "cpu") -> int:
+        monkeypatch.setattr(machine, "cores", lambda: cores)
+        monkeypatch.setattr(machine, "free_bytes", lambda: int(free_gib * 2**30))
+        return default_workers(torch.device(device))
+
+    assert workers(2, 16) == 2 and workers(64, 500) == machine.MOST_WORKERS
+    assert workers(8, 7) == 3 and workers(8, 0.5) == 1
+    assert workers(8, 100, "cuda") == 1
 
 
 def test_what_the_report_says_of_the_machine() -> None:

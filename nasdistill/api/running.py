@@ -1,19 +1,12 @@
-"""Trials in this process and in local workers."""
+"""Trials in this process, within their time."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import queue
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nasdistill.api.places import STUDIES, OnEvent, read_import
-from nasdistill.errors import UserError
+from nasdistill.api.places import OnEvent
 from nasdistill.recipe import Recipe
 from nasdistill.results import Event
 
@@ -31,13 +24,15 @@ class Deadlines:
     whole: float | None
 
 
-def run(study: Study, imported: Imported, begun: float, emit: OnEvent) -> Deadlines:
-    """Runs trials until none is left for this process."""
+def run(study: Study, imported: Imported, begun: float, emit: OnEvent, processes: int) -> Deadlines:
+    """Runs trials until none is left for this process, one of so many that share the cores."""
     from nasdistill import trials
     from nasdistill.bench import open_bench
+    from nasdistill.machine import set_threads
 
     bench = open_bench(study, imported, emit)
     study.bench = bench
+    set_threads(processes)
     deadlines = _deadlines(study, bench, begun)
     emit(Event("stage", f"searching: {study.recipe.trials} trials", stage="search"))
     exhausted = False
@@ -89,62 +84,3 @@ def _full_runs(recipe: Recipe) -> int:
     elif recipe.iterate is not None:
         each, shared = each + 1, len(recipe.iterate.assistants or ())
     return each * recipe.top_k + shared
-
-
-@contextmanager
-def children(recipe: Recipe, name: str, emit: OnEvent) -> Iterator[None]:
-    """Starts `workers - 1` further processes on the study; their events come here, too."""
-    if recipe.workers == 1:
-        yield
-        return
-    context = multiprocessing.get_context("spawn")
-    events: multiprocessing.Queue[Event] = context.Queue()
-    processes = [
-        context.Process(target=_worker, args=(recipe, name, events))
-        for _ in range(recipe.workers - 1)
-    ]
-    for process in processes:
-        process.start()
-    over = threading.Event()
-
-    def forward() -> None:
-        while not over.is_set():
-            try:
-                emit(events.get(timeout=0.2))
-            except queue.Empty:
-                continue
-
-    thread = threading.Thread(target=forward, daemon=True)
-    thread.start()
-    try:
-        yield
-        for process in processes:
-            process.join()
-    finally:
-        for process in processes:
-            process.terminate()
-        over.set()
-        thread.join()
-
-
-def _worker(recipe: Recipe, name: str, events: multiprocessing.Queue[Event]) -> None:
-    """A further process: it runs trials, and leaves the finals to the first one."""
-    from nasdistill.study import Study
-
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        imported = read_import(recipe)
-        study = Study.open(recipe, STUDIES, "")
-        run(study, imported, time.monotonic(), events.put)
-    except UserError as error:
-        events.put(Event("warning", f"a worker of {name} ended: {error}"))
-    except KeyboardInterrupt:
-        pass
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed must not go on behind the user's back."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasdistill.api.crew import Crew, crew
 from nasdistill.api.places import REPORTS, STUDIES, OnEvent, check_import, read_import, silent
-from nasdistill.api.running import Deadlines, children, note_saved, run
+from nasdistill.api.running import Deadlines, note_saved, run
 from nasdistill.errors import UserError
 from nasdistill.recipe import Recipe, from_stored, load_recipe
 from nasdistill.results import (
@@ -81,9 +82,9 @@ def search(
         if _is_complete(study):
             path = report(study.folder.name)
             return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
-        with children(recipe, study.folder.name, emit):
-            deadlines = run(study, imported, begun, emit)
-        _finish(study, imported, deadlines, emit)
+        with crew(recipe, study.folder.name, emit, begun=begun) as workers:
+            deadlines = run(study, imported, begun, emit, workers.size)
+            _finish(study, imported, deadlines, emit, workers)
     except UserError:
         # A search that could not begin leaves nothing behind that would bind the next try.
         if new and not any(c.state in COUNTED for c in study.candidates()):
@@ -148,7 +149,8 @@ def distill(
         ranked = finals.choose(candidates, recipe.minimize, count, limit)
         chosen += [c.number for c in ranked if c.number not in chosen]
     opened.set("finals", chosen)
-    _finish(opened, imported, Deadlines(None, None), emit, chosen)
+    with crew(recipe, study, emit, finals=len(finals.missing(opened, chosen))) as workers:
+        _finish(opened, imported, Deadlines(None, None), emit, workers, chosen)
     return _outcome(opened, emit)
 
 
@@ -172,9 +174,10 @@ def _finish(
     imported: Imported,
     deadlines: Deadlines,
     emit: OnEvent,
+    workers: Crew,
     chosen: list[int] | None = None,
 ) -> None:
-    """Makes the finals, in one process."""
+    """Makes the finals: all workers train them, this process tests and exports them."""
     from nasdistill import finals
     from nasdistill.bench import open_bench
 
@@ -202,6 +205,7 @@ def _finish(
         emit(Event("stage", f"finals to distil in full: {len(chosen)}", stage="finals"))
         bench = study.bench or open_bench(study, imported, emit)
         study.bench = bench
+        workers.train_finals(len(finals.missing(study, chosen)))
         if chosen:
             finals.distill_finals(study, bench, chosen, emit, deadlines.whole)
         note_saved(study, bench)

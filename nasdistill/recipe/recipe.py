@@ -67,7 +67,7 @@ class Recipe(Closed):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["auto", "fp32", "bf16", "bf16-mixed"] = "auto"
     deterministic: bool = False
-    workers: int = Field(default=1, ge=1, le=64)
+    workers: int | None = Field(default=None, ge=1, le=64)
     seed: int = Field(default=0, ge=0, lt=2**32)
     storage: str | None = None
     import_file: str | None = Field(default=None, alias="import")

@@ -1,0 +1,66 @@
+"""A further local worker of a command: runs trials and trains finals. See `crew`."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from nasdistill.api.places import STUDIES, read_import
+from nasdistill.api.running import note_saved, run
+from nasdistill.errors import UserError
+from nasdistill.recipe import Recipe
+from nasdistill.results import Event
+
+
+def main() -> None:
+    """Works off the tasks that come in by standard input, until it ends."""
+    tasks: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_read, args=(sys.stdin, tasks), daemon=True).start()
+    out, sys.stdout = sys.stdout, sys.stderr  # what a user's own code prints is no event
+    speaking = threading.Lock()
+
+    def tell(event: Event) -> None:
+        if event.kind == "stage" or event.stage == "teacher":  # the first worker has told it
+            return
+        with speaking:
+            print(json.dumps(asdict(event)), file=out, flush=True)
+
+    first = tasks.get()
+    try:
+        _work(first, tasks, tell)
+    except UserError as error:
+        tell(Event("warning", f"a worker of {first['name']} ended: {error}"))
+
+
+def _work(first: dict[str, Any], tasks: queue.Queue[dict[str, Any]], tell: Any) -> None:
+    recipe = Recipe.model_validate(first["recipe"])
+    imported = read_import(recipe)
+    from nasdistill import finals
+    from nasdistill.bench import open_bench
+    from nasdistill.machine import set_threads
+    from nasdistill.study import Study
+
+    study = Study.open(recipe, STUDIES, "")
+    if first["begun"] is not None:
+        run(study, imported, first["begun"], tell, first["size"])
+    processes = tasks.get()["processes"]
+    bench = study.bench or open_bench(study, imported, tell)
+    set_threads(processes)
+    finals.train_ahead(study, bench, tell)
+    note_saved(study, bench)
+
+
+def _read(lines: TextIO, tasks: queue.Queue[dict[str, Any]]) -> None:
+    """Passes tasks on. Their end is that of the command: nothing goes on behind a user's back."""
+    for line in lines:
+        tasks.put(json.loads(line))
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
