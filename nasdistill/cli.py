@@ -58,6 +58,7 @@ def search(
     baseline: flags.Baseline = None,
     sampler: flags.Sampler = None,
     stopping: flags.Stopping = None,
+    race: flags.Race = None,
     first_rung: flags.FirstRung = None,
     eta: flags.Eta = None,
     rung_count: flags.RungCount = None,

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from nasdistill import artifact, distillation, evaluation, final_runs, locks
@@ -17,9 +16,7 @@ from nasdistill.bench import Bench
 from nasdistill.files import write_whole
 from nasdistill.final_metrics import export_student, model_card, test_student, tested
 from nasdistill.models import Classifier
-from nasdistill.options import Cost
-from nasdistill.pareto import as_points, spread
-from nasdistill.results import Candidate, Event, Final, front, load_finals
+from nasdistill.results import Candidate, Event, Final, load_finals
 from nasdistill.results.quality import read_quality
 from nasdistill.study import Study, architecture_of
 from nasdistill.trials import FAILURES, reason_of
@@ -27,31 +24,6 @@ from nasdistill.trials import FAILURES, reason_of
 Emit = Callable[[Event], None]
 ALIKE, WORLDS_APART = 2.0, 100.0
 """Ratios of the teacher's parameters to the student's at which a run warns."""
-LATER_GAIN = 0.05
-"""What a full run adds to a short score, in [0, 1]: 0.045 to 0.067 in the first six measured."""
-
-
-def choose(
-    candidates: Sequence[Candidate], costs: Sequence[Cost], count: int, min_accuracy: float
-) -> list[Candidate]:
-    """The top-k: spread along the front by the hypervolume each adds.
-
-    The most accurate comes first; then whichever adds the most to those chosen before.
-
-    Args:
-        candidates: All trials.
-        costs: The costs that the study minimises.
-        count: How many to choose, at most.
-        min_accuracy: Lowest score, in [0, 1]; one whose interval reaches it still counts, because
-            a full run scores higher than a short one.
-    """
-    able = [c for c in front(candidates, costs) if c.rungs[-1].high + LATER_GAIN >= min_accuracy]
-    if not able:
-        return []
-    points = as_points([[c.score or 0.0, *(c.cost(n) or 0.0 for n in costs)] for c in able])
-    reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0) + 1e-9
-    best = int(np.argmin(points[:, 0]))
-    return [able[i] for i in spread(points, reference, count, best)]
 
 
 def distill_finals(
@@ -75,27 +47,23 @@ def distill_finals(
     exam = evaluation.Exam(
         bench.teacher, data.test, data.input.size, data.classes, data.name, "test"
     )
-    left = missing(study, chosen)
     for final in load_finals(study.folder):
         _judge(study, bench, exam, final.folder, emit)
-    while left:
-        start = time.monotonic()
-        free = [number for number in left if not locks.is_held(_lock(study, number))]
-        if deadline is not None and longest and start + longest > deadline:
-            late = [number for number in free if not _is_trained(study, number)]
-            if late:
-                ranks = ", ".join(str(chosen.index(number) + 1) for number in late)
-                emit(Event("warning", f"no time left for finals: {ranks}"))
-                left = [number for number in left if number not in late]
-                continue
-        number = (free or left)[0]  # those that another worker is training come last
-        left.remove(number)
-        rank = chosen.index(number) + 1
-        with locks.alone(_lock(study, number)), _failing_alone(study, number, rank, emit):
-            if number in missing(study, chosen):  # another worker may have found that it fails
-                logits = _make_final(study, bench, candidates[number], rank, emit)
-                _judge(study, bench, exam, study.folder / "finals" / str(rank), emit, logits)
+    late: list[int] = []
+    for number in locks.in_turn(missing(study, chosen), lambda n: _lock(study, n), wait=True):
+        start, rank = time.monotonic(), chosen.index(number) + 1
+        if number not in missing(study, chosen):  # another worker found that it fails
+            continue
+        out_of_time = deadline is not None and longest and start + longest > deadline
+        if out_of_time and not _is_trained(study, number):
+            late.append(rank)
+            continue
+        with _failing_alone(study, number, rank, emit):
+            logits = _make_final(study, bench, candidates[number], rank, emit)
+            _judge(study, bench, exam, study.folder / "finals" / str(rank), emit, logits)
         longest = max(longest, time.monotonic() - start)
+    if late:
+        emit(Event("warning", f"no time left for finals: {', '.join(map(str, sorted(late)))}"))
     for lock in (study.folder / "finals").glob(".work-*.lock"):
         lock.unlink(missing_ok=True)
     _recommend(study)
@@ -123,11 +91,11 @@ def train_ahead(study: Study, bench: Bench, emit: Emit) -> None:
     """
     candidates = {c.number: c for c in study.candidates()}
     chosen: Sequence[int] = study.attrs["finals"]
-    for rank, number in enumerate(chosen, start=1):
-        with locks.alone_or_not(_lock(study, number)) as mine:
-            if mine and number in missing(study, chosen):
-                with _failing_alone(study, number, rank, emit):
-                    _train(study, bench, candidates[number], rank, emit)
+    for number in locks.in_turn(chosen, lambda n: _lock(study, n), wait=False):
+        rank = chosen.index(number) + 1
+        if number in missing(study, chosen):
+            with _failing_alone(study, number, rank, emit):
+                _train(study, bench, candidates[number], rank, emit)
 
 
 @contextmanager

@@ -181,6 +181,14 @@ Stopping = Annotated[
     bool | None,
     _option("--stopping/--no-stopping", "Stop trials that cannot reach the front (default: stop)."),
 ]
+Race = Annotated[
+    bool | None,
+    _option(
+        "--race/--no-race",
+        "Train those whose forecasts overlap at the last rung from a second seed before finals are "
+        "chosen (default: yes).",
+    ),
+]
 FirstRung = Annotated[
     str | None,
     _option(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 @contextmanager
@@ -34,6 +37,31 @@ def alone_or_not(path: Path) -> Iterator[bool]:
             yield False
             return
         yield True
+
+
+def in_turn(
+    items: Sequence[Item], lock_of: Callable[[Item], Path], *, wait: bool
+) -> Iterator[Item]:
+    """Gives items one by one, each locked until the next is asked for.
+
+    Args:
+        items: What there is to do, by several processes.
+        lock_of: The file that stands for one.
+        wait: Whether to wait for those that other processes are at, last; else they are left out.
+    """
+    if not wait:
+        for item in items:
+            with alone_or_not(lock_of(item)) as mine:
+                if mine:
+                    yield item
+        return
+    left = list(items)
+    while left:
+        free = [item for item in left if not is_held(lock_of(item))]
+        item = (free or left)[0]
+        left.remove(item)
+        with alone(lock_of(item)):
+            yield item
 
 
 @contextmanager

@@ -83,3 +83,28 @@ def as_points(rows: Sequence[Sequence[float]]) -> Points:
     """Turns `(accuracy, cost, …)` rows into minimised points: `1 - accuracy`, `log(cost)`."""
     table = np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
     return np.column_stack([1.0 - table[:, 0], np.log(np.maximum(table[:, 1:], 1e-12))])
+
+
+def best(points: Points, count: int) -> list[int]:
+    """The best by non-dominated rank; in a rank by `spread`, beginning with the first objective's.
+
+    By hypervolume alone the accurate and costly end of a front would always come last.
+
+    Args:
+        points: float64 `[N, M]`, every column minimised.
+        count: How many to pick, at most.
+
+    Returns:
+        Indices in the order picked.
+    """
+    ranks = non_dominated_ranks(points)
+    reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0) + 1e-9
+    picked: list[int] = []
+    for rank in range(int(ranks.max(initial=-1)) + 1):
+        members = np.flatnonzero(ranks == rank)
+        first = int(np.argmin(points[members, 0]))
+        chosen = spread(points[members], reference, count - len(picked), first)
+        picked += [int(members[i]) for i in chosen]
+        if len(picked) >= count:
+            break
+    return picked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 from nasdistill import profile
 from nasdistill.bench import Bench
@@ -47,7 +48,7 @@ def propose(study: Study, bench: Bench, emit: Emit) -> int | None:
                 give_up_on_failures(study)
             attempt = 0
             continue
-        figures = {"params": counts.params, "macs": counts.macs, "bytes": counts.bytes}
+        figures = asdict(counts)
         excess = excess_over(figures, bench.limits)
         if excess:
             study.reject(proposal, figures, excess)

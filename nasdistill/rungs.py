@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from nasdistill.pareto import as_points, non_dominated_ranks, spread
+from nasdistill.pareto import as_points, best
 
 COOL_DOWN = 0.4
 
@@ -50,22 +48,23 @@ class Ladder:
 def stop_reason(
     index: int,
     accuracies: Sequence[float],
+    forecasts: Sequence[float],
     costs: Sequence[Sequence[float]],
     eta: int,
     chance: float,
 ) -> str | None:
     """Decides whether a trial is stopped at a rung.
 
-    The best 1/eta at the rung go on, by non-dominated rank of (accuracy, costs) (Schmucker et al.,
-    MO-ASHA, 2021); in a rank the most accurate comes first, then whichever adds the most
-    hypervolume to those before it. By hypervolume alone the accurate and costly end of the front
-    would always come last. As the front would keep every tiny student, one whose accuracy is far
-    below the best at the rung is stopped whatever its costs: less than 80 % of the way from chance
-    to the best.
+    The best 1/eta at the rung go on, by non-dominated rank of (forecast, costs) (Schmucker et al.,
+    MO-ASHA, 2021); in a rank the one with the highest forecast comes first, then whichever adds the
+    most hypervolume to those before it. As the front would keep every tiny student, one whose
+    accuracy is far below the best at the rung is stopped whatever its costs: less than 80 % of the
+    way from chance to the best.
 
     Args:
         index: Which of the trials below is asked about.
         accuracies: Scores at this rung of all trials that reached it, in [0, 1].
+        forecasts: What full runs are expected to make of them, on any scale; see `forecast`.
         costs: Their costs, each a row of the same length.
         eta: See `Ladder`.
         chance: Accuracy of guessing.
@@ -73,22 +72,12 @@ def stop_reason(
     Returns:
         The reason in words, or None if the trial goes on.
     """
-    best = max(accuracies)
-    floor = chance + 0.8 * (best - chance)
+    highest = max(accuracies)
+    floor = chance + 0.8 * (highest - chance)
     if accuracies[index] < floor:
         return f"accuracy {accuracies[index]:.3f} is below the rung's floor of {floor:.3f}"
-    points = as_points([[a, *row] for a, row in zip(accuracies, costs, strict=True)])
-    ranks = non_dominated_ranks(points)
-    reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0) + 1e-9
+    points = as_points([[f, *row] for f, row in zip(forecasts, costs, strict=True)])
     places = -(-len(points) // eta)
-    going: list[int] = []
-    for rank in range(int(ranks.max()) + 1):
-        members = np.flatnonzero(ranks == rank)
-        best_of_rank = int(np.argmin(points[members, 0]))
-        chosen = spread(points[members], reference, places - len(going), best_of_rank)
-        going += [int(members[i]) for i in chosen]
-        if len(going) == places:
-            break
-    if index not in going:
+    if index not in best(points, places):
         return f"not among the best {places} of {len(points)} at this rung"
     return None

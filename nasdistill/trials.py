@@ -20,7 +20,8 @@ from nasdistill.errors import UserError
 from nasdistill.probing import precision_for, settle_capture
 from nasdistill.proposing import counted, excess_over, give_up_on_failures, propose
 from nasdistill.quality import accuracy, wilson
-from nasdistill.results import Candidate, Event, RungScore, front
+from nasdistill.results import Candidate, Event, RungScore, forecast_of, front
+from nasdistill.results.audit import full_runs
 from nasdistill.rungs import stop_reason
 from nasdistill.study import Study, TrialEnded, architecture_of
 
@@ -155,14 +156,14 @@ def _climb_rungs(
     # What was passed before an interruption is not judged again: there are more peers now.
     for rung in range(max(0, len(candidate.rungs) - 1), len(bench.ladder.budgets)):
         if rung >= len(candidate.rungs):
-            score = _climb_rung(bench, course, run, rung, candidate.number, emit, deadline, trunk)
+            score = climb_rung(bench, course, run, rung, candidate.number, emit, deadline, trunk)
             study.record_rung(candidate.number, score)
             study.add_seconds("rungs", score.seconds)
         if _ends_at(study, bench, candidate.number, rung, emit):
             return
 
 
-def _climb_rung(
+def climb_rung(
     bench: Bench, course: Course, run: Run, rung: int, number: int, emit: Emit,
     deadline: float | None, trunk: Path,
 ) -> RungScore:  # fmt: skip
@@ -223,9 +224,11 @@ def _ends_at(study: Study, bench: Bench, number: int, rung: int, emit: Emit) -> 
         study.complete(number, score, costs)
     elif recipe.stopping:
         peers = [c for c in candidates if len(c.rungs) > rung]
+        scores = [c.rungs[rung].accuracy for c in peers]
         reason = stop_reason(
             [c.number for c in peers].index(number),
-            [c.rungs[rung].accuracy for c in peers],
+            scores,
+            list(forecast_of(peers, scores, full_runs(study.folder)).guess),
             [[c.cost(name) or 0.0 for name in recipe.minimize] for c in peers],
             bench.ladder.eta,
             1.0 / bench.classes,

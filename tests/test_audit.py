@@ -52,7 +52,8 @@ def test_figures_worked_by_hand() -> None:
     audit = analyse(record(TRIALS), STORED)
     assert audit is not None
     by_name = {row.name: row for row in (*audit.scored, *audit.rivals)}
-    assert list(by_name) == ["rung 0", "rung 1", "last score", "parameters", "MACs"]
+    rungs = ["rung 0", "rung 0, forecast", "rung 1", "rung 1, forecast"]
+    assert list(by_name) == [*rungs, "last score", "parameters", "MACs"]
     assert by_name["rung 0"].count == 5 and by_name["rung 1"].count == 3
     assert by_name["rung 0"].kendall == pytest.approx(1.0)
     assert by_name["MACs"].kendall == pytest.approx(-0.4)  # 3 pairs agree, 7 don't

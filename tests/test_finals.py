@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nasdistill.finals import choose
+from nasdistill.choosing import choose
 from nasdistill.results import Candidate, RungScore
 
 

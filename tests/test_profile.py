@@ -69,7 +69,7 @@ def test_architecture_by_hand() -> None:
     values = {"activation": "relu", "dropout": 0.1, "layers": layers}
     found = count(Architecture("mlp", values), Input(1, 28, 28), 10)
     macs = 784 * 128 + 128 * 64 + 64 * 10
-    assert found == Counts(macs + 128 + 64 + 10, macs, 4 * (macs + 128 + 64 + 10))
+    assert found == Counts(macs + 128 + 64 + 10, macs, 4 * (macs + 128 + 64 + 10), 3)
 
 
 @pytest.mark.parametrize("name", ["mlp", "mobile", "resnet", "vit"])

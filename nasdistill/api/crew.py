@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import nasdistill
 from nasdistill.api.places import OnEvent
@@ -35,14 +36,14 @@ class Crew:
         """How many there are, this process included."""
         return 1 + len(self.others)
 
-    def train_finals(self, count: int) -> None:
-        """Has the others train so many finals with this process; those at it share the cores."""
+    def share(self, task: Literal["race", "finals"], count: int) -> None:
+        """Has the others work at so many runs with this process; those at it share the cores."""
         from nasdistill.machine import set_threads
 
         processes = max(1, min(self.size, count))
         set_threads(processes)
         for process in self.others:
-            _give(process, {"processes": processes})
+            _give(process, {"do": task, "processes": processes})
 
 
 @contextmanager

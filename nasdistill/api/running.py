@@ -72,6 +72,8 @@ def _deadlines(study: Study, bench: Bench, begun: float) -> Deadlines:
         before = ladder.examples(rung - 1) if rung else 0
         searching += going * (ladder.examples(rung) - before)
         going /= ladder.eta if recipe.stopping else 1
+    if recipe.race:
+        searching += 2 * recipe.top_k * ladder.budgets[-1]
     left = whole - time.monotonic()
     return Deadlines(time.monotonic() + left * searching / (searching + final), whole)
 

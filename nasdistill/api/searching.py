@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nasdistill.api.crew import Crew, crew
 from nasdistill.api.places import REPORTS, STUDIES, OnEvent, check_import, read_import, silent
 from nasdistill.api.running import Deadlines, note_saved, run
+from nasdistill.choosing import choose, contenders
 from nasdistill.errors import UserError
 from nasdistill.recipe import Recipe, from_stored, load_recipe
 from nasdistill.results import (
@@ -24,8 +25,10 @@ from nasdistill.results import (
     storage_of,
     study_names,
 )
+from nasdistill.results.audit import full_runs
 
 if TYPE_CHECKING:
+    from nasdistill.bench import Bench
     from nasdistill.imported import Imported
     from nasdistill.study import Study
 
@@ -146,7 +149,7 @@ def distill(
     else:
         count = top_k or recipe.top_k
         limit = opened.attrs.get("limits", {}).get("accuracy", 0.0)
-        ranked = finals.choose(candidates, recipe.minimize, count, limit)
+        ranked = choose(candidates, recipe.minimize, count, limit, full_runs(opened.folder))
         chosen += [c.number for c in ranked if c.number not in chosen]
     opened.set("finals", chosen)
     with crew(recipe, study, emit, finals=len(finals.missing(opened, chosen))) as workers:
@@ -181,35 +184,61 @@ def _finish(
     from nasdistill import finals
     from nasdistill.bench import open_bench
 
-    candidates = study.candidates()
-    stored = study.attrs.get("finals", [])
-    if chosen is None:
-        limit = study.attrs["limits"]["accuracy"]
-        top = finals.choose(candidates, study.recipe.minimize, study.recipe.top_k, limit)
-        chosen = stored + [c.number for c in top if c.number not in stored]
-        if not chosen:
-            best = max((c.score or 0.0 for c in candidates), default=0.0)
-            emit(
-                Event(
-                    "warning",
-                    f"no trial reached the accuracy floor of {limit:.3f} (best score {best:.3f}): "
-                    "no finals. Lower --min-accuracy, raise the rungs' budgets, or run more trials",
-                )
-            )
-        study.set("finals", chosen)
     with study.finals_lease() as mine:
         if not mine:
             emit(Event("note", "another process is making the finals"))
             return
+        bench = study.bench = study.bench or open_bench(study, imported, emit)
+        if chosen is None:
+            chosen = _choose(study, bench, deadlines, emit, workers)
         study.set("stage", "distilling")
         emit(Event("stage", f"finals to distil in full: {len(chosen)}", stage="finals"))
-        bench = study.bench or open_bench(study, imported, emit)
-        study.bench = bench
-        workers.train_finals(len(finals.missing(study, chosen)))
+        workers.share("finals", len(finals.missing(study, chosen)))
         if chosen:
             finals.distill_finals(study, bench, chosen, emit, deadlines.whole)
         note_saved(study, bench)
         study.set("stage", "complete" if _is_complete(study) else "searching")
+
+
+def _choose(
+    study: Study, bench: Bench, deadlines: Deadlines, emit: OnEvent, workers: Crew
+) -> list[int]:
+    """Lets the last rungs race, and chooses the top-k; once for a number of trials and finals."""
+    from nasdistill.race import run_race
+
+    recipe, made = study.recipe, list(study.attrs.get("finals", []))
+    if study.attrs.get("chosen_from") == _choice(study):
+        return made
+    limit, full = study.attrs["limits"]["accuracy"], full_runs(study.folder)
+    rule = (recipe.minimize, recipe.top_k, limit, full)
+    if recipe.race and study.attrs.get("raced_from") != _choice(study):
+        study.set("race", [c.number for c in contenders(study.candidates(), *rule)])
+        study.set("raced_from", _choice(study))
+    left = [n for n in study.attrs.get("race", []) if f"race:{n}" not in study.attrs]
+    if recipe.race and left:
+        emit(Event("stage", f"forecasts overlap: {len(left)} trials race", stage="search"))
+        workers.share("race", len(left))
+        run_race(study, bench, left, emit, deadlines.search, wait=True)
+    candidates = study.candidates()
+    chosen = made + [c.number for c in choose(candidates, *rule) if c.number not in made]
+    if not chosen:
+        best = max((c.score or 0.0 for c in candidates), default=0.0)
+        emit(
+            Event(
+                "warning",
+                f"no trial reached the accuracy floor of {limit:.3f} (best score {best:.3f}): "
+                "no finals. Lower --min-accuracy, raise the rungs' budgets, or run more trials",
+            )
+        )
+    study.set("finals", chosen)
+    study.set("chosen_from", _choice(study))
+    return chosen
+
+
+def _choice(study: Study) -> list[int]:
+    """What a choice of finals rests on: trials counted, finals wanted."""
+    counted = sum(c.state in COUNTED for c in study.candidates())
+    return [counted, study.recipe.top_k]
 
 
 def _outcome(study: Study, emit: OnEvent) -> SearchOutcome:
@@ -226,8 +255,6 @@ def _outcome(study: Study, emit: OnEvent) -> SearchOutcome:
 
 def _is_complete(study: Study) -> bool:
     """Whether nothing is left to do: trials counted, the top-k distilled."""
-    from nasdistill import finals
-
     attrs, candidates, recipe = study.attrs, study.candidates(), study.recipe
     if "limits" not in attrs or study.others_running():
         return False
@@ -237,8 +264,7 @@ def _is_complete(study: Study) -> bool:
     made = {final.number for final in load_finals(study.folder)}
     failed = (key for key, why in attrs.items() if key.startswith("final_failed:") and why)
     made |= {int(key.split(":")[1]) for key in failed}
-    wanted = finals.choose(candidates, recipe.minimize, recipe.top_k, attrs["limits"]["accuracy"])
-    return all(c.number in made for c in wanted) and made >= set(attrs.get("finals", [-1]))
+    return attrs.get("chosen_from") == _choice(study) and made >= set(attrs["finals"])
 
 
 def _check_trial(number: int, candidates: list[Candidate]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from nasdistill.api.places import STUDIES, read_import
-from nasdistill.api.running import note_saved, run
+from nasdistill.api.running import Deadlines, note_saved, run
 from nasdistill.errors import UserError
 from nasdistill.recipe import Recipe
 from nasdistill.results import Event
@@ -43,16 +43,22 @@ def _work(first: dict[str, Any], tasks: queue.Queue[dict[str, Any]], tell: Any) 
     from nasdistill import finals
     from nasdistill.bench import open_bench
     from nasdistill.machine import set_threads
+    from nasdistill.race import run_race
     from nasdistill.study import Study
 
     study = Study.open(recipe, STUDIES, "")
+    deadlines = Deadlines(None, None)
     if first["begun"] is not None:
-        run(study, imported, first["begun"], tell, first["size"])
-    processes = tasks.get()["processes"]
-    bench = study.bench or open_bench(study, imported, tell)
-    set_threads(processes)
-    finals.train_ahead(study, bench, tell)
-    note_saved(study, bench)
+        deadlines = run(study, imported, first["begun"], tell, first["size"])
+    while True:
+        task = tasks.get()
+        bench = study.bench = study.bench or open_bench(study, imported, tell)
+        set_threads(task["processes"])
+        if task["do"] == "race":
+            run_race(study, bench, study.attrs["race"], tell, deadlines.search, wait=False)
+        else:
+            finals.train_ahead(study, bench, tell)
+        note_saved(study, bench)
 
 
 def _read(lines: TextIO, tasks: queue.Queue[dict[str, Any]]) -> None:

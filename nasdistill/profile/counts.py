@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
@@ -49,11 +50,13 @@ class Counts:
             `torch.utils.flop_counter` counts); norms, activations and pooling are free, and
             operators that are neither counted nor known to be free are warned about.
         bytes: Parameters and buffers in fp32, as stored.
+        depth: Convolutions and linear layers.
     """
 
     params: int
     macs: int
     bytes: int
+    depth: int
 
 
 class UncountedWarning(UserWarning):
@@ -112,4 +115,5 @@ def _count_meta(module: nn.Module, input: Input) -> Counts:
         warnings.warn(f"not counted in the MACs: {names}", UncountedWarning, stacklevel=3)
     params = sum(p.numel() for p in module.parameters())
     stored = params + sum(b.numel() for b in module.buffers())
-    return Counts(params, counter.get_total_flops() // 2, 4 * stored)
+    depth = sum(isinstance(m, _ConvNd | nn.Linear) for m in module.modules())
+    return Counts(params, counter.get_total_flops() // 2, 4 * stored, depth)

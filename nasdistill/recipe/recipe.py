@@ -74,6 +74,7 @@ class Recipe(Closed):
     baseline: bool = False
     sampler: Literal["random", "tpe", "nsga2", "qmc"] = "tpe"
     stopping: bool = True
+    race: bool = True
     rungs: Rungs = Rungs()
     final_budget: BudgetText = Budget(epochs=8)
     batch_size: int = Field(default=64, ge=2)

@@ -227,7 +227,9 @@ def _remarks(candidate: Candidate) -> str:
     """Why it ended early, and whether it was trained in another way than the rest."""
     parts = candidate.micro_batch
     marked = None if parts is None else f"in micro-batches of {parts} for want of memory"
-    return "; ".join(remark for remark in (candidate.reason, marked) if remark)
+    raced = candidate.race
+    second = None if raced is None else f"in the race, second seed: {text.percent(raced.accuracy)}"
+    return "; ".join(remark for remark in (candidate.reason, marked, second) if remark)
 
 
 def _lines(candidate: Candidate) -> str:

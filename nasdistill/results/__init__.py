@@ -19,11 +19,12 @@ from nasdistill.results.records import (
     State,
     StudyRecord,
     candidates_frame,
+    forecast_of,
     front,
 )
 
 __all__ = [
     "COUNTED", "STORAGE_FILE", "Candidate", "Event", "Final", "RungScore", "State", "StudyRecord",
-    "candidate_of", "candidates_frame", "front", "load_finals", "load_study", "open_storage",
-    "storage_of", "storage_url", "study_names",
+    "candidate_of", "candidates_frame", "forecast_of", "front", "load_finals", "load_study",
+    "open_storage", "storage_of", "storage_url", "study_names",
 ]  # fmt: skip

@@ -12,7 +12,8 @@ from statistics import fmean
 from typing import Any
 
 from nasdistill.ranking import bootstrap, kendall, partial, spearman, vote
-from nasdistill.results.records import Candidate, StudyRecord
+from nasdistill.results.loading import load_finals
+from nasdistill.results.records import Candidate, StudyRecord, forecast_of
 
 FILE = "audit.json"
 VOTE = "synflow, SNIP, Jacobian: vote"
@@ -89,6 +90,13 @@ def read_audit(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+def full_runs(folder: Path) -> dict[int, float]:
+    """Accuracy on the audit half after full runs, by trial number: finals and audited trials."""
+    stored = read_audit(folder) or {"full": {}}
+    audited = {int(n): fmean(seeds.values()) for n, seeds in stored["full"].items() if seeds}
+    return {f.number: f.metrics["audit_accuracy"] for f in load_finals(folder)} | audited
+
+
 def analyse(record: StudyRecord, stored: Mapping[str, Any]) -> Audit | None:
     """Compares short scores with full runs.
 
@@ -158,14 +166,17 @@ def _rivals(
 
 
 def _by_rung(done: Sequence[Candidate], truth: Sequence[float]) -> list[Agreement]:
-    """The agreement of each rung's score, of the trials that reached it."""
+    """The agreement of each rung's score, and of the forecast made of it before any full run."""
     found = []
     for rung in range(max((len(c.rungs) for c in done), default=0)):
         there = [i for i, c in enumerate(done) if len(c.rungs) > rung]
         if len(there) >= 3:
             scores = [done[i].rungs[rung].accuracy for i in there]
             macs = [float(done[i].macs or 0) for i in there]
-            found.append(_agreement(f"rung {rung}", scores, [truth[i] for i in there], macs))
+            reached = [truth[i] for i in there]
+            found.append(_agreement(f"rung {rung}", scores, reached, macs))
+            expected = forecast_of([done[i] for i in there], scores, {}).guess
+            found.append(_agreement(f"rung {rung}, forecast", list(expected), reached, macs))
     return found
 
 

@@ -60,9 +60,9 @@ def open_storage(url: str) -> BaseStorage:
         raise
 
 
-def candidate_of(trial: FrozenTrial) -> Candidate | None:
+def candidate_of(trial: FrozenTrial, study_attrs: Mapping[str, Any]) -> Candidate | None:
     """Reads one Optuna trial; None for one that was withdrawn, or that is not ours."""
-    attrs = trial.user_attrs
+    attrs, raced = trial.user_attrs, study_attrs.get(f"race:{trial.number}")
     if attrs.get("state", "withdrawn") == "withdrawn":
         return None
     rungs: list[RungScore] = []
@@ -85,6 +85,8 @@ def candidate_of(trial: FrozenTrial) -> Candidate | None:
         seconds=seconds,
         saved=attrs.get("saved", 0),
         micro_batch=attrs.get("micro_batch"),
+        depth=attrs.get("depth"),
+        race=None if raced is None else RungScore(**raced),
     )
 
 
@@ -113,7 +115,7 @@ def load_study(name: str, root: Path) -> StudyRecord:
             f"study {name!r}: its storage {without_password(url)} holds no study yet"
         ) from None
     attrs = study.user_attrs
-    found = [candidate_of(trial) for trial in study.get_trials(deepcopy=False)]
+    found = [candidate_of(trial, attrs) for trial in study.get_trials(deepcopy=False)]
     candidates = [candidate for candidate in found if candidate is not None]
     finals = load_finals(folder)
     rungs = tuple(attrs.get("rungs", ()))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from nasdistill.forecast import Forecast, forecast
 from nasdistill.options import COSTS, Cost
 from nasdistill.pareto import as_points, non_dominated_ranks
 
@@ -65,6 +66,9 @@ class Candidate:
         saved: Training examples that stopping it saved.
         micro_batch: Examples that the student saw at once because whole batches did not fit in
             memory; None where they did. Batch norm then saw each micro-batch by itself.
+        depth: Convolutions and linear layers; None in studies that did not count them.
+        race: The score of a second run from another seed, up to the last rung's budget; None for
+            those that were not in the race.
     """
 
     number: int
@@ -81,11 +85,20 @@ class Candidate:
     seconds: Mapping[str, float] = field(default_factory=dict)
     saved: int = 0
     micro_batch: int | None = None
+    depth: int | None = None
+    race: RungScore | None = None
 
     @property
     def score(self) -> float | None:
         """Accuracy at the last rung reached, in [0, 1]."""
         return self.rungs[-1].accuracy if self.rungs else None
+
+    @property
+    def settled(self) -> float | None:
+        """The score, or where there was a race the mean of both seeds', in [0, 1]."""
+        if self.score is None or self.race is None:
+            return self.score
+        return (self.score + self.race.accuracy) / 2
 
     def cost(self, name: Cost) -> float | None:
         """The value of one cost: milliseconds for `latency`, a count otherwise."""
@@ -191,6 +204,25 @@ class Event:
     front: tuple[tuple[int, float, float], ...] = ()
 
 
+def forecast_of(
+    candidates: Sequence[Candidate], scores: Sequence[float], full: Mapping[int, float]
+) -> Forecast:
+    """What full runs are expected to make of trials.
+
+    Args:
+        candidates: Trials at one rung.
+        scores: Their scores at it, in [0, 1].
+        full: Accuracy after full runs on the audit half, by trial number; see `full_runs`.
+    """
+    return forecast(
+        scores,
+        [c.macs for c in candidates],
+        [c.params for c in candidates],
+        [c.depth for c in candidates],
+        [full.get(c.number) for c in candidates],
+    )
+
+
 def front(candidates: Sequence[Candidate], costs: Sequence[Cost]) -> list[Candidate]:
     """The candidates that no other beats in accuracy and every cost.
 
@@ -210,7 +242,9 @@ def front(candidates: Sequence[Candidate], costs: Sequence[Cost]) -> list[Candid
 
 
 def candidates_frame(candidates: Sequence[Candidate]) -> pd.DataFrame:
-    """One row per trial: number, state, costs, score, micro-batch, `score_<rung>`, parameters."""
+    """One row per trial: number, state, costs, score, micro-batch, depth, the race's score,
+    `score_<rung>`, parameters.
+    """
     import pandas as pd
 
     rows = []
@@ -218,7 +252,8 @@ def candidates_frame(candidates: Sequence[Candidate]) -> pd.DataFrame:
         row: dict[str, Any] = {"trial": candidate.number, "state": candidate.state}
         row |= {"fingerprint": candidate.fingerprint, "score": candidate.score}
         row |= {cost: candidate.cost(cost) for cost in COSTS}
-        row["micro_batch"] = candidate.micro_batch
+        row |= {"micro_batch": candidate.micro_batch, "depth": candidate.depth}
+        row["race"] = None if candidate.race is None else candidate.race.accuracy
         row |= {f"score_{rung.rung}": rung.accuracy for rung in candidate.rungs}
         rows.append(row | dict(candidate.parameters))
     return pd.DataFrame(rows)

@@ -90,7 +90,8 @@ def sampler_view(trials: Sequence[FrozenTrial], recipe: Recipe) -> list[FrozenTr
     """
     told: list[FrozenTrial] = []
     rejected: list[FrozenTrial] = []
-    candidates = {c.number: c for c in map(candidate_of, trials) if c is not None}
+    found = (candidate_of(trial, {}) for trial in trials)
+    candidates = {c.number: c for c in found if c is not None}
     gains = _later_gains(list(candidates.values()))
     for trial in trials:
         candidate = candidates.get(trial.number)

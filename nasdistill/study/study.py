@@ -155,12 +155,13 @@ class Study:
 
     def candidates(self) -> list[Candidate]:
         """All trials as candidates."""
-        found = [candidate_of(trial) for trial in self.trials()]
+        attrs = self.attrs
+        found = [candidate_of(trial, attrs) for trial in self.trials()]
         return [candidate for candidate in found if candidate is not None]
 
     def candidate(self, number: int) -> Candidate:
         """One trial as a candidate."""
-        candidate = candidate_of(self.trials()[number])
+        candidate = candidate_of(self.trials()[number], self.attrs)
         assert candidate is not None
         return candidate
 

@@ -1,0 +1,94 @@
+"""Which trials are distilled in full, and which of them race for it first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from nasdistill.forecast import Forecast
+from nasdistill.options import Cost
+from nasdistill.pareto import Points, as_points, best, non_dominated_ranks, spread
+from nasdistill.results import Candidate, forecast_of
+
+LATER_GAIN = 0.05
+"""What a full run adds to a short score, in [0, 1]: 0.045 to 0.067 in the first six measured."""
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    costs: Sequence[Cost],
+    count: int,
+    min_accuracy: float,
+    full: Mapping[int, float] | None = None,
+) -> list[Candidate]:
+    """The top-k: spread along the front of (forecast, costs) by the hypervolume each adds.
+
+    The one with the highest forecast comes first; then whichever adds the most to those before.
+
+    Args:
+        candidates: All trials.
+        costs: The costs that the study minimises.
+        count: How many to choose, at most.
+        min_accuracy: Lowest score, in [0, 1]; one whose interval reaches it still counts, because
+            a full run scores higher than a short one.
+        full: Accuracy after full runs on the audit half, by trial number.
+    """
+    able, _, points = _able(candidates, costs, min_accuracy, full or {})
+    if not able:
+        return []
+    front = np.flatnonzero(non_dominated_ranks(points) == 0)
+    reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0) + 1e-9
+    first = int(np.argmin(points[front, 0]))
+    return [able[front[i]] for i in spread(points[front], reference, count, first)]
+
+
+def contenders(
+    candidates: Sequence[Candidate],
+    costs: Sequence[Cost],
+    count: int,
+    min_accuracy: float,
+    full: Mapping[int, float] | None = None,
+) -> list[Candidate]:
+    """The top-k and those next in line whose forecasts cannot be told from theirs.
+
+    Args:
+        candidates: All trials.
+        costs: The costs that the study minimises.
+        count: Finals to be made; at most twice as many contend.
+        min_accuracy: As of `choose`.
+        full: As of `choose`.
+
+    Returns:
+        Empty where the choice is clear.
+    """
+    chosen = choose(candidates, costs, count, min_accuracy, full)
+    able, expected, points = _able(candidates, costs, min_accuracy, full or {})
+    if not chosen:
+        return []
+    inside = [i for i, c in enumerate(able) if c in chosen]
+    weakest = min(expected.low[i] for i in inside)
+    rivals = [i for i in best(points, len(able)) if i not in inside and expected.high[i] >= weakest]
+    return [*chosen, *(able[i] for i in rivals[:count])] if rivals else []
+
+
+def _able(
+    candidates: Sequence[Candidate],
+    costs: Sequence[Cost],
+    min_accuracy: float,
+    full: Mapping[int, float],
+) -> tuple[list[Candidate], Forecast, Points]:
+    """Those that climbed every rung and reach the floor, their forecasts, and both as points."""
+    there = [c for c in candidates if c.state == "complete" and c.settled is not None]
+    there = [c for c in there if all(c.cost(name) is not None for name in costs)]
+    if not there:
+        return [], Forecast(np.empty(0), np.empty(0)), np.empty((0, 1 + len(costs)))
+    expected = forecast_of(there, [c.settled or 0.0 for c in there], full)
+    reach = [i for i, c in enumerate(there) if c.rungs[-1].high + LATER_GAIN >= min_accuracy]
+    kept = Forecast(expected.guess[reach], expected.deviation[reach])
+    able = [there[i] for i in reach]
+    rows = [
+        [guess, *(c.cost(name) or 0.0 for name in costs)]
+        for guess, c in zip(kept.guess, able, strict=True)
+    ]
+    return able, kept, as_points(rows) if rows else np.empty((0, 1 + len(costs)))

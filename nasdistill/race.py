@@ -1,0 +1,104 @@
+"""The last rungs' race: a second seed for those who cannot be told apart.
+
+Top-k is where short scores are weakest. Before finals are chosen, the trials next in line whose
+forecasts overlap with those of the top-k are trained once more with them, from another seed and up
+to the last rung; the mean of both scores decides.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from nasdistill import distillation, locks
+from nasdistill.bench import Bench, hash_seed
+from nasdistill.probing import precision_for, settle_capture
+from nasdistill.results import Candidate, Event, RungScore
+from nasdistill.study import Study, architecture_of
+from nasdistill.trials import FAILURES, OutOfTime, climb_rung, reason_of, trunk_pace
+
+Emit = Callable[[Event], None]
+
+
+def run_race(
+    study: Study,
+    bench: Bench,
+    numbers: Sequence[int],
+    emit: Emit,
+    deadline: float | None,
+    *,
+    wait: bool,
+) -> None:
+    """Trains the contenders that have not run yet; their scores are stored with the study.
+
+    Args:
+        study: The study.
+        bench: What its trials share.
+        numbers: The contenders.
+        emit: Told what happens.
+        deadline: `time.monotonic()` at which the search must end; who has not run then does not.
+        wait: Whether to wait for those that other workers are at.
+    """
+    folder = study.folder / "race"
+    folder.mkdir(exist_ok=True)
+    candidates = {c.number: c for c in study.candidates()}
+    for number in locks.in_turn(numbers, lambda n: folder / f"{n}.lock", wait=wait):
+        if _key(number) in study.attrs:
+            continue
+        start = time.perf_counter()
+        try:
+            score = _run(study, bench, candidates[number], folder, emit, deadline)
+        except OutOfTime:
+            return
+        except FAILURES as error:
+            study.set(_key(number), None)
+            text = f"trial {number} failed in the race, its first score counts: {reason_of(error)}"
+            emit(Event("warning", text, stage="search", trial=number))
+            continue
+        study.set(_key(number), asdict(score))
+        study.add_seconds("race", time.perf_counter() - start)
+        text = f"race, second seed: accuracy {score.accuracy:.3f}"
+        emit(Event("rung", text, stage="search", trial=number, rung=score.rung))
+    if wait:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _key(number: int) -> str:
+    return f"race:{number}"
+
+
+def _run(
+    study: Study, bench: Bench, candidate: Candidate, folder: Path, emit: Emit,
+    deadline: float | None,
+) -> RungScore:  # fmt: skip
+    """One run up to the last rung, from another seed."""
+    architecture = architecture_of(candidate)
+    course = bench.scoring.for_architecture(architecture)
+    seed = hash_seed((study.recipe.seed, "race")) % 2**32
+
+    def train(micro_batch: int | None) -> RungScore:
+        students = course.students(architecture, bench.dataset, seed)
+        run = course.run(
+            students,
+            horizon=bench.ladder.budgets[-1],
+            pace=trunk_pace(bench),
+            seed=hash_seed((seed, candidate.fingerprint)),
+            precision=precision_for(study, bench, course, students, micro_batch),
+            micro_batch=micro_batch,
+        )
+        settle_capture(study, bench, course, run)
+        trunk = folder / f"{candidate.number}.pt"
+        last, number = bench.ladder.last, candidate.number
+        return climb_rung(bench, course, run, last, number, emit, deadline, trunk)
+
+    def mark(micro_batch: int) -> None:
+        text = f"out of memory in the race; tried again in micro-batches of {micro_batch}"
+        emit(Event("warning", text, stage="search", trial=candidate.number))
+
+    return distillation.fitting(
+        train, batch=course.feed.batch_size, coupled=course.objective.coupled,
+        micro_batch=candidate.micro_batch, mark=mark,
+    )  # fmt: skip

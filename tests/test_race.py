@@ -1,0 +1,88 @@
+"""The last rungs' race, on a real study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import nasdistill
+from nasdistill.choosing import choose, contenders
+from nasdistill.recipe import load_recipe
+from nasdistill.results import Candidate, Event, RungScore, StudyRecord, load_study
+
+
+def trial(number: int, accuracy: float, params: int, race: float | None = None) -> Candidate:
+    def score(value: float) -> RungScore:
+        return RungScore(0, 1000, value, value - 0.01, value + 0.01, 0.5, 1.0)
+
+    return Candidate(
+        number=number, state="complete", architecture={}, fingerprint=str(number), parameters={},
+        params=params, rungs=(score(accuracy),), race=None if race is None else score(race),
+    )  # fmt: skip
+
+
+def numbers(found: list[Candidate]) -> list[int]:
+    return [c.number for c in found]
+
+
+def test_who_cannot_be_told_apart_contends() -> None:
+    trials = [trial(n, 0.80 - 0.001 * n, 1000 + n) for n in range(9)]
+    assert numbers(choose(trials, ("params",), 2, 0.0)) == [0]
+    # All but the first are dominated, and hardly worse: as many again as there are to be finals.
+    assert numbers(contenders(trials, ("params",), 2, 0.0)) == [0, 1, 2]
+    assert contenders([], ("params",), 2, 0.0) == []
+
+
+def test_who_lies_far_behind_does_not() -> None:
+    trials = [trial(0, 0.90, 1000), *(trial(n, 0.10 + 0.001 * n, 2000) for n in range(1, 9))]
+    assert contenders(trials, ("params",), 1, 0.0) == []
+
+
+def test_the_mean_of_both_seeds_decides() -> None:
+    trials = [trial(0, 0.80, 1000), trial(1, 0.79, 1000), trial(2, 0.50, 1000)]
+    assert numbers(choose(trials, ("params",), 1, 0.0)) == [0]
+    raced = [trial(0, 0.80, 1000, 0.70), trial(1, 0.79, 1000, 0.80), trials[2]]
+    assert numbers(choose(raced, ("params",), 1, 0.0)) == [1]
+    assert raced[1].settled == pytest.approx(0.795) and trials[2].settled == 0.50
+
+
+@pytest.fixture
+def options() -> dict[str, object]:
+    return {"trials": 6, "stopping": False, "min_accuracy": 0, "final_budget": "1 epochs"}
+
+
+def record() -> StudyRecord:
+    return load_study("small", Path("studies"))
+
+
+def test_a_race_is_run_once_and_gone_on_with(here: Path, options: dict[str, object]) -> None:
+    class Cut(Exception):  # noqa: N818
+        pass
+
+    def cut(event: Event) -> None:
+        if event.text.startswith("race, second seed"):
+            raise Cut
+
+    with pytest.raises(Cut):
+        nasdistill.search(load_recipe("recipe.yaml", options), on_event=cut)
+    before = {c.number: c.race for c in record().candidates if c.race is not None}
+    assert len(before) == 1 and not record().finals
+    told: list[str] = []
+    recipe = load_recipe("recipe.yaml", options)
+    nasdistill.search(recipe, on_event=lambda e: told.append(e.text))
+    after = {c.number: c for c in record().candidates if c.race is not None}
+    assert 2 < len(after) <= 4 and sum(t.startswith("race, second") for t in told) == len(after) - 1
+    assert after[next(iter(before))].race == before[next(iter(before))]
+    assert {final.number for final in record().finals} <= set(after)
+    for candidate in after.values():
+        assert candidate.race is not None and candidate.race.budget == candidate.rungs[-1].budget
+        assert candidate.race.loss != candidate.rungs[-1].loss, "the seed was the same"
+    assert record().stages["race"] > 0 and not Path("studies/small/race").exists()
+    assert nasdistill.search(recipe).already_complete
+    assert "in the race, second seed" in Path("reports/small/index.html").read_text()
+
+
+def test_no_race(here: Path, options: dict[str, object]) -> None:
+    nasdistill.search(load_recipe("recipe.yaml", {**options, "race": False}))
+    assert record().finals and not any(c.race for c in record().candidates)
