@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, pstdev
+from statistics import fmean
 from typing import Any
 
 from full_runs import ARCHITECTURES, EPOCHS, read_runs
 
+from nasdistill.forecast import forecast
 from nasdistill.ranking import bootstrap, kendall
 from nasdistill.rungs import stop_reason
 
@@ -82,20 +83,29 @@ class Table:
         """A figure that needs no training: `params`, `macs`, `depth`, `latency_ms`."""
         return [float(self.about[n][name]) for n in self.numbers]
 
+    def expected(
+        self,
+        scores: Sequence[float],
+        places: Sequence[int],
+        full: Mapping[int, float] | None = None,
+    ) -> Sequence[float]:
+        """The search's forecast.
 
-def with_macs(table: Table, scores: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Scores and log MACs, each brought to mean 0 and standard deviation 1, and added.
+        Args:
+            scores: At one rung.
+            places: Of which architectures, as places in `numbers`.
+            full: Accuracy after full runs, by place.
+        """
+        about = [self.about[self.numbers[i]] for i in places]
+        known = [[one[name] for one in about] for name in ("macs", "params", "depth")]
+        done = [(full or {}).get(i) for i in places]
+        return [float(value) for value in forecast(scores, *known, done).guess]
 
-    Equal weights need no fitting (Dawes, "The robust beauty of improper linear models", 1979).
-    """
-    macs = standardised([math.log(x) for x in table.known("macs")])
-    return [[a + b for a, b in zip(standardised(row), macs, strict=True)] for row in scores]
 
-
-def standardised(values: Sequence[float]) -> list[float]:
-    """Mean 0, standard deviation 1."""
-    mean, deviation = fmean(values), pstdev(values)
-    return [(value - mean) / deviation for value in values]
+def forecasts(table: Table, scores: Sequence[Sequence[float]]) -> list[list[float]]:
+    """What the search expects of scores, a row for each seed, before any full run is known."""
+    everyone = range(len(table.numbers))
+    return [list(table.expected(row, everyone)) for row in scores]
 
 
 def mean_tau(scores: Sequence[Sequence[float]], truth: Sequence[float]) -> float:
@@ -177,9 +187,11 @@ def climbed(
             peers = there[rung]
             reason = None
             if rung < len(ladder) - 1:
+                there_scores = [row[i] for i in peers]
                 reason = stop_reason(
-                    len(peers) - 1, [row[i] for i in peers], [costs[i] for i in peers], eta, 0.1
-                )
+                    len(peers) - 1, there_scores, table.expected(there_scores, peers),
+                    [costs[i] for i in peers], eta, 0.1,
+                )  # fmt: skip
             passed[index] = rung + (reason is None)
             if reason is not None or rung == len(ladder) - 1:
                 spent += seconds[rung][index]
@@ -199,14 +211,17 @@ def shuffled(
     return found
 
 
-def ceiling(table: Table, part: str) -> float | None:
-    """The tau between full runs of different seeds; None with one seed."""
-    common = set.intersection(*(set(table.seeds[n]) for n in table.numbers))
-    by_seed = {
-        s: [table.lines[n, s, "full"]["1.0"][part]["accuracy"] for n in table.numbers]
-        for s in sorted(common)
-    }
-    pairs = [(a, b) for a in by_seed for b in by_seed if a < b]
-    if not pairs:
+def ceiling(table: Table, part: str) -> tuple[float, int] | None:
+    """The tau between full runs of the first two seeds, and how many architectures have both.
+
+    Returns:
+        None if fewer than three have.
+    """
+    both = [n for n in table.numbers if len(table.seeds[n]) > 1]
+    if len(both) < 3:
         return None
-    return fmean(kendall(by_seed[a], by_seed[b]) or math.nan for a, b in pairs)
+    first, second = (
+        [table.lines[n, table.seeds[n][k], "full"]["1.0"][part]["accuracy"] for n in both]
+        for k in (0, 1)
+    )
+    return kendall(first, second) or math.nan, len(both)

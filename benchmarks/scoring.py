@@ -17,14 +17,15 @@ import numpy as np
 from common import ROOT, markdown, write
 from full_runs import EPOCHS, RUNGS, SHARES
 from numpy.typing import NDArray
-from replay import Table, ahead, interval, mean_tau, with_macs
+from replay import Table, ahead, forecasts, interval, mean_tau
 
+from nasdistill.forecast import ENOUGH
 from nasdistill.ranking import kendall, ranks
 
 PAGE = ROOT / "docs" / "scoring.md"
 Scores = Sequence[Sequence[float]]
 FIGURES = ("accuracy", "loss", "kl", "agreement")
-BLENDS = ("blend", "accuracy + MACs", "loss + MACs")
+BLENDS = ("blend", "accuracy forecast", "loss forecast")
 KNOWN, DRAWS, RIDGE = (8, 16, 24), 100, 1.0
 
 
@@ -38,8 +39,8 @@ def scores_of(table: Table, kind: str, share: float, name: str) -> Scores:
     """A row for each seed of short runs."""
     if name == "blend":
         return [blend(table, kind, share, seed) for seed in table.scored(kind)]
-    if name.endswith(" + MACs"):
-        return with_macs(table, scores_of(table, kind, share, name.removesuffix(" + MACs")))
+    if name.endswith(" forecast"):
+        return forecasts(table, scores_of(table, kind, share, name.removesuffix(" forecast")))
     return [table.figure(kind, share, seed, name) for seed in table.scored(kind)]
 
 
@@ -106,10 +107,11 @@ def ridge(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]
 
 
 def regressed(table: Table, truth: Sequence[float], share: float, known: int) -> list[float]:
-    """Tau on the others of the regression, and of the score alone, fitted on `known` architectures.
+    """Tau on the others, where full runs of `known` architectures are there to fit with.
 
     Returns:
-        The means over random draws: regression, accuracy, loss.
+        The means over random draws: a plain ridge regression, the search's forecast (drawn towards
+        equal weights of score, MACs and depth), the same unfitted, accuracy alone.
     """
     rng, y = random.Random(0), np.array(truth)
     seeds, taus = table.scored("trunk"), []
@@ -120,10 +122,10 @@ def regressed(table: Table, truth: Sequence[float], share: float, known: int) ->
         fit, rest = order[:known], order[known:]
         weights = ridge(x[fit], y[fit])
         guessed = np.column_stack([np.ones(len(rest)), x[rest]]) @ weights
-        rows = [list(guessed)]
-        for name in ("accuracy", "loss"):
-            row = table.figure("trunk", share, seed, name)
-            rows.append([row[i] for i in rest])
+        score, everyone = table.figure("trunk", share, seed, "accuracy"), range(len(truth))
+        done = {i: truth[i] for i in fit}
+        columns = (table.expected(score, everyone, done), table.expected(score, everyone), score)
+        rows = [list(guessed), *([column[i] for i in rest] for column in columns)]
         taus.append([kendall(row, [truth[i] for i in rest]) or 0.0 for row in rows])
     return [fmean(column) for column in zip(*taus, strict=True)]
 
@@ -149,14 +151,19 @@ def main() -> None:
     parts = [
         head,
         "**Which figure** (τ at each rung; in brackets the interval of its lead over accuracy; "
-        "blend: the mean rank by all four; + MACs: the sum with log MACs, both standardised):\n",
+        "blend: the mean rank by all four; forecast: the sum with log MACs and depth, each "
+        "standardised):\n",
         markdown(["rung", *FIGURES, *BLENDS], figures),
         "\n**Which schedule** (kept: of the truly best four, the share among the best third by "
         "score):\n",
         markdown(["schedule", "budget", "cost", "by", "τ (95 % interval)", "kept"], schedules),
-        f"\n**A regression** on scores so far, MACs, parameters and depth (τ on the architectures "
-        f"it was not fitted on, mean of {DRAWS} draws):\n",
-        markdown(["rung", "fitted on", "regression", "accuracy", "loss"], fits),
+        f"\n**A regression** on score, MACs, parameters and depth (τ on the architectures it was "
+        f"not fitted on, mean of {DRAWS} draws; plain: scores and losses so far, drawn towards "
+        "nothing; forecast: the search's, drawn towards equal weights of score, MACs and depth, "
+        f"fitted from {ENOUGH} full runs on):\n",
+        markdown(
+            ["rung", "fitted on", "plain", "forecast", "forecast, unfitted", "accuracy"], fits
+        ),
     ]
     results = {"figures": figures, "schedules": schedules, "regression": fits}
     write("scoring", results, "\n".join(parts), PAGE)

@@ -6,7 +6,8 @@ run, the mean over the seeds there are; a side has found it once it has distille
 full. Sides:
 
 - ours: every architecture climbs rungs as the search does (3 and 10 % of a full run), is stopped
-  there by the search's own rule, and those that are left are distilled in full, best score first;
+  there by the search's own rule, and those that are left are distilled in full, best forecast
+  first (no race: the table holds one seed of short runs);
 - everything: all distilled in full (what it takes to know the best);
 - random: distilled in full one by one, until one is good enough;
 - best tenth: a full run's schedule for a tenth of its epochs, the best tenth goes on to its end;
@@ -49,12 +50,22 @@ def until_found(table: Table, order: Order, good: Sequence[bool]) -> float:
 
 
 def ours(table: Table, order: Order, good: Sequence[bool]) -> float:
-    """The search's rungs, then full runs by score."""
+    """The search's rungs, then full runs by its forecast, which learns from each."""
     passed, spent = climbed(table, order)
-    last = table.figure("trunk", LADDER[-1], 0, "accuracy")
-    left = sorted((i for i in order if passed[i] == len(LADDER)), key=lambda i: -last[i])
-    further = sorted((i for i in order if i not in left), key=lambda i: -passed[i])
-    return spent + until_found(table, [*left, *further], good)
+    last, full = table.figure("trunk", LADDER[-1], 0, "accuracy"), table.truth("audit")
+    seconds = table.seconds("full", 1.0)
+    there = [i for i in order if passed[i] == len(LADDER)]
+    done: dict[int, float] = {}
+    while len(done) < len(there):
+        expected = table.expected([last[i] for i in there], there, done)
+        guess = dict(zip(there, expected, strict=True))
+        index = max((i for i in there if i not in done), key=lambda i: guess[i])
+        spent += seconds[index]
+        if good[index]:
+            return spent
+        done[index] = full[index]
+    stopped = sorted((i for i in order if i not in done), key=lambda i: -passed[i])
+    return spent + until_found(table, stopped, good)
 
 
 def best_tenth(table: Table, order: Order, good: Sequence[bool]) -> float:
