@@ -163,7 +163,11 @@ def near_tau(
 
 
 def climbed(
-    table: Table, order: Sequence[int], ladder: Sequence[float] = LADDER, eta: int = ETA
+    table: Table,
+    order: Sequence[int],
+    ladder: Sequence[float] = LADDER,
+    eta: int = ETA,
+    by: str = "forecast",
 ) -> tuple[dict[int, int], float]:
     """Replays the search's rungs, one architecture after the other.
 
@@ -172,6 +176,7 @@ def climbed(
         order: Places in `table.numbers`.
         ladder: Rungs, as shares of a full run.
         eta: One in eta goes on.
+        by: `forecast`, as the search does, or `score`: the score alone.
 
     Returns:
         How many rungs each passed (all of them: it was never stopped), and the CPU-seconds.
@@ -187,11 +192,10 @@ def climbed(
             peers = there[rung]
             reason = None
             if rung < len(ladder) - 1:
-                there_scores = [row[i] for i in peers]
-                reason = stop_reason(
-                    len(peers) - 1, there_scores, table.expected(there_scores, peers),
-                    [costs[i] for i in peers], eta, 0.1,
-                )  # fmt: skip
+                reached = [row[i] for i in peers]
+                order_by = reached if by == "score" else table.expected(reached, peers)
+                theirs = [costs[i] for i in peers]
+                reason = stop_reason(len(peers) - 1, reached, order_by, theirs, eta, 0.1)
             passed[index] = rung + (reason is None)
             if reason is not None or rung == len(ladder) - 1:
                 spent += seconds[rung][index]

@@ -8,6 +8,7 @@ architectures in each.
 
     python benchmarks/stopping.py
     python benchmarks/stopping.py --ladder 0.05 0.10 --eta 2    # another ladder: printed alone
+    python benchmarks/stopping.py --by score                    # without the forecast: likewise
 
 Target: at least twice the hypervolume per second.
 """
@@ -30,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ladder", type=float, nargs="+", choices=RUNGS, default=list(LADDER))
     parser.add_argument("--eta", type=int, default=ETA)
+    parser.add_argument("--by", choices=("forecast", "score"), default="forecast")
     asked = parser.parse_args()
     ladder = asked.ladder
     table = Table.read()
@@ -42,7 +44,7 @@ def main() -> None:
     shares, savings, lost = [], [], []
 
     def replay(order: object) -> float:
-        passed, spent = climbed(table, order, ladder, asked.eta)  # type: ignore[arg-type]
+        passed, spent = climbed(table, order, ladder, asked.eta, asked.by)  # type: ignore[arg-type]
         reached = [i for i in range(count) if passed[i] == len(ladder)]
         kept = hypervolume(points[reached], reference)
         shares.append(kept / whole)
@@ -61,7 +63,7 @@ def main() -> None:
         f"{count} of {COUNT} architectures, {table.full_seeds} seed(s) of full runs, 200 orders "
         f"(target 2: {met(ratios[1] >= 2)}).\n\n"
     )
-    if (tuple(ladder), asked.eta) != (LADDER, ETA):
+    if (tuple(ladder), asked.eta, asked.by) != (LADDER, ETA, "forecast"):
         print(markdown(["figure", "median (quartiles)"], rows))
         return
     results = {"ratio": ratios, "kept": fmean(shares), "architectures": count}

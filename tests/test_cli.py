@@ -116,7 +116,7 @@ def test_every_option_says_its_default() -> None:
 
 def test_stated_defaults_are_those_of_the_recipe() -> None:
     options, recipe = _options("search"), Recipe()
-    for key in ("space", "data", "trials", "top_k", "seed", "sampler", "workers", "batch_size",
+    for key in ("space", "data", "trials", "top_k", "seed", "sampler", "batch_size",
                 "views", "learning_rate", "device", "final_budget", "latency_engine"):  # fmt: skip
         value = recipe.stored()[key]
         text = options[f"--{key.replace('_', '-')}"].help or ""
