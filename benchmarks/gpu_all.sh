@@ -64,6 +64,7 @@ step tests 90 python3 -m pytest -q -rs -p no:cacheprovider --rootdir "$ROOT" -c 
 bench kd_overhead 40 --device cuda --repeats 3
 bench cache_exact 30 --device cuda
 bench roofline 45 --device cuda
+bench streaming 45 --device cuda --repeats 3
 if [ -n "$DATA" ]; then
     ARRAYS=npz:$WORK/cifar10/train.npz
     step unpack 40 python3 "$DATA/cifar10/unpack.py" arrays "$WORK/cifar10"

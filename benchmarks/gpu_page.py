@@ -21,6 +21,7 @@ TITLES = {
     "kd_overhead": "What distilling costs",
     "cache_exact": "Remembered answers",
     "roofline": "The machine's limit",
+    "streaming": "Pictures that do not fit",
     "scaling": "Several students on one card, and memory",
     "trials_per_hour": "Trials an hour, Fashion-MNIST",
     "latency": "Latency on the card, measured twice",

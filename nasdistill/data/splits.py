@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
@@ -128,7 +127,7 @@ class StreamingSplit(Split):
         labels: int64 `[N]`.
         views: How views are drawn.
         device: Where batches go.
-        workers: Processes that decode; by default one per core beside this one.
+        workers: Processes that decode; by default one for each core of this process but one.
     """
 
     def __init__(
@@ -139,7 +138,7 @@ class StreamingSplit(Split):
         self.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(device)
         self._views = views
         self._device = device
-        self._workers = max(1, (os.cpu_count() or 2) - 1) if workers is None else workers
+        self._workers = workers
 
     def with_views(self, views: Views) -> Self:
         """See `Split`."""
@@ -154,10 +153,12 @@ class StreamingSplit(Split):
             UserError: If a file cannot be read any more.
         """
         items, sizes = list(plan), _sizes(size, also)
+        # Threads are this process's share of the cores; they may change after the data were read.
+        workers = max(1, torch.get_num_threads() - 1) if self._workers is None else self._workers
         loader: DataLoader[list[Tensor] | str] = DataLoader(
             _Decoded(self.files, self._views, items, sizes),
             batch_size=None,
-            num_workers=min(self._workers, len(items)) if len(items) > 2 else 0,
+            num_workers=min(workers, len(items)) if len(items) > 2 else 0,
             pin_memory=self._device.type == "cuda",
             generator=torch.Generator(),  # Leaves the global generator alone.
         )

@@ -8,7 +8,7 @@ and optimiser.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nasdistill.answers import Answers, Question
 from nasdistill.distillation.feed import seed_of
-from nasdistill.distillation.lessons import Lesson, lessons, values_of
+from nasdistill.distillation.lessons import Lesson, values_of
 from nasdistill.objective import Objective, Schedule
 from nasdistill.objective.adversarial import AdversarialFeatures, AdversarialLogits
 from nasdistill.objective.schedules import constant
@@ -72,11 +72,12 @@ class CapturedSteps:
         self.failure: str | None = None
         self._stage: _Stage | None = None
 
-    def train(self, run: Run, until: int) -> Tensor:
+    def train(self, run: Run, given: Iterator[Lesson], until: int) -> Tensor:
         """Trains a run up to a step; or less far, where capturing fails.
 
         Args:
             run: The run that was trained first, or a branch of it; changed in place.
+            given: The lessons from where it stands, for this stretch and those to come.
             until: Number of the step.
 
         Returns:
@@ -86,7 +87,8 @@ class CapturedSteps:
         if self.failure is not None:
             return total
         loaded = False
-        for lesson, values_K in zip(lessons(run, until), values_of(run, until), strict=True):
+        for values_K in values_of(run, until):
+            lesson = next(given)
             active = run.objective.active(run.progress)
             stage = self._stage
             if stage is None or active not in stage.replays:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from nasdistill.data import Batch, Split
 from nasdistill.distillation.feed import seed_of
+from nasdistill.distillation.lessons import lessons
 from nasdistill.distillation.memory import answers
 from nasdistill.distillation.precision import depthwise_in
 from nasdistill.distillation.run import Run
@@ -57,14 +59,19 @@ def distill(run: Run, until: int, every: int | None = None) -> Iterator[Progress
     last = run.feed.steps(until)
     every = every or min(100, run.feed.steps_per_epoch)
     run.students.train()
+    # What is streamed is decoded ahead, past the next sign of life.
+    given = None if run.captured is None else lessons(run, last)
+    batches: Iterator[Batch] | None = None
     while run.step < last:
         chunk = min(last, (run.step // every + 1) * every)
         start, before = time.perf_counter(), run.step
         total = torch.zeros((), device=run.device)
-        if run.captured is not None:
-            total += run.captured.train(run, chunk)
-        plan = run.feed.plan(run.step, chunk)  # all of it, or what could not be replayed
-        for batch in run.feed.dataset.train.batches(plan, run.size, run.sizes):
+        if run.captured is not None and given is not None:
+            total += run.captured.train(run, given, chunk)
+        if run.step < chunk and batches is None:  # all of it, or what could not be replayed
+            plan = run.feed.plan(run.step, last)
+            batches = iter(run.feed.dataset.train.batches(plan, run.size, run.sizes))
+        for batch in itertools.islice(batches or (), chunk - run.step):
             total += _train_step(run, batch)
             run.step += 1
             run.follow()
