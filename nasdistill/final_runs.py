@@ -226,8 +226,8 @@ def make_assistants(study: Study, bench: Bench, emit: Emit) -> list[Teacher]:
         folder = study.folder / "assistants" / str(number)
         architecture = Architecture.from_json(json.dumps(described))
         course = bench.final if not made else taught_by(bench, made[-1])
-        folder.parent.mkdir(exist_ok=True)
-        with locks.alone(folder.with_name(f".{number}.lock")):  # another final may need it, too
+        lock = study.folder / "finals" / f".work-assistant-{number}.lock"
+        with locks.alone(lock):  # another worker's final may need it, too
             if not (folder / "model.safetensors").exists():
                 _train_assistant(study, bench, course, architecture, folder, emit)
         student = artifact.load(folder)
