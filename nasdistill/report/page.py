@@ -189,7 +189,8 @@ def _stages(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
         f"{figure_box('savings', second)}"
     )
     note = (
-        "Above, where the wall-clock time went. Below, the examples that the search trained on, "
+        "Above, where the time of all workers went, added up: with two at work, a minute counts "
+        "twice. Below, the examples that the search trained on, "
         "and those that it did not have to train or ask the teacher: trials stopped early, "
         "answers found in the cache, trials rejected at the gates."
     )

@@ -144,7 +144,7 @@ class BarsInfo(NamedTuple):
 
 
 def stages_info(record: StudyRecord) -> BarsInfo:
-    """Wall-clock seconds by stage, in the study's order."""
+    """Seconds by stage, added up over workers, in the study's order."""
     return BarsInfo(tuple(record.stages), tuple(record.stages.values()), "s")
 
 
@@ -161,7 +161,7 @@ def plot_bars(info: BarsInfo) -> go.Figure:
     roles = ["saved" if name.startswith("saved") else "bar" for name in info.names]
     return _bars(
         info.names, info.values, [write(value) for value in info.values], roles,
-        "wall-clock seconds" if info.unit == "s" else "examples",
+        "seconds of all workers" if info.unit == "s" else "examples",
     )  # fmt: skip
 
 
