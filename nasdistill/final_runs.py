@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from nasdistill.course import Course
 from nasdistill.distillation import Pace, Run
 from nasdistill.models import Classifier
 from nasdistill.objective import MAIN
-from nasdistill.probing import precision_for, settle_capture
+from nasdistill.probing import precision_for, settle_capture, settle_compilation
 from nasdistill.quality import accuracy
 from nasdistill.results import Candidate, Event
 from nasdistill.space import Architecture
@@ -191,9 +192,13 @@ def _train_in_full(
     settle_capture(study, bench, course, run)
     with locks.busy(bench.lock):
         course.prepare(total, 0)
+    key = f"{checkpoint.parent.name}/{checkpoint.stem}"
+    found = settle_compilation(study, bench, run, key, epochs * course.feed.steps_per_epoch)
+    if found is not None:
+        emit(Event("note", found, stage="finals"))
     for _ in pausing(train_through(run, epochs, "finals", emit, checkpoint), bench.lock):
         pass
-    student = _best(bench, run)
+    student = copy.deepcopy(_best(bench, run))  # a copy is not compiled: other shapes will come
     distillation.set_precision(student, "fp32")
     return student.eval()
 

@@ -16,6 +16,9 @@ from nasdistill.study import Study
 
 CAPTURE_WORTH = 1.05
 """How many times as fast captured steps must be: a capture takes time itself."""
+COMPILE_WORTH = 900.0
+"""Seconds that a run must be expected to take before compiling it is tried: that takes a minute or
+two itself."""
 
 
 def precision_for(
@@ -55,6 +58,44 @@ def settle_capture(study: Study, bench: Bench, course: Course, run: Run) -> None
 
     if study.once(f"captured:{_kind(run.students)}", probe) > CAPTURE_WORTH:
         run.captured = CapturedSteps()
+
+
+def settle_compilation(study: Study, bench: Bench, run: Run, key: str, steps: int) -> str | None:
+    """Compiles a final's run where that pays back; tried only on long runs of one student.
+
+    What was found is stored: a run that goes on after an interruption is compiled again or not.
+
+    Args:
+        study: The study.
+        bench: What its finals share.
+        run: A fresh run, its teacher's answers at hand.
+        key: Of the run in the study.
+        steps: It will take.
+
+    Returns:
+        What was found, in words; None where it was not tried now.
+    """
+    if study.recipe.deterministic or len(run.students) > 1 or run.objective.reads_layers:
+        return None
+    if f"compiled:{key}" in study.attrs:
+        if study.attrs[f"compiled:{key}"]:
+            run.compile()
+        return None
+    with locks.busy(bench.lock):
+        single = distillation.seconds_a_step(run)
+        if single * steps < COMPILE_WORTH:
+            return None
+        try:
+            fused, compiling = distillation.probe_compilation(run)
+        except Exception as error:  # no compiler, or a model that it cannot take
+            study.set(f"compiled:{key}", False)
+            return f"not compiled: {' '.join(str(error).split())[:200]}"
+    pays = fused * steps + compiling < single * steps
+    study.set(f"compiled:{key}", pays)
+    if pays:
+        run.compile()
+    said = f"{single / fused:.2f} times as fast compiled, which takes {compiling:.0f} s"
+    return said if pays else f"not compiled: {said}"
 
 
 def _kind(students: Iterable[nn.Module]) -> str:

@@ -12,6 +12,8 @@ from nasdistill.models.layers import DepthwiseConv2d
 
 PROBE_STEPS = 50
 """Steps of a probe of capturing at the most."""
+COMPILED_STEPS = 20
+"""Steps timed to see whether compiling pays."""
 
 
 def probe_precision(run: Run, steps: int = 6) -> Precision:
@@ -47,11 +49,36 @@ def probe_capture(run: Run) -> float:
     return 0.0 if captured.captured.failure is not None else ratio
 
 
+def seconds_a_step(run: Run) -> float:
+    """What a step takes, of a branch that is trained and thrown away."""
+    twin = run.branch(run.pace)
+    twin.captured = None if run.captured is None else CapturedSteps()
+    return _timed(twin, 5, COMPILED_STEPS) / COMPILED_STEPS
+
+
+def probe_compilation(run: Run) -> tuple[float, float]:
+    """What a step takes once a run is compiled, and what compiling takes, in seconds.
+
+    Args:
+        run: A run of one student; a branch of it is compiled, trained and thrown away.
+
+    Raises:
+        Exception: Whatever the compiler raises: there may be none on this machine.
+    """
+    start = time.perf_counter()
+    twin = run.branch(run.pace)
+    twin.captured = None if run.captured is None else CapturedSteps()
+    twin.compile()
+    steps = _timed(twin, 5, COMPILED_STEPS)
+    return steps / COMPILED_STEPS, time.perf_counter() - start - steps
+
+
 def _timed(run: Run, warm_up: int, steps: int) -> float:
     """Seconds of some steps after some that are not timed."""
-    for _ in distill(run, warm_up * run.feed.batch_size):
+    before = run.examples
+    for _ in distill(run, before + warm_up * run.feed.batch_size):
         pass
     start = time.perf_counter()
-    for _ in distill(run, (warm_up + steps) * run.feed.batch_size):
+    for _ in distill(run, before + (warm_up + steps) * run.feed.batch_size):
         pass
     return time.perf_counter() - start

@@ -47,6 +47,7 @@ class Run:
         auxiliaries: What learns with each student and is thrown away: projectors and the like.
         kept: What each student's teachers keep of it, by the teacher's name: moving averages.
         captured: What replays its steps, and those of its branches; None where each is done anew.
+        compiled: Whether what the students do was fused by `compile`.
 
     Raises:
         LayerError: If the objective reads layers that are not there, or do not fit.
@@ -88,6 +89,7 @@ class Run:
         self.optimizer = self._optimizer()
         self.step = 0
         self.captured: CapturedSteps | None = None
+        self.compiled = False
 
     @property
     def student(self) -> nn.Module:
@@ -122,7 +124,15 @@ class Run:
         twin.optimizer = twin._optimizer()
         # load_state_dict would share the moments with the trunk.
         twin.optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
+        if self.compiled:  # copies of modules are not
+            twin.compile()
         return twin
+
+    def compile(self) -> None:
+        """Has torch.compile fuse what the students do; their names and weights stay the same."""
+        for student in self.students:
+            student.compile()
+        self.compiled = True
 
     def save(self, path: Path) -> None:
         """Writes all that learns, the optimiser and the step, atomically."""

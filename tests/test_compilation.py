@@ -1,0 +1,83 @@
+"""torch.compile for finals: where it pays, where it does not, and where it cannot be."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+import nasdistill
+from nasdistill import distillation, probing
+from nasdistill.distillation import Run
+from nasdistill.recipe import load_recipe
+from nasdistill.results import Event
+
+QUICK = {"trials": 3, "top_k": 1, "min_accuracy": 0, "race": False, "final_budget": "3 epochs"}
+
+
+def search(name: str) -> tuple[dict[str, object], list[str]]:
+    """A small search; what its final is worth, and what was said."""
+    said: list[str] = []
+
+    def tell(event: Event) -> None:
+        said.append(event.text)
+
+    recipe = load_recipe("recipe.yaml", {**QUICK, "study": name})
+    final = nasdistill.search(recipe, on_event=tell).record.finals[0]
+    return dict(final.metrics), said
+
+
+def test_short_finals_are_not_compiled(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(run: Run) -> tuple[float, float]:
+        raise AssertionError("a compilation was tried")
+
+    monkeypatch.setattr(distillation, "probe_compilation", never)
+    search("short")
+
+
+def test_what_cannot_be_compiled_is_trained_as_it_is(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(run: Run) -> tuple[float, float]:
+        raise RuntimeError("no compiler\nanywhere")
+
+    monkeypatch.setattr(probing, "COMPILE_WORTH", 0.0)
+    monkeypatch.setattr(distillation, "probe_compilation", broken)
+    metrics, said = search("broken")
+    assert any("not compiled: no compiler anywhere" in text for text in said)
+    assert isinstance(metrics["test_accuracy"], float) and metrics["test_accuracy"] > 0.3
+
+
+def test_what_does_not_pay_back_is_left(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "COMPILE_WORTH", 0.0)
+    monkeypatch.setattr(distillation, "probe_compilation", lambda run: (1e-9, 1e6))
+    _, said = search("slow")
+    assert any("not compiled:" in text and "takes 1000000 s" in text for text in said)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_final_is_the_final(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, _ = search("plain")
+    found: list[tuple[float, float]] = []
+    probe = distillation.probe_compilation
+
+    def fast(run: Run) -> tuple[float, float]:
+        found.append(probe(run))
+        assert not run.compiled, "the probe works on a branch"
+        return 1e-9, 0.0
+
+    monkeypatch.setattr(probing, "COMPILE_WORTH", 0.0)
+    monkeypatch.setattr(distillation, "probe_compilation", fast)
+    torch._dynamo.reset()
+    counters.clear()
+    metrics, said = search("compiled")
+    assert counters["stats"]["unique_graphs"] >= 1, "nothing was compiled"
+    assert any("times as fast compiled" in text for text in said)
+    assert found[0][0] > 0 and found[0][1] > 0
+    # Fused arithmetic rounds differently, and the same student comes out of it.
+    assert metrics["params"] == plain["params"]
+    assert metrics["test_accuracy"] == pytest.approx(plain["test_accuracy"], abs=0.05)
+    assert nasdistill.load(Path("studies/compiled/finals/1")) is not None
