@@ -48,7 +48,8 @@ def distill(run: Run, until: int, every: int | None = None) -> Iterator[Progress
     Args:
         run: The training; changed in place.
         until: Training examples seen at the end, rounded up to whole batches.
-        every: Steps between two signs of life; by default an epoch, 100 at the most.
+        every: Steps between two signs of life; by default an epoch, at the most 100, and 25 on a
+            CPU: where several processes share it, one may be waiting to measure in between.
 
     Yields:
         Progress at each synchronisation with the device, the last one at the end.
@@ -57,7 +58,7 @@ def distill(run: Run, until: int, every: int | None = None) -> Iterator[Progress
         Diverged: If the loss stops being finite.
     """
     last = run.feed.steps(until)
-    every = every or min(100, run.feed.steps_per_epoch)
+    every = every or min(100 if run.device.type == "cuda" else 25, run.feed.steps_per_epoch)
     run.students.train()
     # What is streamed is decoded ahead, past the next sign of life.
     given = None if run.captured is None else lessons(run, last)
