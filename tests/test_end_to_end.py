@@ -171,6 +171,25 @@ nasdistill.search(load_recipe("recipe.yaml", {"workers": 2}), on_event=tell)
     assert not list(here.glob("studies/small/finals/.work*"))
 
 
+def test_who_fails_to_hear_a_worker_does_not_stop_it(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    heard = threading.Event()
+
+    def deaf(event: Event) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            heard.set()
+            raise ValueError("cannot hear")
+        assert event.kind != "progress" or heard.wait(120), "the other worker is not at it"
+
+    own = Path("own.py")
+    own.write_text("import os\nos.system('echo no event')\n" + own.read_text())
+    outcome = nasdistill.search(load_recipe("recipe.yaml", {"workers": 2}), on_event=deaf)
+    assert outcome.record.state == "complete" and len(outcome.record.finals) == 2
+    told = capfd.readouterr().err
+    assert told.count("ValueError: cannot hear") == 1 and "no event" in told
+
+
 def test_a_worker_that_dies_leaves_its_trial_to_the_others(here: Path) -> None:
     dead = threading.Event()
     at_work: set[int | None] = set()

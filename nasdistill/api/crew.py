@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -103,8 +104,9 @@ def _size(recipe: Recipe) -> int:
 
 def _start() -> subprocess.Popen[str]:
     """Starts a worker: a session of its own, because Ctrl-C is this process's to answer."""
-    package = str(Path(nasdistill.__file__).parents[1])
-    paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    home, paths = Path(nasdistill.__file__).parents[1], os.environ.get("PYTHONPATH", "")
+    if home.name not in ("site-packages", "dist-packages"):  # else it is found anyway
+        paths = os.pathsep.join(filter(None, (str(home), paths)))
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "nasdistill.api.worker"], stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True,
@@ -120,7 +122,15 @@ def _give(process: subprocess.Popen[str], task: dict[str, object]) -> None:
 
 
 def _listen(process: subprocess.Popen[str], emit: OnEvent) -> None:
+    """Passes a worker's events on; one that nobody reads would fill the pipe and stand still."""
     assert process.stdout is not None
+    deaf = False
     for line in process.stdout:
+        if deaf:
+            continue
         told = json.loads(line)
-        emit(Event(**{**told, "front": tuple(tuple(point) for point in told["front"])}))
+        try:
+            emit(Event(**{**told, "front": tuple(tuple(point) for point in told["front"])}))
+        except Exception:
+            traceback.print_exc()
+            deaf = True

@@ -21,7 +21,8 @@ def main() -> None:
     """Works off the tasks that come in by standard input, until it ends."""
     tasks: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read, args=(sys.stdin, tasks), daemon=True).start()
-    out, sys.stdout = sys.stdout, sys.stderr  # what a user's own code prints is no event
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever else prints, a user's code or a library, tells no event
     speaking = threading.Lock()
 
     def tell(event: Event) -> None:
