@@ -15,10 +15,9 @@ from pathlib import Path
 
 from nasdistill import distillation, locks
 from nasdistill.bench import Bench, hash_seed
-from nasdistill.probing import precision_for, settle_capture
 from nasdistill.results import Candidate, Event, RungScore
 from nasdistill.study import Study, architecture_of
-from nasdistill.trials import FAILURES, OutOfTime, climb_rung, reason_of, trunk_pace
+from nasdistill.trials import FAILURES, OutOfTime, climb_rung, reason_of, start_trunk
 
 Emit = Callable[[Event], None]
 
@@ -75,21 +74,11 @@ def _run(
     deadline: float | None,
 ) -> RungScore:  # fmt: skip
     """One run up to the last rung, from another seed."""
-    architecture = architecture_of(candidate)
-    course = bench.scoring.for_architecture(architecture)
+    course = bench.scoring.for_architecture(architecture_of(candidate))
     seed = hash_seed((study.recipe.seed, "race")) % 2**32
 
     def train(micro_batch: int | None) -> RungScore:
-        students = course.students(architecture, bench.dataset, seed)
-        run = course.run(
-            students,
-            horizon=bench.ladder.budgets[-1],
-            pace=trunk_pace(bench),
-            seed=hash_seed((seed, candidate.fingerprint)),
-            precision=precision_for(study, bench, course, students, micro_batch),
-            micro_batch=micro_batch,
-        )
-        settle_capture(study, bench, course, run)
+        run = start_trunk(study, bench, course, candidate, seed, micro_batch)
         trunk = folder / f"{candidate.number}.pt"
         last, number = bench.ladder.last, candidate.number
         return climb_rung(bench, course, run, last, number, emit, deadline, trunk)

@@ -140,16 +140,7 @@ def _climb_rungs(
     study: Study, bench: Bench, course: Course, candidate: Candidate, micro_batch: int | None,
     work: Path, emit: Emit, deadline: float | None,
 ) -> None:  # fmt: skip
-    students = course.students(architecture_of(candidate), bench.dataset, study.recipe.seed)
-    run = course.run(
-        students,
-        horizon=bench.ladder.budgets[-1],
-        pace=trunk_pace(bench),
-        seed=hash_seed((study.recipe.seed, candidate.fingerprint)),
-        precision=precision_for(study, bench, course, students, micro_batch),
-        micro_batch=micro_batch,
-    )
-    settle_capture(study, bench, course, run)
+    run = start_trunk(study, bench, course, candidate, study.recipe.seed, micro_batch)
     trunk = work / "trunk.pt"
     if trunk.exists():
         run.restore(trunk)
@@ -163,11 +154,52 @@ def _climb_rungs(
             return
 
 
+def start_trunk(
+    study: Study, bench: Bench, course: Course, candidate: Candidate, seed: int,
+    micro_batch: int | None,
+) -> Run:  # fmt: skip
+    """The run that rungs branch off from, at its beginning.
+
+    Args:
+        study: The study.
+        bench: What its trials share.
+        course: What this run is given.
+        candidate: Whose architecture.
+        seed: Of weights and dropout, with the architecture's fingerprint.
+        micro_batch: Most examples that the student sees at once; None for whole batches.
+    """
+    students = course.students(architecture_of(candidate), bench.dataset, seed)
+    run = course.run(
+        students,
+        horizon=bench.ladder.budgets[-1],
+        pace=trunk_pace(bench),
+        seed=hash_seed((seed, candidate.fingerprint)),
+        precision=precision_for(study, bench, course, students, micro_batch),
+        micro_batch=micro_batch,
+    )
+    settle_capture(study, bench, course, run)
+    return run
+
+
 def climb_rung(
     bench: Bench, course: Course, run: Run, rung: int, number: int, emit: Emit,
     deadline: float | None, trunk: Path,
 ) -> RungScore:  # fmt: skip
-    """Trains the trunk up to a rung, cools a copy of it down, and scores the copy."""
+    """Trains the trunk up to a rung, cools a copy of it down, and scores the copy.
+
+    Args:
+        bench: What trials share.
+        course: What the run is given.
+        run: The trunk; changed in place.
+        rung: Index from 0.
+        number: The trial's, for events.
+        emit: Told how it goes.
+        deadline: `time.monotonic()` at which to give up.
+        trunk: Where the trunk is saved, once its copy is scored.
+
+    Raises:
+        OutOfTime: At the deadline.
+    """
     ladder = bench.ladder
     budget, turn = ladder.budgets[rung], ladder.trunk_end(rung)
     with locks.busy(bench.lock):
