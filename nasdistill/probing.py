@@ -16,6 +16,8 @@ from nasdistill.study import Study
 
 CAPTURE_WORTH = 1.05
 """How many times as fast captured steps must be: a capture takes time itself."""
+LEAST_STEPS = 1000
+"""Of a run in which some steps may be spent on finding out how long it will take."""
 COMPILE_WORTH = 900.0
 """Seconds that a run must be expected to take before compiling it is tried: that takes a minute or
 two itself."""
@@ -76,6 +78,8 @@ def settle_compilation(study: Study, bench: Bench, run: Run, key: str, steps: in
         What was found, in words; None where it was not tried now.
     """
     if study.recipe.deterministic or len(run.students) > 1 or run.objective.reads_layers:
+        return None
+    if steps < LEAST_STEPS:
         return None
     if f"compiled:{key}" in study.attrs:
         if study.attrs[f"compiled:{key}"]:

@@ -34,8 +34,15 @@ def test_short_finals_are_not_compiled(here: Path, monkeypatch: pytest.MonkeyPat
     def never(run: Run) -> tuple[float, float]:
         raise AssertionError("a compilation was tried")
 
+    def timed(run: Run) -> float:
+        raise AssertionError("steps were spent on a short run")
+
     monkeypatch.setattr(distillation, "probe_compilation", never)
+    monkeypatch.setattr(distillation, "seconds_a_step", timed)
     search("short")
+    monkeypatch.setattr(probing, "LEAST_STEPS", 1)
+    monkeypatch.setattr(distillation, "seconds_a_step", lambda run: 0.1)
+    search("still-short")
 
 
 def test_what_cannot_be_compiled_is_trained_as_it_is(
@@ -45,6 +52,7 @@ def test_what_cannot_be_compiled_is_trained_as_it_is(
         raise RuntimeError("no compiler\nanywhere")
 
     monkeypatch.setattr(probing, "COMPILE_WORTH", 0.0)
+    monkeypatch.setattr(probing, "LEAST_STEPS", 1)
     monkeypatch.setattr(distillation, "probe_compilation", broken)
     metrics, said = search("broken")
     assert any("not compiled: no compiler anywhere" in text for text in said)
@@ -53,6 +61,7 @@ def test_what_cannot_be_compiled_is_trained_as_it_is(
 
 def test_what_does_not_pay_back_is_left(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "COMPILE_WORTH", 0.0)
+    monkeypatch.setattr(probing, "LEAST_STEPS", 1)
     monkeypatch.setattr(distillation, "probe_compilation", lambda run: (1e-9, 1e6))
     _, said = search("slow")
     assert any("not compiled:" in text and "takes 1000000 s" in text for text in said)
@@ -70,6 +79,7 @@ def test_a_compiled_final_is_the_final(here: Path, monkeypatch: pytest.MonkeyPat
         return 1e-9, 0.0
 
     monkeypatch.setattr(probing, "COMPILE_WORTH", 0.0)
+    monkeypatch.setattr(probing, "LEAST_STEPS", 1)
     monkeypatch.setattr(distillation, "probe_compilation", fast)
     torch._dynamo.reset()
     counters.clear()
