@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import nasdistill
+from nasdistill import trials
 from nasdistill.choosing import choose, contenders
 from nasdistill.recipe import load_recipe
-from nasdistill.results import Candidate, Event, RungScore, StudyRecord, load_study
+from nasdistill.results import Candidate, Event, RungScore, StudyRecord, forecast_of, load_study
 
 
 def trial(number: int, accuracy: float, params: int, race: float | None = None) -> Candidate:
@@ -27,24 +30,24 @@ def numbers(found: list[Candidate]) -> list[int]:
 
 
 def test_who_cannot_be_told_apart_contends() -> None:
-    trials = [trial(n, 0.80 - 0.001 * n, 1000 + n) for n in range(9)]
-    assert numbers(choose(trials, ("params",), 2, 0.0)) == [0]
+    some = [trial(n, 0.80 - 0.001 * n, 1000 + n) for n in range(9)]
+    assert numbers(choose(some, ("params",), 2, 0.0)) == [0]
     # All but the first are dominated, and hardly worse: as many again as there are to be finals.
-    assert numbers(contenders(trials, ("params",), 2, 0.0)) == [0, 1, 2]
+    assert numbers(contenders(some, ("params",), 2, 0.0)) == [0, 1, 2]
     assert contenders([], ("params",), 2, 0.0) == []
 
 
 def test_who_lies_far_behind_does_not() -> None:
-    trials = [trial(0, 0.90, 1000), *(trial(n, 0.10 + 0.001 * n, 2000) for n in range(1, 9))]
-    assert contenders(trials, ("params",), 1, 0.0) == []
+    some = [trial(0, 0.90, 1000), *(trial(n, 0.10 + 0.001 * n, 2000) for n in range(1, 9))]
+    assert contenders(some, ("params",), 1, 0.0) == []
 
 
 def test_the_mean_of_both_seeds_decides() -> None:
-    trials = [trial(0, 0.80, 1000), trial(1, 0.79, 1000), trial(2, 0.50, 1000)]
-    assert numbers(choose(trials, ("params",), 1, 0.0)) == [0]
-    raced = [trial(0, 0.80, 1000, 0.70), trial(1, 0.79, 1000, 0.80), trials[2]]
+    some = [trial(0, 0.80, 1000), trial(1, 0.79, 1000), trial(2, 0.50, 1000)]
+    assert numbers(choose(some, ("params",), 1, 0.0)) == [0]
+    raced = [trial(0, 0.80, 1000, 0.70), trial(1, 0.79, 1000, 0.80), some[2]]
     assert numbers(choose(raced, ("params",), 1, 0.0)) == [1]
-    assert raced[1].settled == pytest.approx(0.795) and trials[2].settled == 0.50
+    assert raced[1].settled == pytest.approx(0.795) and some[2].settled == 0.50
 
 
 @pytest.fixture
@@ -86,3 +89,24 @@ def test_a_race_is_run_once_and_gone_on_with(here: Path, options: dict[str, obje
 def test_no_race(here: Path, options: dict[str, object]) -> None:
     nasdistill.search(load_recipe("recipe.yaml", {**options, "race": False}))
     assert record().finals and not any(c.race for c in record().candidates)
+
+
+def test_a_search_stops_by_forecasts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[list[float], list[float]]] = []
+    rule = trials.stop_reason
+
+    def noting(
+        index: int, accuracies: list[float], forecasts: list[float], *rest: Any
+    ) -> str | None:
+        asked.append((accuracies, forecasts))
+        return rule(index, accuracies, forecasts, *rest)
+
+    monkeypatch.setattr(trials, "stop_reason", noting)
+    nasdistill.search(load_recipe("recipe.yaml", {"min_accuracy": 0, "final_budget": "1 epochs"}))
+    ranked = sorted((c for c in record().candidates if c.rungs), key=lambda c: c.number)
+    first = [c.rungs[0].accuracy for c in ranked]
+    accuracies, forecasts = next(pair for pair in asked if pair[0] == first)
+    assert forecasts == pytest.approx(list(forecast_of(ranked, first, {}).guess))
+    assert all(c.macs and c.depth for c in ranked), "what a forecast needs was not stored"
+    alone = forecast_of([replace(c, macs=None, depth=None) for c in ranked], first, {})
+    assert forecasts != pytest.approx(list(alone.guess))

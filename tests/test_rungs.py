@@ -42,3 +42,11 @@ def test_a_third_goes_on() -> None:
     costs = [[100.0]] * 9
     going = [i for i in range(9) if stop_reason(i, accuracies, accuracies, costs, 3, 0.1) is None]
     assert going == [6, 7, 8]
+
+
+def test_forecasts_decide_who_goes_on_and_accuracies_who_is_below_the_floor() -> None:
+    accuracies, forecasts, costs = [0.80, 0.79, 0.20], [0.0, 1.0, 9.0], [[100.0]] * 3
+    going = [i for i in range(3) if stop_reason(i, accuracies, forecasts, costs, 2, 0.1) is None]
+    assert going == [1]
+    reason = stop_reason(2, accuracies, forecasts, costs, 2, 0.1)
+    assert reason is not None and "below the rung's floor" in reason
