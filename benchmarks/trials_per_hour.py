@@ -4,19 +4,22 @@ And 3 times as many as the same loop tuned. Conditions: shipped data, teacher an
 architectures, 12 of `mobile` and 12 of `resnet`, drawn uniformly with a fixed seed among those with
 at most a tenth of the teacher's parameters, before anything is trained. A trial builds a student,
 distils it for `--epochs` with a complete schedule (warm-up, hold, cool-down) and scores it on the
-score half. Three sides take turns, architecture by architecture:
+score half. All sides have the same cores:
 
-- `ours`: the engine as a trial uses it: cached answers, precision probed once per kind of student;
+- `ours`: the engine as a search uses it: cached answers, precision probed once per kind of student,
+  and as many workers as a search has on this machine (one of one thread for each core of a CPU);
 - `common`: a DataLoader with two workers, PIL images, torchvision transforms, the teacher's forward
   pass in every step, fp32;
 - `tuned`: the same with channels_last, fused AdamW, workers that live on, TF32 on CUDA, and bf16
   for teacher and student, for the teacher alone or for none, whichever is fastest for the kind
   (found out before, not counted).
 
-Each repeat is a study of its own: it begins with an empty cache. What filling it and probing took
-is shared out over its trials and counts as ours. The first repeat trains every student in full, and
-gives the accuracies; the others train `--short` of it, and the steps after the first are scaled up
-to the full length. Starting workers, the first step and scoring are not scaled.
+Each repeat is a study of its own. Ours begins with an empty cache: filling it, probing and starting
+workers count. It trains every student in full in every repeat, and is timed as a whole, by the
+clock on the wall. The two loops take turns, architecture by architecture; ours comes before them
+in one repeat and after them in the next. The loops train in full in the first repeat, which gives
+the accuracies, and for `--short` of it in the others, where the steps after the first are scaled up
+to the full length. Starting a loop's workers, its first step and scoring are not scaled.
 
     python benchmarks/trials_per_hour.py                          # goes on where it stopped
     python benchmarks/trials_per_hour.py --device cuda
@@ -30,6 +33,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
 import statistics
 import tempfile
@@ -44,13 +48,13 @@ from common import Setting, quartiles, spread
 from sides import CommonLoop, trial
 
 from nasdistill import profile
-from nasdistill.distillation import Pace
-from nasdistill.machine import cores
+from nasdistill.distillation import Precision
+from nasdistill.machine import cores, default_workers
 from nasdistill.space import Architecture, SearchSpace
 
 SPACES, COUNT, DRAW_SEED = ("mobile", "resnet"), 24, 2027
-SIDES = ("ours", "common", "tuned")
 TARGETS = {"common": 8.0, "tuned": 3.0}
+LOOPS = tuple(TARGETS)
 Line = dict[str, Any]
 Key = tuple[int, str, int | None]
 
@@ -74,24 +78,6 @@ def draw(setting: Setting, count: int) -> list[Architecture]:
 def parameters(setting: Setting, architecture: Architecture) -> int:
     """Of the student."""
     return profile.count(architecture, setting.data.input, len(setting.data.classes)).params
-
-
-def set_up(setting: Setting, drawn: Sequence[Architecture], pace: Pace, tuned: CommonLoop) -> Line:
-    """Fills the empty cache and probes precisions; times what is ours."""
-    kinds = {sides.kind_of(sides.build(setting, one)): one for one in reversed(drawn)}
-    begin = common.clock(setting.device)
-    setting.course.prepare(pace.end, 0)
-    filled = common.clock(setting.device)
-    precisions = {kind: sides.probe_ours(setting, one) for kind, one in kinds.items()}
-    end = common.clock(setting.device)
-    with sides.tf32(True):
-        theirs = {kind: tuned.probe(one) for kind, one in kinds.items()}
-    return {
-        "side": "set-up", "fill": filled - begin, "probe": end - filled,
-        "precisions": {
-            "ours": precisions, "common": dict.fromkeys(kinds, "fp32"), "tuned": theirs,
-        },
-    }  # fmt: skip
 
 
 class Table:
@@ -125,118 +111,174 @@ class Table:
 
 
 def key_of(line: Line) -> Key:
-    """Repeat, side, and number of the architecture; None for the set-up of all."""
+    """Repeat, side, and number of the architecture; None for what is of all."""
     return line["repeat"], line["side"], line.get("architecture")
 
 
 def measure(table: Table, asked: argparse.Namespace, repeat: int) -> None:
     """Does what is left of one repeat."""
-    if all((repeat, side, n) in table for n in range(asked.architectures) for side in SIDES):
-        return
     with tempfile.TemporaryDirectory() as cache:
         setting = common.open_setting(device=asked.device, cache=Path(cache))
         drawn = draw(setting, asked.architectures)
-        loops = {side: CommonLoop(setting, tuned=side == "tuned") for side in SIDES[1:]}
-        whole = sides.pace_for(setting, asked.epochs)
-        if (repeat, "set-up", None) not in table:
-            table.add(repeat=repeat, **set_up(setting, drawn, whole, loops["tuned"]))
-        precisions = table[repeat, "set-up", None]["precisions"]
-        setting.course.prepare(whole.end, 0)  # the cache is empty again when a repeat goes on
-        batch = setting.recipe.batch_size
-        pace = whole if repeat == 0 else sides.pace_for(setting, asked.epochs * asked.short)
-        for number, architecture in enumerate(drawn):
-            kind = sides.kind_of(sides.build(setting, architecture))
-            for side in SIDES if (repeat + number) % 2 == 0 else SIDES[::-1]:
-                if (repeat, side, number) in table:
-                    continue
-                found = one(setting, loops, side, architecture, pace, precisions[side][kind])
-                table.add(
-                    repeat=repeat, side=side, architecture=number, family=architecture.family,
-                    params=parameters(setting, architecture), examples=pace.end,
-                    scale=(whole.end - batch) / (pace.end - batch), **found,
-                )  # fmt: skip
+        for ours in (True, False) if repeat % 2 == 0 else (False, True):
+            if ours:
+                measure_ours(table, asked, repeat, setting, drawn, Path(cache))
+            else:
+                measure_loops(table, asked, repeat, setting, drawn)
 
 
-def one(
-    setting: Setting, loops: dict[str, CommonLoop], side: str, architecture: Architecture,
-    pace: Pace, precision: Any,
-) -> Line:  # fmt: skip
-    """One trial of one side."""
-    if side == "ours":
-        return trial(
-            setting.device,
-            lambda: sides.start_ours(setting, architecture, pace, precision),
-            lambda student: sides.score_ours(setting, student),
-        )
-    with sides.tf32(side == "tuned"):
-        loop = loops[side]
-        return trial(setting.device, lambda: loop.start(architecture, pace, precision), loop.score)
+def measure_ours(
+    table: Table, asked: argparse.Namespace, repeat: int, setting: Setting,
+    drawn: Sequence[Architecture], cache: Path,
+) -> None:  # fmt: skip
+    """All students, by as many workers as a search has."""
+    if (repeat, "ours", None) in table:
+        return
+    pace = sides.pace_for(setting, asked.epochs)
+    begin = common.clock(setting.device)
+    setting.course.prepare(pace.end, 0)
+    filled = common.clock(setting.device)
+    torch.set_num_threads(asked.threads // asked.workers)
+    precisions = {
+        kind: sides.probe_ours(setting, one) for kind, one in by_kind(setting, drawn).items()
+    }
+    torch.set_num_threads(asked.threads)
+    probed = common.clock(setting.device)
+    tasks = [
+        (one.to_json(), asked.epochs, precisions[sides.kind_of(sides.build(setting, one))])
+        for one in drawn
+    ]
+    if asked.workers == 1:
+        found = [try_ours(setting, *task) for task in tasks]
+    else:
+        told = (asked.device, cache, asked.threads // asked.workers)
+        spawn = multiprocessing.get_context("spawn")
+        with spawn.Pool(asked.workers, start_worker, told) as pool:
+            found = pool.map(try_in_worker, tasks, chunksize=1)
+    table.add(
+        repeat=repeat, side="ours", seconds=common.clock(setting.device) - begin,
+        fill=filled - begin, probe=probed - filled, precisions=precisions, trials=found,
+        examples=pace.end,
+    )  # fmt: skip
 
 
-def seconds(table: Table, line: Line, trials: int) -> float:
-    """Of a whole trial: its steps scaled up where it was short, and its share of the set-up."""
-    own = float(line["start"] + line["steps"] * line["scale"] + line["score"])
-    if line["side"] != "ours":
-        return own
-    before = table[line["repeat"], "set-up", None]
-    return own + float(before["fill"] + before["probe"]) / trials
+_opened: list[Setting] = []
+
+
+def start_worker(device: str, cache: Path, threads: int) -> None:
+    """Opens the job in a process of its own; the answers are in the cache."""
+    torch.set_num_threads(threads)
+    _opened.append(common.open_setting(device=device, cache=cache))
+
+
+def try_in_worker(task: tuple[str, float, Precision]) -> Line:
+    """One trial of ours, in such a process."""
+    return try_ours(_opened[0], *task)
+
+
+def try_ours(setting: Setting, text: str, epochs: float, precision: Precision) -> Line:
+    """One trial of ours."""
+    architecture, pace = Architecture.from_json(text), sides.pace_for(setting, epochs)
+    return trial(
+        setting.device,
+        lambda: sides.start_ours(setting, architecture, pace, precision),
+        lambda student: sides.score_ours(setting, student),
+    )
+
+
+def measure_loops(
+    table: Table, asked: argparse.Namespace, repeat: int, setting: Setting,
+    drawn: Sequence[Architecture],
+) -> None:  # fmt: skip
+    """The two loops, architecture by architecture."""
+    if all((repeat, side, n) in table for n in range(len(drawn)) for side in LOOPS):
+        return
+    loops = {side: CommonLoop(setting, tuned=side == "tuned") for side in LOOPS}
+    if (0, "tuned", None) not in table:
+        with sides.tf32(True):
+            found = {kind: loops["tuned"].probe(x) for kind, x in by_kind(setting, drawn).items()}
+        table.add(repeat=0, side="tuned", precisions=found)
+    fastest = table[0, "tuned", None]["precisions"]
+    whole, batch = sides.pace_for(setting, asked.epochs), setting.recipe.batch_size
+    pace = whole if repeat == 0 else sides.pace_for(setting, asked.epochs * asked.short)
+    for number, architecture in enumerate(drawn):
+        precision = fastest[sides.kind_of(sides.build(setting, architecture))]
+        for side in LOOPS if (repeat + number) % 2 == 0 else LOOPS[::-1]:
+            if (repeat, side, number) in table:
+                continue
+            loop = loops[side]
+            with sides.tf32(loop.tuned):
+                found = trial(
+                    setting.device,
+                    lambda loop=loop, one=architecture, how=precision: loop.start(
+                        one, pace, how if loop.tuned else "fp32"
+                    ),
+                    loop.score,
+                )
+            scale = (whole.end - batch) / (pace.end - batch)
+            table.add(repeat=repeat, side=side, architecture=number, scale=scale, **found)
+
+
+def by_kind(setting: Setting, drawn: Sequence[Architecture]) -> dict[str, Architecture]:
+    """The first architecture of each kind, on which its precision is probed."""
+    return {sides.kind_of(sides.build(setting, one)): one for one in reversed(drawn)}
+
+
+def seconds(line: Line) -> float:
+    """Of a loop's trial, its steps scaled up where it was short."""
+    return float(line["start"] + line["steps"] * line["scale"] + line["score"])
 
 
 def figures(table: Table, trials: int, repeats: int) -> dict[str, Any]:
     """What the lines say, side by side."""
-    lines = {
-        side: [table[r, side, n] for r in range(repeats) for n in range(trials)] for side in SIDES
-    }
-    took = {side: [seconds(table, line, trials) for line in lines[side]] for side in SIDES}
-    family = [line["family"] for line in lines["ours"]]
+    ours = [table[r, "ours", None] for r in range(repeats)]
+    took = {"ours": [line["seconds"] / trials for line in ours]}
+    right = {"ours": [trial["accuracy"] for trial in ours[0]["trials"]]}
+    for side in LOOPS:
+        lines = [[table[r, side, n] for n in range(trials)] for r in range(repeats)]
+        took[side] = [statistics.fmean(map(seconds, each)) for each in lines]
+        right[side] = [line["accuracy"] for line in lines[0]]
     found: dict[str, Any] = {}
-    for side in SIDES:
-        pairs = zip(lines["ours"][:trials], lines[side][:trials], strict=True)
-        apart = [b["accuracy"] - a["accuracy"] for a, b in pairs]
-        ratio = [b / a for a, b in zip(took["ours"], took[side], strict=True)]
-        by_repeat = [took[side][r * trials : (r + 1) * trials] for r in range(repeats)]
+    for side, each in took.items():
+        apart = [b - a for a, b in zip(right["ours"], right[side], strict=True)]
         found[side] = {
-            "per_hour": quartiles([3600 / statistics.fmean(x) for x in by_repeat]),
-            "seconds": quartiles(took[side]),
-            "ratio": quartiles(ratio),
-            "ratio_in_full": quartiles(ratio[:trials]),
-            "ratio_by_family": {
-                name: quartiles([x for x, y in zip(ratio, family, strict=True) if y == name])
-                for name in SPACES
-            },
-            "accuracy": statistics.fmean(line["accuracy"] for line in lines[side][:trials]),
+            "per_hour": quartiles([3600 / x for x in each]),
+            "seconds": quartiles(each),
+            "ratio": common.ratios(each, took["ours"]),
+            "accuracy": statistics.fmean(right[side]),
             "difference": statistics.fmean(apart),
             "error": statistics.stdev(apart) / trials**0.5,
         }
-    before = [table[r, "set-up", None] for r in range(repeats)]
-    found["set-up"] = {key: quartiles([x[key] for x in before]) for key in ("fill", "probe")}
-    found["precisions"] = [x["precisions"] for x in before]
+    found["set-up"] = {
+        key: quartiles([line[key] for line in ours]) for key in ("seconds", "fill", "probe")
+    }
+    found["precisions"] = {
+        "ours": ours[0]["precisions"], "tuned": table[0, "tuned", None]["precisions"],
+    }  # fmt: skip
     return found
 
 
 def describe(found: dict[str, Any], asked: argparse.Namespace, examples: int) -> str:
     """The figures as Markdown."""
     rows = []
-    for side in SIDES:
+    for side in ("ours", *LOOPS):
         mine = found[side]
-        ratios = [mine["ratio"], mine["ratio_in_full"], *mine["ratio_by_family"].values()]
-        apart = f"{mine['difference']:+.4f} ± {mine['error']:.4f}"
-        compared = [*map(spread, ratios), f"{mine['accuracy']:.4f}", apart]
-        if side == "ours":
-            compared = ["–"] * len(ratios) + [f"{mine['accuracy']:.4f}", "–"]
+        compared = ["–", f"{mine['accuracy']:.4f}", "–"]
+        if side != "ours":
+            apart = f"{mine['difference']:+.4f} ± {mine['error']:.4f}"
+            compared = [spread(mine["ratio"]), f"{mine['accuracy']:.4f}", apart]
         rows.append([side, spread(mine["per_hour"], 0), spread(mine["seconds"]), *compared])
     head = [
-        "side", "trials an hour", "seconds a trial", "ours is faster by", "in the full repeat",
-        *(f"for `{name}`" for name in SPACES), "score accuracy", "difference from ours ± s.e.",
+        "side", "trials an hour", "seconds a trial", "ours is faster by", "score accuracy",
+        "difference from ours ± s.e.",
     ]  # fmt: skip
     fill, probe = (found["set-up"][key][1] for key in ("fill", "probe"))
-    short = f", the others at {asked.short:.0%} of the steps and scaled up"
+    short = f"; the loops in full once, then {asked.short:.0%} of the steps and scaled up"
     lines = [
         f"{asked.architectures} students, {examples:,} examples each, "
-        f"{common.place(asked.device, asked.threads)}; {asked.repeats} repeats, the first in full"
-        f"{short if asked.repeats > 1 else ''}. Filling the cache took {fill:.1f} s and probing "
-        f"precisions {probe:.1f} s; each trial of ours bears "
-        f"{(fill + probe) / asked.architectures:.2f} s of it.",
+        f"{common.place(asked.device, asked.threads)}, ours with {asked.workers} workers; "
+        f"{asked.repeats} repeats{short if asked.repeats > 1 else ''}. Of ours, filling the cache "
+        f"took {fill:.1f} s of each repeat and probing precisions {probe:.1f} s.",
         common.markdown(head, rows),
     ]
     for side, target in TARGETS.items():
@@ -258,7 +300,10 @@ def main() -> None:
     parser.add_argument("--architectures", type=int, default=COUNT, help="2 at the least")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--workers", type=int, help="of ours (default: as a search has)")
     asked = parser.parse_args()
+    if asked.workers is None:
+        asked.workers = min(default_workers(torch.device(asked.device)), asked.threads)
     torch.set_num_threads(asked.threads)
     options = {k: v for k, v in vars(asked).items() if k != "repeats"}
     options["place"] = common.place(asked.device, asked.threads)
@@ -267,7 +312,7 @@ def main() -> None:
         measure(table, asked, repeat)
     found = figures(table, asked.architectures, asked.repeats)
     results = {"machine": common.machine(asked.device), "options": vars(asked), "figures": found}
-    text = describe(found, asked, table[0, "ours", 0]["examples"])
+    text = describe(found, asked, table[0, "ours", None]["examples"])
     common.write(common.name_on("trials_per_hour", asked.device), results, text)
 
 
