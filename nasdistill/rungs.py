@@ -32,7 +32,7 @@ class Ladder:
 
     def trunk_end(self, rung: int) -> int:
         """Examples at which the cool-down of a rung branches off."""
-        return round(self.budgets[rung] * (1 - COOL_DOWN))
+        return trunk_end(self.budgets[rung])
 
     @property
     def last(self) -> int:
@@ -41,8 +41,17 @@ class Ladder:
 
     def examples(self, rung: int) -> int:
         """Examples it takes to score a trial at every rung up to `rung`, cool-downs included."""
-        branches = sum(self.budgets[r] - self.trunk_end(r) for r in range(rung + 1))
-        return self.trunk_end(rung) + branches
+        return examples_of(self.budgets[: rung + 1])
+
+
+def trunk_end(budget: int) -> int:
+    """Examples at which the cool-down towards a budget branches off."""
+    return round(budget * (1 - COOL_DOWN))
+
+
+def examples_of(budgets: Sequence[int]) -> int:
+    """Examples it takes to score a trial at each of these budgets, rising: trunk and cool-downs."""
+    return trunk_end(budgets[-1]) + sum(budget - trunk_end(budget) for budget in budgets)
 
 
 def stop_reason(

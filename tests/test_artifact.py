@@ -19,6 +19,7 @@ from torch import nn
 
 from nasdistill import models
 from nasdistill.artifact import (
+    ExportError,
     classify,
     export_onnx,
     export_program,
@@ -325,6 +326,19 @@ def test_verification_sees_another_model(written: Path, tmp_path: Path) -> None:
     found = verify_onnx(other, INPUT, written / "model.onnx")
     assert not found.ok and found.max_abs_difference > 1e-4
     assert other.training
+
+
+class Restless(nn.Module):
+    """Answers anew each time it is asked."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.rand_like(images.mean(dim=(1, 2, 3)))[:, None]
+
+
+def test_a_file_that_disagrees_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="apart; allowed is 0.0001"):
+        export_onnx(Restless(), INPUT, tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_exported_program_reloads(written: Path, original: Classifier, tmp_path: Path) -> None:

@@ -60,7 +60,11 @@ def test_figures_worked_by_hand() -> None:
     assert audit.noise == pytest.approx((0.02**2 / 2 / 2) ** 0.5)
     assert audit.ceiling is not None and 0.9 < audit.ceiling <= 1.0
     assert audit.lost == pytest.approx(0.70 - 0.90)
-    assert audit.spent == {"search": 3 * 3000 + 2 * 1000, "audit": 70_000, "everything": 50_000}
+    assert audit.spent == {
+        "search": 3 * (1800 + 400 + 1200) + 2 * 1000,
+        "audit": 70_000,
+        "everything": 50_000,
+    }
     assert audit.recall is None, "of five trials there is no tenth"
     assert "tau 1.00" in verdict(audit) and "ranks better than counting MACs" in verdict(audit)
 

@@ -6,8 +6,9 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from nasdistill.options import Input
 
 TOLERANCE = 1e-4
 LARGEST_BATCH = 65536
+Exporter = Callable[[nn.Module, Input], bytes]
 
 
 class ExportError(UserError, RuntimeError):
@@ -63,7 +65,7 @@ def export_onnx(module: nn.Module, input: Input, path: Path) -> None:
     """Exports for shipping: one ONNX file with a dynamic batch, written atomically.
 
     The exporter that torch recommends is tried first; where it cannot export a module, or its file
-    disagrees with the module, tracing is.
+    disagrees with the module, tracing is, and its file must agree as well.
 
     Args:
         module: See `quick_onnx`.
@@ -71,16 +73,10 @@ def export_onnx(module: nn.Module, input: Input, path: Path) -> None:
         path: The file.
 
     Raises:
-        ExportError: If no exporter can write the module.
+        ExportError: If no exporter writes a file that agrees with the module.
     """
-
-    def agreeing(module: nn.Module, input: Input) -> bytes:
-        content = _captured(module, input)
-        if not verify_onnx(module, input, content).ok:
-            raise RuntimeError("the exported file disagrees")
-        return content
-
-    write_whole(path, _first_of([agreeing, _traced], module, input))
+    exporters = [partial(_agreeing, exporter) for exporter in (_captured, _traced)]
+    write_whole(path, _first_of(exporters, module, input))
 
 
 def export_program(module: nn.Module, input: Input, path: Path) -> None:
@@ -166,17 +162,25 @@ def fix_batch(content: bytes, batch: int) -> bytes:
 # -- exporters ----------------------------------------------------------------------------------
 
 
-def _first_of(exporters: Sequence[Any], module: nn.Module, input: Input) -> bytes:
+def _first_of(exporters: Sequence[Exporter], module: nn.Module, input: Input) -> bytes:
     reasons: list[Exception] = []
     for exporter in exporters:
         try:
             with _evaluated(module), _silence():
-                content: bytes = exporter(module, input)
-                return content
+                return exporter(module, input)
         except Exception as error:  # exporters raise nearly anything
             reasons.append(error)
     told = "; ".join((str(e).strip().splitlines() or [type(e).__name__])[0][:200] for e in reasons)
     raise ExportError(f"the model cannot be exported ({told})") from reasons[0]
+
+
+def _agreeing(exporter: Exporter, module: nn.Module, input: Input) -> bytes:
+    content = exporter(module, input)
+    found = verify_onnx(module, input, content)
+    if not found.ok:
+        apart = f"{found.max_abs_difference:.2g} apart; allowed is {TOLERANCE:g}"
+        raise RuntimeError(f"the file's logits and the module's are up to {apart}")
+    return content
 
 
 def _traced(module: nn.Module, input: Input) -> bytes:

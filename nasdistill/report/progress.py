@@ -150,7 +150,7 @@ def stages_info(record: StudyRecord) -> BarsInfo:
 
 def savings_info(record: StudyRecord) -> BarsInfo:
     """Examples trained in the search, and those saved by stopping, cache and gates."""
-    trained = sum(c.rungs[-1].budget for c in record.candidates if c.rungs)
+    trained = sum(c.examples for c in record.candidates)
     saved = {f"saved by {name}": value for name, value in record.savings.items()}
     return BarsInfo(("trained", *saved), (float(trained), *saved.values()), "examples")
 

@@ -222,7 +222,7 @@ def _spent(record: StudyRecord, stored: Mapping[str, Any]) -> dict[str, int]:
     tried = [c for c in record.candidates if c.rungs]
     runs = sum(len(seeds) for seeds in stored["full"].values())
     return {
-        "search": sum(c.rungs[-1].budget for c in tried),
+        "search": sum(c.examples for c in tried),
         "audit": runs * int(stored["examples"]),
         "everything": len(tried) * int(stored["examples"]),
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from nasdistill.forecast import Forecast, forecast
 from nasdistill.options import COSTS, Cost
 from nasdistill.pareto import as_points, non_dominated_ranks
+from nasdistill.rungs import examples_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,7 @@ class RungScore:
 
     Attributes:
         rung: Index from 0.
-        budget: Training examples the trunk had seen at this rung.
+        budget: Training examples that the scored copy has seen.
         accuracy: Share of right answers, in [0, 1].
         low: Lower end of the accuracy's 95 % Wilson interval.
         high: Upper end of that interval.
@@ -99,6 +100,14 @@ class Candidate:
         if self.score is None or self.race is None:
             return self.score
         return (self.score + self.race.accuracy) / 2
+
+    @property
+    def examples(self) -> int:
+        """Training examples that its scores took: trunk, cool-downs and race."""
+        if not self.rungs:
+            return 0
+        again = 0 if self.race is None else self.race.budget
+        return examples_of([rung.budget for rung in self.rungs]) + again
 
     def cost(self, name: Cost) -> float | None:
         """The value of one cost: milliseconds for `latency`, a count otherwise."""
