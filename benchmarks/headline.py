@@ -11,13 +11,15 @@ with one thread, at batch 1 and 256; accuracy is that on test images.
 Target: a final at least 10 times smaller than the teacher and 3 times faster, with at least 97 % of
 its accuracy; and the finals dominate the hand-made ones: none of these is as accurate as a final
 and smaller, or as accurate and faster. A study of CIFAR-10 is given in the same way. Distilled
-students are kept in build/headline: a run that was cut off goes on there.
+students are kept in build/headline: a run that was cut off goes on there. They are distilled by as
+many processes of one thread as a search would have workers.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +32,10 @@ from torch import nn
 from nasdistill import artifact, distillation, profile
 from nasdistill.distillation import Pace, predict, seed_weights
 from nasdistill.distillation.run import save_state
+from nasdistill.machine import default_workers
 from nasdistill.models import Classifier, build
 from nasdistill.quality import accuracy
-from nasdistill.recipe import load_recipe
+from nasdistill.recipe import Recipe, load_recipe
 from nasdistill.space import Architecture
 
 BATCHES = (1, 256)
@@ -100,21 +103,50 @@ def hand_made(setting: Setting) -> Iterator[tuple[str, Classifier]]:
             yield f"{name}, {width} wide", Classifier(net, data.mean, data.std)
 
 
-def distilled(setting: Setting, student: Classifier, epochs: int, file: Path) -> Classifier:
-    """The schedule of finals; a student that was distilled before is read from its file."""
-    if file.exists():
-        student.load_state_dict(torch.load(file, weights_only=True))
-        return student.eval()
-    per_epoch = setting.course.feed.steps_per_epoch * setting.recipe.batch_size
-    end = epochs * per_epoch
-    pace = Pace(setting.recipe.learning_rate, per_epoch, per_epoch, end)
+def kept(study: Path, epochs: int, name: str) -> Path:
+    """Where the weights of a distilled student are."""
+    return KEPT / f"{study.name}-{epochs}" / f"{name.replace(' ', '-')}.pt"
+
+
+def opened(study: Path) -> tuple[Setting, Recipe, int]:
+    """The study's job, and the epochs of its finals."""
+    recipe = load_recipe(str(study / "recipe.yaml"), {})
+    teacher = "shipped" if recipe.teacher == "auto" else recipe.teacher
+    setting = open_setting(recipe.seed, spec=recipe.data, teacher=teacher, cache=CACHE)
+    epochs = recipe.final_budget.examples(len(setting.data.train)) / examples_of_epoch(setting)
+    return setting, recipe, max(1, round(epochs))
+
+
+def examples_of_epoch(setting: Setting) -> int:
+    """Whole batches alone."""
+    return setting.course.feed.steps_per_epoch * setting.recipe.batch_size
+
+
+def distil(task: tuple[Path, str]) -> None:
+    """The schedule of finals, for one hand-made student."""
+    study, name = task
+    torch.set_num_threads(1)
+    setting, _, epochs = opened(study)
+    student = dict(hand_made(setting))[name]
+    epoch, end = examples_of_epoch(setting), epochs * examples_of_epoch(setting)
+    pace = Pace(setting.recipe.learning_rate, epoch, epoch, end)
     setting.course.prepare(end, 0)
     run = setting.course.run([student], horizon=end, pace=pace, seed=0, precision="fp32")
     for _ in distillation.distill(run, end):
         pass
+    file = kept(study, epochs, name)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_state(student.state_dict(), file)
-    return student.eval()
+    print(name, flush=True)
+
+
+def distil_missing(setting: Setting, study: Path, epochs: int) -> None:
+    """Distils those hand-made students that were not before."""
+    setting.course.prepare(epochs * examples_of_epoch(setting), 0)
+    names = [name for name, _ in hand_made(setting)]
+    todo = [(study, name) for name in names if not kept(study, epochs, name).exists()]
+    with multiprocessing.get_context("spawn").Pool(default_workers(setting.device)) as pool:
+        pool.map(distil, todo, chunksize=1)
 
 
 def entries(setting: Setting, study: Path, epochs: int) -> list[Entry]:
@@ -123,9 +155,8 @@ def entries(setting: Setting, study: Path, epochs: int) -> list[Entry]:
     for folder in sorted(p for p in (study / "finals").iterdir() if p.name.isdigit()):
         models[f"final {folder.name}"] = artifact.load(folder).eval()
     for name, student in hand_made(setting):
-        file = KEPT / f"{study.name}-{epochs}" / f"{name.replace(' ', '-')}.pt"
-        models[name] = distilled(setting, student, epochs, file)
-        print(name, flush=True)
+        student.load_state_dict(torch.load(kept(study, epochs, name), weights_only=True))
+        models[name] = student.eval()
     inputs = {name: setting.data.input for name in models} | {"teacher": setting.teacher.input}
     ms = {
         batch: profile.measure(models, inputs, engine="onnxruntime", batch=batch, seconds=1.0)
@@ -147,17 +178,9 @@ def main() -> None:
     parser.add_argument("--study", type=Path, default=ROOT / "studies" / "mobile")
     parser.add_argument("--name", default="headline", help="of the results and of their place")
     asked = parser.parse_args()
-    recipe = load_recipe(str(asked.study / "recipe.yaml"), {})
     torch.manual_seed(0)
-    teacher = "shipped" if recipe.teacher == "auto" else recipe.teacher
-    setting = open_setting(recipe.seed, spec=recipe.data, teacher=teacher, cache=CACHE)
-    epochs = max(
-        1,
-        round(
-            recipe.final_budget.examples(len(setting.data.train))
-            / (setting.course.feed.steps_per_epoch * recipe.batch_size)
-        ),
-    )
+    setting, recipe, epochs = opened(asked.study)
+    distil_missing(setting, asked.study, epochs)
     found = entries(setting, asked.study, epochs)
     results: dict[str, Any] = {
         "machine": machine(), "data": recipe.data, "epochs": epochs,

@@ -168,6 +168,7 @@ def climbed(
     ladder: Sequence[float] = LADDER,
     eta: int = ETA,
     by: str = "forecast",
+    seed: int = 0,
 ) -> tuple[dict[int, int], float]:
     """Replays the search's rungs, one architecture after the other.
 
@@ -177,12 +178,13 @@ def climbed(
         ladder: Rungs, as shares of a full run.
         eta: One in eta goes on.
         by: `forecast`, as the search does, or `score`: the score alone.
+        seed: Of the short runs.
 
     Returns:
         How many rungs each passed (all of them: it was never stopped), and the CPU-seconds.
     """
-    scores = [table.figure("trunk", share, 0, "accuracy") for share in ladder]
-    seconds = [table.seconds("trunk", share) for share in ladder]
+    scores = [table.figure("trunk", share, seed, "accuracy") for share in ladder]
+    seconds = [table.seconds("trunk", share, seed) for share in ladder]
     costs = list(zip(table.known("latency_ms"), table.known("params"), strict=True))
     there: list[list[int]] = [[] for _ in ladder]
     passed, spent = {}, 0.0
