@@ -72,7 +72,7 @@ def draw(setting: Setting) -> list[dict[str, Any]]:
         found.append(
             {
                 "architecture": json.loads(architecture.to_json()), "params": counts.params,
-                "macs": counts.macs, "latency_ms": latency, "depth": depth(student),
+                "macs": counts.macs, "latency_ms": latency, "depth": counts.depth,
             }
         )  # fmt: skip
     return found
@@ -81,11 +81,6 @@ def draw(setting: Setting) -> list[dict[str, Any]]:
 def _latency(models: Any, inputs: Any) -> float:
     found = profile.measure(models, inputs, engine="onnxruntime", threads=1, seconds=0.2)
     return next(iter(found.values())).median_ms
-
-
-def depth(module: nn.Module) -> int:
-    """Number of convolutions and linear layers."""
-    return sum(isinstance(m, nn.Conv2d | nn.Linear) for m in module.modules())
 
 
 _setting: dict[int, Setting] = {}
@@ -154,12 +149,12 @@ def run_full(setting: Setting, architecture: Architecture, seed: int) -> dict[st
     found, seconds = {}, 0.0
     for share in (*SHARES, 1.0):
         seconds += train(run, total(setting, share))
-        said = figures(setting, setting_copy(run))
+        said = figures(setting, student_now(run))
         found[str(share)] = {**said, "examples": run.examples, "seconds": seconds}
     return found
 
 
-def setting_copy(run: Run) -> Classifier:
+def student_now(run: Run) -> Classifier:
     """The student as it is now, in eval mode, apart from the run."""
     student = run.branch(run.pace).students[0]
     assert isinstance(student, Classifier)

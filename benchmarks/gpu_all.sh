@@ -4,8 +4,8 @@
 #
 #     benchmarks/gpu_all.sh [DATA]
 #
-# DATA is a folder in which cifar10/unpack.py makes arrays of CIFAR-10; ../shared/data or shared/data
-# if not given, and without it the steps on CIFAR-10 are left out. Logs, figures and the page go to
+# DATA is a folder in which cifar10/unpack.py makes arrays of CIFAR-10; without it the steps on CIFAR-10
+# are left out. Logs, figures and the page go to
 # $OUT (default reports/gpu), eight files at the most. Packages of wheels/, if there is one, are used
 # before installed ones (benchmarks/gpu_wheels.sh). MINUTES (default 8) is the limit of the whole: a
 # step that does not fit any more is left out, and one that fails does not stop the others.
@@ -16,9 +16,6 @@ OUT=${OUT:-reports/gpu}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 DATA=${1:-}
-for folder in ../shared/data shared/data; do
-    [ -z "$DATA" ] && [ -d "$folder" ] && DATA=$folder
-done
 [ -n "$DATA" ] && DATA=$(cd "$DATA" && pwd)
 
 # Benchmarks write beside themselves and into docs/: a copy keeps the CPU's figures as they are.

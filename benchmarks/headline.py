@@ -110,7 +110,10 @@ def kept(study: Path, epochs: int, name: str) -> Path:
 
 def opened(study: Path) -> tuple[Setting, Recipe, int]:
     """The study's job, and the epochs of its finals."""
-    recipe = load_recipe(str(study / "recipe.yaml"), {})
+    recipe, plain = load_recipe(str(study / "recipe.yaml"), {}), Recipe()
+    for key in ("final", "teachers", "iterate", "batch_size", "views", "learning_rate"):
+        if getattr(recipe, key) != getattr(plain, key):
+            raise SystemExit(f"{study}: {key} is not the default's, as hand-made students have it")
     teacher = "shipped" if recipe.teacher == "auto" else recipe.teacher
     setting = open_setting(recipe.seed, spec=recipe.data, teacher=teacher, cache=CACHE)
     epochs = recipe.final_budget.examples(len(setting.data.train)) / examples_of_epoch(setting)

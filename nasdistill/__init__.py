@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nasdistill.api import distill, load, search
+    from nasdistill.artifact import classify
     from nasdistill.space import SearchSpace
 
 __version__ = "0.1.0"
-__all__ = ["SearchSpace", "distill", "load", "search"]
+__all__ = ["SearchSpace", "classify", "distill", "load", "search"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,6 +19,10 @@ def __getattr__(name: str) -> Any:
         from nasdistill.space import SearchSpace
 
         return SearchSpace
+    if name == "classify":
+        from nasdistill.artifact import classify
+
+        return classify
     if name in __all__:
         from nasdistill import api
 

@@ -30,8 +30,8 @@ def choose(
         candidates: All trials.
         costs: The costs that the study minimises.
         count: How many to choose, at most.
-        min_accuracy: Lowest score, in [0, 1]; one whose interval reaches it still counts, because
-            a full run scores higher than a short one.
+        min_accuracy: Lowest score, in [0, 1]; one whose interval comes within `LATER_GAIN` of it
+            still counts, because a full run scores higher than a short one.
         full: Accuracy after full runs on the audit half, by trial number.
     """
     able, _, points = _able(candidates, costs, min_accuracy, full or {})

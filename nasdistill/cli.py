@@ -251,7 +251,7 @@ def teacher_record(
     device: flags.DeviceOf = "auto",
     image_size: flags.ImageSizeOf = None,
     channels: flags.ChannelsOf = None,
-    seed: flags.SeedOf = 0,
+    seed: flags.SplitSeed = 0,
     import_file: flags.Import = None,
     as_json: flags.Json = False,
 ) -> None:
@@ -358,6 +358,7 @@ def profile(
     size: flags.Size = 28,
     channels: flags.InputChannels = 1,
     classes: flags.Classes = 10,
+    import_file: flags.Import = None,
     as_json: flags.Json = False,
 ) -> None:
     """Count parameters and multiply-adds, and measure latency.
@@ -375,6 +376,7 @@ def profile(
             batch=batch,
             data_input=(channels, size, size),
             classes=classes,
+            import_file=import_file,
         )
         print(json.dumps(figures) if as_json else "\n".join(profile_lines(figures)))
 

@@ -67,7 +67,7 @@ class Display:
 
     def _line(self, event: Event) -> Text:
         label = {"warning": "warning: ", "stage": "", "note": ""}.get(event.kind, "")
-        if event.trial is not None and event.stage == "search":
+        if event.kind in ("rung", "trial") and event.stage == "search":
             label = f"trial {event.trial:>3}, rung {event.rung}: "
             if event.kind == "trial" and event.rung is None:
                 label = f"trial {event.trial:>3}: "
@@ -112,7 +112,7 @@ def describe_front(front: Sequence[tuple[int, float, float]]) -> str:
 def short(number: float) -> str:
     """A count in three digits: 84.2k, 1.05M."""
     for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= factor:
+        if number >= 0.9995 * factor:  # 999,600 is 1M, not 1000k
             return f"{number / factor:.3g}{unit}"
     return f"{number:g}"
 

@@ -212,6 +212,11 @@ def load_a_teacher(
         UserError: If it cannot be loaded.
     """
     spec = recipe.teacher
+    if recipe.weights is not None and (spec == "auto" or spec.startswith("table:")):
+        raise UserError(
+            f"--weights: found {str(recipe.weights)!r} with --teacher {spec}; it goes with "
+            "torchvision:NAME, timm:NAME, transformers:NAME or a function of the --import file"
+        )
     if spec.startswith("table:"):
         return recorded_teacher(spec, dataset)
     if spec == "auto":

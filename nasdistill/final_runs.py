@@ -25,7 +25,7 @@ from nasdistill.space import Architecture
 from nasdistill.study import Study, architecture_of
 from nasdistill.teacher import Teacher, weights_hash
 from nasdistill.teaching import train_through
-from nasdistill.trials import FAILURES, pausing, reason_of
+from nasdistill.trials import FAILURES, reason_of
 
 Emit = Callable[[Event], None]
 
@@ -196,7 +196,7 @@ def _train_in_full(
     found = settle_compilation(study, bench, run, key, epochs * course.feed.steps_per_epoch)
     if found is not None:
         emit(Event("note", found, stage="finals"))
-    for _ in pausing(train_through(run, epochs, "finals", emit, checkpoint), bench.lock):
+    for _ in train_through(run, epochs, "finals", emit, checkpoint, bench.lock):
         pass
     student = copy.deepcopy(_best(bench, run))  # a copy is not compiled: other shapes will come
     distillation.set_precision(student, "fp32")

@@ -43,7 +43,7 @@ def distill_finals(
         All finals of the study, by rank.
     """
     candidates = {c.number: c for c in study.candidates()}
-    data, longest = bench.dataset, 0.0
+    data = bench.dataset
     exam = evaluation.Exam(
         bench.teacher, data.test, data.input.size, data.classes, data.name, "test"
     )
@@ -51,17 +51,17 @@ def distill_finals(
         _judge(study, bench, exam, final.folder, emit)
     late: list[int] = []
     for number in locks.in_turn(missing(study, chosen), lambda n: _lock(study, n), wait=True):
-        start, rank = time.monotonic(), chosen.index(number) + 1
+        rank = chosen.index(number) + 1
         if number not in missing(study, chosen):  # another worker found that it fails
             continue
-        out_of_time = deadline is not None and longest and start + longest > deadline
+        longest = _longest(study)
+        out_of_time = deadline is not None and longest and time.monotonic() + longest > deadline
         if out_of_time and not _is_trained(study, number):
             late.append(rank)
             continue
         with _failing_alone(study, number, rank, emit):
             logits = _make_final(study, bench, candidates[number], rank, emit)
             _judge(study, bench, exam, study.folder / "finals" / str(rank), emit, logits)
-        longest = max(longest, time.monotonic() - start)
     if late:
         emit(Event("warning", f"no time left for finals: {', '.join(map(str, sorted(late)))}"))
     for lock in (study.folder / "finals").glob(".work-*.lock"):
@@ -81,21 +81,31 @@ def missing(study: Study, chosen: Sequence[int]) -> list[int]:
     ]
 
 
-def train_ahead(study: Study, bench: Bench, emit: Emit) -> None:
+def train_ahead(study: Study, bench: Bench, emit: Emit, deadline: float | None) -> None:
     """Trains finals that no other worker is at; another tests and exports them.
 
     Args:
         study: The study.
         bench: What its finals share.
         emit: Told what happens.
+        deadline: `time.monotonic()` by which a final must be expected to end to be begun.
     """
     candidates = {c.number: c for c in study.candidates()}
     chosen: Sequence[int] = study.attrs["finals"]
     for number in locks.in_turn(chosen, lambda n: _lock(study, n), wait=False):
         rank = chosen.index(number) + 1
+        if deadline is not None and time.monotonic() + _longest(study) > deadline:
+            return
         if number in missing(study, chosen):
             with _failing_alone(study, number, rank, emit):
                 _train(study, bench, candidates[number], rank, emit)
+
+
+def _longest(study: Study) -> float:
+    """Seconds of the final that took the longest so far, whoever trained it."""
+    made = (final.metrics["seconds"] for final in load_finals(study.folder))
+    under_way = (_seconds(work) for work in (study.folder / "finals").glob(".work-*/"))
+    return max((sum(seconds.values()) for seconds in (*made, *under_way)), default=0.0)
 
 
 @contextmanager

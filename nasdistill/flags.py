@@ -59,8 +59,9 @@ Teacher = Annotated[
     str | None,
     _option(
         "--teacher",
-        "Teacher: auto, torchvision:NAME, timm:NAME, transformers:NAME, final:STUDY/RANK, "
-        "folder:PATH, or a name in the --import file (default: auto).",
+        "Teacher: auto, shipped, torchvision:NAME, timm:NAME, transformers:NAME, "
+        "final:STUDY/RANK, folder:PATH, table:FILE, or a name in the --import file "
+        "(default: auto).",
     ),
 ]
 Weights = Annotated[
@@ -111,7 +112,7 @@ MaxLatency = Annotated[
     str | None,
     _option(
         "--max-latency",
-        "Longest median batch-1 latency, e.g. 5ms; a bare number is milliseconds (default with no "
+        "Longest batch-1 latency, e.g. 5ms; a bare number is milliseconds (default with no "
         "limit at all: a third of the teacher's).",
     ),
 ]
@@ -281,6 +282,9 @@ ArchitectureFile = Annotated[
 ]
 Epochs = Annotated[int, _option("--epochs", "Passes over the training split (default: 30).")]
 SeedOf = Annotated[int, _option("--seed", "Seed of weights and order (default: 0).")]
+SplitSeed = Annotated[
+    int, _option("--seed", "Seed of the data's splits: that of the study to come (default: 0).")
+]
 Rate = Annotated[float, _option("--learning-rate", "Peak learning rate of AdamW (default: 0.003).")]
 PrecisionOf = Annotated[str, _option("--precision", "fp32, bf16 or bf16-mixed (default: fp32).")]
 Half = Annotated[
@@ -364,5 +368,5 @@ TuneTeacher = Annotated[
     _option("--teacher", "Teacher, for an architecture.json, as in search (default: auto)."),
 ]
 TableOut = Annotated[
-    Path, _option("--out", "File to write: .parquet or .npz; must not exist (required).")
+    Path, _option("--out", "File to write: .parquet or .npz; must not exist (no default).")
 ]

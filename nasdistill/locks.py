@@ -90,6 +90,21 @@ def busy(lock: Path) -> Iterator[None]:
         yield
 
 
+def pausing(steps: Iterator[Item], lock: Path) -> Iterator[Item]:
+    """Marks a worker as training from step to step, so that measurements come in between.
+
+    Args:
+        steps: What trains, up to its next item; an item is never None.
+        lock: The file that `quiet` takes.
+    """
+    while True:
+        with busy(lock):
+            step = next(steps, None)
+        if step is None:
+            return
+        yield step
+
+
 def hold(path: Path) -> int:
     """Marks something as in use by this process; any number may.
 

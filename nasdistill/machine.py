@@ -6,6 +6,7 @@ import importlib.metadata
 import math
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,31 +43,64 @@ def cores() -> int:
     return max(1, int(min(mine, quota())))
 
 
-def quota(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> float:
-    """Cores' worth of time that the control groups (v2) above this process grant it.
+GROUPS, GROUP_OF = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+"""Where Linux mounts control groups (v2), and says in which of them this process is."""
+
+
+def quota(root: Path = GROUPS, of: Path = GROUP_OF) -> float:
+    """Cores' worth of time that the control groups above this process grant it.
 
     Args:
         root: Where control groups are mounted.
         of: Which of them a process is in.
     """
-    try:
-        lines = of.read_text().splitlines()
-    except OSError:
-        return math.inf
-    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
-    group, least = root / own.strip("/"), math.inf
-    for folder in (group, *group.parents):
-        file = folder / "cpu.max"
-        if file.is_file():
-            granted, period = file.read_text().split()
+    least = math.inf
+    for folder in _groups(root, of):
+        if (folder / "cpu.max").is_file():
+            granted, period = (folder / "cpu.max").read_text().split()
             least = least if granted == "max" else min(least, int(granted) / int(period))
-        if folder == root:
-            break
     return least
 
 
+def allowance(root: Path = GROUPS, of: Path = GROUP_OF) -> float:
+    """Bytes that the control groups above this process still let it take.
+
+    Args:
+        root: As of `quota`.
+        of: As of `quota`.
+    """
+    least = math.inf
+    for folder in _groups(root, of):
+        limit = folder / "memory.max"
+        if not limit.is_file() or limit.read_text().strip() == "max":
+            continue
+        taken = int((folder / "memory.current").read_text())
+        lines = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        files = {name: int(value) for name, value in lines}  # the kernel gives these up first
+        least = min(least, int(limit.read_text()) - taken + files.get("inactive_file", 0))
+    return max(0.0, least)
+
+
+def _groups(root: Path, of: Path) -> Iterator[Path]:
+    """The control group of a process, and those above it."""
+    try:
+        lines = of.read_text().splitlines()
+    except OSError:
+        return
+    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    group = root / own.strip("/")
+    for folder in (group, *group.parents):
+        yield folder
+        if folder == root:
+            return
+
+
 def free_bytes() -> int:
-    """Memory that can still be taken without swapping."""
+    """Memory that can still be taken without swapping, and within the container's limit."""
+    return int(min(_available(), allowance()))
+
+
+def _available() -> int:
     info = Path("/proc/meminfo")
     if not info.exists():
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

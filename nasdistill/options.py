@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict
 
 Cost = Literal["latency", "params", "macs", "bytes"]
 COSTS: tuple[Cost, ...] = ("latency", "params", "macs", "bytes")
-COST_UNITS: dict[Cost, str] = {"latency": "ms", "params": "", "macs": "", "bytes": "B"}
 
 
 @dataclass(frozen=True)

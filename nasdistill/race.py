@@ -7,7 +7,6 @@ to the last rung; the mean of both scores decides.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -61,8 +60,6 @@ def run_race(
         study.add_seconds("race", time.perf_counter() - start)
         text = f"race, second seed: accuracy {score.accuracy:.3f}"
         emit(Event("rung", text, stage="search", trial=number, rung=score.rung))
-    if wait:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _key(number: int) -> str:
@@ -84,7 +81,8 @@ def _run(
         return climb_rung(bench, course, run, last, number, emit, deadline, trunk)
 
     def mark(micro_batch: int) -> None:
-        text = f"out of memory in the race; tried again in micro-batches of {micro_batch}"
+        said = f"out of memory in the race; tried again in micro-batches of {micro_batch}"
+        text = f"trial {candidate.number}: {said}"
         emit(Event("warning", text, stage="search", trial=candidate.number))
 
     return distillation.fitting(

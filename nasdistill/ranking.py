@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-Correlation = Callable[[Sequence[float], Sequence[float]], float | None]
-
 RESAMPLES = 1000
 
 

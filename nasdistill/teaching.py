@@ -105,9 +105,18 @@ def checkpoint_of(folder: Path, *about: object) -> Path:
 
 
 def train_through(
-    run: Run, epochs: int, stage: str, emit: Emit, checkpoint: Path | None
-) -> Iterator[int]:
+    run: Run, epochs: int, stage: str, emit: Emit, checkpoint: Path | None,
+    lock: Path | None = None,
+) -> Iterator[int]:  # fmt: skip
     """Trains epoch by epoch, with a checkpoint after each.
+
+    Args:
+        run: The training.
+        epochs: How many in all.
+        stage: What events say it is part of.
+        emit: Told how it goes.
+        checkpoint: Written after each epoch, and gone on from where it exists.
+        lock: Of `locks.quiet`, where other workers may measure in the meantime.
 
     Yields:
         The number of epochs done, after each epoch's checkpoint is written.
@@ -116,7 +125,8 @@ def train_through(
         run.restore(checkpoint)
     per_epoch = run.feed.steps_per_epoch * run.feed.batch_size
     for epoch in range(run.step // run.feed.steps_per_epoch, epochs):
-        for progress in distillation.distill(run, (epoch + 1) * per_epoch):
+        steps = distillation.distill(run, (epoch + 1) * per_epoch)
+        for progress in steps if lock is None else locks.pausing(steps, lock):
             left = (epochs * per_epoch - progress.examples) / max(progress.images_per_second, 1e-9)
             emit(
                 Event(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,16 +10,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from nasdistill.errors import UserError
+from nasdistill.errors import UserError, disk_problem
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_WIDTH = 140
 """Columns where the output is no terminal."""
-
-_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-_FULL = ("no space left on device", "database or disk is full", "disk quota exceeded")
 
 
 @contextmanager
@@ -46,24 +42,6 @@ def error_messages(study: str | None = None) -> Iterator[None]:
             raise
         print(f"nasdistill: cannot write: {problem}{_goes_on(study)}", file=sys.stderr)
         raise typer.Exit(1) from None
-
-
-def disk_problem(error: BaseException) -> str | None:
-    """What is wrong with the disk, if that is what an exception says; SQLite says it its own way.
-
-    Args:
-        error: The exception; those that caused it are looked at, too.
-    """
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in _REFUSED:
-            return f"{seen.strerror}{f': {seen.filename}' if seen.filename else ''}"
-        text = str(seen).lower()
-        for phrase in _FULL:
-            if phrase in text:
-                return phrase
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def console(stderr: bool = False) -> Console:

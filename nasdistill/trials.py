@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import nn
@@ -29,7 +28,6 @@ FAILURES = (Diverged, MemoryError, RuntimeError, ValueError)
 """What a training may end with that is the student's own: it fails, and the study goes on."""
 
 Emit = Callable[[Event], None]
-Step = TypeVar("Step")
 
 
 class OutOfTime(Exception):  # noqa: N818 - not an error
@@ -210,7 +208,7 @@ def climb_rung(
         if phase == "branch":
             branch = run.branch(Pace(run.pace.peak, run.pace.warm_up, turn, budget))
         leg, until = (run, turn) if branch is None else (branch, budget)
-        for progress in pausing(distillation.distill(leg, until), bench.lock):
+        for progress in locks.pausing(distillation.distill(leg, until), bench.lock):
             if deadline is not None and time.monotonic() > deadline:
                 raise OutOfTime
             emit(
@@ -233,16 +231,6 @@ def climb_rung(
     seconds = time.perf_counter() - start
     peers = tuple(accuracy(*answer) for answer in said) if len(said) > 1 else ()
     return RungScore(rung, budget, share, low, high, loss, seconds, peers)
-
-
-def pausing(steps: Iterator[Step], lock: Path) -> Iterator[Step]:
-    """Lets measurements of latency in between two signs of life."""
-    while True:
-        with locks.busy(lock):
-            step = next(steps, None)
-        if step is None:
-            return
-        yield step
 
 
 def _ends_at(study: Study, bench: Bench, number: int, rung: int, emit: Emit) -> bool:

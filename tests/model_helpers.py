@@ -16,6 +16,7 @@ from nasdistill.objective import Objective, Outputs, Term, objective_of
 from nasdistill.objective.layers import OnLayers
 from nasdistill.options import Input
 from nasdistill.recipe.objective import ObjectiveOptions
+from nasdistill.space import Architecture
 from nasdistill.taps import anatomy, ask
 from nasdistill.teacher import Teacher, weights_hash
 
@@ -63,7 +64,7 @@ def former(
         "tokens": tokens, "stem": {"type": "patch"}, "heads": heads, "head_width": head_width,
         "depth": depth, "mlp_ratio": 2,
     }  # fmt: skip
-    net = vit.build(values, input, classes)
+    net = vit.build(Architecture("vit", values), input, classes)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -24,7 +24,7 @@ from nasdistill.terminal import disk_problem
 
 COMMANDS = (
     "search", "resume", "distill", "report", "studies", "spaces", "teacher train",
-    "teacher evaluate", "evaluate", "profile", "export",
+    "teacher evaluate", "teacher record", "evaluate", "profile", "export", "tune", "audit",
 )  # fmt: skip
 
 

@@ -142,7 +142,10 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
 
 
 def test_local_workers_share_trials_and_finals(here: Path) -> None:
-    # Without the guard that multiprocessing asks for: this is how people write scripts.
+    # Without the guard that multiprocessing asks for: this is how people write scripts. What the
+    # --import file imports lies beside the script.
+    Path("beside.py").write_text("")
+    Path("own.py").write_text("import beside\n" + Path("own.py").read_text())
     Path("mine.py").write_text(
         """
 import sys, threading
@@ -172,8 +175,10 @@ nasdistill.search(load_recipe("recipe.yaml", {"workers": 2}), on_event=tell)
 
 
 def test_who_fails_to_hear_a_worker_does_not_stop_it(
-    here: Path, capfd: pytest.CaptureFixture[str]
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Path("sitecustomize.py").write_text("print('what Python starts with may print, too')")
+    monkeypatch.setenv("PYTHONPATH", str(here))
     heard = threading.Event()
 
     def deaf(event: Event) -> None:
@@ -193,8 +198,11 @@ def test_who_fails_to_hear_a_worker_does_not_stop_it(
 def test_a_worker_that_dies_leaves_its_trial_to_the_others(here: Path) -> None:
     dead = threading.Event()
     at_work: set[int | None] = set()
+    warned: list[str] = []
 
     def kill_the_other(event: Event) -> None:
+        if event.kind == "warning":
+            warned.append(event.text)
         if threading.current_thread() is threading.main_thread():
             assert event.kind != "progress" or dead.wait(120), "the other worker had no trial"
         elif event.kind == "progress" and not dead.is_set():
@@ -208,6 +216,7 @@ def test_a_worker_that_dies_leaves_its_trial_to_the_others(here: Path) -> None:
     counted = [c for c in outcome.record.candidates if c.state in COUNTED]
     assert len(counted) == 7 and outcome.record.state == "complete" and outcome.record.finals
     assert at_work <= {c.number for c in counted}
+    assert "a worker ended by signal 9; the others take over what it was at" in warned
 
 
 def test_a_diverging_student_fails_and_the_study_goes_on(here: Path) -> None:

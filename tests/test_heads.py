@@ -16,6 +16,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 from nasdistill.models import Classifier, vit
 from nasdistill.objective.heads import AttentionLayer, attention_layers, attention_scores
 from nasdistill.options import Input
+from nasdistill.space import Architecture
 from nasdistill.taps import LayerError, tapped
 
 DEPTH, HEADS, WIDTH, SIDE = 3, 4, 32, 16
@@ -24,7 +25,7 @@ DEPTH, HEADS, WIDTH, SIDE = 3, 4, 32, 16
 def ours() -> nn.Module:
     values = {"tokens": 4, "stem": {"type": "patch"}, "heads": HEADS, "head_width": WIDTH // HEADS}
     return vit.build(
-        values | {"depth": DEPTH, "mlp_ratio": 2},
+        Architecture("vit", values | {"depth": DEPTH, "mlp_ratio": 2}),
         Input(height=SIDE, width=SIDE, channels=3),
         classes=5,
     )

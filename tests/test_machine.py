@@ -13,6 +13,7 @@ from nasdistill import machine
 from nasdistill.errors import UserError
 from nasdistill.machine import (
     PACKAGES,
+    allowance,
     cores,
     default_workers,
     describe_machine,
@@ -72,6 +73,21 @@ def test_a_container_s_quota_counts(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "cpu.max").write_text(text + "\n")
     assert quota(tmp_path / "cgroup", tmp_path / "own") == granted
+
+
+def test_a_container_s_memory_counts(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_text("0::/jobs/mine\n")
+    assert allowance(tmp_path / "cgroup", own) == math.inf
+    for group, limit, taken, files in (("jobs", 5_000, 3_500, 500), ("jobs/mine", "max", 900, 0)):
+        folder = tmp_path / "cgroup" / group
+        folder.mkdir(parents=True)
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{taken}\n")
+        (folder / "memory.stat").write_text(f"anon 7\ninactive_file {files}\n")
+    assert allowance(tmp_path / "cgroup", own) == 2_000
+    (tmp_path / "cgroup/jobs/mine/memory.max").write_text("100\n")
+    assert allowance(tmp_path / "cgroup", own) == 0
 
 
 def test_one_worker_for_each_core_unless_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:

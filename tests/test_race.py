@@ -10,9 +10,11 @@ import pytest
 
 import nasdistill
 from nasdistill import trials
+from nasdistill.api import searching
 from nasdistill.choosing import choose, contenders
 from nasdistill.recipe import load_recipe
 from nasdistill.results import Candidate, Event, RungScore, StudyRecord, forecast_of, load_study
+from nasdistill.study import Study
 
 
 def trial(number: int, accuracy: float, params: int, race: float | None = None) -> Candidate:
@@ -84,6 +86,19 @@ def test_a_race_is_run_once_and_gone_on_with(here: Path, options: dict[str, obje
     assert record().stages["race"] > 0 and not Path("studies/small/race").exists()
     assert nasdistill.search(recipe).already_complete
     assert "in the race, second seed" in Path("reports/small/index.html").read_text()
+
+
+def test_finals_are_chosen_anew_once_a_trial_that_was_under_way_has_ended(
+    here: Path, options: dict[str, object]
+) -> None:
+    options |= {"race": False, "top_k": 1}
+    nasdistill.search(load_recipe("recipe.yaml", {**options, "trials": 4}))
+    study = Study.open(load_recipe("recipe.yaml", {**options, "trials": 5}), Path("studies"), "")
+    before = searching._choice(study)
+    number = study.claim(study.ask(9), {"params": 1000, "macs": 1000, "bytes": 4000})
+    assert number is not None and searching._choice(study) == before
+    study.fail(number, "gone")
+    assert searching._choice(study) != before
 
 
 def test_no_race(here: Path, options: dict[str, object]) -> None:

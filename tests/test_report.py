@@ -66,7 +66,11 @@ def metrics(trial: Candidate, test: float, **changed: Any) -> dict[str, Any]:
         "teacher_params": 1_050_000, "teacher_macs": 60_000_000, "compression": 13.1,
         "latency": latency, "speedup": 4.0, "seconds": {"distill": 31.2, "export": 2.1},
         "baseline": {"test_accuracy": test - 0.012, "test_interval": [test - 0.02, test - 0.004]},
-        "limits": {"latency": {"limit": 0.5, "value": 0.31, "ok": True}},
+        "limits": {
+            "latency": {"limit": 0.5, "value": 0.31, "ok": True},
+            "params": {"limit": 100_000, "value": trial.params, "ok": True},
+            "accuracy": {"limit": 0.83, "value": 0.905, "ok": True},
+        },
         "onnx_max_abs_difference": 3.1e-6, "checkpoint": "last", "epochs": 8,
         "trial": trial.number, "fingerprint": trial.fingerprint, "recommended": False,
     } | changed  # fmt: skip
@@ -204,8 +208,6 @@ def test_text_of_numbers_and_recipes() -> None:
     assert [text.seconds(v) for v in (0.42, 59.7, 252, 7_500)] == [
         "0.42 s", "1 min 0 s", "4 min 12 s", "2 h 5 min",
     ]  # fmt: skip
-    written = text.yaml({"a": {"b": [1, "x"], "c": []}, "d": [{"e": True, "f": None}], "g": "no"})
-    assert written == 'a:\n  b: [1, x]\n  c: []\nd:\n  - e: true\n    f: null\ng: "no"'
 
 
 def test_page_loads_nothing(page: str) -> None:
@@ -230,7 +232,7 @@ def test_page_says_what_matters(page: str) -> None:
     shown = unescape(re.sub(r"<[^>]+>", " ", own_text(page)))
     for expected in (
         "Final 1, from trial", "91.2 %", "90.4–92.0 %", "13.1× smaller", "4× faster",
-        "Meets its limits", "✓ params: 92.2k ≤ 100k", "✓ accuracy: 91.2 % ≥ 83.0 %",
+        "Meets its limits", "✓ params: 92.2k ≤ 100k", "✓ audit accuracy: 90.5 % ≥ 83.0 %",
         "✗ breaks latency: 0.31 ms > 0.3 ms", "not trained",
         "+1.2 points",
         "0.31 [0.294–0.341] ms", "batch 64", "onnxruntime, 1 thread", "Spearman 1.00", "n = 3",
@@ -255,8 +257,6 @@ def test_a_final_that_breaks_a_limit_is_never_shown_as_meeting_it(
     low = dataclasses.replace(worst, metrics={**worst.metrics, "limits": audit})
     write_report(dataclasses.replace(record, finals=[low]), tmp_path / "r.html")
     assert "✗ breaks audit accuracy: 82.0 % &lt; 83.0 %" in (tmp_path / "r.html").read_text("utf-8")
-    strict = dataclasses.replace(record, limits={"params": 1_000})
-    assert figures.broken_limits(strict, record.finals[0]) == ["params"]
 
 
 def test_study_in_progress_has_a_report(record: StudyRecord, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from nasdistill.recipe import load_recipe
 from nasdistill.results import RungScore
 from nasdistill.study import Proposal, Study, TrialEnded
 from nasdistill.study.sampling import sampler_view
+from nasdistill.study.study import MOST_DEATHS
 
 COSTS = {"params": 1000, "macs": 1000, "bytes": 4000}
 
@@ -88,6 +89,27 @@ def test_a_living_worker_keeps_its_trial_and_a_dead_one_loses_it(here: Path) -> 
     assert other.take_up() == number + 1
     assert other.take_up() == number + 1, "its own trial may be taken up by a worker again"
     assert study.take_up() == number
+
+
+def test_a_trial_that_takes_its_process_down_again_and_again_fails(here: Path) -> None:
+    study = opened()
+    number = claimed(study)
+
+    def die() -> None:
+        lease = study.trials()[number].user_attrs["lease"]
+        study.note(number, "lease", {**lease, "worker": "0" * 12, "pid": 2**22 + 1})
+
+    for _ in range(MOST_DEATHS - 1):
+        die()
+        assert study.take_up() == number
+    study.record_rung(number, rung(0, 0.7))  # it gets on, so the count begins anew
+    for _ in range(MOST_DEATHS - 1):
+        die()
+        assert study.take_up() == number
+    die()
+    assert study.take_up() is None
+    candidate = study.candidate(number)
+    assert candidate.state == "failed" and "died 5 times at one rung" in str(candidate.reason)
 
 
 def test_an_expired_lease_is_taken_up_by_one_worker(here: Path) -> None:

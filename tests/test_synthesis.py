@@ -197,7 +197,7 @@ def test_a_spoilt_file_is_made_anew(teacher: Teacher, tmp_path: Path) -> None:
 
 def test_other_settings_lie_elsewhere(teacher: Teacher, tmp_path: Path) -> None:
     small(teacher, count=16, folder=tmp_path)
-    small(teacher, count=16, folder=tmp_path, weights=Weights(variation=0.1))
+    small(teacher, count=16, folder=tmp_path, weights=Weights(diversity=0.1))
     small(teacher, count=16, folder=tmp_path, seed=1)
     assert len(list(tmp_path.iterdir())) == 3
 
@@ -210,13 +210,6 @@ def test_a_teacher_without_batch_norm_works_and_is_told_of() -> None:
     assert "no batch norm" in signs[0].warning
     assert not any(sign.warning for sign in signs[1:])
     assert (teacher.logits(images.float() / 255).argmax(1) == labels).float().mean() > 0.9
-
-
-def test_smoothness_can_be_asked_for(teacher: Teacher) -> None:
-    plain, _ = small(teacher, count=16)
-    smooth, _ = small(teacher, count=16, weights=Weights(variation=3.0))
-    rough = [part.float().diff(dim=2).abs().mean() for part in (plain, smooth)]
-    assert rough[1] < rough[0]
 
 
 def test_a_loss_that_is_not_finite_is_told_of() -> None:

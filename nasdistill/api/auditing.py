@@ -5,9 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nasdistill.api.places import REPORTS, STUDIES, OnEvent, read_import, silent
-from nasdistill.recipe import from_stored
-from nasdistill.results import load_study, storage_of
+from nasdistill.api.places import (
+    REPORTS,
+    STUDIES,
+    OnEvent,
+    check_import,
+    read_import,
+    recipe_of,
+    silent,
+)
+from nasdistill.results import load_study
 from nasdistill.results.audit import Audit, analyse, read_audit
 
 
@@ -38,11 +45,12 @@ def audit(
         on_event: Told what happens.
 
     Raises:
-        UserError: If there is no such study, or it has too few trials.
+        UserError: If there is no such study, it has too few trials, or the file given by `--import`
+            has changed.
     """
     emit = on_event or silent
     record = load_study(study, STUDIES)
-    recipe = from_stored(record.recipe, {"study": study, "storage": storage_of(record.folder)})
+    recipe = recipe_of(record)
     imported = read_import(recipe)
     from nasdistill.audit import run_audit
     from nasdistill.bench import open_bench
@@ -50,6 +58,7 @@ def audit(
     from nasdistill.study import Study
 
     opened = Study.open(recipe, STUDIES, record.command)
+    check_import(opened, imported)
     run_audit(opened, open_bench(opened, imported, emit), count, repeats, emit)
     stored = read_audit(record.folder)
     assert stored is not None

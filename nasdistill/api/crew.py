@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -34,8 +35,8 @@ class Crew:
 
     @property
     def size(self) -> int:
-        """How many there are, this process included."""
-        return 1 + len(self.others)
+        """How many are alive, this process included."""
+        return 1 + sum(process.poll() is None for process in self.others)
 
     def share(self, task: Literal["race", "finals"], count: int) -> None:
         """Has the others work at so many runs with this process; those at it share the cores."""
@@ -70,10 +71,11 @@ def crew(
     started = Crew(tuple(_start() for _ in range(size - 1)))
     task = {
         "recipe": recipe.model_dump(mode="json", by_alias=True), "name": name, "size": size,
-        "begun": begun,
+        "begun": begun, "path": [os.path.abspath(place) for place in sys.path],
     }  # fmt: skip
+    over = threading.Event()
     listeners = [
-        threading.Thread(target=_listen, args=(process, emit), daemon=True)
+        threading.Thread(target=_listen, args=(process, emit, over), daemon=True)
         for process in started.others
     ]
     try:
@@ -82,8 +84,11 @@ def crew(
             _give(process, task)
         yield started
     finally:
+        over.set()
+        for process in started.others:
+            if process.poll() is None:  # with those that it started, who decode images
+                os.killpg(process.pid, signal.SIGKILL)
         for process, listener in zip(started.others, listeners, strict=True):
-            process.kill()
             process.wait()
             listener.join()
 
@@ -109,28 +114,41 @@ def _start() -> subprocess.Popen[str]:
         paths = os.pathsep.join(filter(None, (str(home), paths)))
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "nasdistill.api.worker"], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True,
+        stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace",
+        start_new_session=True,
         env={**os.environ, "PYTHONPATH": paths},
     )  # fmt: skip
 
 
 def _give(process: subprocess.Popen[str], task: dict[str, object]) -> None:
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # A worker that ended has said why.
+    with suppress(BrokenPipeError):  # Of a worker that ended its listener tells.
         process.stdin.write(json.dumps(task) + "\n")
         process.stdin.flush()
 
 
-def _listen(process: subprocess.Popen[str], emit: OnEvent) -> None:
+def _listen(process: subprocess.Popen[str], emit: OnEvent, over: threading.Event) -> None:
     """Passes a worker's events on; one that nobody reads would fill the pipe and stand still."""
     assert process.stdout is not None
     deaf = False
     for line in process.stdout:
-        if deaf:
+        if deaf or (event := _event_of(line)) is None:
             continue
-        told = json.loads(line)
         try:
-            emit(Event(**{**told, "front": tuple(tuple(point) for point in told["front"])}))
+            emit(event)
         except Exception:
             traceback.print_exc()
             deaf = True
+    status = process.wait()
+    if status != 0 and not over.is_set():
+        why = f"by signal {-status}" if status < 0 else f"with status {status}"
+        emit(Event("warning", f"a worker ended {why}; the others take over what it was at"))
+
+
+def _event_of(line: str) -> Event | None:
+    """An event, from a line of JSON; None for what something else has printed."""
+    try:
+        told = json.loads(line)
+        return Event(**{**told, "front": tuple(tuple(point) for point in told["front"])})
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -5,10 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasdistill.api.places import STUDIES, OnEvent, final_folder, read_import, silent
+from nasdistill.api.places import (
+    STUDIES,
+    OnEvent,
+    final_folder,
+    read_import,
+    recipe_of,
+    silent,
+)
 from nasdistill.errors import UserError
-from nasdistill.recipe import Recipe, from_stored
-from nasdistill.results import Event, StudyRecord, load_study, storage_of
+from nasdistill.recipe import Recipe
+from nasdistill.results import Event, StudyRecord, load_study
 
 if TYPE_CHECKING:
     import torch
@@ -50,9 +57,7 @@ def evaluate(
     if split not in ("test", "audit"):
         raise UserError(f"--split {split!r}: allowed are test and audit")
     folder, record = _locate(target)
-    recipe = from_stored(
-        record.recipe, {"study": record.name, "storage": storage_of(record.folder)}
-    )
+    recipe = recipe_of(record)
     imported, emit = read_import(recipe), on_event or silent
     module, about = artifact.load(folder), artifact.read_input(folder)
     set_threads(1)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasdistill.api.places import final_folder
+from nasdistill.api.places import STUDIES, final_folder, import_own, read_import, recipe_of
 from nasdistill.errors import UserError
+from nasdistill.results import load_study
 
 if TYPE_CHECKING:
     from nasdistill.space import SearchSpace
@@ -23,6 +23,7 @@ def profile(
     batch: int = 1,
     data_input: tuple[int, int, int] = (1, 28, 28),
     classes: int = 10,
+    import_file: str | None = None,
 ) -> dict[str, Any]:
     """Counts and times a final, or an architecture.
 
@@ -33,9 +34,13 @@ def profile(
         batch: Images at once.
         data_input: Channels, height and width, for an architecture.json.
         classes: Number of classes, for an architecture.json.
+        import_file: Python file with the family; `STUDY/RANK` brings its own.
 
     Returns:
         `params`, `macs`, `bytes` and `latency` (median and quartiles in milliseconds).
+
+    Raises:
+        UserError: If there is no such thing, its family is not known, or the engine cannot run it.
     """
     from nasdistill import artifact
     from nasdistill import profile as profiling
@@ -44,13 +49,12 @@ def profile(
     from nasdistill.options import Input
     from nasdistill.space import Architecture
 
+    import_own(import_file)
     path = Path(target)
     if not path.exists() and target.count("/") == 1:
-        path = final_folder(*target.split("/"))
+        path = _final(*target.split("/"))
     if path.is_dir():
-        module = artifact.load(path)
-        shape = json.loads((path / "input.json").read_text())
-        given = Input(shape["channels"], shape["height"], shape["width"])
+        module, given = artifact.load(path), artifact.input_of(path)
     elif path.is_file():
         given = Input(*data_input)
         net = build(Architecture.from_json(path.read_text()), given, classes)
@@ -66,6 +70,13 @@ def profile(
     return {**asdict(counts), "latency": asdict(latency)}
 
 
+def _final(study: str, rank: str) -> Path:
+    """A final's folder; its family may be one of the study's own file."""
+    folder = final_folder(study, rank)
+    read_import(recipe_of(load_study(study, STUDIES)))
+    return folder
+
+
 def export(study: str, rank: int, format: str, out: Path | None = None) -> Path:
     """Exports a final.
 
@@ -79,18 +90,15 @@ def export(study: str, rank: int, format: str, out: Path | None = None) -> Path:
         UserError: If there is no such final, the format is unknown, or the file exists.
     """
     from nasdistill import artifact
-    from nasdistill.options import Input
 
-    folder = final_folder(study, str(rank))
+    folder = _final(study, str(rank))
     suffixes = {"onnx": ".onnx", "torch-export": ".pt2"}
     if format not in suffixes:
         raise UserError(f"--format {format!r}: allowed are {', '.join(suffixes)}")
     path = out or Path(f"{study}-{rank}{suffixes[format]}")
     if path.exists():
         raise UserError(f"{path} exists already; give another --out")
-    module = artifact.load(folder)
-    shape = json.loads((folder / "input.json").read_text())
-    given = Input(shape["channels"], shape["height"], shape["width"])
+    module, given = artifact.load(folder), artifact.input_of(folder)
     if format == "onnx":
         artifact.export_onnx(module, given, path)
     else:
@@ -106,6 +114,9 @@ def load(folder: str | Path) -> Any:
 
     Returns:
         A module; input float32 `[B, C, H, W]` in [0, 1] or uint8, output logits `[B, classes]`.
+
+    Raises:
+        UserError: If the folder holds no final, or one of a family that is not known here.
     """
     from nasdistill import artifact
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nasdistill.errors import UserError
-from nasdistill.recipe import Recipe
-from nasdistill.results import Event, load_study
+from nasdistill.recipe import Recipe, from_stored
+from nasdistill.results import Event, StudyRecord, load_study, storage_of
 
 if TYPE_CHECKING:
     from nasdistill.imported import Imported
@@ -34,13 +34,24 @@ def final_folder(study: str, rank: str) -> Path:
     return ranks[rank]
 
 
+def recipe_of(record: StudyRecord, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe that a study was made with; a few keys may be given anew."""
+    stored = {"study": record.name, "storage": storage_of(record.folder)}
+    return from_stored(record.recipe, {**(overrides or {}), **stored})
+
+
 def read_import(recipe: Recipe) -> Imported:
     """Runs the file given by `--import`, and makes its families and sources known."""
+    return import_own(recipe.import_file)
+
+
+def import_own(file: str | None) -> Imported:
+    """Runs a file of the user's own, if there is one, and makes its families and sources known."""
     from nasdistill.data import register_sources
     from nasdistill.imported import import_file
     from nasdistill.models import register_families
 
-    imported = import_file(recipe.import_file)
+    imported = import_file(file)
     register_families(imported.families)
     register_sources(imported.sources)
     return imported
@@ -48,6 +59,20 @@ def read_import(recipe: Recipe) -> Imported:
 
 def silent(event: Event) -> None:
     """Says nothing."""
+
+
+def warning_once(emit: OnEvent) -> OnEvent:
+    """Passes events on; a warning that several workers give only once."""
+    warned: set[str] = set()
+
+    def told(event: Event) -> None:
+        if event.kind == "warning":
+            if event.text in warned:
+                return
+            warned.add(event.text)
+        emit(event)
+
+    return told
 
 
 def check_import(study: Study, imported: Imported) -> None:

@@ -10,11 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasdistill.api.crew import Crew, crew
-from nasdistill.api.places import REPORTS, STUDIES, OnEvent, check_import, read_import, silent
+from nasdistill.api.places import (
+    REPORTS,
+    STUDIES,
+    OnEvent,
+    check_import,
+    read_import,
+    recipe_of,
+    silent,
+    warning_once,
+)
 from nasdistill.api.running import Deadlines, note_saved, run
 from nasdistill.choosing import choose, contenders
 from nasdistill.errors import UserError
-from nasdistill.recipe import Recipe, from_stored, load_recipe
+from nasdistill.recipe import Recipe, load_recipe
 from nasdistill.results import (
     COUNTED,
     Candidate,
@@ -22,7 +31,6 @@ from nasdistill.results import (
     StudyRecord,
     load_finals,
     load_study,
-    storage_of,
     study_names,
 )
 from nasdistill.results.audit import full_runs
@@ -73,7 +81,7 @@ def search(
     """
     begun = time.monotonic()
     recipe = recipe or load_recipe(None, options)
-    emit = on_event or silent
+    emit = warning_once(on_event or silent)
     imported = read_import(recipe)
     from nasdistill.study import Study
 
@@ -107,9 +115,7 @@ def resume(
         on_event: Told what happens.
     """
     record = load_study(study, STUDIES)
-    stored = {"study": study, "storage": storage_of(record.folder)}
-    recipe = from_stored(record.recipe, {**(overrides or {}), **stored})
-    return search(recipe, command=record.command, on_event=on_event)
+    return search(recipe_of(record, overrides), command=record.command, on_event=on_event)
 
 
 def distill(
@@ -133,10 +139,9 @@ def distill(
     from nasdistill import finals
     from nasdistill.study import Study
 
-    emit = on_event or silent
+    emit = warning_once(on_event or silent)
     record = load_study(study, STUDIES)
-    stored = {"study": study, "storage": storage_of(record.folder)}
-    recipe = from_stored(record.recipe, stored)
+    recipe = recipe_of(record)
     imported = read_import(recipe)
     opened = Study.open(recipe, STUDIES, record.command)
     check_import(opened, imported)
@@ -236,9 +241,9 @@ def _choose(
 
 
 def _choice(study: Study) -> list[int]:
-    """What a choice of finals rests on: trials counted, finals wanted."""
-    counted = sum(c.state in COUNTED for c in study.candidates())
-    return [counted, study.recipe.top_k]
+    """What a choice of finals rests on: trials that have ended, finals wanted."""
+    ended = sum(c.state in COUNTED and c.state != "running" for c in study.candidates())
+    return [ended, study.recipe.top_k]
 
 
 def _outcome(study: Study, emit: OnEvent) -> SearchOutcome:
@@ -250,6 +255,8 @@ def _outcome(study: Study, emit: OnEvent) -> SearchOutcome:
     for work in (study.folder / "trials").glob("*"):
         if work.name not in running:
             shutil.rmtree(work, ignore_errors=True)
+    if _is_complete(study):  # no worker looks for the race's files any more
+        shutil.rmtree(study.folder / "race", ignore_errors=True)
     return SearchOutcome(load_study(study.folder.name, STUDIES), path, False)
 
 

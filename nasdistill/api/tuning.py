@@ -8,11 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasdistill.api.places import REPORTS, STUDIES, OnEvent, check_import, read_import, silent
+from nasdistill.api.places import (
+    REPORTS,
+    STUDIES,
+    OnEvent,
+    check_import,
+    read_import,
+    recipe_of,
+    silent,
+)
 from nasdistill.errors import UserError
 from nasdistill.options import nearest
-from nasdistill.recipe import Recipe, from_stored, load_recipe
-from nasdistill.results import load_study, storage_of
+from nasdistill.recipe import Recipe, load_recipe
+from nasdistill.results import load_study
 
 GRID: dict[str, tuple[float, ...]] = {
     "temperature": (1, 2, 3, 5, 7, 10, 15),
@@ -122,9 +130,7 @@ def _recipe_of(target: str, data: str | None, teacher: str | None) -> tuple[Reci
             raise UserError(
                 "--data and --teacher go with an architecture.json; a study has its own"
             )
-        record = load_study(target, STUDIES)
-        stored = {"study": target, "storage": storage_of(record.folder)}
-        return from_stored(record.recipe, stored), None
+        return recipe_of(load_study(target, STUDIES)), None
     if not path.is_file():
         raise UserError(f"{target}: there is no such file")
     from nasdistill.tuning import read_architecture

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from nasdistill.api.places import STUDIES, read_import
 from nasdistill.api.running import Deadlines, note_saved, run
-from nasdistill.errors import UserError
+from nasdistill.errors import UserError, disk_problem
 from nasdistill.recipe import Recipe
 from nasdistill.results import Event
 
@@ -34,12 +34,16 @@ def main() -> None:
     first = tasks.get()
     try:
         _work(first, tasks, tell)
-    except UserError as error:
-        tell(Event("warning", f"a worker of {first['name']} ended: {error}"))
+    except Exception as error:
+        said = str(error) if isinstance(error, UserError) else disk_problem(error)
+        if said is None:
+            raise
+        tell(Event("warning", f"a worker of {first['name']} ended: {said}"))
 
 
 def _work(first: dict[str, Any], tasks: queue.Queue[dict[str, Any]], tell: Any) -> None:
     recipe = Recipe.model_validate(first["recipe"])
+    sys.path += [place for place in first["path"] if place not in sys.path]
     imported = read_import(recipe)
     from nasdistill import finals
     from nasdistill.bench import open_bench
@@ -58,7 +62,7 @@ def _work(first: dict[str, Any], tasks: queue.Queue[dict[str, Any]], tell: Any) 
         if task["do"] == "race":
             run_race(study, bench, study.attrs["race"], tell, deadlines.search, wait=False)
         else:
-            finals.train_ahead(study, bench, tell)
+            finals.train_ahead(study, bench, tell, deadlines.whole)
         note_saved(study, bench)
 
 

@@ -9,7 +9,7 @@ from nasdistill.artifact.export import (
     quick_onnx,
     verify_onnx,
 )
-from nasdistill.artifact.folder import classify, load, read_input, write_final
+from nasdistill.artifact.folder import classify, input_of, load, read_input, write_final
 from nasdistill.artifact.weights import load_weights, read_weights
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "export_onnx",
     "export_program",
     "fix_batch",
+    "input_of",
     "load",
     "load_weights",
     "quick_onnx",

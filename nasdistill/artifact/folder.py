@@ -145,6 +145,16 @@ def read_input(folder: Path) -> dict[str, Any]:
     return found
 
 
+def input_of(folder: Path) -> Input:
+    """The image that a final takes.
+
+    Raises:
+        UserError: As of `read_input`.
+    """
+    about = read_input(folder)
+    return Input(about["channels"], about["height"], about["width"])
+
+
 def _wrong_key(about: Mapping[str, Any]) -> str:
     for key in ("channels", "height", "width"):
         if type(about.get(key)) is not int or about[key] < 1:

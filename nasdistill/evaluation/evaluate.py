@@ -21,6 +21,7 @@ from nasdistill.quality import (
     accuracy,
     agreement,
     agreement_by_teacher,
+    expected_calibration_error,
     mean_relative_drop,
     overconfidence,
     pairwise_areas,
@@ -162,9 +163,8 @@ def _relations(
 def _calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     probabilities = logits.double().softmax(dim=1)
     bins = reliability(probabilities, labels)
-    gaps = sum(each.examples * abs(each.accuracy - each.confidence) for each in bins)
     return {
-        "ece": gaps / len(labels),
+        "ece": expected_calibration_error(probabilities, labels),
         "confidence": float(probabilities.amax(1).mean()),
         "overconfidence": overconfidence(probabilities, labels),
         "bins": [each._asdict() for each in bins],

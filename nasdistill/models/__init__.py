@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from nasdistill.models import mlp, mobile, resnet, vit
 from nasdistill.options import Input, nearest
 from nasdistill.space import Architecture
 
-Build: TypeAlias = Callable[[Any, Input, int], nn.Module]
+Build: TypeAlias = Callable[[Architecture, Input, int], nn.Module]
 
 FAMILIES: dict[str, Build] = {
     "mobile": mobile.build,
@@ -55,7 +55,7 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
                 f"({line.filename}:{line.lineno})"
             ) from error
     try:
-        return FAMILIES[architecture.family](architecture.values, input, classes)
+        return FAMILIES[architecture.family](architecture, input, classes)
     except KeyError as error:
         raise UserError(f"{where} needs the key {error}, which is not there") from None
     except (

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import nn
 
 from nasdistill.models.layers import ACTIVATIONS
 from nasdistill.options import Input
+from nasdistill.space import Architecture
 
 
-def build(values: Mapping[str, Any], input: Input, classes: int) -> nn.Module:
+def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
     """Builds a network of the family.
 
     Args:
-        values: `activation`, `dropout` (a probability) and `layers`: `type` names their number
-            (`one`, `two`, `three`), `widths` their widths.
+        architecture: Its values are `activation`, `dropout` (a probability) and `layers`: `type`
+            names their number (`one`, `two`, `three`), `widths` their widths.
         input: The image.
         classes: Number of logits.
     """
+    values = architecture.values
     act = ACTIVATIONS[values["activation"]]
     net = nn.Sequential()
     net.add_module("flatten", nn.Flatten())

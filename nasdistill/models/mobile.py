@@ -15,6 +15,7 @@ from nasdistill.models.layers import (
     down_sampling_plan,
 )
 from nasdistill.options import Input
+from nasdistill.space import Architecture
 
 
 class InvertedResidual(nn.Module):
@@ -122,15 +123,16 @@ BLOCKS: dict[str, type[nn.Module]] = {
 }
 
 
-def build(values: Mapping[str, Any], input: Input, classes: int) -> nn.Module:
+def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
     """Builds a network of the family.
 
     Args:
-        values: `activation`, `stem` (channels), `stages` (each `block`, `width`, `depth`) and
-            `head` (channels before the classifier).
+        architecture: Its values are `activation`, `stem` (channels), `stages` (each `block`,
+            `width`, `depth`) and `head` (channels before the classifier).
         input: The image.
         classes: Number of logits.
     """
+    values = architecture.values
     act = str(values["activation"])
     stages = values["stages"]
     stem_stride, strides = down_sampling_plan(input, len(stages))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from nasdistill.models.layers import conv_bn, down_sampling_plan
 from nasdistill.options import Input
+from nasdistill.space import Architecture
 
 
 class Residual(nn.Module):
@@ -48,15 +49,16 @@ def bottleneck(inside: int, outside: int, stride: int, options: Mapping[str, Any
 BLOCKS = {"basic": basic, "bottleneck": bottleneck}
 
 
-def build(values: Mapping[str, Any], input: Input, classes: int) -> nn.Module:
+def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
     """Builds a network of the family.
 
     Args:
-        values: `stem` (`type` of `conv3` or `conv5`, `width`) and `stages` (each `block`, `width`,
-            `depth`).
+        architecture: Its values are `stem` (`type` of `conv3` or `conv5`, `width`) and `stages`
+            (each `block`, `width`, `depth`).
         input: The image.
         classes: Number of logits.
     """
+    values = architecture.values
     stem, stages = values["stem"], values["stages"]
     stem_stride, strides = down_sampling_plan(input, len(stages))
     channels = int(stem["width"])

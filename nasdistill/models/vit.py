@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasdistill.models.layers import conv_bn
 from nasdistill.options import Input
+from nasdistill.space import Architecture
 
 
 class Attention(nn.Module):
@@ -87,15 +85,16 @@ class VisionTransformer(nn.Module):
         return logits
 
 
-def build(values: Mapping[str, Any], input: Input, classes: int) -> nn.Module:
+def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
     """Builds a network of the family.
 
     Args:
-        values: `tokens` (side of the token grid, at most), `stem` (`patch`, or `convolutional` with
-            `channels`), `heads`, `head_width`, `depth` and `mlp_ratio`.
+        architecture: Its values are `tokens` (side of the token grid, at most), `stem` (`patch`, or
+            `convolutional` with `channels`), `heads`, `head_width`, `depth` and `mlp_ratio`.
         input: The image.
         classes: Number of logits.
     """
+    values = architecture.values
     heads = int(values["heads"])
     width = heads * int(values["head_width"])
     patch = 1

@@ -54,22 +54,21 @@ class Objective:
         cls,
         alpha: Schedule,
         temperature: Schedule,
-        smoothing: float = 0.0,
         by_example: ByExample | None = None,
     ) -> Objective:
         """α·labels + (1 − α)·T²·KL (Hinton et al., 2015)."""
         return cls(
             [
-                Weighted(Labels(smoothing), alpha),
+                Weighted(Labels(), alpha),
                 Weighted(KL(temperature), lambda progress: 1.0 - alpha(progress)),
             ],
             by_example,
         )
 
     @classmethod
-    def labels(cls, smoothing: float = 0.0) -> Objective:
+    def labels(cls) -> Objective:
         """Cross-entropy against the labels alone: no teacher."""
-        return cls([Weighted(Labels(smoothing), lambda progress: 1.0)])
+        return cls([Weighted(Labels(), lambda progress: 1.0)])
 
     @property
     def teachers(self) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ class Rungs(Closed):
 
 
 class Recipe(Closed):
-    """Everything that makes a study. Each key is a flag of `nasdistill search` as well."""
+    """Everything that makes a study. Nearly each key is a flag of `nasdistill search`, too."""
 
     space: str = "mobile"
     data: str = "fashion-mnist-mini"

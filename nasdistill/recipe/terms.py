@@ -239,6 +239,13 @@ class AdversarialOptions(LayersOptions):
     width: int = Field(default=128, ge=2, le=4096)
     weight: Weight = 0.1
 
+    @model_validator(mode="after")
+    def _logits_have_no_layers(self) -> AdversarialOptions:
+        given = [name for name in ("layers", "combine") if name in self.model_fields_set]
+        if self.on == "logits" and given:
+            raise ValueError(f"{given[0]} goes with on: features; found on: logits")
+        return self
+
 
 class ExitsOptions(Closed):
     """`exits`: shallow layers get classifiers of their own, taught by the student's last layer.

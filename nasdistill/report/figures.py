@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
-from nasdistill.options import COSTS, Cost
+from nasdistill.options import Cost
 from nasdistill.report import statistics, text
 from nasdistill.report.style import NAMES, ROLES, SIZES, SYMBOLS, cost_axis, figure_base, plain
 from nasdistill.results import Candidate, Final, RungScore, StudyRecord
@@ -67,7 +67,7 @@ def trade_off_info(record: StudyRecord, cost: Cost) -> TradeOffInfo:
         )
     for final in record.finals:
         if (x := final_cost(record, final, cost)) is not None:
-            groups.setdefault(_role(record, final), []).append(_final_point(record, final, x))
+            groups.setdefault(_role(final), []).append(_final_point(record, final, x))
     if (teacher := _teacher_point(record, cost)) is not None:
         groups["teacher"] = [teacher]
     complete = groups.get("complete", [])
@@ -112,28 +112,14 @@ class Limit(NamedTuple):
     ok: bool
 
 
-def limits_of(record: StudyRecord, final: Final) -> list[Limit]:
-    """The limits checked on a final's exported file, and the study's others where known."""
+def limits_of(final: Final) -> list[Limit]:
+    """The limits that a final was held to: of its exported file, and accuracy on the audit half."""
     checked = final.metrics.get("limits") or {}
-    found = [Limit(str(n), e["limit"], e["value"], bool(e["ok"])) for n, e in checked.items()]
-    for name, limit in record.limits.items():
-        if name == "accuracy":
-            value = final.metrics.get("test_accuracy")
-        else:
-            value = final_cost(record, final, name) if name in COSTS else None
-        if name not in checked and value is not None:
-            ok = value >= limit if name == "accuracy" else value <= limit
-            found.append(Limit(name, limit, float(value), ok))
-    return found
+    return [Limit(str(n), e["limit"], e["value"], bool(e["ok"])) for n, e in checked.items()]
 
 
-def broken_limits(record: StudyRecord, final: Final) -> list[str]:
-    """Names of the limits that a final breaks."""
-    return [limit.name for limit in limits_of(record, final) if not limit.ok]
-
-
-def _role(record: StudyRecord, final: Final) -> str:
-    if broken_limits(record, final):
+def _role(final: Final) -> str:
+    if final.broken_limits:
         return "broken"
     return "recommended" if final.recommended else "final"
 
@@ -151,7 +137,7 @@ def _final_point(record: StudyRecord, final: Final, x: float) -> Point:
         f" · {text.size(metrics.get('bytes'))}"
         f" · {text.milliseconds(latency_of(final, 'student'))}",
     ]
-    if broken := broken_limits(record, final):
+    if broken := final.broken_limits:
         lines.insert(1, f"<b>breaks: {plain(', '.join(broken))}</b>")
     lines += _architecture(trial)
     return Point(final.number, x, metrics.get("test_accuracy"), "<br>".join(lines), low, high)

@@ -9,6 +9,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 
 from nasdistill.errors import UserError
 from nasdistill.options import Cost
+from nasdistill.recipe.yaml import write_yaml
 from nasdistill.report import figures, progress, quality, quality_text, tables, text
 from nasdistill.report.document import buttons, document, figure_box, section
 from nasdistill.results import COUNTED, StudyRecord
@@ -218,7 +219,7 @@ def _parameters(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> 
 def _provenance(record: StudyRecord) -> str:
     body = (
         f"<h3>Command</h3><pre>{escape(record.command)}</pre>"
-        f"<h3>Recipe</h3><pre>{escape(text.yaml(record.recipe))}</pre>"
+        f"<h3>Recipe</h3><pre>{escape(write_yaml(record.recipe))}</pre>"
         f'<div class="columns"><div><h3>Machine</h3>{tables.facts(record.machine)}</div>'
         f"<div><h3>Versions</h3>{tables.facts(record.versions)}</div>"
         f"<div><h3>Data</h3>{tables.facts(record.data)}</div>"

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from nasdistill.report import text
-from nasdistill.report.figures import broken_limits, latency_of, limits_of, teacher_accuracy
+from nasdistill.report.figures import latency_of, limits_of, teacher_accuracy
 from nasdistill.results import Candidate, Final, StudyRecord
 
 Cell = Callable[[Final], str]
@@ -33,7 +33,7 @@ def finals_table(record: StudyRecord) -> str:
         *_latency_rows(record),
         _row("speed-up, batch 1", record, _ratio("speedup")),
         _head("Checks", record),
-        _row("limits, on the exported file", record, lambda final: _limits(record, final)),
+        _row("limits, on the exported file", record, lambda final: _limits(final)),
         _row("export: largest difference", record, _export),
         _row("checkpoint", record, _checkpoint),
         _row("seconds spent", record, _seconds),
@@ -55,10 +55,7 @@ def steps_table(record: StudyRecord) -> str:
     for final, steps in chains:
         first: float | None = None
         for step in steps:
-            name = (
-                f"assistant {step['assistant']}" if "assistant" in step else f"final {final.rank}"
-            )
-            gain = text.NONE
+            name, gain = f"final {final.rank}", text.NONE
             if "assistant" in step:
                 name = f"assistant {step['assistant']}"
             else:
@@ -84,7 +81,7 @@ def steps_table(record: StudyRecord) -> str:
 
 def _final_head(record: StudyRecord, final: Final) -> str:
     star = '<span class="star">★ recommended</span>' if final.recommended else ""
-    broken = '<span class="bad">breaks a limit</span>' if broken_limits(record, final) else ""
+    broken = '<span class="bad">breaks a limit</span>' if final.broken_limits else ""
     return f"<th>final {final.rank}<br><small>trial {final.number}</small>{star}{broken}</th>"
 
 
@@ -139,15 +136,14 @@ def _gain(final: Final) -> str:
     return f"{100 * (accuracy - baseline['test_accuracy']):+.1f} points"
 
 
-def _limits(record: StudyRecord, final: Final) -> str:
+def _limits(final: Final) -> str:
     parts = []
-    for limit in limits_of(record, final):
+    for limit in limits_of(final):
         above = limit.ok == (limit.name == "accuracy")
         sign = ("≥" if limit.ok else ">") if above else ("≤" if limit.ok else "<")
         value, bound = text.cost(limit.name, limit.value), text.cost(limit.name, limit.limit)
         kind, word = ("ok", "✓") if limit.ok else ("bad", "✗ breaks")
-        audited = limit.name == "accuracy" and "accuracy" in (final.metrics.get("limits") or {})
-        name = "audit accuracy" if audited else limit.name
+        name = "audit accuracy" if limit.name == "accuracy" else limit.name
         said = f"{word} {name}: {value} {sign} {bound}"
         parts.append(f'<span class="{kind}">{escape(said)}</span>')
     return "<br>".join(parts) or "none set"
@@ -278,11 +274,11 @@ def verdict(record: StudyRecord) -> str:
         for a, b, c in tiles
     )
     said = f"Final {chosen.rank}, from trial {chosen.number}, is recommended."
-    return f'<p class="verdict">{said}</p><div class="tiles">{boxes}</div>{_banner(record, chosen)}'
+    return f'<p class="verdict">{said}</p><div class="tiles">{boxes}</div>{_banner(chosen)}'
 
 
-def _banner(record: StudyRecord, chosen: Final) -> str:
-    broken, limits = broken_limits(record, chosen), limits_of(record, chosen)
+def _banner(chosen: Final) -> str:
+    broken, limits = chosen.broken_limits, limits_of(chosen)
     if broken:
         said = f"Breaks its limits on the exported file: {escape(', '.join(broken))}."
         return f'<p class="banner bad">{said}</p>'

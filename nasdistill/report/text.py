@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -117,48 +115,6 @@ def _inline(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ", ".join(_inline(item) for item in value) + "]"
     return str(value)
-
-
-_SIMPLE = re.compile(r"[A-Za-z_./][\w./ -]*(?<! )")
-_WORDS = {"true", "false", "null", "yes", "no", "on", "off"}
-
-
-def yaml(value: Any, indent: int = 0) -> str:
-    """Plain data as block YAML 1.2; text that could be misread is quoted as JSON."""
-    pad = "  " * indent
-    if isinstance(value, Mapping) and value:
-        return "\n".join(pad + f"{_scalar(k)}:" + _child(v, indent) for k, v in value.items())
-    if isinstance(value, Sequence) and not isinstance(value, str) and value:
-        return "\n".join(pad + "-" + _item(v, indent) for v in value)
-    return pad + _scalar(value)
-
-
-def _nested(value: Any) -> bool:
-    return isinstance(value, (Mapping, list, tuple)) and bool(value)
-
-
-def _child(value: Any, indent: int) -> str:
-    if not _nested(value):
-        return f" {_scalar(value)}"
-    if not isinstance(value, Mapping) and not any(_nested(item) for item in value):
-        return f" [{', '.join(_scalar(item) for item in value)}]"
-    return "\n" + yaml(value, indent + 1)
-
-
-def _item(value: Any, indent: int) -> str:
-    text = yaml(value, indent + 1)
-    return " " + text.lstrip(" ") if _nested(value) else f" {_scalar(value)}"
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, str):
-        simple = _SIMPLE.fullmatch(value) and value.lower() not in _WORDS
-        return value if simple else json.dumps(value, ensure_ascii=False)
-    if isinstance(value, Mapping):
-        return "{}"
-    if isinstance(value, (list, tuple)):
-        return "[]"
-    return json.dumps(value, default=str)
 
 
 def counted(number: int, noun: str) -> str:

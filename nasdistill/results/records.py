@@ -60,7 +60,8 @@ class Candidate:
         params: Number of parameters.
         macs: Multiply-adds of one forward pass of one image.
         bytes: Size of the stored weights, in bytes.
-        latency: Median batch-1 latency in milliseconds, None where it was not measured.
+        latency: Batch-1 latency in milliseconds, settled from repeated measurements beside the
+            teacher; None where it was not measured.
         rungs: Scores so far, in order.
         reason: Why it was rejected, stopped or failed.
         seconds: Wall-clock seconds by stage (`latency`, `rungs`).
@@ -160,7 +161,7 @@ class StudyRecord:
         versions: Versions of Python and of the packages that matter.
         limits: Upper limits by cost name, and `accuracy` (lower).
         rungs: Budget of each rung, in training examples.
-        stages: Wall-clock seconds by stage over the whole study.
+        stages: Wall-clock seconds by stage over the whole study, added up over workers.
         savings: Examples not trained or asked, by what saved them: `stopping`, `cache`, `gates`.
         candidates: All trials, by number.
         finals: By rank.
@@ -189,9 +190,10 @@ class Event:
 
     Attributes:
         kind: `stage` begins a stage; `progress` is a sign of life within a run; `rung` a score;
-            `trial` the end of a trial; `final` the end of a final.
+            `trial` the end of a trial; `final` the end of a final; `note` and `warning` the rest.
         text: The news in words.
-        stage: `teacher`, `answers`, `search`, `finals` or `report`.
+        stage: `teacher`, `answers`, `search`, `finals`, `report`, `audit`, `tune` or `evaluate`;
+            empty where the news is of none.
         trial: The trial's number.
         rung: The rung, from 0.
         done: Trials (in `search`) or training examples (in `finals`) done.

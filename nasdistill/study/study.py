@@ -41,6 +41,10 @@ from nasdistill.study.leases import abandoned, lease_of, renewing
 from nasdistill.study.sampling import Proposal, propose
 
 SETTLE_SECONDS = 0.5
+MOST_DEATHS = 5
+"""How often a trial may take its process down at one rung before it fails."""
+GIVEN_BACK = "given back"
+"""Stands in the lease of a trial whose process lives on, or ended in order."""
 
 
 class Study:
@@ -277,15 +281,32 @@ class Study:
         }
 
     def take_up(self) -> int | None:
-        """Takes up a trial whose worker is gone: its lease has ended, or its process is dead."""
+        """Takes up a trial whose worker is gone: its lease has ended, or its process is dead.
+
+        One that takes its process down again and again fails.
+        """
         for trial in self.trials():
             if trial.state != TrialState.RUNNING:
                 continue
             if abandoned(trial.user_attrs["lease"], self.worker) and self._take(trial):
-                if trial.user_attrs["state"] != "withdrawn":
+                if trial.user_attrs["state"] == "withdrawn":  # it died while withdrawing
+                    self._end(trial.number, TrialState.FAIL, None)
+                elif self._deaths(trial) >= MOST_DEATHS:
+                    self.fail(trial.number, f"its process died {MOST_DEATHS} times at one rung")
+                else:
                     return trial.number
-                self._end(trial.number, TrialState.FAIL, None)  # it died while withdrawing
         return None
+
+    def _deaths(self, trial: FrozenTrial) -> int:
+        """How often a trial's process died since its last rung, this time included."""
+        attrs = trial.user_attrs
+        if attrs["lease"]["worker"] == self.worker or attrs["lease"]["started"] == GIVEN_BACK:
+            return 0
+        rungs = sum(key.startswith("rung_") for key in attrs)
+        before = attrs.get("deaths", {"rungs": rungs, "count": 0})
+        count = 1 + (before["count"] if before["rungs"] == rungs else 0)
+        self.note(trial.number, "deaths", {"rungs": rungs, "count": count})
+        return count
 
     def has_abandoned(self) -> bool:
         """Whether a trial is there to be taken up."""
@@ -327,7 +348,7 @@ class Study:
             with renewing(renew):
                 yield
         except BaseException:  # This process may live on, in a notebook.
-            given_back = {**lease_of(self.worker, generation), "started": "given back", "until": 0}
+            given_back = {**lease_of(self.worker, generation), "started": GIVEN_BACK, "until": 0}
             with suppress(optuna.exceptions.UpdateFinishedTrialError):
                 self.note(number, "lease", given_back)
             raise

@@ -27,17 +27,12 @@ class Weights:
         diversity: Lack of entropy of the mean answer, `diversity_loss`, in nats.
         input: Distance of the images' mean and standard deviation by channel from those that the
             teacher normalises by, in units of the latter; nothing where it keeps none.
-        variation: Mean absolute difference of neighbouring pixels in [0, 1] (total variation:
-            Rudin, Osher, Fatemi, 1992).
-        energy: Mean square of the pixels in [0, 1].
     """
 
     batch_norm: float = 10.0
     confidence: float = 0.2
     diversity: float = 0.2
     input: float = 1.0
-    variation: float = 0.0
-    energy: float = 0.0
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:
@@ -123,14 +118,11 @@ def total_loss(
     with torch.autocast(images_BCHW.device.type, torch.bfloat16, teacher.precision == "bf16"):
         logits_BK = teacher.module(images_BCHW)
     logits_BK = logits_BK.float()
-    down, along = images_BCHW.diff(dim=2).abs().mean(), images_BCHW.diff(dim=3).abs().mean()
     return (
         weights.batch_norm * batch_norm_loss(found).to(images_BCHW.device)
         + weights.confidence * F.cross_entropy(logits_BK, labels_B)
         + weights.diversity * diversity_loss(logits_BK)
         + weights.input * _input_loss(teacher.module, images_BCHW)
-        + weights.variation * (down + along)
-        + weights.energy * images_BCHW.square().mean()
     )
 
 

@@ -195,7 +195,7 @@ def _unknown(asked: Spec, imported: Imported) -> _Found:
     forms = ", ".join(["auto", "shipped", *(f"{kind}:NAME" for kind in KINDS)])
     raise UserError(
         f"--teacher {asked.text}: unknown teacher{hint}. Known: {forms}, final:STUDY/RANK, "
-        f"folder:PATH, or a function of the --import file{_also(imported)}"
+        f"folder:PATH, table:FILE, or a function of the --import file{_also(imported)}"
     )
 
 
@@ -263,10 +263,8 @@ def _folder(asked: Spec, folder: Path, dataset: Dataset) -> _Found:
     names = tuple(str(name) for name in about["classes"])
     _check_channels(asked, channels, dataset)
     card: dict[str, Any] = {"source": asked.kind or asked.name, "folder": folder.name}
-    for name in ("card.json", "metrics.json"):
-        if (folder / name).is_file():
-            card["trained"] = json.loads((folder / name).read_text(encoding="utf-8"))
-            break
+    if (folder / "metrics.json").is_file():
+        card["trained"] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return _Found(module.float(), size, names, card)
 
 
