@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import nasdistill
 from nasdistill.errors import UserError
 from nasdistill.imported import Imported, import_file
+from nasdistill.recipe import load_recipe
+from nasdistill.results import load_study
 
 
 def write(folder: Path, text: str, name: str = "own.py") -> str:
@@ -58,3 +64,40 @@ def test_files_that_cannot_be_imported(tmp_path: Path, text: str, name: str, tol
         import_file(write(tmp_path, text, name))
     with pytest.raises(UserError, match="there is no such file"):
         import_file(str(tmp_path / "none.py"))
+
+
+def test_finals_of_a_family_of_ones_own_are_profiled_and_exported(here: Path) -> None:
+    Path("own.py").write_text(
+        Path("own.py").read_text()
+        + """
+def line(architecture, input, classes):
+    width = architecture.values["width"]
+    pixels = input.channels * input.height * input.width
+    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, width), nn.Linear(width, classes))
+
+FAMILIES = {"line": line}
+"""
+    )
+    Path("line.yaml").write_text("name: line\nfamily: line\nparameters: {width: {int: [4, 16]}}\n")
+    changed = {"space": "line.yaml", "trials": 1, "top_k": 1, "min_accuracy": 0}
+    nasdistill.search(load_recipe("recipe.yaml", changed))
+    command = [sys.executable, "-m", "nasdistill.cli"]  # a process that knows nothing of the family
+    told = subprocess.run(
+        [*command, "profile", "small/1", "--json"], capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stderr
+    final = load_study("small", here / "studies").finals[0]
+    assert json.loads(told.stdout)["params"] == final.metrics["params"]
+    bare = [*command, "profile", str(final.folder)]
+    refused = subprocess.run(bare, capture_output=True, text=True)
+    assert refused.returncode == 2 and "with --import" in refused.stderr
+    assert subprocess.run([*bare, "--import", "own.py"], capture_output=True).returncode == 0
+    subprocess.run([*command, "export", "small", "1", "--format", "torch-export"], check=True)
+    assert Path("small-1.pt2").exists()
+
+
+@pytest.mark.parametrize("teacher", ["auto", "table:answers.npz"])
+def test_weights_for_a_teacher_that_takes_none_are_refused(here: Path, teacher: str) -> None:
+    recipe = load_recipe("recipe.yaml", {"teacher": teacher, "weights": "weights.pt"})
+    with pytest.raises(UserError, match=f"--weights: found 'weights.pt' with --teacher {teacher}"):
+        nasdistill.search(recipe)

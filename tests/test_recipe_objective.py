@@ -95,6 +95,8 @@ def test_a_whole_recipe_is_read_and_written(tmp_path: Path) -> None:
         ("terms: [{term: labels, weight: 0}, {term: kl, weight: {linear: [0, 0]}}]", 2,
          "all weights are zero, so nothing would be learned"),
         ("terms: [{term: adversarial}]", 2, "adversarial alone teaches no classes"),
+        ("terms: [{term: labels}, {term: adversarial, layers: {s: t}}]", 2,
+         "layers goes with on: features; found on: logits"),
         ("terms: [{term: labels}, {term: adversarial}]\n  balance: value", 2,
          "balance: adversarial has two sides"),
         ("balance: values", 2, "allowed: value, gradient; did you mean 'value'?"),
