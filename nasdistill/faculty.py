@@ -140,6 +140,16 @@ def evaluated(
 ) -> Mapping[str, Any]:
     """Evaluates a teacher once in a study, and settles the precision of its answers.
 
+    Args:
+        study: The study.
+        key: Of the teacher's card in it.
+        teacher: The teacher.
+        dataset: The study's data.
+        emit: Told what is doubtful.
+
+    Returns:
+        The card; see `teaching.evaluate_teacher`.
+
     Raises:
         UserError: If it is useless for the data, or not the one that the study was made with.
     """
@@ -207,6 +217,14 @@ def load_a_teacher(
 ) -> Teacher:  # fmt: skip
     """Finds the teacher that a recipe names: trained first where it names none, with a new head
     where its classes are others.
+
+    Args:
+        recipe: Names it, its weights, and the seed of what is trained.
+        dataset: What it is to teach on.
+        device: Where it is put.
+        root: Folder of studies: finals teach, and trained teachers are kept below it.
+        imported: What the user's own file brings.
+        emit: Told how a training goes.
 
     Raises:
         UserError: If it cannot be loaded.

@@ -27,7 +27,15 @@ def precision_for(
     study: Study, bench: Bench, course: Course, students: Sequence[nn.Module],
     micro_batch: int | None,
 ) -> Precision:  # fmt: skip
-    """The precision for a kind of student: as the recipe says, or probed once and stored."""
+    """The precision for a kind of student: as the recipe says, or probed once and stored.
+
+    Args:
+        study: The study.
+        bench: What its runs share.
+        course: What the students are given.
+        students: Those to be trained; copies are timed.
+        micro_batch: Most examples that a student sees at once; None for whole batches.
+    """
     if study.recipe.precision != "auto":
         return study.recipe.precision
 
@@ -49,6 +57,12 @@ def settle_capture(study: Study, bench: Bench, course: Course, run: Run) -> None
     """Has a fresh run's steps captured where they can be, and where that is faster.
 
     Which it is is probed once for a kind of student, and stored.
+
+    Args:
+        study: The study.
+        bench: What its runs share.
+        course: What the run is given.
+        run: Not begun yet.
     """
     if capturable(run) is not None:
         return

@@ -145,9 +145,9 @@ def test_the_baseline_of_a_space_with_nodes_sees_labels_alone(
     asked: dict[str, tuple[str, ...]] = {}
     through = final_runs.train_through
 
-    def spied(run: Any, epochs: int, stage: str, emit: Any, checkpoint: Any) -> Any:
+    def spied(run: Any, epochs: int, stage: str, emit: Any, checkpoint: Any, lock: Any) -> Any:
         asked[checkpoint.stem] = run.objective.teachers
-        return through(run, epochs, stage, emit, checkpoint)
+        return through(run, epochs, stage, emit, checkpoint, lock)
 
     monkeypatch.setattr(final_runs, "train_through", spied)
     run("plain", baseline=True)

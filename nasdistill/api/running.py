@@ -24,14 +24,29 @@ class Deadlines:
     whole: float | None
 
 
-def run(study: Study, imported: Imported, begun: float, emit: OnEvent, processes: int) -> Deadlines:
-    """Runs trials until none is left for this process, one of so many that share the cores."""
+def run(
+    study: Study, imported: Imported, begun: float, emit: OnEvent, processes: int
+) -> tuple[Bench, Deadlines]:
+    """Runs trials until none is left for this process, one of so many that share the cores.
+
+    Args:
+        study: The study.
+        imported: What the user's own file brings.
+        begun: `time.monotonic()` at which the command began.
+        emit: Told what happens.
+        processes: How many share the cores.
+
+    Returns:
+        What the trials shared, for finals to share as well, and when the command must end.
+
+    Raises:
+        UserError: If data or teacher cannot be had, or no trial can be run.
+    """
     from nasdistill import trials
     from nasdistill.bench import open_bench
     from nasdistill.machine import set_threads
 
     bench = open_bench(study, imported, emit)
-    study.bench = bench
     set_threads(processes)
     deadlines = _deadlines(study, bench, begun)
     emit(Event("stage", f"searching: {study.recipe.trials} trials", stage="search"))
@@ -47,9 +62,9 @@ def run(study: Study, imported: Imported, begun: float, emit: OnEvent, processes
         late = deadlines.search is not None and time.monotonic() > deadlines.search
         if ended == "time" or (late and study.others_running()):
             emit(Event("warning", "the search's share of the time limit is used up"))
-            return deadlines
+            return bench, deadlines
         if not study.others_running():
-            return deadlines
+            return bench, deadlines
         time.sleep(1.0)
 
 

@@ -94,8 +94,8 @@ def search(
             path = report(study.folder.name)
             return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
         with crew(recipe, study.folder.name, emit, begun=begun) as workers:
-            deadlines = run(study, imported, begun, emit, workers.size)
-            _finish(study, imported, deadlines, emit, workers)
+            bench, deadlines = run(study, imported, begun, emit, workers.size)
+            _finish(study, imported, bench, deadlines, emit, workers)
     except UserError:
         # A search that could not begin leaves nothing behind that would bind the next try.
         if new and not any(c.state in COUNTED for c in study.candidates()):
@@ -113,6 +113,9 @@ def resume(
         study: Its name.
         overrides: New values of `trials`, `time_limit`, `top_k`, `workers` or `cache_size`.
         on_event: Told what happens.
+
+    Raises:
+        UserError: If there is no such study, or for anything else that the caller can mend.
     """
     record = load_study(study, STUDIES)
     return search(recipe_of(record, overrides), command=record.command, on_event=on_event)
@@ -158,12 +161,16 @@ def distill(
         chosen += [c.number for c in ranked if c.number not in chosen]
     opened.set("finals", chosen)
     with crew(recipe, study, emit, finals=len(finals.missing(opened, chosen))) as workers:
-        _finish(opened, imported, Deadlines(None, None), emit, workers, chosen)
+        _finish(opened, imported, None, Deadlines(None, None), emit, workers, chosen)
     return _outcome(opened, emit)
 
 
 def report(study: str) -> Path:
-    """Writes `reports/<study>/index.html` anew and gives its path."""
+    """Writes `reports/<study>/index.html` anew and gives its path.
+
+    Raises:
+        UserError: If there is no such study, or it has nothing to report.
+    """
     from nasdistill.report import write_report
 
     record = load_study(study, STUDIES)
@@ -180,6 +187,7 @@ def studies() -> list[StudyRecord]:
 def _finish(
     study: Study,
     imported: Imported,
+    bench: Bench | None,
     deadlines: Deadlines,
     emit: OnEvent,
     workers: Crew,
@@ -193,7 +201,7 @@ def _finish(
         if not mine:
             emit(Event("note", "another process is making the finals"))
             return
-        bench = study.bench = study.bench or open_bench(study, imported, emit)
+        bench = bench or open_bench(study, imported, emit)
         if chosen is None:
             chosen = _choose(study, bench, deadlines, emit, workers)
         study.set("stage", "distilling")

@@ -108,7 +108,24 @@ def teacher_evaluate(
     import_file: str | None = None,
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
-    """Measures a teacher on the validation split of some data; see `teaching.evaluate_teacher`."""
+    """Measures a teacher on the validation split of some data.
+
+    Args:
+        spec: The teacher, as in `search`.
+        data: The data, as in `search`.
+        weights: File with the teacher's weights.
+        device: auto, cpu, cuda or cuda:N.
+        image_size: As in `search`.
+        channels: As in `search`.
+        import_file: A user's own Python.
+        on_event: Told what happens.
+
+    Returns:
+        See `teaching.evaluate_teacher`.
+
+    Raises:
+        UserError: If teacher or data cannot be loaded, or do not go together.
+    """
     from nasdistill import teaching
     from nasdistill.data import load_data
     from nasdistill.faculty import load_a_teacher

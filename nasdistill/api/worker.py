@@ -52,12 +52,12 @@ def _work(first: dict[str, Any], tasks: queue.Queue[dict[str, Any]], tell: Any) 
     from nasdistill.study import Study
 
     study = Study.open(recipe, STUDIES, "")
-    deadlines = Deadlines(None, None)
+    bench, deadlines = None, Deadlines(None, None)
     if first["begun"] is not None:
-        deadlines = run(study, imported, first["begun"], tell, first["size"])
+        bench, deadlines = run(study, imported, first["begun"], tell, first["size"])
     while True:
         task = tasks.get()
-        bench = study.bench = study.bench or open_bench(study, imported, tell)
+        bench = bench or open_bench(study, imported, tell)
         set_threads(task["processes"])
         if task["do"] == "race":
             run_race(study, bench, study.attrs["race"], tell, deadlines.search, wait=False)

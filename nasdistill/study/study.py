@@ -12,7 +12,7 @@ import os
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -65,7 +65,6 @@ class Study:
         self.recipe = recipe
         self.space = space
         self.worker = uuid.uuid4().hex[:12]
-        self.bench: Any = None
         self._storage = open_storage(storage_url(folder, recipe.storage))
         directions = [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * len(recipe.minimize)
         self._study = optuna.create_study(
@@ -138,7 +137,7 @@ class Study:
         """Writes one attribute of the study; `value` must be JSON."""
         self._study.set_user_attr(key, value)
 
-    def once(self, key: str, make: Any) -> Any:
+    def once(self, key: str, make: Callable[[], Any]) -> Any:
         """Reads an attribute, or makes and stores it: what was measured once is kept."""
         if key not in self.attrs:
             with alone(self.folder / "once.lock"):
