@@ -38,7 +38,6 @@ from nasdistill.distillation import (
     predict,
 )
 from nasdistill.models import Classifier
-from nasdistill.models.layers import DepthwiseConv2d
 from nasdistill.objective.logits import KL
 from nasdistill.quality import accuracy
 from nasdistill.rungs import COOL_DOWN
@@ -47,12 +46,6 @@ from nasdistill.space import Architecture
 WORKERS = 2
 Started = tuple[Classifier, Iterator[object]]
 """A student, and its training: the first item comes after the first step."""
-
-
-def kind_of(student: nn.Module) -> str:
-    """Students of one kind share a precision."""
-    depthwise = any(isinstance(m, DepthwiseConv2d) for m in student.modules())
-    return "depthwise" if depthwise else "dense"
 
 
 def pace_for(setting: Setting, epochs: float) -> Pace:

@@ -50,6 +50,7 @@ from sides import CommonLoop, trial
 from nasdistill import profile
 from nasdistill.distillation import Precision
 from nasdistill.machine import cores, default_workers
+from nasdistill.probing import kind_of
 from nasdistill.space import Architecture, SearchSpace
 
 SPACES, COUNT, DRAW_SEED = ("mobile", "resnet"), 24, 2027
@@ -145,7 +146,7 @@ def measure_ours(
     torch.set_num_threads(asked.threads)
     probed = common.clock(setting.device)
     tasks = [
-        (one.to_json(), asked.epochs, precisions[sides.kind_of(sides.build(setting, one))])
+        (one.to_json(), asked.epochs, precisions[kind_of([sides.build(setting, one)])])
         for one in drawn
     ]
     if asked.workers == 1:
@@ -202,7 +203,7 @@ def measure_loops(
     whole, batch = sides.pace_for(setting, asked.epochs), setting.recipe.batch_size
     pace = whole if repeat == 0 else sides.pace_for(setting, asked.epochs * asked.short)
     for number, architecture in enumerate(drawn):
-        precision = fastest[sides.kind_of(sides.build(setting, architecture))]
+        precision = fastest[kind_of([sides.build(setting, architecture)])]
         for side in LOOPS if (repeat + number) % 2 == 0 else LOOPS[::-1]:
             if (repeat, side, number) in table:
                 continue
@@ -221,7 +222,7 @@ def measure_loops(
 
 def by_kind(setting: Setting, drawn: Sequence[Architecture]) -> dict[str, Architecture]:
     """The first architecture of each kind, on which its precision is probed."""
-    return {sides.kind_of(sides.build(setting, one)): one for one in reversed(drawn)}
+    return {kind_of([sides.build(setting, one)]): one for one in reversed(drawn)}
 
 
 def seconds(line: Line) -> float:

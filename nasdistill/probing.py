@@ -49,7 +49,7 @@ def precision_for(
             course.prepare(16 * course.feed.batch_size, 0)
             return distillation.probe_precision(run)
 
-    chosen: Precision = study.once(f"precision:{_kind(students)}", probe)
+    chosen: Precision = study.once(f"precision:{kind_of(students)}", probe)
     return chosen
 
 
@@ -72,7 +72,7 @@ def settle_capture(study: Study, bench: Bench, course: Course, run: Run) -> None
             course.prepare(PROBE_STEPS * course.feed.batch_size, 0)
             return distillation.probe_capture(run)
 
-    if study.once(f"captured:{_kind(run.students)}", probe) > CAPTURE_WORTH:
+    if study.once(f"captured:{kind_of(run.students)}", probe) > CAPTURE_WORTH:
         run.captured = CapturedSteps()
 
 
@@ -116,6 +116,11 @@ def settle_compilation(study: Study, bench: Bench, run: Run, key: str, steps: in
     return said if pays else f"not compiled: {said}"
 
 
-def _kind(students: Iterable[nn.Module]) -> str:
+def kind_of(students: Iterable[nn.Module]) -> str:
+    """`depthwise` or `dense`: students of one kind share a precision.
+
+    Args:
+        students: Those that learn together; most runs have one.
+    """
     depthwise = any(isinstance(m, DepthwiseConv2d) for each in students for m in each.modules())
     return "depthwise" if depthwise else "dense"
