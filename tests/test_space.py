@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from nasdistill.errors import UserError
 from nasdistill.space import Architecture, SearchSpace
+from nasdistill.space.nodes import parameters_of
 
 SHIPPED = ("mlp", "mobile", "resnet", "vit")
 
@@ -305,3 +306,65 @@ def test_a_slip_in_a_nodes_key_is_not_a_group(key: str, meant: str) -> None:
     text = f"name: x\nfamily: mlp\nparameters:\n  width: {{{key}: [1, 2]}}\n"
     with pytest.raises(UserError, match=rf"x.yaml:4: parameters.width.{key}.*mean '{meant}'"):
         SearchSpace.from_yaml(text, "x.yaml")
+
+
+@given(st.sampled_from((*SHIPPED, "small")), st.integers(0, 2**32))
+@settings(max_examples=60)
+def test_any_architecture_leads_back_to_its_parameters(name: str, seed: int) -> None:
+    shipped = name in SHIPPED
+    space = SearchSpace.load(name) if shipped else SearchSpace.from_yaml(SMALL, "small.yaml")
+    architecture = space.random(random.Random(seed))
+    found = parameters_of(space.root, json.loads(architecture.to_json())["values"])
+    assert space.sample(optuna.trial.FixedTrial(found)).to_json() == architecture.to_json()
+
+
+START = """\
+start:
+  - {fixed: 7, wide: 8, deep: 2, block: {type: nested, kernel: 5, gate: false}, row: [b, 1]}
+  - {fixed: 7, wide: 12, deep: 1, block: {type: plain}, row: [a, 1]}
+"""
+
+
+def test_designs_to_try_first() -> None:
+    space = SearchSpace.from_yaml(SMALL + START, "small.yaml")
+    assert dict(space.start[0]) == {
+        "wide": 8, "deep": 2, "block": "nested", "block.nested.kernel": 5,
+        "block.nested.gate": False, "row.0": "b",
+    }  # fmt: skip
+    assert space.sample(optuna.trial.FixedTrial(dict(space.start[1]))).values["wide"] == 12
+    assert space.fingerprint == SearchSpace.from_yaml(SMALL, "small.yaml").fingerprint
+    assert "tried first: 2 plain designs" in space.tree()[-1]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_designs_are_in_their_spaces(name: str) -> None:
+    space = SearchSpace.load(name)
+    designs = [space.sample(optuna.trial.FixedTrial(dict(each))) for each in space.start]
+    assert len({design.fingerprint for design in designs}) == len(space.start) >= 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("wide: 8", "wide: 9", "16: start.0.wide: found 9; allowed: 4 to 12 in steps of 4"),
+        ("deep: 2", "deep: 4", "16: start.0.deep: found 4; allowed: 1 to 3"),
+        ("deep: 2", "deep: true", "start.0.deep: found True; allowed: 1 to 3"),
+        ("kernel: 5", "kernel: 4", "start.0.block.kernel: found 4; allowed: 3, 5"),
+        ("gate: false", "gate: 0", "start.0.block.gate: found 0; allowed: True, False"),
+        ("type: nested", "type: nest", "allowed: type: plain, nested; and what belongs to it"),
+        ("type: plain", "type: plain, kernel: 3", "start.1.block: found {'kernel': 3}; allowed: "),
+        ("fixed: 7, wide: 12", "wide: 12", "17: start.1: found {'wide': 12, "),
+        ("fixed: 7, wide: 12", "fixed: 8, wide: 12", "start.1.fixed: found 8; allowed: 7"),
+        ("[a, 1]", "[a]", "start.1.row: found ['a']; allowed: a list of 2"),
+        ("[a, 1]", "a", "start.1.row: found 'a'; allowed: a list of 2"),
+    ],
+)
+def test_designs_outside_the_space_are_refused(old: str, new: str, told: str) -> None:
+    assert START.count(old) == 1
+    (error,) = errors_of(SMALL + START.replace(old, new))
+    assert told in error
+
+
+def test_designs_must_be_a_list() -> None:
+    (error,) = errors_of(SMALL + "start: {wide: 4}\n")
+    assert "start: found {'wide': 4}; allowed: a list of architectures' values" in error

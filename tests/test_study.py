@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -64,6 +65,24 @@ def test_an_architecture_is_claimed_once(here: Path) -> None:
     assert one.claim(proposal, COSTS) == 0
     assert two.claim(proposal, COSTS) is None
     assert [c.number for c in one.candidates()] == [0]
+
+
+def test_a_space_s_own_designs_come_first(here: Path) -> None:
+    designs = [{"type": "one", "widths": [24]}, {"type": "two", "widths": [32, 16]}]
+    with Path("tiny.yaml").open("a") as file:
+        file.write("start:\n")
+        for layers in designs:
+            values = {"activation": "gelu", "dropout": 0.1, "layers": layers}
+            file.write(f"  - {json.dumps(values)}\n")
+    one, two = opened(), opened()
+    first, same = one.ask(0), two.ask(0)
+    assert first.architecture == same.architecture
+    assert first.architecture.values["layers"] == designs[0]
+    one.reject(first, COSTS, {"params": 1.0})
+    assert two.claim(two.ask(1), COSTS) is not None, "one that was rejected has had its turn"
+    assert [c.architecture["values"]["layers"] for c in one.candidates()] == designs
+    after = one.ask(0)
+    assert after.architecture.values["layers"] not in designs
 
 
 def test_the_total_is_kept(here: Path) -> None:

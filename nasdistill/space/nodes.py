@@ -104,6 +104,80 @@ def draw(node: Node, suggest: Suggest, path: str) -> Any:
             return [draw(item, suggest, f"{path}.{i}") for i, item in enumerate(items)]
 
 
+class NotInSpaceError(Exception):
+    """A value is none that a node can have.
+
+    Args:
+        place: Where it stands, by keys and indices.
+        found: What is there.
+        allowed: What may be.
+    """
+
+    def __init__(self, place: tuple[str | int, ...], found: str, allowed: str) -> None:
+        super().__init__(place, found, allowed)
+        self.place, self.found, self.allowed = place, found, allowed
+
+
+def parameters_of(
+    node: Node, value: Any, name: str = "", place: tuple[str | int, ...] = ()
+) -> dict[str, Any]:
+    """The parameters from which `draw` makes a value: the way back.
+
+    Args:
+        node: The node.
+        value: Plain JSON values, as `draw` gives them.
+        name: Of the node's parameter.
+        place: Of the value in the whole, for errors.
+
+    Raises:
+        NotInSpaceError: If the node cannot have this value.
+    """
+
+    def wrong(allowed: str) -> NotInSpaceError:
+        return NotInSpaceError(place, f"found {value!r}", allowed)
+
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    match node:
+        case Constant(fixed):
+            if value != fixed:
+                raise wrong(str(fixed))
+            return {}
+        case Int(low, high, step):
+            if not whole or not low <= value <= high or (value - low) % step:
+                raise wrong(f"{low} to {high}" + (f" in steps of {step}" if step > 1 else ""))
+            return {name: int(value)}
+        case Float(low, high):
+            if not (whole or isinstance(value, float)) or not low <= value <= high:
+                raise wrong(f"a number from {low:g} to {high:g}")
+            return {name: float(value)}
+        case Choice(options):
+            boolean = isinstance(value, bool)  # 1 == True
+            same = [o for o in options if o == value and isinstance(o, bool) == boolean]
+            if not same:
+                raise wrong(", ".join(map(str, options)))
+            return {name: same[0]}
+        case Row(items):
+            if not isinstance(value, list) or len(value) != len(items):
+                raise wrong(f"a list of {len(items)}")
+            parts: list[tuple[str | int, Node, Any]]
+            parts = [(i, item, value[i]) for i, item in enumerate(items)]
+        case Branch(branches):
+            label = value.get("type") if isinstance(value, Mapping) else None
+            if not isinstance(label, str) or label not in branches:
+                raise wrong(f"type: {', '.join(branches)}; and what belongs to it")
+            below = {key: item for key, item in value.items() if key != "type"}
+            inside = f"{name}.{label}"
+            return {name: label, **parameters_of(branches[label], below, inside, place)}
+        case Group(children):
+            if not isinstance(value, Mapping) or set(value) != set(children):
+                raise wrong(f"these keys: {', '.join(children)}")
+            parts = [(key, child, value[key]) for key, child in children.items()]
+    found: dict[str, Any] = {}
+    for key, child, part in parts:
+        found |= parameters_of(child, part, f"{name}.{key}" if name else str(key), (*place, key))
+    return found
+
+
 def count(node: Node) -> int | None:
     """How many different values a node has; None for infinitely many."""
     match node:

@@ -8,9 +8,22 @@ from typing import Any
 
 from nasdistill.options import nearest
 from nasdistill.recipe import line_of
-from nasdistill.space.nodes import Branch, Choice, Constant, Float, Group, Int, Node, Row
+from nasdistill.recipe.yaml import plain
+from nasdistill.space.nodes import (
+    Branch,
+    Choice,
+    Constant,
+    Float,
+    Group,
+    Int,
+    Node,
+    NotInSpaceError,
+    Row,
+    parameters_of,
+)
 
-_TOP = ("name", "family", "description", "parameters")
+_TOP = ("name", "family", "description", "parameters", "start")
+_TEXTS = ("name", "family", "description")
 _KINDS = ("int", "float", "choice")
 _DISTILLATION = {"temperature": (0.01, 1000.0), "alpha": (0.0, 1.0)}
 """What a space may search for its objective, and within which bounds."""
@@ -24,8 +37,8 @@ class Reader:
         self._source = source
         self.errors: list[str] = []
 
-    def read(self) -> tuple[dict[str, str], Group]:
-        """The texts (name, family, description), and the tree below `parameters`."""
+    def read(self) -> tuple[dict[str, str], Group, tuple[dict[str, Any], ...]]:
+        """The texts (name, family, description), the tree below `parameters`, the first designs."""
         for key in self._tree:
             if key not in _TOP:
                 self._wrong((key,), f"unknown key{nearest(str(key), _TOP)}", ", ".join(_TOP))
@@ -40,8 +53,22 @@ class Reader:
             self._wrong(("parameters",), "the space is empty", "at least one node")
         group = self._group(root, ("parameters",))
         self._check_distillation(group)
-        text = {key: str(self._tree.get(key, "")) for key in _TOP}
-        return text, group
+        text = {key: str(self._tree.get(key, "")) for key in _TEXTS}
+        return text, group, self._start(group)
+
+    def _start(self, root: Group) -> tuple[dict[str, Any], ...]:
+        """Parameters of the designs that are tried first."""
+        designs = self._tree.get("start", [])
+        if not isinstance(designs, list):
+            self._wrong(("start",), f"found {designs!r}", "a list of architectures' values")
+            return ()
+        found = []
+        for index, design in enumerate(designs if not self.errors else ()):
+            try:
+                found.append(parameters_of(root, plain(design)))
+            except NotInSpaceError as error:
+                self._wrong(("start", index, *error.place), error.found, error.allowed)
+        return tuple(found)
 
     def _check_distillation(self, root: Group) -> None:
         """`distillation` is no part of the module: it may hold what its objective is given."""

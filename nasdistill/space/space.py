@@ -67,12 +67,15 @@ class SearchSpace:
         family: Who builds its architectures.
         description: One sentence.
         root: The tree.
+        start: Parameters of well-known designs, each a value by dotted name: a search tries them
+            first.
     """
 
     name: str
     family: str
     description: str
     root: Group
+    start: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def load(cls, name_or_path: str) -> SearchSpace:
@@ -110,12 +113,12 @@ class SearchSpace:
         tree = parse_yaml(text, source)
         reader = Reader(tree, source)
         try:
-            about, root = reader.read()
+            about, root, start = reader.read()
         except RecursionError:
             raise UserError(f"{source}: nested too deeply, or an alias holds itself") from None
         if reader.errors:
             raise UserError("\n".join(reader.errors))
-        return cls(about["name"], about["family"], about["description"].strip(), root)
+        return cls(about["name"], about["family"], about["description"].strip(), root, start)
 
     @classmethod
     def shipped(cls) -> tuple[str, ...]:
@@ -139,6 +142,8 @@ class SearchSpace:
         lines = [f"{self.name} (family {self.family}): {self.description}"]
         for name, child in self.root.children.items():
             lines += lines_of(name, child, 1)
+        if self.start:
+            lines.append(f"  tried first: {len(self.start)} plain designs")
         return lines
 
     def to_dict(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def propose(
     space: SearchSpace,
     attempt: int,
 ) -> Proposal:
-    """Asks the sampler for an architecture.
+    """Gives a space's own designs first, then asks the sampler.
 
     The sampler is built from the seed, the number of trials so far and the attempt, so that a
     study that was interrupted asks for the same ones.
@@ -58,11 +58,24 @@ def propose(
         if recipe.sampler == "qmc":
             for _ in range(index + attempt):
                 memory.ask()
+        first = _untried(space, trials)
+        if first is not None:
+            memory.enqueue_trial(dict(first))
         trial = memory.ask()
         architecture = space.sample(trial)
     frozen = memory.trials[trial.number]
     system = {k: v for k, v in frozen.system_attrs.items() if not k.startswith("constraints")}
     return Proposal(architecture, trial.params, frozen.distributions, system)
+
+
+def _untried(space: SearchSpace, trials: Sequence[FrozenTrial]) -> Mapping[str, Any] | None:
+    """Parameters of the first of the space's own designs that was not proposed yet."""
+    seen = {trial.user_attrs.get("fingerprint") for trial in trials}
+    for parameters in space.start:
+        fixed = optuna.trial.FixedTrial(dict(parameters))
+        if space.sample(fixed).fingerprint not in seen:
+            return parameters
+    return None
 
 
 def _sampler(recipe: Recipe, index: int, attempt: int) -> BaseSampler:
