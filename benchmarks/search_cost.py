@@ -92,7 +92,10 @@ def tpe_hyperband(table: Table, seed: int, good: Sequence[bool]) -> float:
     points = (about - low) / (high - low)
     pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=100, reduction_factor=3)
     sampler = optuna.samplers.TPESampler(seed=seed)
-    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    study = optuna.create_study(
+        study_name=f"{seed}",  # Hyperband draws brackets by it
+        direction="maximize", sampler=sampler, pruner=pruner,
+    )  # fmt: skip
     left, spent = list(range(len(points))), 0.0
     seconds = {share: table.seconds("full", share) for share in (*SHARES, 1.0)}
     scores = {s: table.figure("full", s, 0, "accuracy") for s in (*SHARES, 1.0)}
