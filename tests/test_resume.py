@@ -104,13 +104,19 @@ def test_a_second_call_finds_the_study_complete(tmp_path: Path) -> None:
     assert json.loads((folder / "studies/small/finals/recommended.json").read_text())["rank"]
 
 
+def heed_ctrl_c() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and hands that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     folder = prepare(tmp_path)
     main = "import sys; from nasdistill.cli import main; main()"
     search = [sys.executable, "-c", main, "search", "--recipe", "recipe.yaml", "--trials", "500"]
     process = subprocess.Popen(
-        search, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+        search, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heed_ctrl_c,
+    )  # fmt: skip
     assert process.stderr is not None
     said = ""
     while ", rung 0: " not in said:
