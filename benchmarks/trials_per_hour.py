@@ -139,7 +139,8 @@ def measure_ours(
     begin = common.clock(setting.device)
     setting.course.prepare(pace.end, 0)
     filled = common.clock(setting.device)
-    torch.set_num_threads(asked.threads // asked.workers)
+    threads = max(1, asked.threads // asked.workers)
+    torch.set_num_threads(threads)
     precisions = {
         kind: sides.probe_ours(setting, one) for kind, one in by_kind(setting, drawn).items()
     }
@@ -152,7 +153,7 @@ def measure_ours(
     if asked.workers == 1:
         found = [try_ours(setting, *task) for task in tasks]
     else:
-        told = (asked.device, cache, asked.threads // asked.workers)
+        told = (asked.device, cache, threads)
         spawn = multiprocessing.get_context("spawn")
         with spawn.Pool(asked.workers, start_worker, told) as pool:
             found = pool.map(try_in_worker, tasks, chunksize=1)

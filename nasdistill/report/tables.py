@@ -33,7 +33,7 @@ def finals_table(record: StudyRecord) -> str:
         *_latency_rows(record),
         _row("speed-up, batch 1", record, _ratio("speedup")),
         _head("Checks", record),
-        _row("limits, on the exported file", record, lambda final: _limits(final)),
+        _row("limits, on the exported file", record, _limits),
         _row("export: largest difference", record, _export),
         _row("checkpoint", record, _checkpoint),
         _row("seconds spent", record, _seconds),
