@@ -22,10 +22,14 @@ from conftest import RECIPE, prepare
 
 import nasdistill
 from nasdistill import finals
+from nasdistill.api.places import read_import
+from nasdistill.bench import open_bench
 from nasdistill.distillation import Diverged
 from nasdistill.errors import UserError
+from nasdistill.locks import is_held
 from nasdistill.recipe import load_recipe
 from nasdistill.results import COUNTED, Event, candidates_frame, load_study
+from nasdistill.study import Study
 
 README = Path(__file__).parents[1] / "README.md"
 DRIVER = Path(__file__).parent / "killed_search.py"
@@ -217,6 +221,28 @@ def test_a_worker_that_dies_leaves_its_trial_to_the_others(here: Path) -> None:
     assert len(counted) == 7 and outcome.record.state == "complete" and outcome.record.finals
     assert at_work <= {c.number for c in counted}
     assert "a worker ended by signal 9; the others take over what it was at" in warned
+
+
+def test_finals_let_measurements_in_and_keep_to_the_time_limit(here: Path) -> None:
+    held: set[bool] = set()
+
+    def look(event: Event) -> None:
+        if event.kind == "progress" and event.stage == "finals":
+            held.add(is_held(Path("studies/small/latency.lock")))
+
+    recipe = load_recipe("recipe.yaml", {"top_k": 1})
+    outcome = nasdistill.search(recipe, on_event=look)
+    assert held == {False}
+    study = Study.open(recipe, Path("studies"), "")
+    bench = open_bench(study, read_import(recipe), look)
+    made = {final.number for final in outcome.record.finals}
+    another = next(c.number for c in study.candidates() if c.rungs and c.number not in made)
+    study.set("finals", [*made, another])
+    trained = Path(f"studies/small/finals/.work-{another}/seconds.json")
+    finals.train_ahead(study, bench, look, time.monotonic())
+    assert not trained.exists()
+    finals.train_ahead(study, bench, look, None)
+    assert trained.exists()
 
 
 def test_a_diverging_student_fails_and_the_study_goes_on(here: Path) -> None:

@@ -6,10 +6,12 @@ import select
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from nasdistill.locks import is_held, pausing
 
 CHILD = """\
 import sys
@@ -89,3 +91,16 @@ def test_one_at_a_time(start: Start) -> None:
     leave(first)
     assert says(second) == "inside"
     leave(second)
+
+
+def test_training_lets_measurements_in_between_its_steps(tmp_path: Path) -> None:
+    lock, held = tmp_path / "lock", []
+
+    def steps() -> Iterator[int]:
+        for step in range(3):
+            held.append(is_held(lock))
+            yield step
+
+    for _ in pausing(steps(), lock):
+        held.append(is_held(lock))
+    assert held == [True, False] * 3
