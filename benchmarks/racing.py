@@ -1,12 +1,13 @@
 """What the last rungs' race is worth: finals chosen with it, and without.
 
 Replayed from the shared table (`full_runs.py`) over many random studies of 24 of its architectures.
-Each climbs rungs as the search does; of those at the last, the search's own rule chooses two: by
-the scores of one seed, with the race (the contenders' scores are means of two seeds), or with a
-second seed for everybody at the last rung. Finals are judged by full runs: test accuracy, the mean
-over the seeds there are, and the hypervolume of (accuracy, latency, parameters) below the worst
-architecture of the table in each. No floor under the scores: the table's runs are shorter than
-those it is meant for.
+Each climbs rungs at 3 and 5 % of a full run; of those at the last, the search's own rule chooses
+two: by the scores of one seed, or after the contenders have raced, which is to 10 % from another
+seed. Held against it, for the same contenders: more budget alone (the same seed, on to 10 %), a
+second seed alone (up to 5 %, the mean of both), and the most that a race could do, which is to know
+the full runs. Finals are judged by full runs: test accuracy, the mean over the seeds there are, and
+the hypervolume of (accuracy, latency, parameters) below the worst architecture of the table in
+each. No floor under the scores: the table's runs are shorter than those it is meant for.
 
     python benchmarks/racing.py
 """
@@ -15,13 +16,13 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 from common import ROOT, markdown, write
-from replay import LADDER, Table, climbed
+from replay import Table, climbed
 
 from nasdistill.choosing import choose, contenders
 from nasdistill.options import Cost
@@ -29,9 +30,12 @@ from nasdistill.pareto import as_points, hypervolume
 from nasdistill.results import Candidate, RungScore
 
 PAGE = ROOT / "docs" / "scoring.md"
-STUDIES, TRIALS, TOP_K = 300, 24, 2
+STUDIES, TRIALS, TOP_K = 100, 24, 2
+RUNGS, FURTHER = (0.03, 0.05), 0.10
 COSTS: tuple[Cost, ...] = ("latency", "params")
-ONE, RACE, ALL = "one seed", "the race", "a second seed for all"
+ONE, RACE = "one seed", "the race"
+BUDGET, SEED = "more budget, same seed", "a second seed, same budget"
+KNOWN = "full runs of the contenders"
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Choice:
     Attributes:
         volume: Hypervolume of the finals.
         accuracy: Of the first final, in [0, 1].
-        seconds: CPU-seconds of second runs.
+        seconds: CPU-seconds beyond the last rung.
     """
 
     volume: float
@@ -49,10 +53,10 @@ class Choice:
     seconds: float
 
 
-def candidate(table: Table, place: int, scores: Sequence[float]) -> Candidate:
-    """An architecture at the last rung, as a study knows it; a second score is the race's."""
+def candidate(table: Table, place: int, score: float, race: float | None = None) -> Candidate:
+    """An architecture at the last rung, as a study knows it."""
     about = table.about[table.numbers[place]]
-    first, *second = [RungScore(1, 0, score, score, score, 0.0, 0.0) for score in scores]
+    first, *second = [RungScore(1, 0, s, s, s, 0.0, 0.0) for s in (score, race) if s is not None]
     return Candidate(
         number=place, state="complete", architecture=about["architecture"], fingerprint=str(place),
         parameters={}, params=about["params"], macs=about["macs"], depth=about["depth"],
@@ -62,16 +66,27 @@ def candidate(table: Table, place: int, scores: Sequence[float]) -> Candidate:
 
 def ways(
     table: Table, places: Sequence[int], seeds: tuple[int, int]
-) -> Iterator[tuple[str, list[int], Collection[int]]]:
-    """Each way's name, its finals, and those it trained twice."""
-    first, second = (table.figure("trunk", LADDER[-1], seed, "accuracy") for seed in seeds)
-    single = [candidate(table, i, [first[i]]) for i in places]
-    racing = [c.number for c in contenders(single, COSTS, TOP_K, 0.0)]
-    for name, twice in {ONE: [], RACE: racing, ALL: places}.items():
-        scored = [
-            candidate(table, i, [first[i], second[i]] if i in twice else [first[i]]) for i in places
-        ]
-        yield name, [c.number for c in choose(scored, COSTS, TOP_K, 0.0)], twice
+) -> Iterator[tuple[str, list[int], float]]:
+    """Each way's name, its finals, and the CPU-seconds that it took beyond the last rung."""
+    (first, again), (on, race) = (
+        [table.figure("trunk", share, seed, "accuracy") for seed in seeds]
+        for share in (RUNGS[-1], FURTHER)
+    )
+    means = [(a + b) / 2 for a, b in zip(first, again, strict=True)]
+    single = [candidate(table, i, first[i]) for i in places]
+    racing = {c.number for c in contenders(single, COSTS, TOP_K, 0.0)}
+    short, long = (table.seconds("trunk", share, seeds[1]) for share in (RUNGS[-1], FURTHER))
+    rest = [b - a for a, b in zip(short, long, strict=True)]
+    full = table.seconds("full", 1.0)
+    sides = {
+        ONE: (first, None), RACE: (race, long), BUDGET: (on, rest), SEED: (means, short),
+        KNOWN: (table.truth("test"), full),
+    }  # fmt: skip
+    for name, (scores, seconds) in sides.items():
+        raced = racing if seconds is not None else set()
+        scored = [candidate(table, i, first[i], scores[i] if i in raced else None) for i in places]
+        finals = [c.number for c in choose(scored, COSTS, TOP_K, 0.0)]
+        yield name, finals, sum(seconds[i] for i in raced) if seconds is not None else 0.0
 
 
 def studies(table: Table) -> dict[str, list[Choice]]:
@@ -81,16 +96,14 @@ def studies(table: Table) -> dict[str, list[Choice]]:
     points = as_points([[a, *row] for a, row in zip(truth, costs, strict=True)])
     reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0)
     rng = random.Random(0)
-    found: dict[str, list[Choice]] = {ONE: [], RACE: [], ALL: []}
+    found: dict[str, list[Choice]] = {}
     for first, second in itertools.permutations(table.scored("trunk"), 2):
-        seconds = table.seconds("trunk", LADDER[-1], second)
         for _ in range(STUDIES):
-            passed, _ = climbed(table, rng.sample(range(count), TRIALS), seed=first)
-            places = [i for i, rungs in passed.items() if rungs == len(LADDER)]
-            for name, finals, twice in ways(table, places, (first, second)):
+            passed, _ = climbed(table, rng.sample(range(count), TRIALS), RUNGS, seed=first)
+            places = [i for i, rungs in passed.items() if rungs == len(RUNGS)]
+            for name, finals, seconds in ways(table, places, (first, second)):
                 volume = hypervolume(points[finals], reference)
-                spent = sum(seconds[i] for i in twice)
-                found[name].append(Choice(volume, truth[finals[0]], spent))
+                found.setdefault(name, []).append(Choice(volume, truth[finals[0]], seconds))
     return found
 
 
@@ -112,7 +125,7 @@ def main() -> None:
         )  # fmt: skip
     seeds = len(table.scored("trunk"))
     head = ["chosen by", "hypervolume ÷ one seed's", "better in", "worse in", "first final's",
-            "second runs, in full runs"]  # fmt: skip
+            "cost, in full runs"]  # fmt: skip
     text = (
         f"{len(found[ONE])} replayed studies of {TRIALS} trials and {TOP_K} finals, "
         f"{table.full_seeds} full runs of each architecture, {seeds} seeds of short runs.\n\n"

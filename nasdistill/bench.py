@@ -72,6 +72,11 @@ class Bench:
         return distillation.predict(self.teacher.module, self.dataset.test, size)[0]
 
     @property
+    def final_examples(self) -> int:
+        """Training examples that a final sees."""
+        return self.recipe.final_budget.examples(len(self.final.feed.dataset.train))
+
+    @property
     def classes(self) -> int:
         """Number of classes."""
         return len(self.dataset.classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 
@@ -72,6 +73,20 @@ def contenders(
     return [*chosen, *(able[i] for i in rivals[:count])] if rivals else []
 
 
+def settled(candidates: Sequence[Candidate]) -> list[float]:
+    """Scores at the last rung, in [0, 1], with those of the race in the place of the first.
+
+    A score of the race counts less the mean of what the race added, so that it stands beside those
+    of trials that were not in it.
+
+    Args:
+        candidates: Trials that climbed every rung.
+    """
+    added = [c.race.accuracy - (c.score or 0.0) for c in candidates if c.race is not None]
+    gain = fmean(added) if added else 0.0
+    return [(c.score or 0.0) if c.race is None else c.race.accuracy - gain for c in candidates]
+
+
 def _able(
     candidates: Sequence[Candidate],
     costs: Sequence[Cost],
@@ -79,11 +94,11 @@ def _able(
     full: Mapping[int, float],
 ) -> tuple[list[Candidate], Forecast, Points]:
     """Those that climbed every rung and reach the floor, their forecasts, and both as points."""
-    there = [c for c in candidates if c.state == "complete" and c.settled is not None]
+    there = [c for c in candidates if c.state == "complete" and c.score is not None]
     there = [c for c in there if all(c.cost(name) is not None for name in costs)]
     if not there:
         return [], Forecast(np.empty(0), np.empty(0)), np.empty((0, 1 + len(costs)))
-    expected = forecast_of(there, [c.settled or 0.0 for c in there], full)
+    expected = forecast_of(there, settled(there), full)
     reach = [i for i, c in enumerate(there) if c.rungs[-1].high + LATER_GAIN >= min_accuracy]
     kept = Forecast(expected.guess[reach], expected.deviation[reach])
     able = [there[i] for i in reach]

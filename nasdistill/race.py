@@ -1,15 +1,15 @@
-"""The last rungs' race: a second seed for those who cannot be told apart.
+"""The last rungs' race: more budget and a second seed for those who cannot be told apart.
 
 Top-k is where short scores are weakest. Before finals are chosen, the trials next in line whose
-forecasts overlap with those of the top-k are trained once more with them, from another seed and up
-to the last rung; the mean of both scores decides.
+forecasts overlap with those of the top-k are trained once more with them, from another seed and
+beyond the last rung; that score takes the place of the first.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from nasdistill import distillation, locks
@@ -40,6 +40,7 @@ def run_race(
         deadline: `time.monotonic()` at which the search must end; who has not run then does not.
         wait: Whether to wait for those that other workers are at.
     """
+    bench = replace(bench, ladder=bench.ladder.with_race(bench.final_examples))
     folder = study.folder / "race"
     folder.mkdir(exist_ok=True)
     candidates = {c.number: c for c in study.candidates()}
@@ -58,7 +59,7 @@ def run_race(
             continue
         study.set(_key(number), asdict(score))
         study.add_seconds("race", time.perf_counter() - start)
-        text = f"race, second seed: accuracy {score.accuracy:.3f}"
+        text = f"race, second seed, {score.budget:,} images: accuracy {score.accuracy:.3f}"
         emit(Event("rung", text, stage="search", trial=number, rung=score.rung))
 
 
@@ -70,7 +71,7 @@ def _run(
     study: Study, bench: Bench, candidate: Candidate, folder: Path, emit: Emit,
     deadline: float | None,
 ) -> RungScore:  # fmt: skip
-    """One run up to the last rung, from another seed."""
+    """One run up to the race's budget, from another seed."""
     course = bench.scoring.for_architecture(architecture_of(candidate))
     seed = hash_seed((study.recipe.seed, "race")) % 2**32
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nasdistill.pareto import as_points, best
 
 COOL_DOWN = 0.4
+RACE = 2
+"""Budget of the race ÷ the last rung's."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,15 @@ class Ladder:
     def last(self) -> int:
         """Index of the last rung."""
         return len(self.budgets) - 1
+
+    def with_race(self, most: int) -> Ladder:
+        """With the race as one rung more: `RACE` times the last budget.
+
+        Args:
+            most: Examples of a full run; the race stays within it, but never below the last rung.
+        """
+        last = self.budgets[-1]
+        return replace(self, budgets=(*self.budgets, max(last, min(RACE * last, most))))
 
     def examples(self, rung: int) -> int:
         """Examples it takes to score a trial at every rung up to `rung`, cool-downs included."""

@@ -76,17 +76,20 @@ def test_the_cost_of_a_search_counts_until_a_good_student_is_distilled() -> None
     assert ours(made, [0, 1, 2], good) == pytest.approx(22.0 + 100.0)
 
 
-def test_a_race_lets_a_second_seed_decide() -> None:
-    from racing import ALL, ONE, RACE, ways
+def test_a_race_lets_more_budget_and_a_second_seed_decide() -> None:
+    from racing import BUDGET, KNOWN, ONE, RACE, SEED, ways
 
     made = table([(0.5, [0.5] * 3), (0.9, [0.6] * 3), (0.4, [0.7] * 3)])
-    for number, score in enumerate((0.5, 0.9, 0.1)):
-        made.lines[number, 1, "trunk"] = {"0.1": seen(score, 14.0)}
+    short, on, again, race = (0.5, 0.6, 0.7), (0.8, 0.7, 0.7), (0.7, 0.7, 0.55), (0.6, 0.9, 0.7)
+    for number in range(3):
+        for seed, one, two in ((0, short, on), (1, again, race)):
+            at = {"0.05": seen(one[number], 5.0), "0.1": seen(two[number], 14.0)}
+            made.lines[number, seed, "trunk"] = at
         made.about[number]["architecture"] = {}
-    found = {
-        name: (finals[0], sorted(twice)) for name, finals, twice in ways(made, [0, 1, 2], (0, 1))
-    }
-    assert found == {ONE: (2, []), RACE: (1, [0, 1, 2]), ALL: (1, [0, 1, 2])}
+    found = {name: (finals[0], spent) for name, finals, spent in ways(made, [0, 1, 2], (0, 1))}
+    assert found == {
+        ONE: (2, 0.0), RACE: (1, 42.0), BUDGET: (0, 27.0), SEED: (1, 15.0), KNOWN: (1, 300.0),
+    }  # fmt: skip
 
 
 def test_who_of_the_best_is_kept_by_a_rung() -> None:

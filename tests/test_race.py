@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import nasdistill
-from nasdistill import trials
+from nasdistill import race, trials
 from nasdistill.api import searching
-from nasdistill.choosing import choose, contenders
+from nasdistill.choosing import choose, contenders, settled
 from nasdistill.recipe import load_recipe
 from nasdistill.results import Candidate, Event, RungScore, StudyRecord, forecast_of, load_study
 from nasdistill.study import Study
@@ -44,24 +44,32 @@ def test_who_lies_far_behind_does_not() -> None:
     assert contenders(some, ("params",), 1, 0.0) == []
 
 
-def test_the_mean_of_both_seeds_decides() -> None:
+def test_the_race_decides() -> None:
     some = [trial(0, 0.80, 1000), trial(1, 0.79, 1000), trial(2, 0.50, 1000)]
     assert numbers(choose(some, ("params",), 1, 0.0)) == [0]
-    raced = [trial(0, 0.80, 1000, 0.70), trial(1, 0.79, 1000, 0.80), some[2]]
+    raced = [trial(0, 0.80, 1000, 0.82), trial(1, 0.79, 1000, 0.87), some[2]]
     assert numbers(choose(raced, ("params",), 1, 0.0)) == [1]
-    assert raced[1].settled == pytest.approx(0.795) and some[2].settled == 0.50
+
+
+def test_who_did_not_race_stands_beside_those_who_did() -> None:
+    raced = [trial(0, 0.80, 1000, 0.82), trial(1, 0.78, 1000, 0.86), trial(2, 0.81, 1000)]
+    # The race added 0.02 and 0.08: 0.05 in the mean.
+    assert settled(raced) == pytest.approx([0.77, 0.81, 0.81])
+    assert settled(raced[2:]) == [0.81] and settled([]) == []
 
 
 @pytest.fixture
 def options() -> dict[str, object]:
-    return {"trials": 6, "stopping": False, "min_accuracy": 0, "final_budget": "1 epochs"}
+    return {"trials": 6, "stopping": False, "min_accuracy": 0, "final_budget": "2000 images"}
 
 
 def record() -> StudyRecord:
     return load_study("small", Path("studies"))
 
 
-def test_a_race_is_run_once_and_gone_on_with(here: Path, options: dict[str, object]) -> None:
+def test_a_race_is_run_once_and_gone_on_with(
+    here: Path, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Cut(Exception):  # noqa: N818
         pass
 
@@ -75,14 +83,22 @@ def test_a_race_is_run_once_and_gone_on_with(here: Path, options: dict[str, obje
     assert len(before) == 1 and not record().finals
     told: list[str] = []
     recipe = load_recipe("recipe.yaml", options)
+    seeds: list[int] = []
+
+    def noting(*given: Any) -> Any:
+        seeds.append(given[4])
+        return trials.start_trunk(*given)
+
+    monkeypatch.setattr(race, "start_trunk", noting)
     nasdistill.search(recipe, on_event=lambda e: told.append(e.text))
     after = {c.number: c for c in record().candidates if c.race is not None}
     assert 2 < len(after) <= 4 and sum(t.startswith("race, second") for t in told) == len(after) - 1
     assert after[next(iter(before))].race == before[next(iter(before))]
-    assert {final.number for final in record().finals} <= set(after)
+    assert {final.number for final in record().finals} & set(after)
+    assert len(seeds) == len(after) - 1 and recipe.seed not in seeds
     for candidate in after.values():
-        assert candidate.race is not None and candidate.race.budget == candidate.rungs[-1].budget
-        assert candidate.race.loss != candidate.rungs[-1].loss, "the seed was the same"
+        assert candidate.race is not None
+        assert candidate.race.budget == 2 * candidate.rungs[-1].budget
     assert record().stages["race"] > 0 and not Path("studies/small/race").exists()
     assert nasdistill.search(recipe).already_complete
     assert "in the race, second seed" in Path("reports/small/index.html").read_text()

@@ -80,15 +80,14 @@ def _deadlines(study: Study, bench: Bench, begun: float) -> Deadlines:
     if recipe.time_limit is None:
         return Deadlines(None, None)
     whole = begun + recipe.time_limit
-    final = recipe.final_budget.examples(len(bench.final.feed.dataset.train))
-    final *= _full_runs(recipe)
+    final = bench.final_examples * _full_runs(recipe)
     going, searching = float(recipe.trials), 0.0
     for rung in range(len(ladder.budgets)):
         before = ladder.examples(rung - 1) if rung else 0
         searching += going * (ladder.examples(rung) - before)
         going /= ladder.eta if recipe.stopping else 1
     if recipe.race:
-        searching += 2 * recipe.top_k * ladder.budgets[-1]
+        searching += 2 * recipe.top_k * ladder.with_race(bench.final_examples).budgets[-1]
     left = whole - time.monotonic()
     return Deadlines(time.monotonic() + left * searching / (searching + final), whole)
 

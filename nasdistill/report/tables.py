@@ -224,7 +224,10 @@ def _remarks(candidate: Candidate) -> str:
     parts = candidate.micro_batch
     marked = None if parts is None else f"in micro-batches of {parts} for want of memory"
     raced = candidate.race
-    second = None if raced is None else f"in the race, second seed: {text.percent(raced.accuracy)}"
+    second = None
+    if raced is not None:
+        score = text.percent(raced.accuracy)
+        second = f"in the race, second seed and {text.count(raced.budget)} images: {score}"
     return "; ".join(remark for remark in (candidate.reason, marked, second) if remark)
 
 

@@ -69,8 +69,8 @@ class Candidate:
         micro_batch: Examples that the student saw at once because whole batches did not fit in
             memory; None where they did. Batch norm then saw each micro-batch by itself.
         depth: Convolutions and linear layers; None in studies that did not count them.
-        race: The score of a second run from another seed, up to the last rung's budget; None for
-            those that were not in the race.
+        race: The score of a second run, from another seed and beyond the last rung's budget; None
+            for those that were not in the race.
     """
 
     number: int
@@ -94,13 +94,6 @@ class Candidate:
     def score(self) -> float | None:
         """Accuracy at the last rung reached, in [0, 1]."""
         return self.rungs[-1].accuracy if self.rungs else None
-
-    @property
-    def settled(self) -> float | None:
-        """The score, or where there was a race the mean of both seeds', in [0, 1]."""
-        if self.score is None or self.race is None:
-            return self.score
-        return (self.score + self.race.accuracy) / 2
 
     @property
     def examples(self) -> int:
