@@ -45,7 +45,8 @@ class Row:
 
     Attributes:
         figure: What it is.
-        kind: Of the run it comes from; `free` for none, `forecast` for what the search goes by.
+        kind: Of the run it comes from; `free` for none, `forecast` for what the search goes by,
+            `prior` for that before any run.
         share: Of the full budget, at which the scored copy stands.
         cost: Examples seen until then, cool-downs of lower rungs included, as a share of a full
             run's.
@@ -77,6 +78,8 @@ def figures(table: Table) -> Iterator[tuple[str, str, float, float, Scores]]:
                 yield name, kind, share, cost, scores
                 if kind == "trunk":
                     yield "the search's forecast", OURS, share, cost, forecasts(table, scores)
+    nothing = [[0.0] * len(table.numbers)]
+    yield "forecast without a score (MACs, depth)", "prior", 0.0, 0.0, forecasts(table, nothing)
     yield "parameters", "free", 0.0, 0.0, [table.known("params")]
     yield "MACs", "free", 0.0, 0.0, [table.known("macs")]
     yield "vote of synflow, SNIP, Jacobian", "free", 0.0, 0.0, [voted(table)]

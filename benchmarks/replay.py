@@ -17,6 +17,7 @@ from nasdistill.ranking import bootstrap, kendall
 from nasdistill.rungs import stop_reason
 
 EXAMPLES = EPOCHS * 156 * 64
+ORDERS = 200
 LADDER, ETA = (0.03, 0.10), 3
 """The rungs of the table that are nearest to the search's first two (3,000 and 9,000 images)."""
 
@@ -205,15 +206,18 @@ def climbed(
     return passed, spent
 
 
-def shuffled(
-    count: int, measure: Callable[[Sequence[int]], float], orders: int = 200
-) -> list[float]:
-    """A figure of many random orders of the architectures."""
-    rng, found = random.Random(0), []
-    for _ in range(orders):
-        order = list(range(count))
+def shuffled(table: Table, measure: Callable[[Sequence[int], int], float]) -> list[float]:
+    """A figure of `ORDERS` random orders of the architectures, of each seed of rungs in turn.
+
+    Args:
+        table: The table.
+        measure: The figure of an order (places in `table.numbers`) and a seed of short runs.
+    """
+    rng, found, seeds = random.Random(0), [], table.scored("trunk")
+    for turn in range(ORDERS):
+        order = list(range(len(table.numbers)))
         rng.shuffle(order)
-        found.append(measure(order))
+        found.append(measure(order, seeds[turn % len(seeds)]))
     return found
 
 

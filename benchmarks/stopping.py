@@ -16,12 +16,13 @@ Target: at least twice the hypervolume per second.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from statistics import fmean
 
 import numpy as np
 from common import markdown, met, quartiles, spread, write
 from full_runs import COUNT, RUNGS
-from replay import ETA, LADDER, Table, climbed, shuffled
+from replay import ETA, LADDER, ORDERS, Table, climbed, shuffled
 
 from nasdistill.pareto import as_points, hypervolume
 
@@ -39,12 +40,12 @@ def main() -> None:
     costs = zip(table.known("latency_ms"), table.known("params"), strict=True)
     points = as_points([[a, *row] for a, row in zip(truth, costs, strict=True)])
     reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0)
-    everything = sum(table.seconds("trunk", ladder[-1]))
     whole = hypervolume(points, reference)
     shares, savings, lost = [], [], []
 
-    def replay(order: object) -> float:
-        passed, spent = climbed(table, order, ladder, asked.eta, asked.by)  # type: ignore[arg-type]
+    def replay(order: Sequence[int], seed: int) -> float:
+        passed, spent = climbed(table, order, ladder, asked.eta, asked.by, seed)
+        everything = sum(table.seconds("trunk", ladder[-1], seed))
         reached = [i for i in range(count) if passed[i] == len(ladder)]
         kept = hypervolume(points[reached], reference)
         shares.append(kept / whole)
@@ -52,16 +53,17 @@ def main() -> None:
         lost.append(max(truth) - max(truth[i] for i in reached))
         return (kept / spent) / (whole / everything)
 
-    ratios = quartiles(shuffled(count, replay))
+    ratios = quartiles(shuffled(table, replay))
     rows = [
         ["hypervolume kept", f"{fmean(shares):.1%}"],
         ["time, without ÷ with", spread(quartiles(savings))],
         ["hypervolume per second, with ÷ without", spread(ratios)],
         ["best student's accuracy lost, points", f"{100 * fmean(lost):.2f}"],
     ]
+    seeds = len(table.scored("trunk"))
     text = (
-        f"{count} of {COUNT} architectures, {table.full_seeds} seed(s) of full runs, 200 orders "
-        f"(target 2: {met(ratios[1] >= 2)}).\n\n"
+        f"{count} of {COUNT} architectures, {table.full_seeds} seeds of full runs, {ORDERS} "
+        f"orders, {seeds} seeds of rungs in turn (target 2: {met(ratios[1] >= 2)}).\n\n"
     )
     if (tuple(ladder), asked.eta, asked.by) != (LADDER, ETA, "forecast"):
         print(markdown(["figure", "median (quartiles)"], rows))

@@ -73,7 +73,7 @@ def test_the_cost_of_a_search_counts_until_a_good_student_is_distilled() -> None
     good = [True, False, False]
     assert until_found(made, [1, 2, 0], good) == 300.0
     assert until_found(made, [0, 1, 2], good) == 100.0
-    assert ours(made, [0, 1, 2], good) == pytest.approx(22.0 + 100.0)
+    assert ours(made, [0, 1, 2], good, 0) == pytest.approx(22.0 + 100.0)
 
 
 def test_a_race_lets_more_budget_and_a_second_seed_decide() -> None:
