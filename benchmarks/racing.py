@@ -32,6 +32,8 @@ from nasdistill.results import Candidate, RungScore
 PAGE = ROOT / "docs" / "scoring.md"
 STUDIES, TRIALS, TOP_K = 100, 24, 2
 RUNGS, FURTHER = (0.03, 0.05), 0.10
+WHOLE = 1000
+"""A full run, in units of its budget."""
 COSTS: tuple[Cost, ...] = ("latency", "params")
 ONE, RACE = "one seed", "the race"
 BUDGET, SEED = "more budget, same seed", "a second seed, same budget"
@@ -53,14 +55,18 @@ class Choice:
     seconds: float
 
 
-def candidate(table: Table, place: int, score: float, race: float | None = None) -> Candidate:
+def scored(share: float, accuracy: float) -> RungScore:
+    """A score after this share of a full run."""
+    return RungScore(1, round(WHOLE * share), accuracy, accuracy, accuracy, 0.0, 0.0)
+
+
+def candidate(table: Table, place: int, score: float, race: RungScore | None = None) -> Candidate:
     """An architecture at the last rung, as a study knows it."""
     about = table.about[table.numbers[place]]
-    first, *second = [RungScore(1, 0, s, s, s, 0.0, 0.0) for s in (score, race) if s is not None]
     return Candidate(
         number=place, state="complete", architecture=about["architecture"], fingerprint=str(place),
         parameters={}, params=about["params"], macs=about["macs"], depth=about["depth"],
-        latency=about["latency_ms"], rungs=(first,), race=second[0] if second else None,
+        latency=about["latency_ms"], rungs=(scored(RUNGS[-1], score),), race=race,
     )  # fmt: skip
 
 
@@ -74,18 +80,21 @@ def ways(
     )
     means = [(a + b) / 2 for a, b in zip(first, again, strict=True)]
     single = [candidate(table, i, first[i]) for i in places]
-    racing = {c.number for c in contenders(single, COSTS, TOP_K, 0.0)}
+    racing = {c.number for c in contenders(single, COSTS, TOP_K, 0.0, WHOLE)}
     short, long = (table.seconds("trunk", share, seeds[1]) for share in (RUNGS[-1], FURTHER))
     rest = [b - a for a, b in zip(short, long, strict=True)]
     full = table.seconds("full", 1.0)
     sides = {
-        ONE: (first, None), RACE: (race, long), BUDGET: (on, rest), SEED: (means, short),
-        KNOWN: (table.truth("test"), full),
+        ONE: (0.0, first, None), RACE: (FURTHER, race, long), BUDGET: (FURTHER, on, rest),
+        SEED: (RUNGS[-1], means, short), KNOWN: (1.0, table.truth("test"), full),
     }  # fmt: skip
-    for name, (scores, seconds) in sides.items():
+    for name, (share, scores, seconds) in sides.items():
         raced = racing if seconds is not None else set()
-        scored = [candidate(table, i, first[i], scores[i] if i in raced else None) for i in places]
-        finals = [c.number for c in choose(scored, COSTS, TOP_K, 0.0)]
+        there = [
+            candidate(table, i, first[i], scored(share, scores[i]) if i in raced else None)
+            for i in places
+        ]
+        finals = [c.number for c in choose(there, COSTS, TOP_K, 0.0, WHOLE)]
         yield name, finals, sum(seconds[i] for i in raced) if seconds is not None else 0.0
 
 

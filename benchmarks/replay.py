@@ -88,6 +88,7 @@ class Table:
         self,
         scores: Sequence[float],
         places: Sequence[int],
+        share: float,
         full: Mapping[int, float] | None = None,
     ) -> Sequence[float]:
         """The search's forecast.
@@ -95,18 +96,19 @@ class Table:
         Args:
             scores: At one rung.
             places: Of which architectures, as places in `numbers`.
+            share: Of a full run, which these scores have seen.
             full: Accuracy after full runs, by place.
         """
         about = [self.about[self.numbers[i]] for i in places]
         known = [[one[name] for one in about] for name in ("macs", "params", "depth")]
         done = [(full or {}).get(i) for i in places]
-        return [float(value) for value in forecast(scores, *known, done).guess]
+        return [float(value) for value in forecast(scores, *known, done, share).guess]
 
 
-def forecasts(table: Table, scores: Sequence[Sequence[float]]) -> list[list[float]]:
+def forecasts(table: Table, scores: Sequence[Sequence[float]], share: float) -> list[list[float]]:
     """What the search expects of scores, a row for each seed, before any full run is known."""
     everyone = range(len(table.numbers))
-    return [list(table.expected(row, everyone)) for row in scores]
+    return [list(table.expected(row, everyone, share)) for row in scores]
 
 
 def mean_tau(scores: Sequence[Sequence[float]], truth: Sequence[float]) -> float:
@@ -196,7 +198,9 @@ def climbed(
             reason = None
             if rung < len(ladder) - 1:
                 reached = [row[i] for i in peers]
-                order_by = reached if by == "score" else table.expected(reached, peers)
+                order_by = (
+                    reached if by == "score" else table.expected(reached, peers, ladder[rung])
+                )
                 theirs = [costs[i] for i in peers]
                 reason = stop_reason(len(peers) - 1, reached, order_by, theirs, eta, 0.1)
             passed[index] = rung + (reason is None)

@@ -40,7 +40,8 @@ def scores_of(table: Table, kind: str, share: float, name: str) -> Scores:
     if name == "blend":
         return [blend(table, kind, share, seed) for seed in table.scored(kind)]
     if name.endswith(" forecast"):
-        return forecasts(table, scores_of(table, kind, share, name.removesuffix(" forecast")))
+        scores = scores_of(table, kind, share, name.removesuffix(" forecast"))
+        return forecasts(table, scores, share)
     return [table.figure(kind, share, seed, name) for seed in table.scored(kind)]
 
 
@@ -124,7 +125,8 @@ def regressed(table: Table, truth: Sequence[float], share: float, known: int) ->
         guessed = np.column_stack([np.ones(len(rest)), x[rest]]) @ weights
         score, everyone = table.figure("trunk", share, seed, "accuracy"), range(len(truth))
         done = {i: truth[i] for i in fit}
-        columns = (table.expected(score, everyone, done), table.expected(score, everyone), score)
+        fitted = table.expected(score, everyone, share, done)
+        columns = (fitted, table.expected(score, everyone, share), score)
         rows = [list(guessed), *([column[i] for i in rest] for column in columns)]
         taus.append([kendall(row, [truth[i] for i in rest]) or 0.0 for row in rows])
     return [fmean(column) for column in zip(*taus, strict=True)]

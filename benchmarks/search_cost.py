@@ -57,7 +57,7 @@ def ours(table: Table, order: Order, good: Sequence[bool], seed: int) -> float:
     there = [i for i in order if passed[i] == len(LADDER)]
     done: dict[int, float] = {}
     while len(done) < len(there):
-        expected = table.expected([last[i] for i in there], there, done)
+        expected = table.expected([last[i] for i in there], there, LADDER[-1], done)
         guess = dict(zip(there, expected, strict=True))
         index = max((i for i in there if i not in done), key=lambda i: guess[i])
         spent += seconds[index]

@@ -213,6 +213,7 @@ def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) 
         recipe=recipe, dataset=dataset, teacher=teacher, scoring=courses[0], final=courses[1],
         faculty=faculty, ladder=ladder, limits={}, threads=1, folder=study.folder,
     )  # fmt: skip
+    study.set("final_examples", bench.final_examples)
     if "latency" in recipe.minimize or recipe.max_latency is not None:
         bench.teacher_latency = study.once("teacher_latency", lambda: _latency_of_teacher(bench))
     bench.limits = study.once("limits", lambda: _limits(bench, card, emit))

@@ -21,6 +21,7 @@ def choose(
     costs: Sequence[Cost],
     count: int,
     min_accuracy: float,
+    final_examples: int,
     full: Mapping[int, float] | None = None,
 ) -> list[Candidate]:
     """The top-k: spread along the front of (forecast, costs) by the hypervolume each adds.
@@ -33,9 +34,10 @@ def choose(
         count: How many to choose, at most.
         min_accuracy: Lowest score, in [0, 1]; one whose interval comes within `LATER_GAIN` of it
             still counts, because a full run scores higher than a short one.
+        final_examples: Training examples of a full run.
         full: Accuracy after full runs on the audit half, by trial number.
     """
-    able, _, points = _able(candidates, costs, min_accuracy, full or {})
+    able, _, points = _able(candidates, costs, min_accuracy, final_examples, full or {})
     if not able:
         return []
     front = np.flatnonzero(non_dominated_ranks(points) == 0)
@@ -49,6 +51,7 @@ def contenders(
     costs: Sequence[Cost],
     count: int,
     min_accuracy: float,
+    final_examples: int,
     full: Mapping[int, float] | None = None,
 ) -> list[Candidate]:
     """The top-k and those next in line whose forecasts cannot be told from theirs.
@@ -58,13 +61,14 @@ def contenders(
         costs: The costs that the study minimises.
         count: Finals to be made; at most twice as many contend.
         min_accuracy: As of `choose`.
+        final_examples: As of `choose`.
         full: As of `choose`.
 
     Returns:
         Empty where the choice is clear.
     """
-    chosen = choose(candidates, costs, count, min_accuracy, full)
-    able, expected, points = _able(candidates, costs, min_accuracy, full or {})
+    chosen = choose(candidates, costs, count, min_accuracy, final_examples, full)
+    able, expected, points = _able(candidates, costs, min_accuracy, final_examples, full or {})
     if not chosen:
         return []
     inside = [i for i, c in enumerate(able) if c in chosen]
@@ -91,6 +95,7 @@ def _able(
     candidates: Sequence[Candidate],
     costs: Sequence[Cost],
     min_accuracy: float,
+    final_examples: int,
     full: Mapping[int, float],
 ) -> tuple[list[Candidate], Forecast, Points]:
     """Those that climbed every rung and reach the floor, their forecasts, and both as points."""
@@ -98,7 +103,8 @@ def _able(
     there = [c for c in there if all(c.cost(name) is not None for name in costs)]
     if not there:
         return [], Forecast(np.empty(0), np.empty(0)), np.empty((0, 1 + len(costs)))
-    expected = forecast_of(there, settled(there), full)
+    seen = max((c.race or c.rungs[-1]).budget for c in there)
+    expected = forecast_of(there, settled(there), full, seen / final_examples)
     reach = [i for i, c in enumerate(there) if c.rungs[-1].high + LATER_GAIN >= min_accuracy]
     kept = Forecast(expected.guess[reach], expected.deviation[reach])
     able = [there[i] for i in reach]

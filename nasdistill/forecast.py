@@ -14,7 +14,8 @@ Array = NDArray[np.float64]
 PRIOR = (1.0, 1.0, 0.0, 1.0)
 """Weights of score, log MACs, log parameters and depth, each in standard deviations, before any
 full run is known: short runs do wrong to large and deep students, and equal weights need no fitting
-(Dawes, "The robust beauty of improper linear models", 1979). Evidence: docs/scoring.md."""
+(Dawes, "The robust beauty of improper linear models", 1979). Full runs do them no wrong: the more
+of one a score has seen, the less MACs and depth count. Evidence: docs/scoring.md."""
 SHRINKAGE = 3.0
 """How many full runs' worth of belief lies in the prior."""
 ENOUGH = 16
@@ -54,6 +55,7 @@ def forecast(
     params: Sequence[int | None],
     depth: Sequence[int | None],
     full: Sequence[float | None],
+    share: float,
 ) -> Forecast:
     """Forecasts full accuracy by ridge regression towards the prior's weights.
 
@@ -63,6 +65,7 @@ def forecast(
         params: Their parameters.
         depth: Their convolutions and linear layers.
         full: Accuracy after a full run, in [0, 1], of those that had one.
+        share: Of a full run's examples, those that the scored copies have seen.
     """
     count = len(scores)
     features = [
@@ -72,7 +75,9 @@ def forecast(
         _known(depth, log=False),
     ]
     z_NF = np.column_stack([_standardised(column) for column in features])
-    prior_F = np.array(PRIOR if count >= FEWEST else (1.0, 0.0, 0.0, 0.0))
+    score, *others = PRIOR
+    known = max(0.0, 1.0 - share) if count >= FEWEST else 0.0
+    prior_F = np.array([score, *(known * weight for weight in others)])
     prior_F /= np.std(z_NF @ prior_F) or 1.0
     done = [i for i, accuracy in enumerate(full) if accuracy is not None]
     truth = np.array([accuracy for accuracy in full if accuracy is not None])

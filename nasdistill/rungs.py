@@ -9,7 +9,7 @@ from nasdistill.pareto import as_points, best
 
 COOL_DOWN = 0.4
 RACE = 2
-"""Budget of the race ÷ the last rung's."""
+"""Budget of the race ÷ the last rung's, where a full run is long enough."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,15 @@ class Ladder:
         """Index of the last rung."""
         return len(self.budgets) - 1
 
-    def with_race(self, most: int) -> Ladder:
+    def with_race(self, full: int) -> Ladder:
         """With the race as one rung more: `RACE` times the last budget.
 
         Args:
-            most: Examples of a full run; the race stays within it, but never below the last rung.
+            full: Examples of a full run. The race is half of it at most, and no less than the last
+                rung.
         """
         last = self.budgets[-1]
-        return replace(self, budgets=(*self.budgets, max(last, min(RACE * last, most))))
+        return replace(self, budgets=(*self.budgets, max(last, min(RACE * last, full // 2))))
 
     def examples(self, rung: int) -> int:
         """Examples it takes to score a trial at every rung up to `rung`, cool-downs included."""

@@ -245,10 +245,11 @@ def _ends_at(study: Study, bench: Bench, number: int, rung: int, emit: Emit) -> 
     elif recipe.stopping:
         peers = [c for c in candidates if len(c.rungs) > rung]
         scores = [c.rungs[rung].accuracy for c in peers]
+        share = bench.ladder.budgets[rung] / bench.final_examples
         reason = stop_reason(
             [c.number for c in peers].index(number),
             scores,
-            list(forecast_of(peers, scores, full_runs(study.folder)).guess),
+            list(forecast_of(peers, scores, full_runs(study.folder), share).guess),
             [[c.cost(name) or 0.0 for name in recipe.minimize] for c in peers],
             bench.ladder.eta,
             1.0 / bench.classes,

@@ -33,22 +33,22 @@ def numbers(found: list[Candidate]) -> list[int]:
 
 def test_who_cannot_be_told_apart_contends() -> None:
     some = [trial(n, 0.80 - 0.001 * n, 1000 + n) for n in range(9)]
-    assert numbers(choose(some, ("params",), 2, 0.0)) == [0]
+    assert numbers(choose(some, ("params",), 2, 0.0, 10_000)) == [0]
     # All but the first are dominated, and hardly worse: as many again as there are to be finals.
-    assert numbers(contenders(some, ("params",), 2, 0.0)) == [0, 1, 2]
-    assert contenders([], ("params",), 2, 0.0) == []
+    assert numbers(contenders(some, ("params",), 2, 0.0, 10_000)) == [0, 1, 2]
+    assert contenders([], ("params",), 2, 0.0, 10_000) == []
 
 
 def test_who_lies_far_behind_does_not() -> None:
     some = [trial(0, 0.90, 1000), *(trial(n, 0.10 + 0.001 * n, 2000) for n in range(1, 9))]
-    assert contenders(some, ("params",), 1, 0.0) == []
+    assert contenders(some, ("params",), 1, 0.0, 10_000) == []
 
 
 def test_the_race_decides() -> None:
     some = [trial(0, 0.80, 1000), trial(1, 0.79, 1000), trial(2, 0.50, 1000)]
-    assert numbers(choose(some, ("params",), 1, 0.0)) == [0]
+    assert numbers(choose(some, ("params",), 1, 0.0, 10_000)) == [0]
     raced = [trial(0, 0.80, 1000, 0.82), trial(1, 0.79, 1000, 0.87), some[2]]
-    assert numbers(choose(raced, ("params",), 1, 0.0)) == [1]
+    assert numbers(choose(raced, ("params",), 1, 0.0, 10_000)) == [1]
 
 
 def test_who_did_not_race_stands_beside_those_who_did() -> None:
@@ -60,7 +60,7 @@ def test_who_did_not_race_stands_beside_those_who_did() -> None:
 
 @pytest.fixture
 def options() -> dict[str, object]:
-    return {"trials": 6, "stopping": False, "min_accuracy": 0, "final_budget": "2000 images"}
+    return {"trials": 6, "stopping": False, "min_accuracy": 0, "final_budget": "3200 images"}
 
 
 def record() -> StudyRecord:
@@ -133,11 +133,11 @@ def test_a_search_stops_by_forecasts(here: Path, monkeypatch: pytest.MonkeyPatch
         return rule(index, accuracies, forecasts, *rest)
 
     monkeypatch.setattr(trials, "stop_reason", noting)
-    nasdistill.search(load_recipe("recipe.yaml", {"min_accuracy": 0, "final_budget": "1 epochs"}))
+    nasdistill.search(load_recipe("recipe.yaml", {"min_accuracy": 0, "final_budget": "800 images"}))
     ranked = sorted((c for c in record().candidates if c.rungs), key=lambda c: c.number)
     first = [c.rungs[0].accuracy for c in ranked]
     accuracies, forecasts = next(pair for pair in asked if pair[0] == first)
-    assert forecasts == pytest.approx(list(forecast_of(ranked, first, {}).guess))
+    assert forecasts == pytest.approx(list(forecast_of(ranked, first, {}, 0.25).guess))
     assert all(c.macs and c.depth for c in ranked), "what a forecast needs was not stored"
-    alone = forecast_of([replace(c, macs=None, depth=None) for c in ranked], first, {})
+    alone = forecast_of([replace(c, macs=None, depth=None) for c in ranked], first, {}, 0.25)
     assert forecasts != pytest.approx(list(alone.guess))

@@ -157,7 +157,8 @@ def distill(
     else:
         count = top_k or recipe.top_k
         limit = opened.attrs.get("limits", {}).get("accuracy", 0.0)
-        ranked = choose(candidates, recipe.minimize, count, limit, full_runs(opened.folder))
+        final_examples, full = opened.attrs["final_examples"], full_runs(opened.folder)
+        ranked = choose(candidates, recipe.minimize, count, limit, final_examples, full)
         chosen += [c.number for c in ranked if c.number not in chosen]
     opened.set("finals", chosen)
     with crew(recipe, study, emit, finals=len(finals.missing(opened, chosen))) as workers:
@@ -223,7 +224,7 @@ def _choose(
     if study.attrs.get("chosen_from") == _choice(study):
         return made
     limit, full = study.attrs["limits"]["accuracy"], full_runs(study.folder)
-    rule = (recipe.minimize, recipe.top_k, limit, full)
+    rule = (recipe.minimize, recipe.top_k, limit, bench.final_examples, full)
     if recipe.race and study.attrs.get("raced_from") != _choice(study):
         study.set("race", [c.number for c in contenders(study.candidates(), *rule)])
         study.set("raced_from", _choice(study))

@@ -122,7 +122,10 @@ def analyse(record: StudyRecord, stored: Mapping[str, Any]) -> Audit | None:
         full=tuple(truth),
         again=again,
         scores=tuple(scores),
-        scored=(*_by_rung(done, truth), _agreement("last score", scores, truth, macs)),
+        scored=(
+            *_by_rung(done, truth, stored["examples"]),
+            _agreement("last score", scores, truth, macs),
+        ),
         rivals=_rivals(done, truth, macs, stored.get("zero_cost", {})),
         ahead=_ahead(scores, macs, truth),
         noise=noise,
@@ -165,7 +168,7 @@ def _rivals(
     return tuple(found)
 
 
-def _by_rung(done: Sequence[Candidate], truth: Sequence[float]) -> list[Agreement]:
+def _by_rung(done: Sequence[Candidate], truth: Sequence[float], examples: int) -> list[Agreement]:
     """The agreement of each rung's score, and of the forecast made of it before any full run."""
     found = []
     for rung in range(max((len(c.rungs) for c in done), default=0)):
@@ -175,7 +178,8 @@ def _by_rung(done: Sequence[Candidate], truth: Sequence[float]) -> list[Agreemen
             macs = [float(done[i].macs or 0) for i in there]
             reached = [truth[i] for i in there]
             found.append(_agreement(f"rung {rung}", scores, reached, macs))
-            expected = forecast_of([done[i] for i in there], scores, {}).guess
+            share = done[there[0]].rungs[rung].budget / examples
+            expected = forecast_of([done[i] for i in there], scores, {}, share).guess
             found.append(_agreement(f"rung {rung}, forecast", list(expected), reached, macs))
     return found
 

@@ -209,14 +209,16 @@ class Event:
 
 
 def forecast_of(
-    candidates: Sequence[Candidate], scores: Sequence[float], full: Mapping[int, float]
-) -> Forecast:
+    candidates: Sequence[Candidate], scores: Sequence[float], full: Mapping[int, float],
+    share: float,
+) -> Forecast:  # fmt: skip
     """What full runs are expected to make of trials.
 
     Args:
         candidates: Trials at one rung.
         scores: Their scores at it, in [0, 1].
         full: Accuracy after full runs on the audit half, by trial number; see `full_runs`.
+        share: Of a full run's examples, those that the scored copies have seen.
     """
     return forecast(
         scores,
@@ -224,6 +226,7 @@ def forecast_of(
         [c.params for c in candidates],
         [c.depth for c in candidates],
         [full.get(c.number) for c in candidates],
+        share,
     )
 
 
