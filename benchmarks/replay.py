@@ -48,10 +48,14 @@ class Table:
                 seeds[number] = (*seeds.get(number, ()), seed)
         return cls(tuple(sorted(seeds)), json.loads(ARCHITECTURES.read_text()), lines, seeds)
 
-    def truth(self, part: str) -> list[float]:
-        """Accuracy after full runs, the mean over the seeds there are."""
+    def truth(self, part: str, without: int | None = None) -> list[float]:
+        """Accuracy after full runs, the mean over the seeds there are, or over all but one."""
         return [
-            fmean(self.lines[n, s, "full"]["1.0"][part]["accuracy"] for s in self.seeds[n])
+            fmean(
+                self.lines[n, s, "full"]["1.0"][part]["accuracy"]
+                for s in self.seeds[n]
+                if s != without
+            )
             for n in self.numbers
         ]
 

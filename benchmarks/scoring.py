@@ -25,6 +25,7 @@ from nasdistill.ranking import kendall, ranks
 PAGE = ROOT / "docs" / "scoring.md"
 Scores = Sequence[Sequence[float]]
 FIGURES = ("accuracy", "loss", "kl", "agreement")
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 BLENDS = ("blend", "accuracy forecast", "loss forecast")
 KNOWN, DRAWS, RIDGE = (8, 16, 24), 100, 1.0
 
@@ -86,6 +87,25 @@ def by_schedule(table: Table, truth: Sequence[float]) -> Iterator[list[object]]:
                     ]  # fmt: skip
 
 
+def by_weight(table: Table, truth: Sequence[float]) -> Iterator[list[object]]:
+    """Tau of the forecast with other weights of MACs and depth than its own, at each budget.
+
+    A full run's own score is judged by the full runs of the other seeds.
+    """
+    for share in (*RUNGS, 1.0):
+        kind = "full" if share == 1.0 else "trunk"
+        cells: list[object] = [f"{share:.0%}", f"{1 - share:.2f}"]
+        for weight in WEIGHTS:
+            taus = []
+            for seed in table.scored(kind):
+                scores = table.figure(kind, share, seed, "accuracy")
+                (guess,) = forecasts(table, [scores], 1 - weight)
+                there = table.truth("audit", without=seed) if kind == "full" else truth
+                taus.append(kendall(guess, there) or 0.0)
+            cells.append(f"{fmean(taus):.2f}")
+        yield cells
+
+
 def features(table: Table, share: float, seed: int) -> NDArray[np.float64]:
     """What a regression may see at a rung: scores so far, MACs, parameters, depth; standardised."""
     columns = [
@@ -142,7 +162,7 @@ def main() -> None:
         f"{min(truth):.3f} to {max(truth):.3f}.\n"
     )
     figures = list(by_figure(table, truth))
-    schedules = list(by_schedule(table, truth))
+    schedules, weights = list(by_schedule(table, truth)), list(by_weight(table, truth))
     count = len(truth)
     fits = [
         [f"{share:.0%}", known, *(f"{tau:.2f}" for tau in regressed(table, truth, share, known))]
@@ -159,6 +179,9 @@ def main() -> None:
         "\n**Which schedule** (kept: of the truly best four, the share among the best third by "
         "score):\n",
         markdown(["schedule", "budget", "cost", "by", "τ (95 % interval)", "kept"], schedules),
+        "\n**How much MACs and depth should count** beside the score (τ with the weight of each; a "
+        "full run's own score is judged by the full runs of other seeds):\n",
+        markdown(["budget", "the search's weight", *map(str, WEIGHTS)], weights),
         f"\n**A regression** on score, MACs, parameters and depth (τ on the architectures it was "
         f"not fitted on, mean of {DRAWS} draws; plain: scores and losses so far, drawn towards "
         "nothing; forecast: the search's, drawn towards equal weights of score, MACs and depth, "
@@ -167,7 +190,7 @@ def main() -> None:
             ["rung", "fitted on", "plain", "forecast", "forecast, unfitted", "accuracy"], fits
         ),
     ]
-    results = {"figures": figures, "schedules": schedules, "regression": fits}
+    results = {"figures": figures, "schedules": schedules, "weights": weights, "regression": fits}
     write("scoring", results, "\n".join(parts), PAGE)
 
 
