@@ -186,8 +186,8 @@ Race = Annotated[
     bool | None,
     _option(
         "--race/--no-race",
-        "Train those whose forecasts overlap at the last rung from a second seed, with twice its "
-        "budget, before finals are chosen (default: yes).",
+        "Train those whose forecasts overlap at the last rung from a second seed, with up to "
+        "twice its budget, before finals are chosen (default: yes).",
     ),
 ]
 FirstRung = Annotated[

@@ -353,7 +353,7 @@ def test_a_final_that_fails_leaves_the_others(here: Path, monkeypatch: pytest.Mo
         made(study, bench, candidate, rank, emit)
 
     monkeypatch.setattr(finals, "_make_final", once_broken)
-    recipe = load_recipe("recipe.yaml", {})
+    recipe = load_recipe("recipe.yaml", {"stopping": False, "min_accuracy": 0})
     outcome = nasdistill.search(recipe, on_event=lambda event: said.append(event.text))
     assert any("failed: the loss became nan after 50" in text for text in said)
     assert [final.rank for final in outcome.record.finals] == [2]
