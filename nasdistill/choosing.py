@@ -21,7 +21,7 @@ def choose(
     costs: Sequence[Cost],
     count: int,
     min_accuracy: float,
-    final_examples: int,
+    final_examples: int | None,
     full: Mapping[int, float] | None = None,
 ) -> list[Candidate]:
     """The top-k: spread along the front of (forecast, costs) by the hypervolume each adds.
@@ -34,7 +34,8 @@ def choose(
         count: How many to choose, at most.
         min_accuracy: Lowest score, in [0, 1]; one whose interval comes within `LATER_GAIN` of it
             still counts, because a full run scores higher than a short one.
-        final_examples: Training examples of a full run.
+        final_examples: Training examples of a full run; None where the study does not know, and
+            scores are taken for very short ones.
         full: Accuracy after full runs on the audit half, by trial number.
     """
     able, _, points = _able(candidates, costs, min_accuracy, final_examples, full or {})
@@ -51,7 +52,7 @@ def contenders(
     costs: Sequence[Cost],
     count: int,
     min_accuracy: float,
-    final_examples: int,
+    final_examples: int | None,
     full: Mapping[int, float] | None = None,
 ) -> list[Candidate]:
     """The top-k and those next in line whose forecasts cannot be told from theirs.
@@ -95,7 +96,7 @@ def _able(
     candidates: Sequence[Candidate],
     costs: Sequence[Cost],
     min_accuracy: float,
-    final_examples: int,
+    final_examples: int | None,
     full: Mapping[int, float],
 ) -> tuple[list[Candidate], Forecast, Points]:
     """Those that climbed every rung and reach the floor, their forecasts, and both as points."""
@@ -104,7 +105,8 @@ def _able(
     if not there:
         return [], Forecast(np.empty(0), np.empty(0)), np.empty((0, 1 + len(costs)))
     seen = max((c.race or c.rungs[-1]).budget for c in there)
-    expected = forecast_of(there, settled(there), full, seen / final_examples)
+    share = 0.0 if final_examples is None else seen / final_examples
+    expected = forecast_of(there, settled(there), full, share)
     reach = [i for i, c in enumerate(there) if c.rungs[-1].high + LATER_GAIN >= min_accuracy]
     kept = Forecast(expected.guess[reach], expected.deviation[reach])
     able = [there[i] for i in reach]

@@ -58,6 +58,15 @@ def test_who_did_not_race_stands_beside_those_who_did() -> None:
     assert settled(raced[2:]) == [0.81] and settled([]) == []
 
 
+def test_a_score_of_nearly_a_full_run_is_followed_where_one_of_a_short_run_is_not() -> None:
+    some = [trial(n, 0.80 + 0.001 * n, 1000) for n in range(5)]
+    some = [replace(c, macs=10 ** (9 - c.number), depth=9 - c.number) for c in some]
+    # The least accurate is the largest and deepest.
+    assert numbers(choose(some, ("params",), 1, 0.0, None)) == [0]
+    assert numbers(choose(some, ("params",), 1, 0.0, 100_000)) == [0]
+    assert numbers(choose(some, ("params",), 1, 0.0, 1250)) == [4]
+
+
 @pytest.fixture
 def options() -> dict[str, object]:
     return {"trials": 6, "stopping": False, "min_accuracy": 0, "final_budget": "3200 images"}

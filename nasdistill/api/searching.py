@@ -157,7 +157,7 @@ def distill(
     else:
         count = top_k or recipe.top_k
         limit = opened.attrs.get("limits", {}).get("accuracy", 0.0)
-        final_examples, full = opened.attrs["final_examples"], full_runs(opened.folder)
+        final_examples, full = opened.attrs.get("final_examples"), full_runs(opened.folder)
         ranked = choose(candidates, recipe.minimize, count, limit, final_examples, full)
         chosen += [c.number for c in ranked if c.number not in chosen]
     opened.set("finals", chosen)
