@@ -77,18 +77,10 @@ def figures(table: Table) -> Iterator[tuple[str, str, float, float, Scores]]:
                 cost = table.cost(kind, share)
                 yield name, kind, share, cost, scores
                 if kind == "trunk":
-                    yield (
-                        "the search's forecast",
-                        OURS,
-                        share,
-                        cost,
-                        forecasts(table, scores, share),
-                    )
-    nothing = [[0.0] * len(table.numbers)]
-    yield (
-        "forecast without a score (MACs, depth)", "prior", 0.0, 0.0,
-        forecasts(table, nothing, 0.0),
-    )  # fmt: skip
+                    expected = forecasts(table, scores, share)
+                    yield "the search's forecast", OURS, share, cost, expected
+    counted = forecasts(table, [[0.0] * len(table.numbers)], 0.0)
+    yield "forecast without a score (MACs, depth)", "prior", 0.0, 0.0, counted
     yield "parameters", "free", 0.0, 0.0, [table.known("params")]
     yield "MACs", "free", 0.0, 0.0, [table.known("macs")]
     yield "vote of synflow, SNIP, Jacobian", "free", 0.0, 0.0, [voted(table)]
