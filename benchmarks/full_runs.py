@@ -3,7 +3,8 @@
 `ranking.py`, `search_cost.py` and `stopping.py` read it. The architectures are drawn uniformly from
 `mobile` with a fixed seed, inside the limits that `nasdistill search --space mobile` sets itself
 (a tenth of the teacher's parameters, a third of its latency), and written down before anything is
-trained. Then each is trained, one thread per run:
+trained. With `--space resnet` it is a second table, of another space, on which `scoring.py` judges
+what was chosen on the first. Then each is trained, one thread per run:
 
 - `full`: 12 epochs of the shipped recipe (labels and KL, batches of 64, 4 views); on the way it is
   looked at where 1, 5 and 10 % of the examples are seen (a truncated schedule);
@@ -14,10 +15,11 @@ trained. Then each is trained, one thread per run:
 
     python benchmarks/full_runs.py --processes 2             # goes on where it stopped
     python benchmarks/full_runs.py --seeds 0 --minutes 60    # a part of it
+    python benchmarks/full_runs.py --processes 2 --space resnet --kinds full trunk
 
-One line of `benchmarks/full_runs.jsonl` for each run: figures on the score half, the audit half and
-the test split, examples seen and CPU-seconds (of one thread; the teacher's answers not counted: all
-sides need the same ones).
+One line of `benchmarks/full_runs_SPACE.jsonl` for each run: figures on the score half, the audit
+half and the test split, examples seen and CPU-seconds (of one thread; the teacher's answers not
+counted: all sides need the same ones).
 """
 
 from __future__ import annotations
@@ -29,13 +31,14 @@ import multiprocessing
 import random
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from common import CACHE, HERE, Setting, open_setting
 from torch import nn
 
-from nasdistill import distillation, profile
+from nasdistill import distillation, profile, zero_cost
 from nasdistill.course import Course
 from nasdistill.distillation import Pace, Run, predict
 from nasdistill.models import Classifier
@@ -43,36 +46,48 @@ from nasdistill.quality import accuracy, agreement
 from nasdistill.rungs import COOL_DOWN, Ladder
 from nasdistill.space import Architecture, SearchSpace
 
-ARCHITECTURES, RUNS = HERE / "full_runs_architectures.json", HERE / "full_runs.jsonl"
 COUNT, DRAW_SEED, SEEDS = 40, 2026, (0, 1, 2)
 EPOCHS = 12
 SHARES = (0.01, 0.05, 0.10)
 RUNGS = (0.01, 0.03, 0.05, 0.10)
 KINDS = ("full", "trunk", "complete", "labels")
+SPACES = ("mobile", "resnet")
 
 
-def draw(setting: Setting) -> list[dict[str, Any]]:
-    """Draws the architectures inside the shipped limits."""
-    teacher = setting.teacher
+def runs_file(space: str) -> Path:
+    """Where the lines of a space's table are."""
+    return HERE / f"full_runs_{space}.jsonl"
+
+
+def architectures_file(space: str) -> Path:
+    """Where the architectures are written down that were drawn from a space."""
+    return HERE / f"full_runs_{space}_architectures.json"
+
+
+def draw(setting: Setting, name: str) -> list[dict[str, Any]]:
+    """Draws the architectures of a space inside the shipped limits."""
+    data, teacher = setting.data, setting.teacher
     limit_params = profile.count_module(teacher.module, teacher.input).params // 10
     measured = {"teacher": teacher.module.eval()}
     inputs = {"teacher": teacher.input}
     limit_ms = _latency(measured, inputs) / 3
-    space, rng = SearchSpace.load("mobile"), random.Random(DRAW_SEED)
+    batch = next(iter(data.train.batches(setting.course.feed.plan(0, 1), data.input.size)))
+    space, rng = SearchSpace.load(name), random.Random(DRAW_SEED)
     found: list[dict[str, Any]] = []
     while len(found) < COUNT:
         architecture = space.random(rng)
-        counts = profile.count(architecture, setting.data.input, len(setting.data.classes))
+        counts = profile.count(architecture, data.input, len(data.classes))
         if counts.params > limit_params:
             continue
-        student = setting.course.students(architecture, setting.data, 0)[0].eval()
-        latency = _latency({"student": student}, {"student": setting.data.input})
+        student = setting.course.students(architecture, data, 0)[0].eval()
+        latency = _latency({"student": student}, {"student": data.input})
         if latency > limit_ms:
             continue
         found.append(
             {
                 "architecture": json.loads(architecture.to_json()), "params": counts.params,
                 "macs": counts.macs, "latency_ms": latency, "depth": counts.depth,
+                "zero_cost": dict(zero_cost.measure(student, batch.images, batch.labels)),
             }
         )  # fmt: skip
     return found
@@ -214,15 +229,16 @@ def one(task: tuple[int, int, str, str]) -> dict[str, Any]:
     return {"architecture": number, "seed": seed, "kind": kind, "at": found}
 
 
-def read_runs() -> list[dict[str, Any]]:
+def read_runs(space: str) -> list[dict[str, Any]]:
     """The lines that are there."""
-    return [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
+    path = runs_file(space)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def tasks(seeds: list[int], kinds: list[str]) -> Iterator[tuple[int, int, str, str]]:
+def tasks(space: str, seeds: list[int], kinds: list[str]) -> Iterator[tuple[int, int, str, str]]:
     """What is still to be done, seed by seed."""
-    done = {(line["architecture"], line["seed"], line["kind"]) for line in read_runs()}
-    drawn = json.loads(ARCHITECTURES.read_text())
+    done = {(line["architecture"], line["seed"], line["kind"]) for line in read_runs(space)}
+    drawn = json.loads(architectures_file(space).read_text())
     for seed, number, kind in itertools.product(seeds, range(len(drawn)), kinds):
         if (number, seed, kind) not in done:
             yield number, seed, kind, json.dumps(drawn[number]["architecture"])
@@ -231,6 +247,7 @@ def tasks(seeds: list[int], kinds: list[str]) -> Iterator[tuple[int, int, str, s
 def main() -> None:
     """Goes on with the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--space", choices=SPACES, default="mobile")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--processes", type=int, default=1)
@@ -239,11 +256,13 @@ def main() -> None:
     for seed in asked.seeds:  # the answers are there before processes share them
         setting = setting_of(seed)
         setting.course.prepare(total(setting, 1.0), 0)
-    if not ARCHITECTURES.exists():
-        ARCHITECTURES.write_text(json.dumps(draw(setting_of(asked.seeds[0])), indent=1) + "\n")
-    todo = list(tasks(asked.seeds, asked.kinds))
+    drawn, runs = architectures_file(asked.space), runs_file(asked.space)
+    if not drawn.exists():
+        found = draw(setting_of(asked.seeds[0]), asked.space)
+        drawn.write_text(json.dumps(found, indent=1) + "\n")
+    todo = list(tasks(asked.space, asked.seeds, asked.kinds))
     start = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(asked.processes) as pool, RUNS.open("a") as file:
+    with multiprocessing.get_context("spawn").Pool(asked.processes) as pool, runs.open("a") as file:
         for done, line in enumerate(pool.imap_unordered(one, todo), start=1):
             file.write(json.dumps(line) + "\n")
             file.flush()

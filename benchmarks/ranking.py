@@ -16,17 +16,12 @@ cost, with an interval above zero; and at least 0.4 among students within 10 % o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from common import markdown, met, open_setting, write
+from common import markdown, met, write
 from full_runs import COUNT, EPOCHS, SEEDS, SHARES
 from replay import Table, ahead, ceiling, forecasts, interval, mean_tau, near_tau
-
-from nasdistill import zero_cost
-from nasdistill.ranking import vote
-from nasdistill.space import Architecture
 
 Scores = Sequence[Sequence[float]]
 TRAINED = {
@@ -83,20 +78,7 @@ def figures(table: Table) -> Iterator[tuple[str, str, float, float, Scores]]:
     yield "forecast without a score (MACs, depth)", "prior", 0.0, 0.0, counted
     yield "parameters", "free", 0.0, 0.0, [table.known("params")]
     yield "MACs", "free", 0.0, 0.0, [table.known("macs")]
-    yield "vote of synflow, SNIP, Jacobian", "free", 0.0, 0.0, [voted(table)]
-
-
-def voted(table: Table) -> Sequence[float]:
-    """A vote of three figures of the untrained students."""
-    setting = open_setting()
-    train, size = setting.data.train, setting.data.input.size
-    batch = next(iter(train.batches(setting.course.feed.plan(0, 1), size)))
-    rows = []
-    for number in table.numbers:
-        architecture = Architecture.from_json(json.dumps(table.about[number]["architecture"]))
-        student = setting.course.students(architecture, setting.data, 0)[0]
-        rows.append(list(zero_cost.measure(student, batch.images, batch.labels).values()))
-    return vote(rows)
+    yield "vote of synflow, SNIP, Jacobian", "free", 0.0, 0.0, [table.voted()]
 
 
 def main() -> None:

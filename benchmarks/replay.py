@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from full_runs import ARCHITECTURES, EPOCHS, read_runs
+from full_runs import EPOCHS, architectures_file, read_runs
 
 from nasdistill.forecast import forecast
-from nasdistill.ranking import bootstrap, kendall
+from nasdistill.ranking import bootstrap, kendall, vote
 from nasdistill.rungs import stop_reason
 
 EXAMPLES = EPOCHS * 156 * 64
@@ -39,14 +39,15 @@ class Table:
     seeds: dict[int, tuple[int, ...]]
 
     @classmethod
-    def read(cls) -> Table:
+    def read(cls, space: str = "mobile") -> Table:
         """Reads what is there: a part of the table is a table of fewer architectures or seeds."""
-        lines = {(r["architecture"], r["seed"], r["kind"]): r["at"] for r in read_runs()}
+        lines = {(r["architecture"], r["seed"], r["kind"]): r["at"] for r in read_runs(space)}
         seeds: dict[int, tuple[int, ...]] = {}
         for number, seed, kind in sorted(lines):
             if kind == "full":
                 seeds[number] = (*seeds.get(number, ()), seed)
-        return cls(tuple(sorted(seeds)), json.loads(ARCHITECTURES.read_text()), lines, seeds)
+        about = json.loads(architectures_file(space).read_text())
+        return cls(tuple(sorted(seeds)), about, lines, seeds)
 
     def truth(self, part: str, without: int | None = None) -> list[float]:
         """Accuracy after full runs, the mean over the seeds there are, or over all but one."""
@@ -87,6 +88,10 @@ class Table:
     def known(self, name: str) -> list[float]:
         """A figure that needs no training: `params`, `macs`, `depth`, `latency_ms`."""
         return [float(self.about[n][name]) for n in self.numbers]
+
+    def voted(self) -> list[float]:
+        """A vote of three figures of the untrained students."""
+        return vote([list(self.about[n]["zero_cost"].values()) for n in self.numbers])
 
     def expected(
         self,
