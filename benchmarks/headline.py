@@ -9,10 +9,12 @@ with one thread, at batch 1 and 256; accuracy is that on test images.
     python benchmarks/headline.py [--study studies/mobile]
 
 Target: a final at least 10 times smaller than the teacher and 3 times faster, with at least 97 % of
-its accuracy; and the finals dominate the hand-made ones: none of these is as accurate as a final
-and smaller, or as accurate and faster. A study of CIFAR-10 is given in the same way. Distilled
-students are kept in build/headline: a run that was cut off goes on there. They are distilled by as
-many processes of one thread as a search would have workers.
+its accuracy; and the finals dominate the hand-made ones: each of these has a final that is no worse
+in accuracy, parameters and milliseconds at both batches, and better in one. The table also says
+which of them are as accurate as a final and smaller or faster. A study of CIFAR-10 is given in the
+same way. Distilled students are kept in build/headline: a run that was cut off goes on there. They
+are distilled by as many processes of one thread as a search would have workers. MobileNetV3-Small
+in its full width has 1.5 times the shipped teacher's parameters, and is left out.
 """
 
 from __future__ import annotations
@@ -209,13 +211,20 @@ def report(found: list[Entry], epochs: int) -> str:
         smaller, faster = other.params < final.params, other.ms[1] < final.ms[1]
         return other.accuracy >= final.accuracy and (smaller or faster)
 
+    def figures(entry: Entry) -> list[float]:
+        return [-entry.accuracy, entry.params, *entry.ms.values()]
+
+    def dominates(final: Entry, other: Entry) -> bool:
+        pairs = list(zip(figures(final), figures(other), strict=True))
+        return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
     better = [(o.name, f.name) for o in others for f in finals if beats(o, f)]
+    dominated = [o for o in others if any(dominates(f, o) for f in finals)]
     said = f"{epochs} epochs each, one seed, so half a point either way says little. "
     said += f"10 times smaller, 3 times faster, 97 % retained: {met(any(map(ships, finals)))}. "
-    said += f"Finals dominate the hand-made ones: {met(not better)}"
-    if better:
-        said += " (" + "; ".join(f"{o} is as accurate as {f} and smaller or faster"
-                                  for o, f in better) + ")"  # fmt: skip
+    said += f"Finals dominate the hand-made ones: {len(dominated)} of {len(others)}, "
+    said += met(len(dominated) == len(others)) + ". As accurate as a final and smaller or faster: "
+    said += "; ".join(f"{other} than {final}" for other, final in better) or "none of them"
     rows = [
         [
             e.name, f"{e.params / 1000:.1f} k (÷{teacher.params / e.params:.1f})",

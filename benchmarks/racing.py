@@ -5,9 +5,10 @@ Each climbs rungs at 3 and 5 % of a full run; of those at the last, the search's
 two: by the scores of one seed, or after the contenders have raced, which is to 10 % from another
 seed. Held against it, for the same contenders: more budget alone (the same seed, on to 10 %), a
 second seed alone (up to 5 %, the mean of both), and the most that a race could do, which is to know
-the full runs. Finals are judged by full runs: test accuracy, the mean over the seeds there are, and
-the hypervolume of (accuracy, latency, parameters) below the worst architecture of the table in
-each. No floor under the scores: the table's runs are shorter than those it is meant for.
+the full runs. Finals are judged by full runs: accuracy on the audit half, the mean over the seeds
+there are, and the hypervolume of (accuracy, latency, parameters) below the worst architecture of
+the table in each. No floor under the scores: the table's runs are shorter than those that it is
+meant for.
 
     python benchmarks/racing.py
 """
@@ -81,12 +82,13 @@ def ways(
     means = [(a + b) / 2 for a, b in zip(first, again, strict=True)]
     single = [candidate(table, i, first[i]) for i in places]
     racing = {c.number for c in contenders(single, COSTS, TOP_K, 0.0, WHOLE)}
-    short, long = (table.seconds("trunk", share, seeds[1]) for share in (RUNGS[-1], FURTHER))
-    rest = [b - a for a, b in zip(short, long, strict=True)]
+    short, long = (table.climbing([share], seeds[1]) for share in (RUNGS[-1], FURTHER))
+    climbed_now, climbed_on = (table.climbing(to, seeds[0]) for to in (RUNGS, (*RUNGS, FURTHER)))
+    rest = [b - a for a, b in zip(climbed_now, climbed_on, strict=True)]
     full = table.seconds("full", 1.0)
     sides = {
         ONE: (0.0, first, None), RACE: (FURTHER, race, long), BUDGET: (FURTHER, on, rest),
-        SEED: (RUNGS[-1], means, short), KNOWN: (1.0, table.truth("test"), full),
+        SEED: (RUNGS[-1], means, short), KNOWN: (1.0, table.truth("audit"), full),
     }  # fmt: skip
     for name, (share, scores, seconds) in sides.items():
         raced = racing if seconds is not None else set()
@@ -100,7 +102,7 @@ def ways(
 
 def studies(table: Table) -> dict[str, list[Choice]]:
     """What each way made of the same random studies, for every pair of seeds of short runs."""
-    truth, count = table.truth("test"), len(table.numbers)
+    truth, count = table.truth("audit"), len(table.numbers)
     costs = zip(table.known("latency_ms"), table.known("params"), strict=True)
     points = as_points([[a, *row] for a, row in zip(truth, costs, strict=True)])
     reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0)

@@ -14,7 +14,7 @@ from full_runs import EPOCHS, architectures_file, read_runs
 
 from nasdistill.forecast import forecast
 from nasdistill.ranking import bootstrap, kendall, vote
-from nasdistill.rungs import stop_reason
+from nasdistill.rungs import examples_of, stop_reason
 
 EXAMPLES = EPOCHS * 156 * 64
 ORDERS = 200
@@ -27,7 +27,7 @@ class Table:
     """What is there of the shared table.
 
     Attributes:
-        numbers: Architectures with at least one full run.
+        numbers: Architectures with at least one full run and, of the same seed, one of rungs.
         about: Parameters, MACs, depth and so on, by number.
         lines: What was seen of each run at each share, by (number, seed, kind).
         seeds: Seeds of the full runs, by number.
@@ -44,7 +44,7 @@ class Table:
         lines = {(r["architecture"], r["seed"], r["kind"]): r["at"] for r in read_runs(space)}
         seeds: dict[int, tuple[int, ...]] = {}
         for number, seed, kind in sorted(lines):
-            if kind == "full":
+            if kind == "full" and (number, seed, "trunk") in lines:
                 seeds[number] = (*seeds.get(number, ()), seed)
         about = json.loads(architectures_file(space).read_text())
         return cls(tuple(sorted(seeds)), about, lines, seeds)
@@ -84,6 +84,21 @@ class Table:
     def seconds(self, kind: str, share: float, seed: int = 0) -> list[float]:
         """CPU-seconds up to this score."""
         return [self.lines[n, seed, kind][str(share)]["seconds"] for n in self.numbers]
+
+    def climbing(self, ladder: Sequence[float], seed: int) -> list[float]:
+        """CPU-seconds up to the last rung of a ladder.
+
+        The table's runs cooled down at every rung of the table: their seconds are scaled to the
+        examples that this ladder takes.
+
+        Args:
+            ladder: Some of the table's rungs, rising, as shares of a full run.
+            seed: Of the short runs.
+        """
+        taken = examples_of([round(share * EXAMPLES) for share in ladder])
+        last = str(ladder[-1])
+        lines = (self.lines[n, seed, "trunk"][last] for n in self.numbers)
+        return [line["seconds"] * taken / line["examples"] for line in lines]
 
     def known(self, name: str) -> list[float]:
         """A figure that needs no training: `params`, `macs`, `depth`, `latency_ms`."""
@@ -196,7 +211,7 @@ def climbed(
         How many rungs each passed (all of them: it was never stopped), and the CPU-seconds.
     """
     scores = [table.figure("trunk", share, seed, "accuracy") for share in ladder]
-    seconds = [table.seconds("trunk", share, seed) for share in ladder]
+    seconds = [table.climbing(ladder[: rung + 1], seed) for rung in range(len(ladder))]
     costs = list(zip(table.known("latency_ms"), table.known("params"), strict=True))
     there: list[list[int]] = [[] for _ in ladder]
     passed, spent = {}, 0.0

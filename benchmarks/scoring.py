@@ -28,6 +28,7 @@ FIGURES = ("accuracy", "loss", "kl", "agreement")
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 BLENDS = ("blend", "accuracy forecast", "loss forecast")
 KNOWN, DRAWS, RIDGE = (8, 16, 24), 100, 1.0
+SECOND = "resnet"
 
 
 def blend(table: Table, kind: str, share: float, seed: int) -> list[float]:
@@ -106,6 +107,47 @@ def by_weight(table: Table, truth: Sequence[float]) -> Iterator[list[object]]:
         yield cells
 
 
+def standardised(values: Sequence[float]) -> NDArray[np.float64]:
+    """Mean 0, standard deviation 1."""
+    column = np.asarray(values)
+    return (column - column.mean()) / column.std()
+
+
+def on_both(first: Table, second: Table) -> Iterator[list[object]]:
+    """Tau of what was chosen on the first space, and of what was not taken there, on both."""
+    for (share, name, mine), (_, _, other) in zip(figured(first), figured(second), strict=True):
+        cells = []
+        for table, scores in ((first, mine), (second, other)):
+            truth = table.truth("audit")
+            low, high = interval(scores, truth)
+            cells.append(f"{mean_tau(scores, truth):.2f} ({low:.2f} to {high:.2f})")
+        yield [share, name, *cells]
+
+
+def figured(table: Table) -> Iterator[tuple[str, str, Scores]]:
+    """Budget, name and scores of each figure that is held against both spaces."""
+    macs, params = ([math.log(x) for x in table.known(name)] for name in ("macs", "params"))
+    depth, voted = table.known("depth"), table.voted()
+    counted = standardised(macs) + standardised(depth)
+    with_vote = counted + standardised(voted)
+    yield "–", "parameters", [params]
+    yield "–", "MACs", [macs]
+    yield "–", "depth", [depth]
+    yield "–", "vote of synflow, SNIP, Jacobian", [voted]
+    yield "–", "MACs and depth", [list(counted)]
+    yield "–", "MACs, depth and vote", [list(with_vote)]
+    for share in RUNGS:
+        for name in ("accuracy", "loss", "accuracy forecast", "loss forecast"):
+            yield f"{share:.0%}", name, scores_of(table, "trunk", share, name)
+        rest = (1 - share) * with_vote
+        scores = scores_of(table, "trunk", share, "accuracy")
+        yield (
+            f"{share:.0%}",
+            "accuracy forecast with the vote",
+            [list(standardised(row) + rest) for row in scores],
+        )
+
+
 def features(table: Table, share: float, seed: int) -> NDArray[np.float64]:
     """What a regression may see at a rung: scores so far, MACs, parameters, depth; standardised."""
     columns = [
@@ -115,8 +157,7 @@ def features(table: Table, share: float, seed: int) -> NDArray[np.float64]:
         for name in ("accuracy", "loss")
     ]
     columns += [[math.log(x) for x in table.known(name)] for name in ("macs", "params", "depth")]
-    rows = np.array(columns).T
-    return (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    return np.column_stack([standardised(column) for column in columns])
 
 
 def ridge(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -190,7 +231,23 @@ def main() -> None:
             ["rung", "fitted on", "plain", "forecast", "forecast, unfitted", "accuracy"], fits
         ),
     ]
-    results = {"figures": figures, "schedules": schedules, "weights": weights, "regression": fits}
+    second = Table.read(SECOND)
+    there = second.truth("audit")
+    both = list(on_both(table, second))
+    parts += [
+        f"\n**A second space**, on which nothing was chosen: {len(there)} architectures of "
+        f"`{SECOND}` drawn inside the same limits, {second.full_seeds} full run and "
+        f"{len(second.scored('trunk'))} run of rungs of each, accuracy {min(there):.3f} to "
+        f"{max(there):.3f} (τ, 95 % interval):\n",
+        markdown(["rung", "figure", "mobile", SECOND], both),
+    ]
+    results = {
+        "both": both,
+        "figures": figures,
+        "schedules": schedules,
+        "weights": weights,
+        "regression": fits,
+    }
     write("scoring", results, "\n".join(parts), PAGE)
 
 

@@ -2,9 +2,9 @@
 
 Replayed from the shared table (`full_runs.py`) over many random orders of its architectures: each
 climbs rungs as the search does (3 and 10 % of a full run), with the search's own rule for who is
-stopped, or all to the last. The front is that of the trials that reached the last rung: test
-accuracy after a full run, latency and parameters; its hypervolume is taken below the worst of all
-architectures in each.
+stopped, or all to the last. The front is that of the trials that reached the last rung: accuracy
+after a full run (on the audit half: docs/scoring.md chooses by these figures), latency and
+parameters; its hypervolume is taken below the worst of all architectures in each.
 
     python benchmarks/stopping.py
     python benchmarks/stopping.py --ladder 0.05 0.10 --eta 2    # another ladder: printed alone
@@ -36,7 +36,7 @@ def main() -> None:
     asked = parser.parse_args()
     ladder = asked.ladder
     table = Table.read()
-    truth, count = table.truth("test"), len(table.numbers)
+    truth, count = table.truth("audit"), len(table.numbers)
     costs = zip(table.known("latency_ms"), table.known("params"), strict=True)
     points = as_points([[a, *row] for a, row in zip(truth, costs, strict=True)])
     reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0)
@@ -45,7 +45,7 @@ def main() -> None:
 
     def replay(order: Sequence[int], seed: int) -> float:
         passed, spent = climbed(table, order, ladder, asked.eta, asked.by, seed)
-        everything = sum(table.seconds("trunk", ladder[-1], seed))
+        everything = sum(table.climbing(ladder, seed))
         reached = [i for i in range(count) if passed[i] == len(ladder)]
         kept = hypervolume(points[reached], reference)
         shares.append(kept / whole)
