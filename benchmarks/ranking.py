@@ -43,8 +43,8 @@ class Row:
         kind: Of the run it comes from; `free` for none, `forecast` for what the search goes by,
             `prior` for that before any run.
         share: Of the full budget, at which the scored copy stands.
-        cost: Examples seen until then, cool-downs of lower rungs included, as a share of a full
-            run's.
+        cost: Examples seen until then, as a share of a full run's; of a rung, its own trunk and
+            cool-down.
         seeds: Short runs of each architecture.
         tau: Kendall's, the mean over seeds.
         interval: Its 95 % bootstrap interval, over architectures.
@@ -119,8 +119,8 @@ def said(table: Table, ours: Row, best: Row, lead: tuple[float, float]) -> str:
     seeds = (
         "With one seed the ceiling that seeds allow is not known."
         if top is None
-        else f"Full runs of two seeds agree by τ {top[0]:.2f} ({top[1]} architectures that have "
-        "both): that is the ceiling."
+        else f"The ceiling that seeds allow: full runs of two seeds agree by τ {top[0]:.2f}, one "
+        f"full run with the mean of the others by {top[1]:.2f}."
     )
     return (
         f"{len(table.numbers)} of {COUNT} architectures of `mobile`, {table.full_seeds} of "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +77,12 @@ class Table:
         return [sign * row[name] for row in rows]
 
     def cost(self, kind: str, share: float) -> float:
-        """Examples seen up to this score, as a share of a full run's."""
+        """Examples seen up to this score, as a share of a full run's.
+
+        A rung costs what it costs by itself: cooling down at lower ones changes nothing in it.
+        """
+        if kind == "trunk":
+            return share
         number, seed = self.numbers[0], self.scored(kind)[0]
         return float(self.lines[number, seed, kind][str(share)]["examples"]) / EXAMPLES
 
@@ -249,17 +254,20 @@ def shuffled(table: Table, measure: Callable[[Sequence[int], int], float]) -> li
     return found
 
 
-def ceiling(table: Table, part: str) -> tuple[float, int] | None:
-    """The tau between full runs of the first two seeds, and how many architectures have both.
+def ceiling(table: Table, part: str) -> tuple[float, float] | None:
+    """What one full run says of others: a second one, and the mean of all the others.
 
     Returns:
-        None if fewer than three have.
+        The mean tau over pairs of seeds, and over seeds each against the mean of the others; None
+        where not every architecture has two.
     """
-    both = [n for n in table.numbers if len(table.seeds[n]) > 1]
-    if len(both) < 3:
+    seeds = table.scored("full")
+    if len(seeds) < 2:
         return None
-    first, second = (
-        [table.lines[n, table.seeds[n][k], "full"]["1.0"][part]["accuracy"] for n in both]
-        for k in (0, 1)
-    )
-    return kendall(first, second) or math.nan, len(both)
+    runs = {
+        s: [table.lines[n, s, "full"]["1.0"][part]["accuracy"] for n in table.numbers]
+        for s in seeds
+    }
+    pairs = [kendall(runs[a], runs[b]) or 0.0 for a, b in itertools.combinations(seeds, 2)]
+    rest = [kendall(runs[s], table.truth(part, without=s)) or 0.0 for s in seeds]
+    return fmean(pairs), fmean(rest)

@@ -17,9 +17,9 @@ import numpy as np
 from common import ROOT, markdown, write
 from full_runs import EPOCHS, RUNGS, SHARES
 from numpy.typing import NDArray
-from replay import Table, ahead, forecasts, interval, mean_tau
+from replay import Table, ahead, ceiling, forecasts, interval, mean_tau
 
-from nasdistill.forecast import ENOUGH
+from nasdistill.forecast import ENOUGH, standardised
 from nasdistill.ranking import kendall, ranks
 
 PAGE = ROOT / "docs" / "scoring.md"
@@ -105,12 +105,6 @@ def by_weight(table: Table, truth: Sequence[float]) -> Iterator[list[object]]:
                 taus.append(kendall(guess, there) or 0.0)
             cells.append(f"{fmean(taus):.2f}")
         yield cells
-
-
-def standardised(values: Sequence[float]) -> NDArray[np.float64]:
-    """Mean 0, standard deviation 1."""
-    column = np.asarray(values)
-    return (column - column.mean()) / column.std()
 
 
 def on_both(first: Table, second: Table) -> Iterator[list[object]]:
@@ -200,7 +194,13 @@ def main() -> None:
     head = (
         f"{len(table.numbers)} architectures, {table.full_seeds} full runs of {EPOCHS} epochs and "
         f"{len(table.scored('trunk'))} short runs of each; accuracy on the audit half "
-        f"{min(truth):.3f} to {max(truth):.3f}.\n"
+        f"{min(truth):.3f} to {max(truth):.3f}. "
+    )
+    top = ceiling(table, "audit")
+    assert top is not None
+    head += (
+        f"Full runs of two seeds agree by τ {top[0]:.2f}, one with the mean of the others by "
+        f"{top[1]:.2f}.\n"
     )
     figures = list(by_figure(table, truth))
     schedules, weights = list(by_schedule(table, truth)), list(by_weight(table, truth))
@@ -236,8 +236,8 @@ def main() -> None:
     both = list(on_both(table, second))
     parts += [
         f"\n**A second space**, on which nothing was chosen: {len(there)} architectures of "
-        f"`{SECOND}` drawn inside the same limits, {second.full_seeds} full run and "
-        f"{len(second.scored('trunk'))} run of rungs of each, accuracy {min(there):.3f} to "
+        f"`{SECOND}` drawn inside the same limits, seeds of full runs: "
+        f"{second.full_seeds}, of rungs: {len(second.scored('trunk'))}; accuracy {min(there):.3f} to "
         f"{max(there):.3f} (τ, 95 % interval):\n",
         markdown(["rung", "figure", "mobile", SECOND], both),
     ]
