@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from nasdistill import distillation, final_runs, zero_cost
+from nasdistill import distillation, final_runs, locks, zero_cost
 from nasdistill.bench import Bench
 from nasdistill.errors import UserError
 from nasdistill.files import write_whole
 from nasdistill.quality import accuracy
-from nasdistill.results import Candidate, Event
+from nasdistill.results import Candidate, Emit, Event
 from nasdistill.results.audit import FILE, read_audit
 from nasdistill.study import Study, architecture_of
+from nasdistill.trials import FAILURES, reason_of
 
-Emit = Callable[[Event], None]
+FEWEST = 3
+"""Trials that have an order worth the name."""
 
 
 def run_audit(study: Study, bench: Bench, count: int, repeats: int, emit: Emit) -> None:
@@ -35,17 +37,25 @@ def run_audit(study: Study, bench: Bench, count: int, repeats: int, emit: Emit) 
         emit: Told how it goes.
 
     Raises:
-        UserError: If fewer than three trials have a score.
+        UserError: If fewer than three trials have a score or are asked for, or another process
+            audits the study.
     """
+    if count < FEWEST:
+        raise UserError(f"an audit compares at least {FEWEST} trials, found {count}")
+    with locks.alone_or_not(study.folder / "audit.lock") as mine:
+        if not mine:
+            raise UserError(f"study {study.folder.name!r}: another process is auditing it")
+        _run_audit(study, bench, count, repeats, emit)
+
+
+def _run_audit(study: Study, bench: Bench, count: int, repeats: int, emit: Emit) -> None:
     stored = read_audit(study.folder) or {"chosen": [], "repeated": [], "full": {}}
     scored = [c for c in study.candidates() if c.rungs and c.state in ("complete", "stopped")]
-    if len(scored) < 3:
+    if len(scored) < FEWEST:
         raise UserError(f"study {study.folder.name!r}: an audit needs three trials with a score")
     stored["chosen"] = choose(scored, count, study.recipe.seed, stored["chosen"])
     stored["repeated"] = stored["chosen"][: max(repeats, len(stored["repeated"]))]
-    course = bench.final
-    per_epoch = course.feed.steps_per_epoch * course.feed.batch_size
-    stored["examples"] = final_runs.final_epochs(bench, course) * per_epoch
+    stored["examples"] = bench.final_examples
     by_number = {c.number: c for c in scored}
     known = stored.setdefault("zero_cost", {})
     for number in stored["chosen"]:
@@ -54,10 +64,20 @@ def run_audit(study: Study, bench: Bench, count: int, repeats: int, emit: Emit) 
     _store(study, stored)
     todo = [(n, "1") for n in stored["chosen"]] + [(n, "2") for n in stored["repeated"]]
     todo = [(n, seed) for n, seed in todo if seed not in stored["full"].get(str(n), {})]
+    failed = stored.setdefault("failed", {})
     for done, (number, seed) in enumerate(todo):
+        if str(number) in failed:
+            continue
         what = f"audit: trial {number}, seed {seed}"
         emit(Event("stage", f"{what} ({done + 1} of {len(todo)})", stage="audit"))
-        found = _in_full(study, bench, by_number[number], seed, emit)
+        try:
+            found = _in_full(study, bench, by_number[number], seed, emit)
+        except FAILURES as error:
+            failed[str(number)] = reason_of(error)
+            _store(study, stored)
+            text = f"{what}: failed: {failed[str(number)]}"
+            emit(Event("warning", text, stage="audit", trial=number))
+            continue
         stored["full"].setdefault(str(number), {})[seed] = found
         _store(study, stored)
         emit(Event("note", f"{what}: accuracy {found:.4f}", stage="audit", trial=number))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from nasdistill.imported import Imported
 from nasdistill.machine import describe_machine, describe_versions, pick_device, set_threads
 from nasdistill.profile import Latency
 from nasdistill.recipe import Recipe, TeacherOptions
-from nasdistill.results import Event
+from nasdistill.results import Emit, Event
 from nasdistill.rungs import Ladder
 from nasdistill.study import Study
 from nasdistill.teacher import Teacher
@@ -72,9 +72,16 @@ class Bench:
         return distillation.predict(self.teacher.module, self.dataset.test, size)[0]
 
     @property
+    def final_epochs(self) -> int:
+        """Epochs of a full run, at least one."""
+        feed = self.final.feed
+        examples = self.recipe.final_budget.examples(len(feed.dataset.train))
+        return max(1, round(examples / feed.examples_per_epoch))
+
+    @property
     def final_examples(self) -> int:
-        """Training examples that a final sees."""
-        return self.recipe.final_budget.examples(len(self.final.feed.dataset.train))
+        """Training examples that a full run sees: whole epochs of whole batches."""
+        return self.final_epochs * self.final.feed.examples_per_epoch
 
     @property
     def classes(self) -> int:
@@ -137,7 +144,7 @@ RANKING_TERMS = ("labels", "kl")
 """Terms after whose short runs the order of students is known to be of use."""
 
 
-def open_bench(study: Study, imported: Imported, emit: Callable[[Event], None]) -> Bench:
+def open_bench(study: Study, imported: Imported, emit: Emit) -> Bench:
     """Loads data and teacher, evaluates the teacher, and settles limits and rungs.
 
     What is measured here is stored with the study and not measured again.
@@ -246,7 +253,7 @@ def _check_table(study: Study, name: str, path: Path) -> None:
         )
 
 
-def _warn_of_scoring(recipe: Recipe, emit: Callable[[Event], None]) -> None:
+def _warn_of_scoring(recipe: Recipe, emit: Emit) -> None:
     odd = [name for name in recipe.scoring.names() if name not in RANKING_TERMS]
     if odd:
         emit(
@@ -260,9 +267,7 @@ def _warn_of_scoring(recipe: Recipe, emit: Callable[[Event], None]) -> None:
         )
 
 
-def _limits(
-    bench: Bench, card: Mapping[str, Any], emit: Callable[[Event], None]
-) -> dict[str, float]:
+def _limits(bench: Bench, card: Mapping[str, Any], emit: Emit) -> dict[str, float]:
     """The recipe's limits; where it names none, a tenth of the teacher's size, a third of its
     latency.
     """

@@ -20,6 +20,7 @@ import time
 import weakref
 import zlib
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from nasdistill.locks import alone, alone_or_not, hold, is_held
 from nasdistill.teacher import Teacher
 
 BLOCK = 500
+LIBRARIES = ("torch", "torchvision", "pillow")
+"""Whose arithmetic, crops and decoding an answer rests on."""
 KEY = "key.json"
 """Says what a folder's answers are about; held by who uses them, and touched when they do."""
 LOCK = "lock"
@@ -73,12 +76,13 @@ class AnswerCache:
         self._on_fill = on_fill
         identity = {
             "teacher": teacher.weights_hash,
+            "code": teacher.code,
             "input": [teacher.input.channels, *teacher.input.size],
             "data": dataset.fingerprint,
             "device": self._device.type,
             "precision": teacher.precision,
             "block": BLOCK,
-            "torch": torch.__version__.split("+")[0],
+            "libraries": {name: version(name).split("+")[0] for name in LIBRARIES},
         }
         text = json.dumps(identity, sort_keys=True)
         self.folder = root / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

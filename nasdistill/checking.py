@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from nasdistill.errors import UserError
 from nasdistill.faculty import Faculty
 from nasdistill.objective import MAIN
 from nasdistill.recipe import ObjectiveOptions, Recipe
-from nasdistill.results import Event
+from nasdistill.results import Emit, Event
 from nasdistill.space import SearchSpace
 from nasdistill.taps import LayerError
 
@@ -30,7 +30,7 @@ SAMPLES = 6
 
 
 def check_course(
-    key: str, course: Course, space: SearchSpace, dataset: Dataset, emit: Callable[[Event], None]
+    key: str, course: Course, space: SearchSpace, dataset: Dataset, emit: Emit
 ) -> None:
     """Refuses what cannot work with these teachers and this space.
 
@@ -173,7 +173,7 @@ def check_chain(course: Course, space: SearchSpace, dataset: Dataset) -> None:
 
 
 def _check_layers(
-    key: str, course: Course, space: SearchSpace, dataset: Dataset, emit: Callable[[Event], None]
+    key: str, course: Course, space: SearchSpace, dataset: Dataset, emit: Emit
 ) -> None:
     """Looks for the objective's layers in some architectures of the space."""
     reasons = []

@@ -27,7 +27,7 @@ from nasdistill.errors import UserError
 from nasdistill.imported import Imported
 from nasdistill.objective import MAIN
 from nasdistill.recipe import Recipe, SyntheticOptions, TeacherOptions
-from nasdistill.results import Event
+from nasdistill.results import Emit, Event
 from nasdistill.space import Architecture
 from nasdistill.study import Study
 from nasdistill.table import read_table
@@ -136,7 +136,7 @@ def _table(path: str, missing: str, dataset: Dataset) -> TableAnswers:
 
 
 def evaluated(
-    study: Study, key: str, teacher: Teacher, dataset: Dataset, emit: Callable[[Event], None]
+    study: Study, key: str, teacher: Teacher, dataset: Dataset, emit: Emit
 ) -> Mapping[str, Any]:
     """Evaluates a teacher once in a study, and settles the precision of its answers.
 
@@ -213,7 +213,7 @@ def _answers_in(recipe: Recipe, teacher: Teacher, dataset: Dataset) -> AnswerPre
 
 def load_a_teacher(
     recipe: Recipe, dataset: Dataset, device: torch.device, root: Path, imported: Imported,
-    emit: Callable[[Event], None],
+    emit: Emit,
 ) -> Teacher:  # fmt: skip
     """Finds the teacher that a recipe names: trained first where it names none, with a new head
     where its classes are others.
@@ -262,9 +262,7 @@ def load_a_teacher(
     return teacher
 
 
-def _train_auto_teacher(
-    folder: Path, recipe: Recipe, dataset: Dataset, emit: Callable[[Event], None]
-) -> None:
+def _train_auto_teacher(folder: Path, recipe: Recipe, dataset: Dataset, emit: Emit) -> None:
     architecture = default_teacher()
     counts = profile.count(architecture, dataset.input, len(dataset.classes))
     images = AUTO_TEACHER_EPOCHS * len(dataset.train)

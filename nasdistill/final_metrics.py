@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nasdistill import artifact, distillation, final_runs, locks, profile
+from nasdistill import artifact, distillation, locks, profile
 from nasdistill.bench import Bench
 from nasdistill.files import write_whole
 from nasdistill.models import Classifier
@@ -50,7 +50,7 @@ def test_student(
         "audit_accuracy": accuracy(audit, audit_labels),
         "ece": expected_calibration_error(logits.softmax(dim=1), labels),
         "checkpoint": "last",
-        "epochs": final_runs.final_epochs(bench, bench.final),
+        "epochs": bench.final_epochs,
         "precision": "fp32",
     }
     return metrics | _against_teacher(logits, taught, labels), logits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,12 @@ from nasdistill.models import Classifier
 from nasdistill.objective import MAIN
 from nasdistill.probing import precision_for, settle_capture, settle_compilation
 from nasdistill.quality import accuracy
-from nasdistill.results import Candidate, Event
+from nasdistill.results import Candidate, Emit, Event
 from nasdistill.space import Architecture
 from nasdistill.study import Study, architecture_of
 from nasdistill.teacher import Teacher, weights_hash
 from nasdistill.teaching import train_through
 from nasdistill.trials import FAILURES, reason_of
-
-Emit = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
@@ -178,8 +176,8 @@ def _train_in_full(
 ) -> Classifier:  # fmt: skip
     seed = study.recipe.seed if name == "final" else hash_seed((study.recipe.seed, name)) % 2**32
     students = course.students(architecture, bench.dataset, seed)
-    epochs = final_epochs(bench, course) if epochs is None else epochs
-    per_epoch = course.feed.steps_per_epoch * course.feed.batch_size
+    epochs = bench.final_epochs if epochs is None else epochs
+    per_epoch = course.feed.examples_per_epoch
     total = epochs * per_epoch
     run = course.run(
         students,
@@ -201,13 +199,6 @@ def _train_in_full(
     student = copy.deepcopy(_best(bench, run))  # a copy is not compiled: other shapes will come
     distillation.set_precision(student, "fp32")
     return student.eval()
-
-
-def final_epochs(bench: Bench, course: Course) -> int:
-    """Epochs of a full distillation, at least one."""
-    per_epoch = course.feed.steps_per_epoch * course.feed.batch_size
-    examples = bench.recipe.final_budget.examples(len(course.feed.dataset.train))
-    return max(1, round(examples / per_epoch))
 
 
 def taught_by(bench: Bench, teacher: Teacher) -> Course:

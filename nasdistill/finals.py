@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,12 +16,11 @@ from nasdistill.bench import Bench
 from nasdistill.files import write_whole
 from nasdistill.final_metrics import export_student, model_card, test_student, tested
 from nasdistill.models import Classifier
-from nasdistill.results import Candidate, Event, Final, load_finals
+from nasdistill.results import Candidate, Emit, Event, Final, load_finals
 from nasdistill.results.quality import read_quality
 from nasdistill.study import Study, architecture_of
 from nasdistill.trials import FAILURES, reason_of
 
-Emit = Callable[[Event], None]
 ALIKE, WORLDS_APART = 2.0, 100.0
 """Ratios of the teacher's parameters to the student's at which a run warns."""
 

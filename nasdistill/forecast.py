@@ -74,7 +74,7 @@ def forecast(
         _known(params, log=True),
         _known(depth, log=False),
     ]
-    z_NF = np.column_stack([_standardised(column) for column in features])
+    z_NF = np.column_stack([standardised(column) for column in features])
     score, *others = PRIOR
     known = max(0.0, 1.0 - share) if count >= FEWEST else 0.0
     prior_F = np.array([score, *(known * weight for weight in others)])
@@ -83,7 +83,7 @@ def forecast(
     truth = np.array([accuracy for accuracy in full if accuracy is not None])
     if len(done) < ENOUGH or np.ptp(truth) == 0:
         return Forecast(z_NF @ prior_F, np.full(count, TYPICAL))
-    y_D, centre_F = _standardised(truth), z_NF[done].mean(axis=0)
+    y_D, centre_F = standardised(truth), z_NF[done].mean(axis=0)
     x_DF, x_NF = z_NF[done] - centre_F, z_NF - centre_F
     inverse_FF = np.linalg.inv(x_DF.T @ x_DF + SHRINKAGE * np.eye(len(PRIOR)))
     weights_F = prior_F + inverse_FF @ x_DF.T @ (y_D - x_DF @ prior_F)
@@ -101,7 +101,7 @@ def _known(values: Sequence[int | None], *, log: bool) -> Array:
     return np.array([math.log(value) for value in found] if log else found)
 
 
-def _standardised(values: Array) -> Array:
+def standardised(values: Array) -> Array:
     """Mean 0, standard deviation 1; all zero where nothing varies."""
     deviation = np.std(values)
     return (values - np.mean(values)) / deviation if deviation > 0 else np.zeros(len(values))

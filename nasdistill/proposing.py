@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from nasdistill import profile
 from nasdistill.bench import Bench
 from nasdistill.errors import UserError
-from nasdistill.results import COUNTED, Candidate, Event
+from nasdistill.results import COUNTED, Candidate, Emit, Event
 from nasdistill.study import Study
 
 MOST_REJECTIONS = 300
 MOST_DUPLICATES = 500
 MOST_FAILURES = 5
-
-Emit = Callable[[Event], None]
 
 
 def propose(study: Study, bench: Bench, emit: Emit) -> int | None:

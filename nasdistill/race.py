@@ -8,17 +8,14 @@ beyond the last rung; that score takes the place of the first.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from nasdistill import distillation, locks
 from nasdistill.bench import Bench, hash_seed
-from nasdistill.results import Candidate, Event, RungScore
+from nasdistill.results import Candidate, Emit, Event, RungScore
 from nasdistill.study import Study, architecture_of
 from nasdistill.trials import FAILURES, OutOfTime, climb_rung, reason_of, start_trunk
-
-Emit = Callable[[Event], None]
 
 
 def run_race(
@@ -49,12 +46,12 @@ def run_race(
             continue
         start = time.perf_counter()
         try:
-            score = _run(study, bench, candidates[number], folder, emit, deadline)
+            score = _run(study, bench, candidates[number], emit, deadline)
         except OutOfTime:
             return
         except FAILURES as error:
-            study.set(_key(number), None)
             text = f"trial {number} failed in the race, its first score counts: {reason_of(error)}"
+            study.set(_key(number), None)
             emit(Event("warning", text, stage="search", trial=number))
             continue
         study.set(_key(number), asdict(score))
@@ -68,18 +65,16 @@ def _key(number: int) -> str:
 
 
 def _run(
-    study: Study, bench: Bench, candidate: Candidate, folder: Path, emit: Emit,
-    deadline: float | None,
-) -> RungScore:  # fmt: skip
+    study: Study, bench: Bench, candidate: Candidate, emit: Emit, deadline: float | None
+) -> RungScore:
     """One run up to the race's budget, from another seed."""
     course = bench.scoring.for_architecture(architecture_of(candidate))
     seed = hash_seed((study.recipe.seed, "race")) % 2**32
 
     def train(micro_batch: int | None) -> RungScore:
         run = start_trunk(study, bench, course, candidate, seed, micro_batch)
-        trunk = folder / f"{candidate.number}.pt"
         last, number = bench.ladder.last, candidate.number
-        return climb_rung(bench, course, run, last, number, emit, deadline, trunk)
+        return climb_rung(bench, course, run, last, number, emit, deadline)
 
     def mark(micro_batch: int) -> None:
         said = f"out of memory in the race; tried again in micro-batches of {micro_batch}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,9 @@ from nasdistill.files import write_whole
 from nasdistill.models import Classifier, build
 from nasdistill.objective import Objective
 from nasdistill.quality import accuracy, expected_calibration_error, wilson
-from nasdistill.results import Event
+from nasdistill.results import Emit, Event
 from nasdistill.space import Architecture
 from nasdistill.teacher import AnswerPrecision, Teacher, head_of, replace_head, weights_hash
-
-Emit = Callable[[Event], None]
 
 TRAIN_SAMPLE = 2000
 OVERFITTED_GAP = 0.1
@@ -70,7 +68,7 @@ def train_teacher(
     distillation.seed_weights(seed, architecture.fingerprint)
     net = build(architecture, dataset.input, len(dataset.classes))
     feed = Feed(dataset, batch_size, views=epochs, seed=seed)
-    epoch = feed.steps_per_epoch * batch_size
+    epoch = feed.examples_per_epoch
     run = Run(
         [Classifier(net, dataset.mean, dataset.std)],
         feed,
@@ -123,7 +121,7 @@ def train_through(
     """
     if checkpoint is not None and checkpoint.exists():
         run.restore(checkpoint)
-    per_epoch = run.feed.steps_per_epoch * run.feed.batch_size
+    per_epoch = run.feed.examples_per_epoch
     for epoch in range(run.step // run.feed.steps_per_epoch, epochs):
         steps = distillation.distill(run, (epoch + 1) * per_epoch)
         for progress in steps if lock is None else locks.pausing(steps, lock):
@@ -299,7 +297,7 @@ def _tune(
     )
     body = _HeadOnly(teacher.module, head)
     feed = Feed(dataset, 128, views=epochs, seed=seed)
-    total = epochs * feed.steps_per_epoch * feed.batch_size
+    total = epochs * feed.examples_per_epoch
     run = Run(
         [body], feed, Objective.labels(), horizon=total, pace=Pace(0.003, 128, 128, total),
         seed=seed, size=teacher.input.size,

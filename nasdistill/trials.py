@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,15 +18,13 @@ from nasdistill.errors import UserError
 from nasdistill.probing import precision_for, settle_capture
 from nasdistill.proposing import counted, excess_over, give_up_on_failures, propose
 from nasdistill.quality import accuracy, wilson
-from nasdistill.results import Candidate, Event, RungScore, forecast_of, front
+from nasdistill.results import Candidate, Emit, Event, RungScore, forecast_of, front
 from nasdistill.results.audit import full_runs
 from nasdistill.rungs import stop_reason
 from nasdistill.study import Study, TrialEnded, architecture_of
 
 FAILURES = (Diverged, MemoryError, RuntimeError, ValueError)
 """What a training may end with that is the student's own: it fails, and the study goes on."""
-
-Emit = Callable[[Event], None]
 
 
 class OutOfTime(Exception):  # noqa: N818 - not an error
@@ -143,9 +140,11 @@ def _climb_rungs(
     if trunk.exists():
         run.restore(trunk)
     # What was passed before an interruption is not judged again: there are more peers now.
-    for rung in range(max(0, len(candidate.rungs) - 1), len(bench.ladder.budgets)):
+    for rung in range(candidate.passed, len(bench.ladder.budgets)):
         if rung >= len(candidate.rungs):
-            score = climb_rung(bench, course, run, rung, candidate.number, emit, deadline, trunk)
+            score = climb_rung(bench, course, run, rung, candidate.number, emit, deadline)
+            trunk.parent.mkdir(parents=True, exist_ok=True)
+            run.save(trunk)
             study.record_rung(candidate.number, score)
             study.add_seconds("rungs", score.seconds)
         if _ends_at(study, bench, candidate.number, rung, emit):
@@ -181,7 +180,7 @@ def start_trunk(
 
 def climb_rung(
     bench: Bench, course: Course, run: Run, rung: int, number: int, emit: Emit,
-    deadline: float | None, trunk: Path,
+    deadline: float | None,
 ) -> RungScore:  # fmt: skip
     """Trains the trunk up to a rung, cools a copy of it down, and scores the copy.
 
@@ -193,7 +192,6 @@ def climb_rung(
         number: The trial's, for events.
         emit: Told how it goes.
         deadline: `time.monotonic()` at which to give up.
-        trunk: Where the trunk is saved, once its copy is scored.
 
     Raises:
         OutOfTime: At the deadline.
@@ -223,8 +221,6 @@ def climb_rung(
     with locks.busy(bench.lock):
         said = [distillation.predict(one, data.score, data.input.size) for one in branch.students]
     logits, labels = max(said, key=lambda answer: accuracy(*answer))
-    trunk.parent.mkdir(parents=True, exist_ok=True)
-    run.save(trunk)
     share = accuracy(logits, labels)
     low, high = wilson(round(share * len(labels)), len(labels))
     loss = float(nn.functional.cross_entropy(logits, labels))
@@ -258,6 +254,8 @@ def _ends_at(study: Study, bench: Bench, number: int, rung: int, emit: Emit) -> 
             left = bench.ladder.examples(bench.ladder.last) - bench.ladder.examples(rung)
             study.stop(number, rung, reason, left)
     ended = reason is not None or rung == bench.ladder.last
+    if not ended:
+        study.record_passed(number, rung + 1)
     _tell_rung(study, mine, rung, reason, ended, emit)
     return ended
 

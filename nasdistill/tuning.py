@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -17,11 +16,9 @@ from nasdistill.errors import UserError
 from nasdistill.files import write_whole
 from nasdistill.objective import objective_of
 from nasdistill.quality import accuracy, wilson
-from nasdistill.results import Event
+from nasdistill.results import Emit, Event
 from nasdistill.space import Architecture
 from nasdistill.study import Study
-
-Emit = Callable[[Event], None]
 
 
 def tune(
@@ -49,7 +46,7 @@ def tune(
         For each point its values, the accuracy on the score half and its 95 % Wilson interval.
 
     Raises:
-        UserError: If the objective has neither.
+        UserError: If the objective has neither, or another process tunes in this study.
     """
     options = bench.final.options
     if options.terms is not None or options.stages is not None:
@@ -57,6 +54,16 @@ def tune(
             f"study {study.folder.name!r}: its final objective has terms or stages; alpha and "
             "temperature belong to the classic pair"
         )
+    with locks.alone_or_not(study.folder / "tune.lock") as mine:
+        if not mine:
+            raise UserError(f"study {study.folder.name!r}: another process is tuning in it")
+        return _tune(study, bench, architecture, grid, epochs, emit)
+
+
+def _tune(
+    study: Study, bench: Bench, architecture: Architecture, grid: Mapping[str, Sequence[float]],
+    epochs: int, emit: Emit,
+) -> list[dict[str, Any]]:  # fmt: skip
     path = study.folder / "tune.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
@@ -64,10 +71,8 @@ def tune(
     for number, point in enumerate(points, start=1):
         key = json.dumps([architecture.fingerprint, epochs, point], sort_keys=True)
         if key not in known:
-            tried = _try(study, bench, architecture, point, epochs, emit)
-            with locks.alone(path.with_suffix(".lock")):  # Another process may tune, too.
-                known = {**(json.loads(path.read_text()) if path.exists() else {}), key: tried}
-                write_whole(path, json.dumps(known, indent=1))
+            known[key] = _try(study, bench, architecture, point, epochs, emit)
+            write_whole(path, json.dumps(known, indent=1))
         found.append(known[key])
         text = ", ".join(f"{name} {value:g}" for name, value in point.items())
         emit(
@@ -88,7 +93,7 @@ def _try(
     plain = Architecture(
         architecture.family, {k: v for k, v in architecture.values.items() if k != "distillation"}
     )
-    about = repr((architecture.fingerprint, epochs, sorted(point.items()), os.getpid()))
+    about = repr((architecture.fingerprint, epochs, sorted(point.items())))
     digest = hashlib.blake2b(about.encode(), digest_size=6).hexdigest()
     checkpoint = study.folder / f"tune-{digest}.pt"
     student = final_runs.run_in_full(

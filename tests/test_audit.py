@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 import nasdistill
-from nasdistill import api
+from nasdistill import api, audit, locks
 from nasdistill.audit import choose
 from nasdistill.cli import app
+from nasdistill.distillation import Diverged
 from nasdistill.errors import UserError
+from nasdistill.ranking import kendall
 from nasdistill.recipe import load_recipe
 from nasdistill.results import Candidate, Event, RungScore, StudyRecord, load_study
 from nasdistill.results.audit import analyse, read_audit, verdict
@@ -136,6 +139,48 @@ def test_a_real_study_is_audited_and_nothing_is_trained_twice(here: Path) -> Non
     result = CliRunner().invoke(app, ["audit", "small", "--count", "4", "--repeats", "1", "--json"])
     assert result.exit_code == 0, result.output
     assert len(json.loads(result.stdout)["full"]) == 4
+
+
+def test_the_ceiling_is_what_two_full_runs_agree_by() -> None:
+    rng = random.Random(1)
+    clean = [rng.gauss(0.8, 0.01) for _ in range(300)]
+    runs = [[c + rng.gauss(0, 0.01) for c in clean] for _ in range(2)]
+    stored = {
+        **STORED, "chosen": list(range(300)),
+        "full": {str(n): {"1": a, "2": b} for n, (a, b) in enumerate(zip(*runs, strict=True))},
+    }  # fmt: skip
+    audit = analyse(record([candidate(n, [0.5], n + 1) for n in range(300)]), stored)
+    assert audit is not None and audit.ceiling is not None
+    measured = kendall(*runs)
+    assert measured is not None and measured < 0.45
+    assert audit.ceiling == pytest.approx(measured, abs=0.06)
+
+
+def test_a_student_that_fails_ends_no_audit(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nasdistill.search(load_recipe("recipe.yaml", {"trials": 5, "top_k": 1, "min_accuracy": 0}))
+    in_full, asked = audit._in_full, []
+
+    def failing(study: Any, bench: Any, candidate: Candidate, *rest: Any) -> float:
+        asked.append(candidate.number)
+        if candidate.number == asked[0]:
+            raise Diverged("the loss is not finite")
+        return in_full(study, bench, candidate, *rest)
+
+    monkeypatch.setattr(audit, "_in_full", failing)
+    outcome = api.audit("small", count=4, repeats=0)
+    assert outcome.audit.failed == {asked[0]: "the loss is not finite"}
+    assert len(outcome.audit.numbers) == 3 and asked[0] not in outcome.audit.numbers
+    assert f"1 failed: trial {asked[0]}, the loss is not finite" in outcome.page.read_text()
+    assert len(asked) == 4
+    api.audit("small", count=4, repeats=0)
+    assert len(asked) == 4, "what failed is not tried again"
+    with (
+        locks.alone(Path("studies/small/audit.lock")),
+        pytest.raises(UserError, match="another process is auditing"),
+    ):
+        api.audit("small")
+    with pytest.raises(UserError, match="at least 3 trials, found 2"):
+        api.audit("small", count=2)
 
 
 def test_a_study_of_two_trials_cannot_be_audited(here: Path) -> None:

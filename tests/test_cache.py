@@ -110,6 +110,7 @@ def test_another_teacher_other_data_or_other_views_have_a_cache_of_their_own(
     here = AnswerCache(teacher(0), data, tmp_path).folder
     assert AnswerCache(teacher(0), data, tmp_path).folder == here
     assert AnswerCache(replace(teacher(0), precision="bf16"), data, tmp_path).folder != here
+    assert AnswerCache(replace(teacher(0), code="timm 1"), data, tmp_path).folder != here
     augmented = data.with_views(replace(data.views, rand_augment=RandAugment(1, 5)))
     assert AnswerCache(teacher(0), augmented, tmp_path).folder != here
     assert AnswerCache(teacher(1), data, tmp_path).folder != here

@@ -131,6 +131,37 @@ def test_no_race(here: Path, options: dict[str, object]) -> None:
     assert record().finals and not any(c.race for c in record().candidates)
 
 
+def test_a_trial_that_passed_a_rung_is_not_judged_there_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[tuple[int, float]] = []
+    rule = trials.stop_reason
+
+    def noting(index: int, accuracies: list[float], *rest: Any) -> str | None:
+        judged.append((index, accuracies[index]))
+        reason = rule(index, accuracies, *rest)
+        return None if len(judged) == 1 else reason
+
+    climb_rung = trials.climb_rung
+
+    def cut_off(*given: Any) -> RungScore:
+        if given[3] == 1:
+            raise KeyboardInterrupt
+        return climb_rung(*given)
+
+    recipe = load_recipe("recipe.yaml", {"trials": 1, "workers": 1})
+    monkeypatch.setattr(trials, "stop_reason", noting)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trials, "climb_rung", cut_off)
+        nasdistill.search(recipe)
+    (before,) = (c for c in record().candidates if c.rungs)
+    assert before.passed == 1 and len(judged) == 1
+    nasdistill.search(recipe)
+    (after,) = (c for c in record().candidates if c.rungs)
+    assert after.state == "complete" and after.rungs[0] == before.rungs[0]
+    assert judged.count(judged[0]) == 1
+
+
 def test_a_search_stops_by_forecasts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[list[float], list[float]]] = []
     rule = trials.stop_reason

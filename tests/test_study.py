@@ -170,6 +170,14 @@ def test_a_trial_that_another_worker_ended_is_left_alone(here: Path) -> None:
         study.complete(number, 0.7, [1000.0])
 
 
+def test_an_interruption_just_after_a_trial_s_end_is_not_hidden(here: Path) -> None:
+    study = opened()
+    number = claimed(study)
+    with pytest.raises(KeyboardInterrupt), study.holding(number):
+        study.complete(number, 0.7, [1000.0])
+        raise KeyboardInterrupt
+
+
 def test_what_is_measured_once_is_measured_by_one_worker(here: Path) -> None:
     workers = [opened() for _ in range(4)]
     made: list[int] = []

@@ -8,13 +8,13 @@ from pathlib import Path
 from nasdistill.api.places import (
     REPORTS,
     STUDIES,
-    OnEvent,
     check_import,
     read_import,
     recipe_of,
     silent,
 )
-from nasdistill.results import load_study
+from nasdistill.errors import UserError
+from nasdistill.results import Emit, load_study
 from nasdistill.results.audit import Audit, analyse, read_audit
 
 
@@ -32,7 +32,7 @@ class AuditOutcome:
 
 
 def audit(
-    study: str, *, count: int = 12, repeats: int = 3, on_event: OnEvent | None = None
+    study: str, *, count: int = 12, repeats: int = 3, on_event: Emit | None = None
 ) -> AuditOutcome:
     """Distils a sample of a study's trials in full and compares their order with their scores'.
 
@@ -45,8 +45,8 @@ def audit(
         on_event: Told what happens.
 
     Raises:
-        UserError: If there is no such study, it has too few trials, or the file given by `--import`
-            has changed.
+        UserError: If there is no such study, it has too few trials, too few of them could be
+            distilled, another process audits it, or the file given by `--import` has changed.
     """
     emit = on_event or silent
     record = load_study(study, STUDIES)
@@ -62,8 +62,14 @@ def audit(
     run_audit(opened, open_bench(opened, imported, emit), count, repeats, emit)
     stored = read_audit(record.folder)
     assert stored is not None
+    record = load_study(study, STUDIES)  # more trials may have ended in the meantime
     found = analyse(record, stored)
-    assert found is not None, "three trials at the least were distilled"
+    if found is None:
+        reasons = "; ".join(f"trial {n}: {why}" for n, why in stored["failed"].items())
+        raise UserError(
+            f"study {study!r}: fewer than three of the chosen trials could be distilled in full "
+            f"({reasons}). Ask for more of them (--count)"
+        )
     page = REPORTS / study / "audit.html"
     write_audit(record, found, page)
     return AuditOutcome(found, page)

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 import nasdistill
-from nasdistill.api.places import OnEvent
 from nasdistill.recipe import Recipe
-from nasdistill.results import Event
+from nasdistill.results import Emit, Event
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Crew:
 def crew(
     recipe: Recipe,
     name: str,
-    emit: OnEvent,
+    emit: Emit,
     *,
     finals: int | None = None,
     begun: float | None = None,
@@ -127,7 +126,7 @@ def _give(process: subprocess.Popen[str], task: dict[str, object]) -> None:
         process.stdin.flush()
 
 
-def _listen(process: subprocess.Popen[str], emit: OnEvent, over: threading.Event) -> None:
+def _listen(process: subprocess.Popen[str], emit: Emit, over: threading.Event) -> None:
     """Passes a worker's events on; one that nobody reads would fill the pipe and stand still."""
     assert process.stdout is not None
     deaf = False

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from nasdistill.api.places import (
     STUDIES,
-    OnEvent,
     final_folder,
     read_import,
     recipe_of,
@@ -15,7 +14,7 @@ from nasdistill.api.places import (
 )
 from nasdistill.errors import UserError
 from nasdistill.recipe import Recipe
-from nasdistill.results import Event, StudyRecord, load_study
+from nasdistill.results import Emit, Event, StudyRecord, load_study
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +29,7 @@ def evaluate(
     data: str | None = None,
     split: str = "test",
     device: str = "auto",
-    on_event: OnEvent | None = None,
+    on_event: Emit | None = None,
 ) -> dict[str, Any]:
     """Measures a final against its teacher: agreement, classes, calibration, robustness, bias.
 
@@ -117,7 +116,7 @@ def _load(
 
 def _teacher(
     record: StudyRecord, recipe: Recipe, dataset: Dataset, place: torch.device, imported: Any,
-    emit: OnEvent,
+    emit: Emit,
 ) -> Teacher:  # fmt: skip
     from nasdistill.faculty import load_a_teacher
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasdistill.errors import UserError
 from nasdistill.recipe import Recipe, from_stored
-from nasdistill.results import Event, StudyRecord, load_study, storage_of
+from nasdistill.results import Emit, Event, StudyRecord, load_study, storage_of
 
 if TYPE_CHECKING:
     from nasdistill.imported import Imported
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 STUDIES = Path("studies")
 REPORTS = Path("reports")
-
-OnEvent = Callable[[Event], None]
 
 
 def final_folder(study: str, rank: str) -> Path:
@@ -61,7 +59,7 @@ def silent(event: Event) -> None:
     """Says nothing."""
 
 
-def warning_once(emit: OnEvent) -> OnEvent:
+def warning_once(emit: Emit) -> Emit:
     """Passes events on; a warning that several workers give only once."""
     warned: set[str] = set()
 

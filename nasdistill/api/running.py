@@ -6,9 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nasdistill.api.places import OnEvent
 from nasdistill.recipe import Recipe
-from nasdistill.results import Event
+from nasdistill.results import Emit, Event
 
 if TYPE_CHECKING:
     from nasdistill.bench import Bench
@@ -25,7 +24,7 @@ class Deadlines:
 
 
 def run(
-    study: Study, imported: Imported, begun: float, emit: OnEvent, processes: int
+    study: Study, imported: Imported, begun: float, emit: Emit, processes: int
 ) -> tuple[Bench, Deadlines]:
     """Runs trials until none is left for this process, one of so many that share the cores.
 
@@ -69,9 +68,13 @@ def run(
 
 
 def note_saved(study: Study, bench: Bench) -> None:
-    """Stores how many answers the cache gave this worker without asking the teacher."""
+    """Stores how many answers the cache gave this worker, less those that it asked for.
+
+    The worker that asks is not always the one that uses the answer: only the sum over workers means
+    something.
+    """
     saved = sum(cache.served - cache.asked for cache in bench.faculty.caches.values())
-    study.set(f"saved:cache:{study.worker}", max(0, saved))
+    study.set(f"saved:cache:{study.worker}", saved)
 
 
 def _deadlines(study: Study, bench: Bench, begun: float) -> Deadlines:

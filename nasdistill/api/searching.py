@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ from nasdistill.api.crew import Crew, crew
 from nasdistill.api.places import (
     REPORTS,
     STUDIES,
-    OnEvent,
     check_import,
     read_import,
     recipe_of,
@@ -27,6 +26,7 @@ from nasdistill.recipe import Recipe, load_recipe
 from nasdistill.results import (
     COUNTED,
     Candidate,
+    Emit,
     Event,
     StudyRecord,
     load_finals,
@@ -60,7 +60,7 @@ def search(
     recipe: Recipe | None = None,
     *,
     command: str = "",
-    on_event: OnEvent | None = None,
+    on_event: Emit | None = None,
     **options: Any,
 ) -> SearchOutcome:
     """Searches, distils the top-k in full, and writes the report.
@@ -85,27 +85,26 @@ def search(
     imported = read_import(recipe)
     from nasdistill.study import Study
 
-    folder = STUDIES / recipe.study_name()
-    new = not folder.exists()
     study = Study.open(recipe, STUDIES, command)
     try:
         check_import(study, imported)
         if _is_complete(study):
             path = report(study.folder.name)
             return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
+        study.set("stage", "searching")
         with crew(recipe, study.folder.name, emit, begun=begun) as workers:
             bench, deadlines = run(study, imported, begun, emit, workers.size)
             _finish(study, imported, bench, deadlines, emit, workers)
     except UserError:
         # A search that could not begin leaves nothing behind that would bind the next try.
-        if new and not any(c.state in COUNTED for c in study.candidates()):
-            shutil.rmtree(folder, ignore_errors=True)
+        if study.created and not any(c.state in COUNTED for c in study.candidates()):
+            study.discard()
         raise
     return _outcome(study, emit)
 
 
 def resume(
-    study: str, *, overrides: Mapping[str, Any] | None = None, on_event: OnEvent | None = None
+    study: str, *, overrides: Mapping[str, Any] | None = None, on_event: Emit | None = None
 ) -> SearchOutcome:
     """Goes on with a study.
 
@@ -126,7 +125,7 @@ def distill(
     *,
     trial: int | None = None,
     top_k: int | None = None,
-    on_event: OnEvent | None = None,
+    on_event: Emit | None = None,
 ) -> SearchOutcome:
     """Makes more finals of a study.
 
@@ -137,7 +136,8 @@ def distill(
         on_event: Told what happens.
 
     Raises:
-        UserError: If there is no such trial, or it has no score.
+        UserError: If there is no such trial, it has no score, or another process is making the
+            study's finals.
     """
     from nasdistill import finals
     from nasdistill.study import Study
@@ -148,21 +148,26 @@ def distill(
     imported = read_import(recipe)
     opened = Study.open(recipe, STUDIES, record.command)
     check_import(opened, imported)
-    chosen = list(opened.attrs.get("finals", []))
-    candidates = opened.candidates()
     if trial is not None:
-        _check_trial(trial, candidates)
-        chosen += [trial] if trial not in chosen else []
+        _check_trial(trial, opened.candidates())
         opened.set(f"final_failed:{trial}", None)  # Asked for by name, it is tried again.
-    else:
-        count = top_k or recipe.top_k
-        limit = opened.attrs.get("limits", {}).get("accuracy", 0.0)
+
+    def wanted() -> list[int]:
+        """Trials that are finals, or are to become some."""
+        made = list(opened.attrs.get("finals", []))
+        if trial is not None:
+            return made if trial in made else [*made, trial]
+        count, limit = top_k or recipe.top_k, opened.attrs.get("limits", {}).get("accuracy", 0.0)
         final_examples, full = opened.attrs.get("final_examples"), full_runs(opened.folder)
-        ranked = choose(candidates, recipe.minimize, count, limit, final_examples, full)
-        chosen += [c.number for c in ranked if c.number not in chosen]
-    opened.set("finals", chosen)
-    with crew(recipe, study, emit, finals=len(finals.missing(opened, chosen))) as workers:
-        _finish(opened, imported, None, Deadlines(None, None), emit, workers, chosen)
+        ranked = choose(opened.candidates(), recipe.minimize, count, limit, final_examples, full)
+        return made + [c.number for c in ranked if c.number not in made]
+
+    with crew(recipe, study, emit, finals=len(finals.missing(opened, wanted()))) as workers:
+        if not _finish(opened, imported, None, Deadlines(None, None), emit, workers, wanted):
+            raise UserError(
+                f"study {study!r}: another process is making its finals; ask again when it has "
+                "ended"
+            )
     return _outcome(opened, emit)
 
 
@@ -190,21 +195,37 @@ def _finish(
     imported: Imported,
     bench: Bench | None,
     deadlines: Deadlines,
-    emit: OnEvent,
+    emit: Emit,
     workers: Crew,
-    chosen: list[int] | None = None,
-) -> None:
-    """Makes the finals: all workers train them, this process tests and exports them."""
+    wanted: Callable[[], list[int]] | None = None,
+) -> bool:
+    """Makes the finals: all workers train them, this process tests and exports them.
+
+    Args:
+        study: The study.
+        imported: What the user's own file brings.
+        bench: What its finals share; opened here if None.
+        deadlines: When search and command must end.
+        emit: Told what happens.
+        workers: Who trains.
+        wanted: Names the trials; the search's own choice if None.
+
+    Returns:
+        False if another process is at it.
+    """
     from nasdistill import finals
     from nasdistill.bench import open_bench
 
     with study.finals_lease() as mine:
         if not mine:
             emit(Event("note", "another process is making the finals"))
-            return
+            return False
         bench = bench or open_bench(study, imported, emit)
-        if chosen is None:
+        if wanted is None:
             chosen = _choose(study, bench, deadlines, emit, workers)
+        else:
+            chosen = wanted()
+            study.set("finals", chosen)
         study.set("stage", "distilling")
         emit(Event("stage", f"finals to distil in full: {len(chosen)}", stage="finals"))
         workers.share("finals", len(finals.missing(study, chosen)))
@@ -212,10 +233,11 @@ def _finish(
             finals.distill_finals(study, bench, chosen, emit, deadlines.whole)
         note_saved(study, bench)
         study.set("stage", "complete" if _is_complete(study) else "searching")
+    return True
 
 
 def _choose(
-    study: Study, bench: Bench, deadlines: Deadlines, emit: OnEvent, workers: Crew
+    study: Study, bench: Bench, deadlines: Deadlines, emit: Emit, workers: Crew
 ) -> list[int]:
     """Lets the last rungs race, and chooses the top-k; once for a number of trials and finals."""
     from nasdistill.race import run_race
@@ -255,7 +277,7 @@ def _choice(study: Study) -> list[int]:
     return [ended, study.recipe.top_k]
 
 
-def _outcome(study: Study, emit: OnEvent) -> SearchOutcome:
+def _outcome(study: Study, emit: Emit) -> SearchOutcome:
     emit(Event("stage", "writing the report", stage="report"))
     start = time.perf_counter()
     path = report(study.folder.name)

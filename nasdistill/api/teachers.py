@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nasdistill.api.places import STUDIES, OnEvent, read_import, silent
+from nasdistill.api.places import STUDIES, read_import, silent
 from nasdistill.errors import UserError
 from nasdistill.recipe import Recipe
-from nasdistill.results import Event
+from nasdistill.results import Emit, Event
 
 
 def teacher_train(
@@ -25,7 +25,7 @@ def teacher_train(
     device: str = "auto",
     image_size: int | None = None,
     channels: int | None = None,
-    on_event: OnEvent | None = None,
+    on_event: Emit | None = None,
 ) -> dict[str, Any]:
     """Trains a teacher on labels alone and writes it to a folder.
 
@@ -106,7 +106,7 @@ def teacher_evaluate(
     image_size: int | None = None,
     channels: int | None = None,
     import_file: str | None = None,
-    on_event: OnEvent | None = None,
+    on_event: Emit | None = None,
 ) -> dict[str, Any]:
     """Measures a teacher on the validation split of some data.
 
@@ -155,7 +155,7 @@ def teacher_record(
     channels: int | None = None,
     seed: int = 0,
     import_file: str | None = None,
-    on_event: OnEvent | None = None,
+    on_event: Emit | None = None,
 ) -> int:
     """Writes what a teacher says about each training example: a table that can teach in its place.
 

@@ -11,7 +11,6 @@ from typing import Any
 from nasdistill.api.places import (
     REPORTS,
     STUDIES,
-    OnEvent,
     check_import,
     read_import,
     recipe_of,
@@ -20,7 +19,7 @@ from nasdistill.api.places import (
 from nasdistill.errors import UserError
 from nasdistill.options import nearest
 from nasdistill.recipe import Recipe, load_recipe
-from nasdistill.results import load_study
+from nasdistill.results import Emit, load_study
 
 GRID: dict[str, tuple[float, ...]] = {
     "temperature": (1, 2, 3, 5, 7, 10, 15),
@@ -53,7 +52,7 @@ def tune(
     epochs: int = 2,
     data: str | None = None,
     teacher: str | None = None,
-    on_event: OnEvent | None = None,
+    on_event: Emit | None = None,
 ) -> TuneOutcome:
     """Tries temperatures and α on one architecture, on validation data.
 
@@ -84,7 +83,7 @@ def tune(
     study = Study.open(recipe, STUDIES, f"nasdistill tune {target}")
     check_import(study, imported)
     if given is None:
-        candidates = [c for c in study.candidates() if c.score is not None]
+        candidates = [c for c in study.candidates() if c.state in ("complete", "stopped")]
         if not candidates:
             raise UserError(f"study {target!r} has no trial with a score yet")
         chosen = {f.number for f in load_study(target, STUDIES).finals if f.recommended}

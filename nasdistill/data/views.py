@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -91,7 +92,7 @@ class Views:
             top, left = (u[1:3] * (2 * SHIFT + 1)).floor() - SHIFT
             return Boxes(top, left, full.height, full.width, flip)
         area = (SMALLEST_CROP + (1 - SMALLEST_CROP) * u[1]) * height * width
-        ratio = torch.exp((u[2] * 2 - 1) * torch.log(torch.tensor(4 / 3, device=ids.device)))
+        ratio = torch.exp((u[2] * 2 - 1) * math.log(4 / 3))
         tall = (area / ratio).sqrt().clamp(max=height)
         wide = (area * ratio).sqrt().clamp(max=width)
         return Boxes(u[3] * (height - tall), u[4] * (width - wide), tall, wide, flip)

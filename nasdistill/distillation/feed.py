@@ -60,6 +60,11 @@ class Feed:
         """Whole batches in one pass over the training split."""
         return max(1, len(self.dataset.train) // self.batch_size)
 
+    @property
+    def examples_per_epoch(self) -> int:
+        """Examples in these batches."""
+        return self.steps_per_epoch * self.batch_size
+
     def steps(self, examples: int) -> int:
         """How many steps it takes to see at least `examples` training examples."""
         return math.ceil(examples / self.batch_size)

@@ -10,29 +10,32 @@ from nasdistill.distillation.precision import Precision, set_precision
 from nasdistill.distillation.run import Run
 from nasdistill.models.layers import DepthwiseConv2d
 
+WARM_UP, ROUND, ROUNDS = 2, 3, 3
+"""Steps at each precision: before they are timed, in a round, and rounds."""
+PRECISION_STEPS = WARM_UP + ROUND * ROUNDS
 PROBE_STEPS = 50
 """Steps of a probe of capturing at the most."""
 COMPILED_STEPS = 20
 """Steps timed to see whether compiling pays."""
 
 
-def probe_precision(run: Run, steps: int = 6) -> Precision:
-    """Times a few steps at each precision and names the fastest.
+def probe_precision(run: Run) -> Precision:
+    """Times a few steps at each precision, in turn, and names the one of the shortest round.
 
     Args:
-        run: A fresh run; a branch of it is trained and thrown away.
-        steps: Timed steps at each precision, after two that warm up.
+        run: A fresh run; branches of it are trained for `PRECISION_STEPS` and thrown away.
     """
     kinds: list[Precision] = ["fp32", "bf16"]
     if any(isinstance(m, DepthwiseConv2d) for m in run.students.modules()):
         kinds.append("bf16-mixed")
-    seconds: dict[Precision, float] = {}
+    twins: dict[Precision, Run] = {}
     for kind in kinds:
-        twin = run.branch(run.pace)
-        twin.precision = kind
-        set_precision(twin.students, kind)
-        seconds[kind] = _timed(twin, 2, steps)
-    return min(kinds, key=lambda kind: seconds[kind])
+        twins[kind] = run.branch(run.pace)
+        twins[kind].precision = kind
+        set_precision(twins[kind].students, kind)
+        _timed(twins[kind], 0, WARM_UP)
+    rounds = [{kind: _timed(twins[kind], 0, ROUND) for kind in kinds} for _ in range(ROUNDS)]
+    return min(kinds, key=lambda kind: min(seconds[kind] for seconds in rounds))
 
 
 def probe_capture(run: Run) -> float:

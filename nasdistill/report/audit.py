@@ -34,6 +34,10 @@ def render_audit(record: StudyRecord, audit: Audit) -> str:
         f"{len(audit.numbers)} of {len(audit.chosen)} chosen trials distilled in full, "
         f"{len(audit.again)} of them with a second seed"
     )
+    if audit.failed:
+        summary += f"; {len(audit.failed)} failed: " + "; ".join(
+            f"trial {number}, {reason}" for number, reason in audit.failed.items()
+        )
     sections = [_scatter(figure), _order(audit), _stopping(audit), _cost(audit)]
     head = f'<p class="verdict">{escape(verdict(audit))}</p>'
     return document(f"{record.name}: audit", summary, head, sections, {"audit": {"": figure}})
@@ -80,9 +84,10 @@ def _order(audit: Audit) -> str:
     said = []
     if audit.ceiling is not None and audit.noise is not None:
         said.append(
-            f"Two seeds of one architecture lie apart by a standard deviation of "
-            f"{100 * audit.noise:.2f} points, from {text.counted(len(audit.again), 'pair')}: even "
-            f"a second full run would reach no more than τ {audit.ceiling:.2f}."
+            f"Full accuracy varies with the seed by a standard deviation of "
+            f"{100 * audit.noise:.2f} points, from {text.counted(len(audit.again), 'pair')}: two "
+            f"full runs of each trial would agree by about τ {audit.ceiling:.2f}, and no short "
+            "score can be expected to do better."
         )
     else:
         said.append("Without second seeds the ceiling that seeds allow is not known (--repeats).")

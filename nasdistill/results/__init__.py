@@ -13,6 +13,7 @@ from nasdistill.results.loading import (
 from nasdistill.results.records import (
     COUNTED,
     Candidate,
+    Emit,
     Event,
     Final,
     RungScore,
@@ -24,7 +25,7 @@ from nasdistill.results.records import (
 )
 
 __all__ = [
-    "COUNTED", "STORAGE_FILE", "Candidate", "Event", "Final", "RungScore", "State", "StudyRecord",
-    "candidate_of", "candidates_frame", "forecast_of", "front", "load_finals", "load_study",
-    "open_storage", "storage_of", "storage_url", "study_names",
+    "COUNTED", "STORAGE_FILE", "Candidate", "Emit", "Event", "Final", "RungScore", "State",
+    "StudyRecord", "candidate_of", "candidates_frame", "forecast_of", "front", "load_finals",
+    "load_study", "open_storage", "storage_of", "storage_url", "study_names",
 ]  # fmt: skip

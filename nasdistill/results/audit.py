@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, pvariance
 from typing import Any
 
 from nasdistill.ranking import bootstrap, kendall, partial, spearman, vote
@@ -56,12 +56,13 @@ class Audit:
         rivals: Of what costs nothing: parameters, MACs, and where it was stored a vote of three
             figures of the untrained student.
         ahead: 95 % interval of the score's tau minus that of MACs.
-        noise: Standard deviation between two seeds of one architecture; None without repeats.
-        ceiling: The tau that a second full run would reach at that noise.
+        noise: Standard deviation of full accuracy over seeds, from pairs; None without repeats.
+        ceiling: The tau between two full runs of every trial at that noise; None without repeats.
         recall: Share of the best tenth by full accuracy that is in the best tenth by score.
         lost: Best full accuracy among the stopped trials less that among the others; None where
             one side is missing.
         spent: Training examples of the search, of the audit, and of distilling every trial in full.
+        failed: Why a full run of a chosen trial ended with an error, by number.
     """
 
     numbers: tuple[int, ...]
@@ -77,6 +78,7 @@ class Audit:
     recall: float | None
     lost: float | None
     spent: Mapping[str, int]
+    failed: Mapping[int, str]
 
 
 def read_audit(folder: Path) -> dict[str, Any] | None:
@@ -84,7 +86,8 @@ def read_audit(folder: Path) -> dict[str, Any] | None:
 
     Returns:
         `chosen`, `repeated` (trial numbers), `examples` (of one full run), `full` (accuracies by
-        trial number and seed) and `zero_cost` (figures of the untrained students, by number).
+        trial number and seed), `failed` (why, by trial number) and `zero_cost` (figures of the
+        untrained students, by number).
     """
     path = folder / FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
@@ -133,6 +136,7 @@ def analyse(record: StudyRecord, stored: Mapping[str, Any]) -> Audit | None:
         recall=_recall(scores, truth),
         lost=_lost(done, truth),
         spent=_spent(record, stored),
+        failed={int(n): reason for n, reason in stored.get("failed", {}).items()},
     )
 
 
@@ -199,9 +203,19 @@ def _ahead(
 
 
 def _ceiling(truth: Sequence[float], noise: float, draws: int = 300) -> float | None:
-    """The mean tau between full accuracies and the same with a seed's noise on top."""
-    rng = random.Random(0)
-    taus = [kendall(truth, [t + rng.gauss(0, noise) for t in truth]) for _ in range(draws)]
+    """The mean tau between two draws of noise on top of what the trials would reach without it.
+
+    The measured accuracies hold one seed's noise already, so they are drawn towards their mean
+    until noise on top gives them the variance that they have.
+    """
+    variance, mean = pvariance(truth), fmean(truth)
+    shrink = math.sqrt(max(0.0, 1 - noise**2 / variance)) if variance else 0.0
+    clean, rng = [mean + shrink * (t - mean) for t in truth], random.Random(0)
+
+    def drawn() -> list[float]:
+        return [t + rng.gauss(0, noise) for t in clean]
+
+    taus = [kendall(drawn(), drawn()) for _ in range(draws)]
     found = [tau for tau in taus if tau is not None]
     return fmean(found) if found else None
 

@@ -86,6 +86,7 @@ def candidate_of(trial: FrozenTrial, study_attrs: Mapping[str, Any]) -> Candidat
         saved=attrs.get("saved", 0),
         micro_batch=attrs.get("micro_batch"),
         depth=attrs.get("depth"),
+        passed=attrs.get("passed", max(0, len(rungs) - 1)),
         race=None if raced is None else RungScore(**raced),
     )
 
@@ -180,6 +181,7 @@ def _savings(
         if key.startswith("saved:"):
             what = key.split(":")[1]
             saved[what] = saved.get(what, 0.0) + value
+    saved = {what: max(0.0, examples) for what, examples in saved.items()}
     stopping = sum(candidate.saved for candidate in candidates)
     if stopping:
         saved["stopping"] = float(stopping)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,6 +69,7 @@ class Candidate:
         micro_batch: Examples that the student saw at once because whole batches did not fit in
             memory; None where they did. Batch norm then saw each micro-batch by itself.
         depth: Convolutions and linear layers; None in studies that did not count them.
+        passed: Rungs at which it was judged, and from which it went on.
         race: The score of a second run, from another seed and beyond the last rung's budget; None
             for those that were not in the race.
     """
@@ -88,6 +89,7 @@ class Candidate:
     saved: int = 0
     micro_batch: int | None = None
     depth: int | None = None
+    passed: int = 0
     race: RungScore | None = None
 
     @property
@@ -189,7 +191,8 @@ class Event:
             empty where the news is of none.
         trial: The trial's number.
         rung: The rung, from 0.
-        done: Trials (in `search`) or training examples (in `finals`) done.
+        done: How much is done: training examples in `progress`, trials in `rung` and `trial`, the
+            rank in `final`, points in a `note` of `tune`.
         total: Out of so many.
         images_per_second: Training throughput.
         eta_seconds: Seconds to the end of the stage, where it can be told.
@@ -206,6 +209,10 @@ class Event:
     images_per_second: float = 0.0
     eta_seconds: float | None = None
     front: tuple[tuple[int, float, float], ...] = ()
+
+
+Emit = Callable[[Event], None]
+"""Who is told the news."""
 
 
 def forecast_of(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 import uuid
 import warnings
@@ -57,6 +58,7 @@ class Study:
 
     Attributes:
         worker: This process's name in leases and claims.
+        created: Whether this process made the study, which was not there before.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, space: SearchSpace) -> None:
@@ -65,6 +67,7 @@ class Study:
         self.recipe = recipe
         self.space = space
         self.worker = uuid.uuid4().hex[:12]
+        self.created = False
         self._storage = open_storage(storage_url(folder, recipe.storage))
         directions = [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * len(recipe.minimize)
         self._study = optuna.create_study(
@@ -87,10 +90,15 @@ class Study:
             UserError: If the study exists and was made with another recipe.
         """
         folder = root / recipe.study_name()
-        space = SearchSpace.load(recipe.space)
+        space, new = SearchSpace.load(recipe.space), not folder.exists()
         _create_folder(folder)
-        with alone(folder / "open.lock"):  # Optuna creates its tables without a lock.
-            return cls._open(folder, recipe, space, command)
+        try:
+            with alone(folder / "open.lock"):  # Optuna creates its tables without a lock.
+                return cls._open(folder, recipe, space, command)
+        except BaseException:
+            if new:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     @classmethod
     def _open(cls, folder: Path, recipe: Recipe, space: SearchSpace, command: str) -> Study:
@@ -102,12 +110,13 @@ class Study:
             study.set("command", without_password(command))
             study.set("created", time.time())
             study.set("recipe", recipe.stored())
+            study.created = True
         else:
             study._check_same(Recipe.model_validate(stored))
             study.set("recipe", recipe.stored())
-        write_whole(folder / "recipe.yaml", recipe.to_yaml())
-        if recipe.storage is not None:
+        if recipe.storage is not None:  # first: recipe.yaml makes the folder a study
             _write_private(folder / STORAGE_FILE, recipe.storage)
+        write_whole(folder / "recipe.yaml", recipe.to_yaml())
         return study
 
     def _check_same(self, stored: Recipe) -> None:
@@ -125,6 +134,12 @@ class Study:
                 f"study {self.folder.name!r}: the search space {self.recipe.space!r} has changed "
                 "since the study was made. Put it back, or give another --study NAME."
             )
+
+    def discard(self) -> None:
+        """Removes the study from its storage, and its folder."""
+        with suppress(KeyError):
+            optuna.delete_study(study_name=self.folder.name, storage=self._storage)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- attributes of the study -----------------------------------------------------------------
 
@@ -178,9 +193,13 @@ class Study:
             self._storage.set_trial_user_attr(self._id(number), key, value)
 
     def record_rung(self, number: int, score: RungScore) -> None:
-        """Writes a rung's score: one write, so that it is there whole or not at all."""
+        """Writes a rung's score; the last write counts, so that it is there whole or not at all."""
         self.note(number, f"score_{score.rung}", score.accuracy)
         self.note(number, f"rung_{score.rung}", asdict(score))
+
+    def record_passed(self, number: int, rungs: int) -> None:
+        """Notes that a trial was judged at its first `rungs` rungs, and goes on."""
+        self.note(number, "passed", rungs)
 
     def complete(self, number: int, accuracy: float, costs: Sequence[float]) -> None:
         """Ends a trial that climbed every rung."""
@@ -331,7 +350,7 @@ class Study:
         return True
 
     def others_running(self) -> bool:
-        """Whether another worker has a trial under way."""
+        """Whether a trial is under way, or waits to be taken up."""
         return any(trial.state == TrialState.RUNNING for trial in self.trials())
 
     @contextmanager
@@ -348,7 +367,7 @@ class Study:
                 yield
         except BaseException:  # This process may live on, in a notebook.
             given_back = {**lease_of(self.worker, generation), "started": GIVEN_BACK, "until": 0}
-            with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            with suppress(TrialEnded):
                 self.note(number, "lease", given_back)
             raise
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +50,8 @@ class Teacher:
         weights_hash: 32 hex digits over its state dict.
         card: Where it came from, as JSON values.
         precision: `fp32`, or `bf16` for answers under autocast.
+        code: What its forward pass is written in, where that is not nasdistill: a package with its
+            version, or the hash of the user's file.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Teacher:
     weights_hash: str
     card: dict[str, Any]
     precision: AnswerPrecision = "fp32"
+    code: str = ""
 
     @property
     def runs(self) -> bool:
@@ -112,6 +118,7 @@ class _Found:
     names: tuple[str, ...] | None
     card: dict[str, Any]
     exact: bool = False  # whether it was built for the data's classes
+    code: str = ""
 
 
 def load_teacher(
@@ -162,7 +169,7 @@ def load_teacher(
             card["class_names"] = list(dataset.classes)
             card["classes_reordered"] = True
     return Teacher(
-        asked.text, module, shape, classes, weights_hash(module), card, precision=precision
+        asked.text, module, shape, classes, weights_hash(module), card, precision, found.code
     )
 
 
@@ -211,7 +218,8 @@ def _pretrained(asked: Spec, dataset: Dataset) -> _Found:
         "mean": list(found.mean), "std": list(found.std),
     }  # fmt: skip
     module = Classifier(found.net, found.mean, found.std)
-    return _Found(module, found.size, found.names, card)
+    code = f"{asked.kind} {version(asked.kind)}"
+    return _Found(module, found.size, found.names, card, code=code)
 
 
 def _own(asked: Spec, dataset: Dataset, build: Callable[..., Any]) -> _Found:
@@ -234,7 +242,16 @@ def _own(asked: Spec, dataset: Dataset, build: Callable[..., Any]) -> _Found:
             (mean, std), module = loaded.normalisation, net
     if not isinstance(module, Classifier):
         module = Classifier(module, mean, std)
-    return _Found(module, size, None, card, exact=True)
+    return _Found(module, size, None, card, exact=True, code=_file_of(build))
+
+
+def _file_of(function: Callable[..., Any]) -> str:
+    """Hash of the file in which a function is written; empty where there is none."""
+    try:
+        path = inspect.getsourcefile(function)
+    except TypeError:  # a callable object, say
+        path = inspect.getsourcefile(type(function))
+    return hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest() if path else ""
 
 
 def _final(asked: Spec, studies_root: Path) -> Path:
