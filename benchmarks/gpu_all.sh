@@ -76,7 +76,7 @@ bench trials_per_hour 90 --device cuda --epochs 1 --repeats 3 --architectures 4
 bench latency 30 --engine cuda --runs 3
 
 python3 benchmarks/gpu_page.py "$WORK" "$ROOT/docs/gpu.md"
-cp docs/gpu.md "$WORK/steps.tsv" "$OUT"
+cp docs/gpu.md "$WORK/docs/benchmarks.md" "$WORK/steps.tsv" "$OUT"  # with the tables of CUDA
 tar -C "$WORK" -czf "$OUT/logs.tar.gz" logs
 (cd "$WORK/benchmarks" && find . -name '*.json*' -newer ../begun -print0 |
     tar --null --files-from=- -czf "$OUT/figures.tar.gz")

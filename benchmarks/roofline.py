@@ -158,18 +158,17 @@ def timed(work: Any, device: torch.device) -> list[float]:
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """The ceilings, and each student's rate, needs and share of its limit."""
     device, precision = torch.device(asked.device), asked.precision
-    with sides.tf32(True):
-        data = pictures(device)
-        ceilings = {"bandwidth": bandwidth(device), "rate": matrix_rate(device, TYPES[precision])}
-        runs = {
-            f"{name}, {batch}": run_of(data, widths, precision, batch)
-            for name, widths in WIDTHS.items()
-            for batch in asked.batch
-        }
-        for run in runs.values():
-            rate(run, asked.steps)
-        sides_of = {name: partial(rate, run, asked.steps) for name, run in runs.items()}
-        rates = in_turn(sides_of, asked.repeats)
+    data = pictures(device)
+    ceilings = {"bandwidth": bandwidth(device), "rate": matrix_rate(device, TYPES[precision])}
+    runs = {
+        f"{name}, {batch}": run_of(data, widths, precision, batch)
+        for name, widths in WIDTHS.items()
+        for batch in asked.batch
+    }
+    for run in runs.values():
+        rate(run, asked.steps)
+    sides_of = {name: partial(rate, run, asked.steps) for name, run in runs.items()}
+    rates = in_turn(sides_of, asked.repeats)
     found: dict[str, Any] = {}
     for name, run in runs.items():
         need = needs(run.student, data, TYPES[precision].itemsize)

@@ -237,8 +237,8 @@ def main() -> None:
     parts += [
         f"\n**A second space**, on which nothing was chosen: {len(there)} architectures of "
         f"`{SECOND}` drawn inside the same limits, seeds of full runs: "
-        f"{second.full_seeds}, of rungs: {len(second.scored('trunk'))}; accuracy {min(there):.3f} to "
-        f"{max(there):.3f} (τ, 95 % interval):\n",
+        f"{second.full_seeds}, of rungs: {len(second.scored('trunk'))}; accuracy {min(there):.3f} "
+        f"to {max(there):.3f} (τ, 95 % interval):\n",
         markdown(["rung", "figure", "mobile", SECOND], both),
     ]
     results = {

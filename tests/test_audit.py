@@ -134,6 +134,8 @@ def test_a_real_study_is_audited_and_nothing_is_trained_twice(here: Path) -> Non
     assert not any(f"trial {done}, seed 1 (" in text for text in told)
     page = outcome.page.read_text()
     assert "What stopping lost" in page and "counting MACs" in page.lower().replace("macs", "MACs")
+    report = outcome.page.with_name("index.html").read_text()
+    assert '<a href="audit.html">' in report and "Audit of 4 trials: The last score" in report
     record = load_study("small", Path("studies"))
     assert [f.number for f in record.finals], "the study is as it was"
     result = CliRunner().invoke(app, ["audit", "small", "--count", "4", "--repeats", "1", "--json"])

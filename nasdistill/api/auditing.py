@@ -36,7 +36,8 @@ def audit(
 ) -> AuditOutcome:
     """Distils a sample of a study's trials in full and compares their order with their scores'.
 
-    What was trained by an earlier call is kept; larger numbers add to it.
+    What was trained by an earlier call is kept; larger numbers add to it. The study's report is
+    written anew as well, and leads to the audit's page.
 
     Args:
         study: Its name.
@@ -54,6 +55,7 @@ def audit(
     imported = read_import(recipe)
     from nasdistill.audit import run_audit
     from nasdistill.bench import open_bench
+    from nasdistill.report import write_report
     from nasdistill.report.audit import write_audit
     from nasdistill.study import Study
 
@@ -72,4 +74,5 @@ def audit(
         )
     page = REPORTS / study / "audit.html"
     write_audit(record, found, page)
+    write_report(record, page.with_name("index.html"))  # it tells of the audit
     return AuditOutcome(found, page)

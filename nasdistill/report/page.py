@@ -13,6 +13,7 @@ from nasdistill.recipe.yaml import write_yaml
 from nasdistill.report import figures, progress, quality, quality_text, tables, text
 from nasdistill.report.document import buttons, document, figure_box, section
 from nasdistill.results import COUNTED, StudyRecord
+from nasdistill.results.audit import analyse, read_audit, verdict
 
 _COSTS: tuple[Cost, ...] = ("params", "macs", "latency", "bytes")
 _BUTTONS = {"params": "parameters", "macs": "MACs", "latency": "latency", "bytes": "bytes"}
@@ -158,8 +159,9 @@ def _rungs(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
 def _trust(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
     info = progress.trust_info(record)
     title = "How far the scores could be trusted"
+    audited = _audited(record)
     if not info.numbers:
-        return section(title, "<p>Needs finals.</p>")
+        return section(title, f"<p>Needs finals.</p>{audited}")
     figure = progress.plot_trust(info)
     plots["trust"] = {"": figure}
     n = len(info.numbers)
@@ -177,7 +179,17 @@ def _trust(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
         "trials alone, so their range is narrow."
     )
     stated = f'<p class="stated">{said}</p>'
-    return section(title, stated + figure_box("trust", figure), note)
+    return section(title, stated + figure_box("trust", figure) + audited, note)
+
+
+def _audited(record: StudyRecord) -> str:
+    """What an audit says, and where its page is; empty where none has compared anything."""
+    stored = read_audit(record.folder)
+    audit = None if stored is None else analyse(record, stored)
+    if audit is None:
+        return ""
+    said = f"Audit of {text.counted(len(audit.numbers), 'trial')}: {verdict(audit)}"
+    return f'<p class="stated">{escape(said)} <a href="audit.html">The audit’s page</a></p>'
 
 
 def _stages(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
