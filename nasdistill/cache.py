@@ -151,7 +151,7 @@ class AnswerCache:
         missing = [int(b) for b in np.flatnonzero(wanted & ~good)]
         fresh = [b for b in missing if not self._holds(answers, sums, b)]
         if fresh:
-            start = time.perf_counter()
+            start, before = time.perf_counter(), self.asked
             plan = [(self._block_ids(block), view) for block in fresh]
             batches = self._split.batches(plan, self._teacher.input.size)
             for block, batch in zip(fresh, batches, strict=True):
@@ -163,7 +163,7 @@ class AnswerCache:
             _flush(answers)
             _flush(sums)
             if self._on_fill is not None:
-                self._on_fill(len(fresh) * BLOCK, time.perf_counter() - start)
+                self._on_fill(self.asked - before, time.perf_counter() - start)
         if missing:
             good[missing] = True
             self._device_views.pop(view, None)

@@ -250,13 +250,19 @@ def tune_lines(best: Mapping[str, Any], picture: Path) -> list[str]:
 
 def audit_table(audit: Audit) -> Table:
     """How well each figure's order agrees with that after full distillation."""
-    table = Table(title=f"Against full distillation of {len(audit.numbers)} trials")
-    for column in ("figure", "trials", "Kendall τ", "95 % interval", "Spearman ρ", "given MACs"):
+    table = Table(
+        title=f"Against full distillation of {len(audit.numbers)} trials (95 % intervals)"
+    )
+    for column in ("figure", "trials", "Kendall τ", "Spearman ρ", "ρ given MACs"):
         table.add_column(column)
+
+    def shown(value: float | None, interval: tuple[float, float] | None = None) -> str:
+        bounds = "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
+        return "–" if value is None else f"{value:.2f}{bounds}"
+
     for row in (*audit.scored, *audit.rivals):
-        numbers = [
-            "–" if v is None else f"{v:.2f}" for v in (row.kendall, row.spearman, row.partial)
-        ]
-        bounds = "–" if row.interval is None else f"{row.interval[0]:.2f} to {row.interval[1]:.2f}"
-        table.add_row(row.name, str(row.count), numbers[0], bounds, *numbers[1:])
+        table.add_row(
+            row.name, str(row.count), shown(row.kendall, row.kendall_interval),
+            shown(row.spearman, row.spearman_interval), shown(row.partial),
+        )  # fmt: skip
     return table

@@ -117,7 +117,8 @@ def default_workers(device: torch.device) -> int:
     """Local workers where none are asked for: one for each core of a CPU that memory allows.
 
     Small students leave most of a second thread idle: on two cores two workers of one thread each
-    try 1.3 to 1.7 times as many students an hour as one of two threads (`benchmarks/scaling.py`).
+    tried 1.26 times as many students an hour as one of two threads on one day, and 1.68 times as
+    many on another (`benchmarks/scaling.py`).
     """
     if device.type != "cpu":
         return 1

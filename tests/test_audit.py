@@ -60,6 +60,9 @@ def test_figures_worked_by_hand() -> None:
     assert by_name["rung 0"].count == 5 and by_name["rung 1"].count == 3
     assert by_name["rung 0"].kendall == pytest.approx(1.0)
     assert by_name["MACs"].kendall == pytest.approx(-0.4)  # 3 pairs agree, 7 don't
+    low, high = by_name["MACs"].spearman_interval or (0.0, 0.0)
+    assert by_name["MACs"].spearman == pytest.approx(-0.5) and low < -0.5 < high
+    assert by_name["MACs"].partial is None and by_name["rung 0"].spearman_interval == (1.0, 1.0)
     assert audit.noise == pytest.approx((0.02**2 / 2 / 2) ** 0.5)
     assert audit.ceiling is not None and 0.9 < audit.ceiling <= 1.0
     assert audit.lost == pytest.approx(0.70 - 0.90)

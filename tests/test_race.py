@@ -69,7 +69,7 @@ def test_a_score_of_nearly_a_full_run_is_followed_where_one_of_a_short_run_is_no
 
 @pytest.fixture
 def options() -> dict[str, object]:
-    return {"trials": 6, "stopping": False, "min_accuracy": 0, "final_budget": "3200 images"}
+    return {"trials": 6, "stopping": False, "min_accuracy": 0, "final_budget": "7 epochs"}
 
 
 def record() -> StudyRecord:
@@ -173,11 +173,11 @@ def test_a_search_stops_by_forecasts(here: Path, monkeypatch: pytest.MonkeyPatch
         return rule(index, accuracies, forecasts, *rest)
 
     monkeypatch.setattr(trials, "stop_reason", noting)
-    nasdistill.search(load_recipe("recipe.yaml", {"min_accuracy": 0, "final_budget": "800 images"}))
+    nasdistill.search(load_recipe("recipe.yaml", {"min_accuracy": 0, "final_budget": "2 epochs"}))
     ranked = sorted((c for c in record().candidates if c.rungs), key=lambda c: c.number)
     first = [c.rungs[0].accuracy for c in ranked]
     accuracies, forecasts = next(pair for pair in asked if pair[0] == first)
-    assert forecasts == pytest.approx(list(forecast_of(ranked, first, {}, 0.25).guess))
+    assert forecasts == pytest.approx(list(forecast_of(ranked, first, {}, 0.2).guess))
     assert all(c.macs and c.depth for c in ranked), "what a forecast needs was not stored"
-    alone = forecast_of([replace(c, macs=None, depth=None) for c in ranked], first, {}, 0.25)
+    alone = forecast_of([replace(c, macs=None, depth=None) for c in ranked], first, {}, 0.2)
     assert forecasts != pytest.approx(list(alone.guess))

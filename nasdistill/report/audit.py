@@ -78,7 +78,8 @@ def _order(audit: Audit) -> str:
     rows = "".join(_row(row) for row in (*audit.scored, *audit.rivals))
     table = (
         '<div class="scroll"><table><thead><tr><th>figure</th><th>trials</th><th>Kendall τ</th>'
-        "<th>95 % interval</th><th>Spearman ρ</th><th>ρ given MACs</th></tr></thead>"
+        "<th>95 % interval</th><th>Spearman ρ</th><th>95 % interval</th><th>ρ given MACs</th>"
+        "</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
     said = []
@@ -106,12 +107,12 @@ def _row(row: Agreement) -> str:
     def number(value: float | None) -> str:
         return text.NONE if value is None else f"{value:.2f}"
 
-    bounds = (
-        text.NONE if row.interval is None else f"{row.interval[0]:.2f} to {row.interval[1]:.2f}"
-    )
+    def bounds(found: tuple[float, float] | None) -> str:
+        return text.NONE if found is None else f"{found[0]:.2f} to {found[1]:.2f}"
+
     cells = (
-        row.name, str(row.count), number(row.kendall), bounds, number(row.spearman),
-        number(row.partial),
+        row.name, str(row.count), number(row.kendall), bounds(row.kendall_interval),
+        number(row.spearman), bounds(row.spearman_interval), number(row.partial),
     )  # fmt: skip
     return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
 

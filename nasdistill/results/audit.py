@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pvariance
@@ -29,16 +29,18 @@ class Agreement:
         name: What the figure is.
         count: Trials it rests on.
         kendall: Tau-b; None where it is not defined.
-        interval: Its 95 % bootstrap interval.
+        kendall_interval: Its 95 % bootstrap interval.
         spearman: Spearman's correlation.
-        partial: The same with what goes with MACs taken out.
+        spearman_interval: Its 95 % bootstrap interval.
+        partial: Spearman's correlation with what goes with MACs taken out; None for MACs.
     """
 
     name: str
     count: int
     kendall: float | None
-    interval: tuple[float, float] | None
+    kendall_interval: tuple[float, float] | None
     spearman: float | None
+    spearman_interval: tuple[float, float] | None
     partial: float | None
 
 
@@ -143,15 +145,21 @@ def analyse(record: StudyRecord, stored: Mapping[str, Any]) -> Audit | None:
 def _agreement(
     name: str, figures: Sequence[float], truth: Sequence[float], macs: Sequence[float] | None
 ) -> Agreement:
-    def tau(indices: Sequence[int]) -> float | None:
-        return kendall([figures[i] for i in indices], [truth[i] for i in indices])
+    def interval(
+        by: Callable[[Sequence[float], Sequence[float]], float | None],
+    ) -> tuple[float, float] | None:
+        def drawn(indices: Sequence[int]) -> float | None:
+            return by([figures[i] for i in indices], [truth[i] for i in indices])
+
+        return bootstrap(drawn, len(truth))
 
     return Agreement(
         name,
         len(truth),
         kendall(figures, truth),
-        bootstrap(tau, len(truth)),
+        interval(kendall),
         spearman(figures, truth),
+        interval(spearman),
         None if macs is None else partial(figures, truth, macs),
     )
 
@@ -162,7 +170,7 @@ def _rivals(
 ) -> tuple[Agreement, ...]:  # fmt: skip
     """What costs nothing, or nearly: parameters, MACs, a vote of three zero-cost figures."""
     found = [
-        _agreement("parameters", [float(c.params or 0) for c in done], truth, None),
+        _agreement("parameters", [float(c.params or 0) for c in done], truth, macs),
         _agreement("MACs", macs, truth, None),
     ]
     figures = [untrained.get(str(c.number)) for c in done]
@@ -252,8 +260,9 @@ def verdict(audit: Audit) -> str:
     if last.kendall is None:
         return "All scores or all full accuracies are equal: there is no order to compare."
     said = f"The last score's order agrees with full distillation by tau {last.kendall:.2f}"
-    if last.interval is not None:
-        said += f" (95 % interval {last.interval[0]:.2f} to {last.interval[1]:.2f})"
+    if last.kendall_interval is not None:
+        low, high = last.kendall_interval
+        said += f" (95 % interval {low:.2f} to {high:.2f})"
     said += f", on {last.count} trials. "
     for rival in audit.rivals:
         if rival.name in TOLD and rival.kendall is not None:
