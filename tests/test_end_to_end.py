@@ -303,6 +303,49 @@ def test_limits_that_nothing_keeps(here: Path) -> None:
         nasdistill.search(load_recipe("recipe.yaml", {"max_params": 100}))
 
 
+@pytest.mark.parametrize("storage", [None, "journal:there.log", "sqlite:///there.db"])
+def test_a_search_that_could_not_begin_binds_nothing(here: Path, storage: str | None) -> None:
+    options = {"trials": 2, "top_k": 1, "final_budget": "1 epochs", "storage": storage}
+    with pytest.raises(UserError, match="keeps the limits"):
+        nasdistill.search(load_recipe("recipe.yaml", {**options, "max_params": 10}))
+    assert not Path("studies/small").exists()
+    found = nasdistill.search(load_recipe("recipe.yaml", options))
+    assert found.record.state == "complete"
+
+
+def test_a_storage_that_cannot_be_opened_leaves_no_folder(here: Path) -> None:
+    with pytest.raises(UserError, match="cannot open the storage"):
+        nasdistill.search(load_recipe("recipe.yaml", {"storage": "nosuch://x"}))
+    assert not Path("studies/small").exists()
+
+
+def test_finals_are_not_asked_for_beside_a_search(here: Path) -> None:
+    nasdistill.search(load_recipe("recipe.yaml", {"top_k": 1, "final_budget": "1 epochs"}))
+    study = Study.open(load_recipe("recipe.yaml", {"top_k": 1, "final_budget": "1 epochs"}),
+                       Path("studies"), "")  # fmt: skip
+    before = study.attrs["finals"]
+    other = next(c.number for c in study.candidates() if c.rungs and c.number not in before)
+    with study.finals_lease() as mine:
+        assert mine
+        with pytest.raises(UserError, match="another process is making its finals"):
+            nasdistill.distill("small", trial=other)
+    assert study.attrs["finals"] == before
+    nasdistill.distill("small", trial=other)
+    assert study.attrs["finals"] == [*before, other]
+
+
+def test_a_study_that_goes_on_says_so(here: Path) -> None:
+    nasdistill.search(load_recipe("recipe.yaml", {"trials": 3, "top_k": 1}))
+    assert load_study("small", Path("studies")).state == "complete"
+    states = []
+
+    def look(event: Event) -> None:
+        states.append(load_study("small", Path("studies")).state)
+
+    nasdistill.search(load_recipe("recipe.yaml", {"trials": 4, "top_k": 1}), on_event=look)
+    assert states[0] == "searching" and load_study("small", Path("studies")).state == "complete"
+
+
 def test_a_teacher_no_better_than_chance_stops_the_search(here: Path) -> None:
     Path("own.py").write_text(
         "from torch import nn\n\n\ndef bars(classes, input):\n"

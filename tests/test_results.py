@@ -18,6 +18,7 @@ from nasdistill.results import (
     storage_url,
     study_names,
 )
+from nasdistill.results.loading import _savings
 
 
 def trial(number: int, accuracy: float | None, params: int, state: str = "complete") -> Candidate:
@@ -51,6 +52,12 @@ def test_frames_hold_costs_scores_and_parameters() -> None:
     assert frame["score"].tolist()[:4] == [0.9, 0.8, 0.79, 0.95]
     assert frame["width"].tolist() == [0, 8, 16, 24, 32]
     assert frame["state"].tolist()[3:] == ["stopped", "rejected"]
+
+
+def test_what_one_worker_asked_and_another_used_is_not_saved() -> None:
+    asked, used = {"saved:cache:a": -30_000}, {"saved:cache:b": 30_000}
+    assert _savings(asked | used, [], ()) == {"cache": 0.0}
+    assert _savings(asked | {"saved:cache:b": 40_000}, [], ()) == {"cache": 10_000.0}
 
 
 def test_where_a_study_is_stored(tmp_path: Path) -> None:
