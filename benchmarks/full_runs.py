@@ -16,10 +16,12 @@ what was chosen on the first. Then each is trained, one thread per run:
     python benchmarks/full_runs.py --processes 2             # goes on where it stopped
     python benchmarks/full_runs.py --seeds 0 --minutes 60    # a part of it
     python benchmarks/full_runs.py --processes 2 --space resnet --kinds full trunk
+    python benchmarks/full_runs.py --device cuda --kinds full trunk --seeds 0 --minutes 1
 
 One line of `benchmarks/full_runs_SPACE.jsonl` for each run: figures on the score half, the audit
 half and the test split, examples seen and CPU-seconds (of one thread; the teacher's answers not
-counted: all sides need the same ones).
+counted: all sides need the same ones). On a card it is a table of its own, with wall-clock seconds:
+what fits into one visit, and goes on at the next.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import CACHE, HERE, Setting, open_setting
+from common import CACHE, HERE, Setting, clock, name_on, open_setting
+from sides import capture
 from torch import nn
 
 from nasdistill import distillation, profile, zero_cost
@@ -54,9 +57,9 @@ KINDS = ("full", "trunk", "complete", "labels")
 SPACES = ("mobile", "resnet")
 
 
-def runs_file(space: str) -> Path:
+def runs_file(space: str, device: str = "cpu") -> Path:
     """Where the lines of a space's table are."""
-    return HERE / f"full_runs_{space}.jsonl"
+    return HERE / f"{name_on(f'full_runs_{space}', device)}.jsonl"
 
 
 def architectures_file(space: str) -> Path:
@@ -102,11 +105,11 @@ _setting: dict[int, Setting] = {}
 _teacher_says: dict[str, torch.Tensor] = {}
 
 
-def setting_of(seed: int) -> Setting:
-    """The setting of a seed, opened once per process."""
+def setting_of(seed: int, device: str = "cpu") -> Setting:
+    """The setting of a seed, opened once per process, which keeps to one device."""
     torch.set_num_threads(1)
     if seed not in _setting:
-        _setting[seed] = open_setting(seed, cache=CACHE)
+        _setting[seed] = open_setting(seed, cache=CACHE, device=device)
     return _setting[seed]
 
 
@@ -145,15 +148,22 @@ def fresh(
     """A run from its first step."""
     students = course.students(architecture, setting.data, seed)
     course.prepare(horizon, 0)
-    return course.run(students, horizon=horizon, pace=pace, seed=seed, precision="fp32")
+    run = course.run(students, horizon=horizon, pace=pace, seed=seed, precision="fp32")
+    capture(run)
+    return run
 
 
 def train(run: Run, until: int) -> float:
-    """Trains, and gives the CPU-seconds that it took."""
-    start = time.process_time()
+    """Trains, and gives the CPU-seconds that it took; on a card, the seconds."""
+    start = seconds_on(run.device)
     for _ in distillation.distill(run, until):
         pass
-    return time.process_time() - start
+    return seconds_on(run.device) - start
+
+
+def seconds_on(device: torch.device) -> float:
+    """CPU-seconds of this process so far; on a card, the clock."""
+    return time.process_time() if device.type == "cpu" else clock(device)
 
 
 def run_full(setting: Setting, architecture: Architecture, seed: int) -> dict[str, Any]:
@@ -221,27 +231,29 @@ def run_labels(setting: Setting, architecture: Architecture, seed: int) -> dict[
 WAYS = {"full": run_full, "trunk": run_trunk, "complete": run_complete, "labels": run_labels}
 
 
-def one(task: tuple[int, int, str, str]) -> dict[str, Any]:
+def one(task: tuple[int, int, str, str, str]) -> dict[str, Any]:
     """One line of the table, in a process of the pool."""
-    number, seed, kind, text = task
-    setting = setting_of(seed)
+    number, seed, kind, text, device = task
+    setting = setting_of(seed, device)
     found = WAYS[kind](setting, Architecture.from_json(text), seed)
     return {"architecture": number, "seed": seed, "kind": kind, "at": found}
 
 
-def read_runs(space: str) -> list[dict[str, Any]]:
+def read_runs(space: str, device: str = "cpu") -> list[dict[str, Any]]:
     """The lines that are there."""
-    path = runs_file(space)
+    path = runs_file(space, device)
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def tasks(space: str, seeds: list[int], kinds: list[str]) -> Iterator[tuple[int, int, str, str]]:
+def tasks(
+    space: str, seeds: list[int], kinds: list[str], device: str
+) -> Iterator[tuple[int, int, str, str, str]]:
     """What is still to be done, seed by seed."""
-    done = {(line["architecture"], line["seed"], line["kind"]) for line in read_runs(space)}
+    done = {(line["architecture"], line["seed"], line["kind"]) for line in read_runs(space, device)}
     drawn = json.loads(architectures_file(space).read_text())
     for seed, number, kind in itertools.product(seeds, range(len(drawn)), kinds):
         if (number, seed, kind) not in done:
-            yield number, seed, kind, json.dumps(drawn[number]["architecture"])
+            yield number, seed, kind, json.dumps(drawn[number]["architecture"]), device
 
 
 def main() -> None:
@@ -252,15 +264,16 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     asked = parser.parse_args()
     for seed in asked.seeds:  # the answers are there before processes share them
-        setting = setting_of(seed)
+        setting = setting_of(seed, asked.device)
         setting.course.prepare(total(setting, 1.0), 0)
-    drawn, runs = architectures_file(asked.space), runs_file(asked.space)
+    drawn, runs = architectures_file(asked.space), runs_file(asked.space, asked.device)
     if not drawn.exists():
         found = draw(setting_of(asked.seeds[0]), asked.space)
         drawn.write_text(json.dumps(found, indent=1) + "\n")
-    todo = list(tasks(asked.space, asked.seeds, asked.kinds))
+    todo = list(tasks(asked.space, asked.seeds, asked.kinds, asked.device))
     start = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(asked.processes) as pool, runs.open("a") as file:
         for done, line in enumerate(pool.imap_unordered(one, todo), start=1):

@@ -74,6 +74,9 @@ if [ -n "$DATA" ]; then
 fi
 bench trials_per_hour 90 --device cuda --epochs 1 --repeats 3 --architectures 4
 bench latency 30 --engine cuda --runs 3
+# A part of the shared table, which goes on at the next visit where its lines are kept.
+bench full_runs 60 --device cuda --kinds full trunk --seeds 0 --minutes 0.7
+bench ranking 30 --device cuda
 
 python3 benchmarks/gpu_page.py "$WORK" "$ROOT/docs/gpu.md"
 cp docs/gpu.md "$WORK/docs/benchmarks.md" "$WORK/steps.tsv" "$OUT"  # with the tables of CUDA

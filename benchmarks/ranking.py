@@ -9,6 +9,7 @@ truncated schedule (the full run as it stood then), parameters, MACs, and a vote
 and Jacobian covariance.
 
     python benchmarks/ranking.py
+    python benchmarks/ranking.py --device cuda
 
 Target: tau at least 0.65 at 5 % of the full cost, at least 0.05 above the best rival at no more
 cost, with an interval above zero; and at least 0.4 among students within 10 % of each other's MACs.
@@ -16,10 +17,11 @@ cost, with an interval above zero; and at least 0.4 among students within 10 % o
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from common import markdown, met, write
+from common import markdown, met, name_on, write
 from full_runs import COUNT, EPOCHS, SEEDS, SHARES
 from replay import Table, ahead, ceiling, forecasts, interval, mean_tau, near_tau
 
@@ -83,7 +85,10 @@ def figures(table: Table) -> Iterator[tuple[str, str, float, float, Scores]]:
 
 def main() -> None:
     """Writes the table."""
-    table = Table.read()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    device = parser.parse_args().device
+    table = Table.read(device=device)
     truth, macs = table.truth("test"), table.known("macs")
     rows, scores_of = [], {}
     for name, kind, share, cost, scores in figures(table):
@@ -109,7 +114,11 @@ def main() -> None:
         for row in rows
     ]  # fmt: skip
     head = ["figure", "budget", "cost", "seeds", "τ", "95 % interval", "τ at equal MACs"]
-    write("ranking", results, f"{said(table, ours, best, lead)}\n\n{markdown(head, cells)}")
+    write(
+        name_on("ranking", device),
+        results,
+        f"{said(table, ours, best, lead)}\n\n{markdown(head, cells)}",
+    )
 
 
 def said(table: Table, ours: Row, best: Row, lead: tuple[float, float]) -> str:

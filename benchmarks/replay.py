@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,9 +40,10 @@ class Table:
     seeds: dict[int, tuple[int, ...]]
 
     @classmethod
-    def read(cls, space: str = "mobile") -> Table:
+    def read(cls, space: str = "mobile", device: str = "cpu") -> Table:
         """Reads what is there: a part of the table is a table of fewer architectures or seeds."""
-        lines = {(r["architecture"], r["seed"], r["kind"]): r["at"] for r in read_runs(space)}
+        runs = read_runs(space, device)
+        lines = {(r["architecture"], r["seed"], r["kind"]): r["at"] for r in runs}
         seeds: dict[int, tuple[int, ...]] = {}
         for number, seed, kind in sorted(lines):
             if kind == "full" and (number, seed, "trunk") in lines:
@@ -176,7 +178,8 @@ def near_tau(
 ) -> tuple[float, int]:
     """Agreement on pairs whose MACs lie within 10 % of each other, and the number of pairs.
 
-    (Pairs in the same order − pairs in the other order) ÷ pairs; ties count for neither.
+    (Pairs in the same order − pairs in the other order) ÷ pairs; ties count for neither; not a
+    number where there is no pair.
     """
     pairs = [
         (i, j)
@@ -188,6 +191,8 @@ def near_tau(
     def sign(x: float) -> int:
         return (x > 0) - (x < 0)
 
+    if not pairs:
+        return math.nan, 0
     agreed = [
         fmean(sign(row[i] - row[j]) * sign(truth[i] - truth[j]) for i, j in pairs) for row in scores
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -172,7 +173,10 @@ class MeanAnswers(Answers):
             raise LayerError("a mean of teachers has no layers: name one of them for this term")
         said = [answers(question, None) for answers in self.of]
         log_p_TBC = torch.stack([one.logits.float().log_softmax(dim=1) for one in said])
-        weight_TB = log_p_TBC.new_tensor(self.shares)[:, None].expand(log_p_TBC.shape[:2])
+        pairs = zip(log_p_TBC, self.shares, strict=True)
+        weight_TB = torch.stack(
+            [torch.full_like(log_p_BC[:, 0], share) for log_p_BC, share in pairs]
+        )
         known = None
         if any(one.known is not None for one in said):
             everyone = torch.ones_like(question.batch.labels, dtype=torch.bool)
@@ -190,8 +194,8 @@ class MeanAnswers(Answers):
 def certainty(log_p_TBC: Tensor, labels_B: Tensor) -> Tensor:
     """One minus entropy ÷ largest entropy, `[T, B]`."""
     entropy_TB = -(log_p_TBC.exp() * log_p_TBC).sum(dim=2)
-    largest = torch.tensor(float(log_p_TBC.shape[2])).log()
-    return (1.0 - entropy_TB / largest.to(entropy_TB.device)).clamp_min(1e-6)
+    largest = math.log(log_p_TBC.shape[2])
+    return (1.0 - entropy_TB / largest).clamp_min(1e-6)
 
 
 def correct(log_p_TBC: Tensor, labels_B: Tensor) -> Tensor:
@@ -279,8 +283,7 @@ class PeerAnswers(Answers):
             raise LayerError("peers teach by their logits alone")
         others = [o.logits for i, o in enumerate(question.said) if i != question.asking]
         log_p_SBC = torch.stack([o.detach().float().log_softmax(dim=1) for o in others])
-        count = torch.tensor(float(len(others)), device=log_p_SBC.device)
-        return Outputs(torch.logsumexp(log_p_SBC, dim=0) - count.log())
+        return Outputs(torch.logsumexp(log_p_SBC, dim=0) - math.log(len(others)))
 
 
 def _state(module: nn.Module) -> list[Tensor]:
