@@ -173,10 +173,8 @@ class MeanAnswers(Answers):
             raise LayerError("a mean of teachers has no layers: name one of them for this term")
         said = [answers(question, None) for answers in self.of]
         log_p_TBC = torch.stack([one.logits.float().log_softmax(dim=1) for one in said])
-        pairs = zip(log_p_TBC, self.shares, strict=True)
-        weight_TB = torch.stack(
-            [torch.full_like(log_p_BC[:, 0], share) for log_p_BC, share in pairs]
-        )
+        weights = zip(log_p_TBC[:, :, 0], self.shares, strict=True)
+        weight_TB = torch.stack([torch.full_like(like_B, share) for like_B, share in weights])
         known = None
         if any(one.known is not None for one in said):
             everyone = torch.ones_like(question.batch.labels, dtype=torch.bool)

@@ -104,6 +104,7 @@ def _able(
     there = [c for c in there if all(c.cost(name) is not None for name in costs)]
     if not there:
         return [], Forecast(np.empty(0), np.empty(0)), np.empty((0, 1 + len(costs)))
+    # One share for all, that of the race where there was one: its contenders are who it is about.
     seen = max((c.race or c.rungs[-1]).budget for c in there)
     share = 0.0 if final_examples is None else seen / final_examples
     expected = forecast_of(there, settled(there), full, share)
