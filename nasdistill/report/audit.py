@@ -88,7 +88,8 @@ def _order(audit: Audit) -> str:
             f"Full accuracy varies with the seed by a standard deviation of "
             f"{100 * audit.noise:.2f} points, from {text.counted(len(audit.again), 'pair')}: two "
             f"full runs of each trial would agree by about τ {audit.ceiling:.2f}, and no short "
-            "score can be expected to do better."
+            "score can be expected to do better. A second seed draws other weights; order and "
+            "views of the examples stay."
         )
     else:
         said.append("Without second seeds the ceiling that seeds allow is not known (--repeats).")
