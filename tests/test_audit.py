@@ -168,14 +168,15 @@ def test_a_student_that_fails_ends_no_audit(here: Path, monkeypatch: pytest.Monk
     def failing(study: Any, bench: Any, candidate: Candidate, *rest: Any) -> float:
         asked.append(candidate.number)
         if candidate.number == asked[0]:
-            raise Diverged("the loss is not finite")
+            raise Diverged("the loss is <not> finite")
         return in_full(study, bench, candidate, *rest)
 
     monkeypatch.setattr(audit, "_in_full", failing)
     outcome = api.audit("small", count=4, repeats=0)
-    assert outcome.audit.failed == {asked[0]: "the loss is not finite"}
+    assert outcome.audit.failed == {asked[0]: "the loss is <not> finite"}
     assert len(outcome.audit.numbers) == 3 and asked[0] not in outcome.audit.numbers
-    assert f"1 failed: trial {asked[0]}, the loss is not finite" in outcome.page.read_text()
+    told = f"1 failed: trial {asked[0]}, the loss is &lt;not&gt; finite"
+    assert told in outcome.page.read_text()
     assert len(asked) == 4
     api.audit("small", count=4, repeats=0)
     assert len(asked) == 4, "what failed is not tried again"

@@ -38,6 +38,7 @@ def render_audit(record: StudyRecord, audit: Audit) -> str:
         summary += f"; {len(audit.failed)} failed: " + "; ".join(
             f"trial {number}, {reason}" for number, reason in audit.failed.items()
         )
+    summary = f'{escape(summary)} · <a href="index.html">the study’s report</a>'
     sections = [_scatter(figure), _order(audit), _stopping(audit), _cost(audit)]
     head = f'<p class="verdict">{escape(verdict(audit))}</p>'
     return document(f"{record.name}: audit", summary, head, sections, {"audit": {"": figure}})
