@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -35,8 +36,6 @@ from nasdistill.locks import alone, alone_or_not, hold, is_held
 from nasdistill.teacher import Teacher
 
 BLOCK = 500
-LIBRARIES = ("torch", "torchvision", "pillow")
-"""Whose arithmetic, crops and decoding an answer rests on."""
 KEY = "key.json"
 """Says what a folder's answers are about; held by who uses them, and touched when they do."""
 LOCK = "lock"
@@ -82,7 +81,9 @@ class AnswerCache:
             "device": self._device.type,
             "precision": teacher.precision,
             "block": BLOCK,
-            "libraries": {name: version(name).split("+")[0] for name in LIBRARIES},
+            "torch": torch.__version__.split("+")[0],
+            "torchvision": version("torchvision").split("+")[0],  # crops; slow to import
+            "pillow": PIL.__version__,  # decodes; its forks are packages of other names
         }
         text = json.dumps(identity, sort_keys=True)
         self.folder = root / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

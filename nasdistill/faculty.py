@@ -250,6 +250,8 @@ def load_a_teacher(
         spec, dataset, device=device, weights=recipe.weights, studies_root=root,
         imported=imported.teachers,
     )  # fmt: skip
+    if teacher.card["source"] == "import":
+        teacher.code = imported.fingerprint
     if teacher.classes != len(dataset.classes):
         teacher = teaching.tune_head(
             teacher,

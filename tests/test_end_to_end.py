@@ -319,6 +319,21 @@ def test_a_storage_that_cannot_be_opened_leaves_no_folder(here: Path) -> None:
     assert not Path("studies/small").exists()
 
 
+def test_who_fails_to_open_a_study_leaves_that_of_another(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Study._open
+
+    def second(*given: Any) -> Study:
+        made(*given)  # another process was quicker to the lock
+        raise UserError("made with another recipe")
+
+    monkeypatch.setattr(Study, "_open", second)
+    with pytest.raises(UserError, match="another recipe"):
+        Study.open(load_recipe("recipe.yaml", {}), Path("studies"), "")
+    assert Path("studies/small/recipe.yaml").is_file()
+
+
 def test_finals_are_not_asked_for_beside_a_search(here: Path) -> None:
     nasdistill.search(load_recipe("recipe.yaml", {"top_k": 1, "final_budget": "1 epochs"}))
     study = Study.open(load_recipe("recipe.yaml", {"top_k": 1, "final_budget": "1 epochs"}),

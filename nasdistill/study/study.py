@@ -92,13 +92,13 @@ class Study:
         folder = root / recipe.study_name()
         space, new = SearchSpace.load(recipe.space), not folder.exists()
         _create_folder(folder)
-        try:
-            with alone(folder / "open.lock"):  # Optuna creates its tables without a lock.
+        with alone(folder / "open.lock"):  # Optuna creates its tables without a lock.
+            try:
                 return cls._open(folder, recipe, space, command)
-        except BaseException:
-            if new:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
+            except BaseException:
+                if new and not (folder / "recipe.yaml").exists():  # nobody else has made it a study
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
 
     @classmethod
     def _open(cls, folder: Path, recipe: Recipe, space: SearchSpace, command: str) -> Study:

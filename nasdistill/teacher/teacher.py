@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +49,7 @@ class Teacher:
         card: Where it came from, as JSON values.
         precision: `fp32`, or `bf16` for answers under autocast.
         code: What its forward pass is written in, where that is not nasdistill: a package with its
-            version, or the hash of the user's file.
+            version, or the fingerprint of the `--import` file.
     """
 
     name: str
@@ -218,7 +216,7 @@ def _pretrained(asked: Spec, dataset: Dataset) -> _Found:
         "mean": list(found.mean), "std": list(found.std),
     }  # fmt: skip
     module = Classifier(found.net, found.mean, found.std)
-    code = f"{asked.kind} {version(asked.kind)}"
+    code = f"{asked.kind} {import_module(asked.kind).__version__}"
     return _Found(module, found.size, found.names, card, code=code)
 
 
@@ -242,16 +240,7 @@ def _own(asked: Spec, dataset: Dataset, build: Callable[..., Any]) -> _Found:
             (mean, std), module = loaded.normalisation, net
     if not isinstance(module, Classifier):
         module = Classifier(module, mean, std)
-    return _Found(module, size, None, card, exact=True, code=_file_of(build))
-
-
-def _file_of(function: Callable[..., Any]) -> str:
-    """Hash of the file in which a function is written; empty where there is none."""
-    try:
-        path = inspect.getsourcefile(function)
-    except TypeError:  # a callable object, say
-        path = inspect.getsourcefile(type(function))
-    return hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest() if path else ""
+    return _Found(module, size, None, card, exact=True)
 
 
 def _final(asked: Spec, studies_root: Path) -> Path:
