@@ -30,12 +30,12 @@ from nasdistill.data import Dataset, ResidentSplit, Split
 from nasdistill.data.views import SHIFT
 from nasdistill.distillation import (
     EVALUATION_BATCH,
-    PRECISION_STEPS,
     CapturedSteps,
     Pace,
     Precision,
     Run,
     capturable,
+    precision_steps,
     predict,
 )
 from nasdistill.models import Classifier
@@ -91,7 +91,7 @@ def probe_ours(setting: Setting, architecture: Architecture) -> Precision:
     course = setting.course
     student, pace = build(setting, architecture), Pace(0.0, 1, None, 1)
     run = course.run([student], horizon=1, pace=pace, seed=0, precision="fp32")
-    course.prepare(PRECISION_STEPS * course.feed.batch_size, 0)
+    course.prepare(precision_steps(run.device) * course.feed.batch_size, 0)
     return distillation.probe_precision(run)
 
 

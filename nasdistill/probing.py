@@ -11,13 +11,13 @@ from nasdistill import distillation, locks
 from nasdistill.bench import Bench
 from nasdistill.course import Course
 from nasdistill.distillation import (
-    PRECISION_STEPS,
     PROBE_STEPS,
     CapturedSteps,
     Pace,
     Precision,
     Run,
     capturable,
+    precision_steps,
 )
 from nasdistill.models.layers import DepthwiseConv2d
 from nasdistill.study import Study
@@ -54,7 +54,7 @@ def precision_for(
             twins, horizon=1, pace=pace, seed=0, precision="fp32", micro_batch=micro_batch
         )
         with locks.busy(bench.lock):
-            course.prepare(PRECISION_STEPS * course.feed.batch_size, 0)
+            course.prepare(precision_steps(run.device) * course.feed.batch_size, 0)
             return distillation.probe_precision(run)
 
     chosen: Precision = study.once(f"precision:{kind_of(students)}", probe)

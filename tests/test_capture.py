@@ -25,6 +25,8 @@ from nasdistill.distillation import (
     capture,
     distill,
     probe_capture,
+    probe_precision,
+    probes,
     set_precision,
 )
 from nasdistill.models import Classifier, build
@@ -252,6 +254,30 @@ def test_schedules_can_be_listed_and_changed() -> None:
     assert [schedule(0.0) for schedule in doubled.schedules] == [2.0, 8.0, 0.4]
     assert made.active(0.0) == (0, 1)
     assert Objective.classic(lambda p: p, lambda p: 4.0).active(0.0) == (1,)
+
+
+@pytest.mark.usefixtures("without_a_card")
+@pytest.mark.parametrize(("kind", "precisions"), [("dense", 2), ("depthwise", 3)])
+def test_precisions_are_probed_with_replays_where_steps_can_be_captured(
+    data: Dataset, kind: str, precisions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = []
+
+    def counting(step: Callable[[], None], device: torch.device) -> Callable[[], object]:
+        recorded.append(device)
+        return record(step, device)
+
+    record = capture.record
+    monkeypatch.setattr(capture, "record", counting)
+    student = conv(dropout=0.3) if kind == "dense" else mobile(data)
+    run = run_of(data, [student.to(HERE)], objective(LABELS, KL), {"teacher": Remembered()})
+    assert probe_precision(run) in ("fp32", "bf16", "bf16-mixed")
+    assert len(recorded) == (precisions if torch.cuda.is_available() else 0)
+    monkeypatch.setattr(probes, "capturable", lambda run: None)
+    recorded.clear()
+    assert probe_precision(run) in ("fp32", "bf16", "bf16-mixed")
+    assert len(recorded) == precisions
+    assert run.step == 0 and run.captured is None
 
 
 @needs_cuda

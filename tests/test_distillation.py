@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import write_blobs
+from model_helpers import teacher_of
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from nasdistill.answers import Answers, Question
-from nasdistill.data import Dataset, load_data
+from nasdistill.answers import Answers, FrozenAnswers, Question
+from nasdistill.cache import AnswerCache
+from nasdistill.data import Dataset, Mixing, load_data
 from nasdistill.distillation import Diverged, Feed, Pace, Run, distill, predict, seed_weights
 from nasdistill.models import Classifier
 from nasdistill.objective import Objective, Outputs
@@ -39,6 +47,48 @@ def make(data: Dataset, pace: Pace = PACE, seed: int = 3) -> Run:
 
 def train(run: Run, until: int) -> list[float]:
     return [progress.loss for progress in distill(run, until)]
+
+
+WAITING = {
+    f"aten::{name}" for name in (
+        "_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "bincount",
+        "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave.Tensor",
+    )
+}  # fmt: skip
+"""What needs a value, or a size that depends on values, on the host."""
+
+
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what would make the host wait for a device, whatever the device is."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func._schema.name)
+        by_mask = name in ("aten::index", "aten::index_put_") and any(
+            isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in args[1]
+        )
+        if by_mask or name in WAITING or f"{name}.{func._overloadname}" in WAITING:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def waits() -> Iterator[list[Any]]:
+    """Collects them: on a card as CUDA tells of them, elsewhere from what is called."""
+    if not torch.cuda.is_available():
+        with Waits() as mode:
+            yield mode.found
+        return
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield told
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -130,3 +180,45 @@ def test_leaving_the_loop_leaves_a_run_that_goes_on(data: Dataset) -> None:
     assert left.examples == 300
     train(left, 1000)
     assert same(whole.student, left.student)
+
+
+def test_what_waits_is_seen() -> None:
+    here = torch.ones(3, device="cuda" if torch.cuda.is_available() else "cpu")
+    for wait in (lambda: here[0].item(), lambda: here[here > 0], lambda: here.nonzero()):
+        with waits() as found:
+            wait()
+        assert found, wait
+
+
+@pytest.mark.parametrize(
+    "views",
+    [
+        {},
+        {"cut_out": 0.3},
+        {"kind": "crop"},
+        {"mixing": Mixing("mixup", 0.4)},
+        {"mixing": Mixing("cutmix", 1.0)},
+    ],
+    ids=["shift", "cut-out", "crop", "mixup", "cutmix"],
+)
+def test_the_host_waits_for_the_device_only_where_it_tells(
+    views: dict[str, Any], tmp_path: Path
+) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = load_data(f"npz:{write_blobs(tmp_path / 'blobs.npz')}", device=device)
+    data = data.with_views(replace(data.views, **views))
+    teacher = teacher_of(student(data).to(device), data.input)
+    answers = FrozenAnswers(teacher, AnswerCache(teacher, data, tmp_path / "answers"))
+    feed = Feed(data, 50, 2, 7)
+    answers.prepare(feed.plan(0, 12))
+    objective = Objective.classic(lambda progress: 0.1 + progress / 2, constant(4.0))
+    run = Run(
+        [student(data)], feed, objective, horizon=600, pace=PACE, seed=1,
+        teachers={"teacher": answers},
+    )  # fmt: skip
+    for _ in distill(run, 100):  # what is made at first use: moments of the optimiser, tables
+        pass
+    with waits() as found:
+        told = [progress.examples for progress in distill(run, 600, every=5)]
+    assert told == [250, 500, 600]
+    assert len(found) == len(told), found

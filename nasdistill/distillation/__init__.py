@@ -13,8 +13,8 @@ from nasdistill.distillation.loop import (
 from nasdistill.distillation.memory import OutOfMemory, fitting
 from nasdistill.distillation.precision import Precision, set_precision
 from nasdistill.distillation.probes import (
-    PRECISION_STEPS,
     PROBE_STEPS,
+    precision_steps,
     probe_capture,
     probe_compilation,
     probe_precision,
@@ -23,8 +23,8 @@ from nasdistill.distillation.probes import (
 from nasdistill.distillation.run import Run
 
 __all__ = [
-    "EVALUATION_BATCH", "PRECISION_STEPS", "PROBE_STEPS", "CapturedSteps", "Diverged", "Feed",
-    "OutOfMemory", "Pace", "Precision", "Progress", "Run", "capturable", "distill",
-    "fitting", "predict", "probe_capture", "probe_compilation", "probe_precision", "seconds_a_step",
+    "EVALUATION_BATCH", "PROBE_STEPS", "CapturedSteps", "Diverged", "Feed", "OutOfMemory", "Pace",
+    "Precision", "Progress", "Run", "capturable", "distill", "fitting", "precision_steps",
+    "predict", "probe_capture", "probe_compilation", "probe_precision", "seconds_a_step",
     "seed_weights", "set_precision",
 ]  # fmt: skip

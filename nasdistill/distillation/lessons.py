@@ -82,4 +82,4 @@ def values_of(run: Run, until: int) -> Tensor:
         examples = step * run.feed.batch_size
         progress = min(1.0, examples / run.horizon)
         rows.append([run.pace(examples), *(schedule(progress) for schedule in schedules)])
-    return torch.tensor(rows, dtype=torch.float32).to(run.device)
+    return torch.tensor(rows, dtype=torch.float32).to(run.device, non_blocking=True)

@@ -4,37 +4,48 @@ from __future__ import annotations
 
 import time
 
-from nasdistill.distillation.capture import CapturedSteps
+import torch
+
+from nasdistill.distillation.capture import CapturedSteps, capturable
 from nasdistill.distillation.loop import distill
 from nasdistill.distillation.precision import Precision, set_precision
 from nasdistill.distillation.run import Run
 from nasdistill.models.layers import DepthwiseConv2d
 
-WARM_UP, ROUND, ROUNDS = 2, 3, 3
-"""Steps at each precision: before they are timed, in a round, and rounds."""
-PRECISION_STEPS = WARM_UP + ROUND * ROUNDS
+WARM_UP, ROUNDS = 2, 3
+"""At each precision: steps before they are timed, and rounds."""
 PROBE_STEPS = 50
 """Steps of a probe of capturing at the most."""
 COMPILED_STEPS = 20
 """Steps timed to see whether compiling pays."""
 
 
+def precision_steps(device: torch.device) -> int:
+    """Steps that `probe_precision` trains at each precision."""
+    return WARM_UP + ROUNDS * _round(device)
+
+
 def probe_precision(run: Run) -> Precision:
     """Times a few steps at each precision, in turn, and names the one of the shortest round.
 
+    Steps that can be captured are: one by one, small students wait for launches on a card, of which
+    autocast has more, so that bf16 would always lose.
+
     Args:
-        run: A fresh run; branches of it are trained for `PRECISION_STEPS` and thrown away.
+        run: A fresh run; branches of it are trained for `precision_steps` and thrown away.
     """
     kinds: list[Precision] = ["fp32", "bf16"]
     if any(isinstance(m, DepthwiseConv2d) for m in run.students.modules()):
         kinds.append("bf16-mixed")
+    captured, steps = capturable(run) is None, _round(run.device)
     twins: dict[Precision, Run] = {}
     for kind in kinds:
         twins[kind] = run.branch(run.pace)
         twins[kind].precision = kind
+        twins[kind].captured = CapturedSteps() if captured else None
         set_precision(twins[kind].students, kind)
         _timed(twins[kind], 0, WARM_UP)
-    rounds = [{kind: _timed(twins[kind], 0, ROUND) for kind in kinds} for _ in range(ROUNDS)]
+    rounds = [{kind: _timed(twins[kind], 0, steps) for kind in kinds} for _ in range(ROUNDS)]
     return min(kinds, key=lambda kind: min(seconds[kind] for seconds in rounds))
 
 
@@ -74,6 +85,11 @@ def probe_compilation(run: Run) -> tuple[float, float]:
     twin.compile()
     steps = _timed(twin, 5, COMPILED_STEPS)
     return steps / COMPILED_STEPS, time.perf_counter() - start - steps
+
+
+def _round(device: torch.device) -> int:
+    """Steps of a round: on a card they are so short that starting a stretch of them shows."""
+    return 20 if device.type == "cuda" else 3
 
 
 def _timed(run: Run, warm_up: int, steps: int) -> float:
