@@ -96,7 +96,7 @@ def ours(setting: Setting, epochs: int) -> tuple[Classifier, list[float]]:
     """The engine as it does a final; gives the clock before and after the set-up and each epoch."""
     times = [clock(setting.device)]
     feed, seed = setting.course.feed, setting.recipe.seed
-    pace = pace_of_final(setting, feed.steps_per_epoch * feed.batch_size, epochs)
+    pace = pace_of_final(setting, feed.examples_per_epoch, epochs)
     setting.course.prepare(pace.end, 0)
     precision = sides.probe_ours(setting, ARCHITECTURE)
     student = sides.build(setting, ARCHITECTURE)

@@ -115,7 +115,8 @@ def setting_of(seed: int, device: str = "cpu") -> Setting:
 
 def total(setting: Setting, share: float) -> int:
     """Examples of a share of a full run."""
-    return round(share * EPOCHS * setting.course.feed.steps_per_epoch) * 64
+    feed = setting.course.feed
+    return round(share * EPOCHS * feed.steps_per_epoch) * feed.batch_size
 
 
 def figures(setting: Setting, student: Classifier) -> dict[str, dict[str, float]]:
@@ -168,7 +169,7 @@ def seconds_on(device: torch.device) -> float:
 
 def run_full(setting: Setting, architecture: Architecture, seed: int) -> dict[str, Any]:
     """A final's schedule, looked at on the way."""
-    end, epoch = total(setting, 1.0), setting.course.feed.steps_per_epoch * 64
+    end, epoch = total(setting, 1.0), setting.course.feed.examples_per_epoch
     pace = Pace(setting.recipe.learning_rate, epoch, epoch, end)
     run = fresh(setting, setting.course, architecture, seed, pace, end)
     found, seconds = {}, 0.0

@@ -118,13 +118,8 @@ def opened(study: Path) -> tuple[Setting, Recipe, int]:
             raise SystemExit(f"{study}: {key} is not the default's, as hand-made students have it")
     teacher = "shipped" if recipe.teacher == "auto" else recipe.teacher
     setting = open_setting(recipe.seed, spec=recipe.data, teacher=teacher, cache=CACHE)
-    epochs = recipe.final_budget.examples(len(setting.data.train)) / examples_of_epoch(setting)
-    return setting, recipe, max(1, round(epochs))
-
-
-def examples_of_epoch(setting: Setting) -> int:
-    """Whole batches alone."""
-    return setting.course.feed.steps_per_epoch * setting.recipe.batch_size
+    examples = recipe.final_budget.examples(len(setting.data.train))
+    return setting, recipe, max(1, round(examples / setting.course.feed.examples_per_epoch))
 
 
 def distil(task: tuple[Path, str]) -> None:
@@ -133,7 +128,8 @@ def distil(task: tuple[Path, str]) -> None:
     torch.set_num_threads(1)
     setting, _, epochs = opened(study)
     student = dict(hand_made(setting))[name]
-    epoch, end = examples_of_epoch(setting), epochs * examples_of_epoch(setting)
+    epoch = setting.course.feed.examples_per_epoch
+    end = epochs * epoch
     pace = Pace(setting.recipe.learning_rate, epoch, epoch, end)
     setting.course.prepare(end, 0)
     run = setting.course.run([student], horizon=end, pace=pace, seed=0, precision="fp32")
@@ -147,7 +143,7 @@ def distil(task: tuple[Path, str]) -> None:
 
 def distil_missing(setting: Setting, study: Path, epochs: int) -> None:
     """Distils those hand-made students that were not before."""
-    setting.course.prepare(epochs * examples_of_epoch(setting), 0)
+    setting.course.prepare(epochs * setting.course.feed.examples_per_epoch, 0)
     names = [name for name, _ in hand_made(setting)]
     todo = [(study, name) for name in names if not kept(study, epochs, name).exists()]
     with multiprocessing.get_context("spawn").Pool(default_workers(setting.device)) as pool:
