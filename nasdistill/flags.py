@@ -152,8 +152,8 @@ Workers = Annotated[
     _option(
         "--workers",
         "Local processes; on a CPU each takes its share of the cores. With 1, a seeded study comes "
-        "out the same again (default: one for each core of a CPU, at most 8; 1 on a GPU, and with "
-        "--deterministic).",
+        "out the same again (default: one for each core of a CPU, at most 8; on a GPU 4 if that is "
+        "found to be faster, else 1; with --deterministic 1).",
     ),
 ]
 Seed = Annotated[str | None, _option("--seed", "Seed of everything that is drawn (default: 0).")]

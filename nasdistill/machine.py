@@ -116,6 +116,8 @@ stopped. A worker takes 1.0 to 1.6 GB."""
 def default_workers(device: torch.device) -> int:
     """Local workers where none are asked for: one for each core of a CPU that memory allows.
 
+    On a card one, until more are found to be faster there (`api.crowd`).
+
     Small students leave most of a second thread idle: on two cores two workers of one thread each
     tried 1.26 times as many students an hour as one of two threads on one day, and 1.68 times as
     many on another (`benchmarks/scaling.py`).

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 from torch import nn
 
-from nasdistill import distillation, locks
+from nasdistill import distillation, locks, profile
 from nasdistill.bench import Bench
 from nasdistill.course import Course
 from nasdistill.distillation import (
@@ -20,12 +22,15 @@ from nasdistill.distillation import (
     precision_steps,
 )
 from nasdistill.models.layers import DepthwiseConv2d
+from nasdistill.proposing import excess_over
 from nasdistill.study import Study
 
 CAPTURE_WORTH = 1.05
 """How many times as fast captured steps must be: a capture takes time itself."""
 LEAST_STEPS = 1000
 """Of a run in which some steps may be spent on finding out how long it will take."""
+DRAWS = 200
+"""Architectures that are drawn, at most, until one keeps the limits."""
 COMPILE_WORTH = 900.0
 """Seconds that a run must be expected to take before compiling it is tried: that takes a minute or
 two itself."""
@@ -122,6 +127,34 @@ def settle_compilation(study: Study, bench: Bench, run: Run, key: str, steps: in
         run.compile()
     said = f"{single / fused:.2f} times as fast compiled, which takes {compiling:.0f} s"
     return said if pays else f"not compiled: {said}"
+
+
+def example_run(study: Study, bench: Bench) -> Run:
+    """A run like a trial's, of a student drawn within the limits, to be timed; it learns nothing.
+
+    Every process that draws one for the study draws the same. The answers of its first
+    `PROBE_STEPS` steps are at hand.
+
+    Args:
+        study: The study.
+        bench: What its trials share.
+    """
+    rng = random.Random(study.recipe.seed)
+    for _ in range(DRAWS):
+        architecture = study.space.random(rng)
+        counts = profile.count(architecture, bench.dataset.input, bench.classes)
+        if not excess_over(asdict(counts), bench.limits):
+            break
+    course = bench.scoring.for_architecture(architecture)
+    students = course.students(architecture, bench.dataset, study.recipe.seed)
+    run = course.run(
+        students, horizon=1, pace=Pace(0.0, 1, None, 1), seed=0,
+        precision=precision_for(study, bench, course, students, None),
+    )  # fmt: skip
+    settle_capture(study, bench, course, run)
+    with locks.busy(bench.lock):
+        course.prepare(PROBE_STEPS * course.feed.batch_size, 0)
+    return run
 
 
 def kind_of(students: Iterable[nn.Module]) -> str:

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import nasdistill
 from nasdistill.recipe import Recipe
 from nasdistill.results import Emit, Event
+
+if TYPE_CHECKING:
+    from nasdistill.study import Study
+
+
+AT_ONCE = 4
+"""Students that are tried at once on a card, where that is found to be faster."""
+
+Task = Literal["search", "race", "finals", "open", "step", "leave"]
+"""What workers do; `open` and `step` answer with a number."""
 
 
 @dataclass(frozen=True)
@@ -28,59 +40,77 @@ class Crew:
         others: The processes that were started. Each reads its tasks from its standard input, a
             line of JSON for each, writes its events to its standard output, and ends when its input
             does: also when this process is killed.
+        on_trial: Whether they are kept only if that is faster; see `crowd`.
+        said: What they answered.
     """
 
     others: tuple[subprocess.Popen[str], ...] = ()
+    on_trial: bool = False
+    said: queue.SimpleQueue[float] = field(default_factory=queue.SimpleQueue)
 
     @property
     def size(self) -> int:
         """How many are alive, this process included."""
         return 1 + sum(process.poll() is None for process in self.others)
 
-    def share(self, task: Literal["race", "finals"], count: int) -> None:
-        """Has the others work at so many runs with this process; those at it share the cores."""
+    def share(self, task: Task, count: int, **more: float) -> None:
+        """Has the others work with this process; those at it share the cores.
+
+        Args:
+            task: At what.
+            count: How many can be at it.
+            **more: What else the task needs.
+        """
         from nasdistill.machine import set_threads
 
         processes = max(1, min(self.size, count))
         set_threads(processes)
         for process in self.others:
-            _give(process, {"do": task, "processes": processes})
+            _give(process, {"do": task, "processes": processes, **more})
+
+    def answers(self, seconds: float) -> list[float]:
+        """What the others answer to a task, one number each; fewer where one ends, or is late."""
+        until, found = time.monotonic() + seconds, list[float]()
+        while len(found) < self.size - 1 and time.monotonic() < until:
+            with suppress(queue.Empty):
+                found.append(self.said.get(timeout=0.2))
+        return found
+
+    def dismiss(self) -> None:
+        """Has the others end, whatever they are at, and waits for that."""
+        self.share("leave", 1)
+        for process in self.others:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
 
 
 @contextmanager
-def crew(
-    recipe: Recipe,
-    name: str,
-    emit: Emit,
-    *,
-    finals: int | None = None,
-    begun: float | None = None,
-) -> Iterator[Crew]:
+def crew(recipe: Recipe, study: Study, emit: Emit, *, finals: int | None = None) -> Iterator[Crew]:
     """Starts the other local workers of a study; their events come here, too.
 
     Args:
         recipe: Says how many.
-        name: Of the study.
+        study: Says how many were found to be faster on its card.
         emit: Told what happens.
-        finals: How many finals they are wanted for at most; the top-k if not given.
-        begun: `time.monotonic()` at which the command began, if they are to run trials first.
+        finals: How many finals they are wanted for at most, if for nothing else.
     """
     of_use = max(recipe.trials, recipe.top_k) if finals is None else max(1, finals)
-    size = min(_size(recipe), of_use)
-    started = Crew(tuple(_start() for _ in range(size - 1)))
-    task = {
-        "recipe": recipe.model_dump(mode="json", by_alias=True), "name": name, "size": size,
-        "begun": begun, "path": [os.path.abspath(place) for place in sys.path],
+    size, on_trial = _size(recipe, study.attrs.get("at_once"))
+    size = 1 if on_trial and finals is not None else min(size, of_use)
+    started = Crew(tuple(_start() for _ in range(size - 1)), on_trial and size > 1)
+    first: dict[str, object] = {
+        "recipe": recipe.model_dump(mode="json", by_alias=True), "name": study.folder.name,
+        "path": [os.path.abspath(place) for place in sys.path],
     }  # fmt: skip
     over = threading.Event()
     listeners = [
-        threading.Thread(target=_listen, args=(process, emit, over), daemon=True)
+        threading.Thread(target=_listen, args=(process, emit, started.said, over), daemon=True)
         for process in started.others
     ]
     try:
         for process, listener in zip(started.others, listeners, strict=True):
             listener.start()
-            _give(process, task)
+            _give(process, first)
         yield started
     finally:
         over.set()
@@ -92,18 +122,28 @@ def crew(
             listener.join()
 
 
-def _size(recipe: Recipe) -> int:
-    """How many local workers: those asked for, or one for each core of a CPU.
+def _size(recipe: Recipe, at_once: int | None) -> tuple[int, bool]:
+    """How many local workers, and whether they are on trial.
 
-    On a GPU, and where runs must not differ, one.
+    Those asked for; where runs must not differ, one; else one for each core of a CPU, and on a card
+    what was found to be faster there.
     """
     if recipe.workers is not None:
-        return recipe.workers
+        return recipe.workers, False
     if recipe.deterministic:
-        return 1
+        return 1, False
+    if on_card(recipe):
+        return at_once or AT_ONCE, at_once is None
     from nasdistill.machine import default_workers, pick_device
 
-    return default_workers(pick_device(recipe.device))
+    return default_workers(pick_device(recipe.device)), False
+
+
+def on_card(recipe: Recipe) -> bool:
+    """Whether students are trained on a GPU."""
+    from nasdistill.machine import pick_device
+
+    return pick_device(recipe.device).type != "cpu"
 
 
 def _start() -> subprocess.Popen[str]:
@@ -126,12 +166,22 @@ def _give(process: subprocess.Popen[str], task: dict[str, object]) -> None:
         process.stdin.flush()
 
 
-def _listen(process: subprocess.Popen[str], emit: Emit, over: threading.Event) -> None:
+def _listen(
+    process: subprocess.Popen[str], emit: Emit, said: queue.SimpleQueue[float],
+    over: threading.Event,
+) -> None:  # fmt: skip
     """Passes a worker's events on; one that nobody reads would fill the pipe and stand still."""
     assert process.stdout is not None
     deaf = False
     for line in process.stdout:
-        if deaf or (event := _event_of(line)) is None:
+        try:
+            told = json.loads(line)
+        except ValueError:  # something else has printed it
+            continue
+        if isinstance(told, dict) and isinstance(told.get("answer"), float):
+            said.put(told["answer"])
+            continue
+        if deaf or (event := _event_of(told)) is None:
             continue
         try:
             emit(event)
@@ -144,10 +194,9 @@ def _listen(process: subprocess.Popen[str], emit: Emit, over: threading.Event) -
         emit(Event("warning", f"a worker ended {why}; the others take over what it was at"))
 
 
-def _event_of(line: str) -> Event | None:
-    """An event, from a line of JSON; None for what something else has printed."""
+def _event_of(told: Any) -> Event | None:
+    """An event, from what a line of JSON says; None for what something else has printed."""
     try:
-        told = json.loads(line)
         return Event(**{**told, "front": tuple(tuple(point) for point in told["front"])})
     except (ValueError, TypeError, KeyError):
         return None

@@ -11,7 +11,6 @@ from nasdistill.results import Emit, Event
 
 if TYPE_CHECKING:
     from nasdistill.bench import Bench
-    from nasdistill.imported import Imported
     from nasdistill.study import Study
 
 
@@ -23,30 +22,23 @@ class Deadlines:
     whole: float | None
 
 
-def run(
-    study: Study, imported: Imported, begun: float, emit: Emit, processes: int
-) -> tuple[Bench, Deadlines]:
-    """Runs trials until none is left for this process, one of so many that share the cores.
+def run(study: Study, bench: Bench, begun: float, emit: Emit) -> Deadlines:
+    """Runs trials until none is left for this process.
 
     Args:
         study: The study.
-        imported: What the user's own file brings.
+        bench: What its trials share.
         begun: `time.monotonic()` at which the command began.
         emit: Told what happens.
-        processes: How many share the cores.
 
     Returns:
-        What the trials shared, for finals to share as well, and when the command must end.
+        When the command must end.
 
     Raises:
-        UserError: If data or teacher cannot be had, or no trial can be run.
+        UserError: If no trial can be run.
     """
     from nasdistill import trials
-    from nasdistill.bench import open_bench
-    from nasdistill.machine import set_threads
 
-    bench = open_bench(study, imported, emit)
-    set_threads(processes)
     deadlines = _deadlines(study, bench, begun)
     emit(Event("stage", f"searching: {study.recipe.trials} trials", stage="search"))
     exhausted = False
@@ -61,9 +53,9 @@ def run(
         late = deadlines.search is not None and time.monotonic() > deadlines.search
         if ended == "time" or (late and study.others_running()):
             emit(Event("warning", "the search's share of the time limit is used up"))
-            return bench, deadlines
+            return deadlines
         if not study.others_running():
-            return bench, deadlines
+            return deadlines
         time.sleep(1.0)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasdistill.api.crew import Crew, crew
+from nasdistill.api.crowd import settle
 from nasdistill.api.places import (
     REPORTS,
     STUDIES,
@@ -83,6 +84,8 @@ def search(
     recipe = recipe or load_recipe(None, options)
     emit = warning_once(on_event or silent)
     imported = read_import(recipe)
+    from nasdistill.bench import open_bench
+    from nasdistill.machine import set_threads
     from nasdistill.study import Study
 
     study = Study.open(recipe, STUDIES, command)
@@ -92,8 +95,15 @@ def search(
             path = report(study.folder.name)
             return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
         study.set("stage", "searching")
-        with crew(recipe, study.folder.name, emit, begun=begun) as workers:
-            bench, deadlines = run(study, imported, begun, emit, workers.size)
+        with crew(recipe, study, emit) as workers:
+            if not workers.on_trial:
+                workers.share("search", workers.size, begun=begun)
+            bench = open_bench(study, imported, emit)
+            if workers.on_trial:
+                settle(workers, study, bench, emit)
+                workers.share("search", workers.size, begun=begun)
+            set_threads(workers.size)
+            deadlines = run(study, bench, begun, emit)
             _finish(study, imported, bench, deadlines, emit, workers)
     except UserError:
         # A search that could not begin leaves nothing behind that would bind the next try.
@@ -162,7 +172,7 @@ def distill(
         ranked = choose(opened.candidates(), recipe.minimize, count, limit, final_examples, full)
         return made + [c.number for c in ranked if c.number not in made]
 
-    with crew(recipe, study, emit, finals=len(finals.missing(opened, wanted()))) as workers:
+    with crew(recipe, opened, emit, finals=len(finals.missing(opened, wanted()))) as workers:
         if not _finish(opened, imported, None, Deadlines(None, None), emit, workers, wanted):
             raise UserError(
                 f"study {study!r}: another process is making its finals; ask again when it has "

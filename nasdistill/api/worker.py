@@ -7,6 +7,7 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TextIO
 
@@ -14,7 +15,7 @@ from nasdistill.api.places import STUDIES, read_import
 from nasdistill.api.running import Deadlines, note_saved, run
 from nasdistill.errors import UserError, disk_problem
 from nasdistill.recipe import Recipe
-from nasdistill.results import Event
+from nasdistill.results import Emit, Event
 
 
 def main() -> None:
@@ -28,41 +29,59 @@ def main() -> None:
     def tell(event: Event) -> None:
         if event.kind == "stage" or event.stage == "teacher":  # the first worker has told it
             return
+        say(asdict(event))
+
+    def say(told: dict[str, Any]) -> None:
         with speaking:
-            print(json.dumps(asdict(event)), file=out, flush=True)
+            print(json.dumps(told), file=out, flush=True)
 
     first = tasks.get()
     try:
-        _work(first, tasks, tell)
+        _work(first, tasks, tell, say)
     except Exception as error:
         said = str(error) if isinstance(error, UserError) else disk_problem(error)
         if said is None:
             raise
         tell(Event("warning", f"a worker of {first['name']} ended: {said}"))
+    os._exit(0)  # who reads the tasks is in the middle of a line
 
 
-def _work(first: dict[str, Any], tasks: queue.Queue[dict[str, Any]], tell: Any) -> None:
+def _work(
+    first: dict[str, Any], tasks: queue.Queue[dict[str, Any]], tell: Emit,
+    say: Callable[[dict[str, Any]], None],
+) -> None:  # fmt: skip
     recipe = Recipe.model_validate(first["recipe"])
     sys.path += [place for place in first["path"] if place not in sys.path]
     imported = read_import(recipe)
     from nasdistill import finals
     from nasdistill.bench import open_bench
+    from nasdistill.distillation import steps_a_second
     from nasdistill.machine import set_threads
+    from nasdistill.probing import example_run
     from nasdistill.race import run_race
     from nasdistill.study import Study
+    from nasdistill.trials import FAILURES
 
     study = Study.open(recipe, STUDIES, "")
     bench, deadlines = None, Deadlines(None, None)
-    if first["begun"] is not None:
-        bench, deadlines = run(study, imported, first["begun"], tell, first["size"])
-    while True:
-        task = tasks.get()
+    while (task := tasks.get())["do"] != "leave":
         bench = bench or open_bench(study, imported, tell)
         set_threads(task["processes"])
-        if task["do"] == "race":
-            run_race(study, bench, study.attrs["race"], tell, deadlines.search, wait=False)
-        else:
-            finals.train_ahead(study, bench, tell, deadlines.whole)
+        match task["do"]:
+            case "search":
+                deadlines = run(study, bench, task["begun"], tell)
+            case "race":
+                run_race(study, bench, study.attrs["race"], tell, deadlines.search, wait=False)
+            case "finals":
+                finals.train_ahead(study, bench, tell, deadlines.whole)
+            case "open":
+                say({"answer": 0.0})
+            case "step":
+                try:
+                    steps = steps_a_second(example_run(study, bench), task["begin"], task["end"])
+                except FAILURES:  # no room for it beside the others
+                    steps = 0.0
+                say({"answer": steps})
         note_saved(study, bench)
 
 

@@ -18,13 +18,15 @@ from nasdistill.distillation.probes import (
     probe_capture,
     probe_compilation,
     probe_precision,
+    seconds_a_lap,
     seconds_a_step,
+    steps_a_second,
 )
 from nasdistill.distillation.run import Run
 
 __all__ = [
     "EVALUATION_BATCH", "PROBE_STEPS", "CapturedSteps", "Diverged", "Feed", "OutOfMemory", "Pace",
     "Precision", "Progress", "Run", "capturable", "distill", "fitting", "precision_steps",
-    "predict", "probe_capture", "probe_compilation", "probe_precision", "seconds_a_step",
-    "seed_weights", "set_precision",
+    "predict", "probe_capture", "probe_compilation", "probe_precision", "seconds_a_lap",
+    "seconds_a_step", "seed_weights", "set_precision", "steps_a_second",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from nasdistill.models.layers import DepthwiseConv2d
 WARM_UP, ROUNDS = 2, 3
 """At each precision: steps before they are timed, and rounds."""
 PROBE_STEPS = 50
-"""Steps of a probe of capturing at the most."""
+"""Steps of a probe of capturing, and of a lap."""
 COMPILED_STEPS = 20
 """Steps timed to see whether compiling pays."""
 
@@ -61,6 +61,36 @@ def probe_capture(run: Run) -> float:
     seconds = _timed(single, warm_up, PROBE_STEPS - warm_up)
     ratio = seconds / _timed(captured, warm_up, PROBE_STEPS - warm_up)
     return 0.0 if captured.captured.failure is not None else ratio
+
+
+def seconds_a_lap(run: Run) -> float:
+    """What the first `PROBE_STEPS` steps of a run take, trained once more."""
+    start, run.step = time.perf_counter(), 0
+    for _ in distill(run, PROBE_STEPS * run.feed.batch_size):
+        pass
+    return time.perf_counter() - start
+
+
+def steps_a_second(run: Run, begin: float, end: float) -> float:
+    """How many steps a second a run makes between two points in time, lap by lap.
+
+    Args:
+        run: See `seconds_a_lap`.
+        begin: `time.monotonic()`, which processes of a machine share.
+        end: The same.
+
+    Returns:
+        Steps a second; 0 if the run was not ready by `begin`.
+    """
+    seconds_a_lap(run)  # what is done once: kernels chosen, a step captured
+    if time.monotonic() > begin:
+        return 0.0
+    time.sleep(begin - time.monotonic())
+    laps = 0
+    while time.monotonic() < end:
+        seconds_a_lap(run)
+        laps += 1
+    return laps * PROBE_STEPS / (time.monotonic() - begin)
 
 
 def seconds_a_step(run: Run) -> float:
