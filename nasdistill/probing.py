@@ -21,7 +21,7 @@ from nasdistill.distillation import (
     capturable,
     precision_steps,
 )
-from nasdistill.models.layers import DepthwiseConv2d
+from nasdistill.models.depthwise import DepthwiseConv2d
 from nasdistill.proposing import excess_over
 from nasdistill.study import Study
 

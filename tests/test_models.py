@@ -18,7 +18,8 @@ from nasdistill import models
 from nasdistill.artifact import quick_onnx
 from nasdistill.errors import UserError
 from nasdistill.models import Classifier, build, register_families
-from nasdistill.models.layers import DepthwiseConv2d, down_sampling_plan
+from nasdistill.models.depthwise import DepthwiseConv2d
+from nasdistill.models.layers import down_sampling_plan
 from nasdistill.options import Input
 from nasdistill.space import Architecture, SearchSpace
 

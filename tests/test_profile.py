@@ -18,7 +18,7 @@ from nasdistill import bench
 from nasdistill.artifact import quick_onnx
 from nasdistill.errors import UserError
 from nasdistill.models import build
-from nasdistill.models.layers import DepthwiseConv2d
+from nasdistill.models.depthwise import DepthwiseConv2d
 from nasdistill.models.vit import Attention
 from nasdistill.options import Input
 from nasdistill.profile import Counts, Latency, count, count_module, measure

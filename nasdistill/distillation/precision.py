@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from nasdistill.models.layers import DepthwiseConv2d
+from nasdistill.models.depthwise import DepthwiseConv2d
 
 Precision = Literal["fp32", "bf16", "bf16-mixed"]
 

@@ -10,7 +10,7 @@ from nasdistill.distillation.capture import CapturedSteps, capturable
 from nasdistill.distillation.loop import distill
 from nasdistill.distillation.precision import Precision, set_precision
 from nasdistill.distillation.run import Run
-from nasdistill.models.layers import DepthwiseConv2d
+from nasdistill.models.depthwise import DepthwiseConv2d
 
 WARM_UP, ROUNDS = 2, 3
 """At each precision: steps before they are timed, and rounds."""

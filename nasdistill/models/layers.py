@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from nasdistill.models.depthwise import DepthwiseConv2d
 from nasdistill.options import Input
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -13,29 +13,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "gelu": nn.GELU,
 }
-
-
-class DepthwiseConv2d(nn.Conv2d):
-    """A convolution with one filter per channel.
-
-    Attributes:
-        keep_fp32: Whether it runs in float32 under autocast: its backward pass in bfloat16 is tens
-            of times slower on many CPUs.
-    """
-
-    keep_fp32: bool = False
-
-    def __init__(self, channels: int, kernel: int, stride: int) -> None:
-        super().__init__(
-            channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False
-        )
-
-    def forward(self, input: Tensor) -> Tensor:
-        """As `nn.Conv2d`."""
-        if not self.keep_fp32:
-            return super().forward(input)
-        with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.float())
 
 
 def conv_bn(
