@@ -39,6 +39,7 @@ from nasdistill.distillation import (
     predict,
 )
 from nasdistill.models import Classifier
+from nasdistill.models.depthwise import DepthwiseConv2d
 from nasdistill.objective.logits import KL
 from nasdistill.quality import accuracy
 from nasdistill.rungs import COOL_DOWN
@@ -284,4 +285,7 @@ class CommonLoop:
         return images.contiguous(memory_format=torch.channels_last) if self.tuned else images
 
     def _laid_out(self, net: nn.Module) -> nn.Module:
+        for layer in net.modules():
+            if isinstance(layer, DepthwiseConv2d):  # our gradients are not what people have
+                layer.__class__ = nn.Conv2d
         return net.to(memory_format=torch.channels_last) if self.tuned else net

@@ -8,8 +8,8 @@ score half. All sides have the same cores:
 
 - `ours`: the engine as a search uses it: cached answers, precision probed once per kind of student,
   and as many workers as a search has on this machine (one of one thread for each core of a CPU);
-- `common`: a DataLoader with two workers, PIL images, torchvision transforms, the teacher's forward
-  pass in every step, fp32;
+- `common`: a DataLoader with two workers, PIL images, torchvision transforms, PyTorch's gradients
+  of depthwise convolutions, the teacher's forward pass in every step, fp32;
 - `tuned`: the same with channels_last, fused AdamW, workers that live on, TF32 on CUDA, and bf16
   for teacher and student, for the teacher alone or for none, whichever is fastest for the kind
   (found out before, not counted).

@@ -18,7 +18,7 @@ GAIN = 1.25
 """How many times as many steps a second all workers together must make as one alone."""
 OPENING = 180.0
 """Seconds after which a worker that has not opened the study is not waited for."""
-GETTING_READY, WINDOW = 15.0, 2.0
+GETTING_READY, WINDOW = 10.0, 2.0
 """Seconds that workers have to begin, the capture of a step included, and those that are timed."""
 LAPS = 5
 """Laps of this process alone."""
@@ -58,15 +58,17 @@ def settle(workers: Crew, study: Study, bench: Bench, emit: Emit) -> None:
 
 def _gain(workers: Crew, study: Study, bench: Bench) -> float | None:
     """Steps a second of all workers ÷ those of this process alone; None if some did not begin."""
+    from nasdistill import locks
     from nasdistill.distillation import PROBE_STEPS, seconds_a_lap, steps_a_second
     from nasdistill.probing import example_run
 
     count, run = workers.size, example_run(study, bench)
     if len(workers.answers(OPENING)) < count - 1:
         return None
-    seconds_a_lap(run)  # what is done once
-    alone = PROBE_STEPS / statistics.median(seconds_a_lap(run) for _ in range(LAPS))
-    begin = time.monotonic() + GETTING_READY
-    workers.share("step", count, begin=begin, end=begin + WINDOW)
-    steps = [steps_a_second(run, begin, begin + WINDOW), *workers.answers(GETTING_READY)]
+    with locks.busy(bench.lock):
+        seconds_a_lap(run)  # what is done once
+        alone = PROBE_STEPS / statistics.median(seconds_a_lap(run) for _ in range(LAPS))
+        begin = time.monotonic() + GETTING_READY
+        workers.share("step", count, begin=begin, end=begin + WINDOW)
+        steps = [steps_a_second(run, begin, begin + WINDOW), *workers.answers(GETTING_READY)]
     return sum(steps) / alone if len(steps) == count and all(steps) else None

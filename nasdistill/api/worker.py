@@ -53,7 +53,7 @@ def _work(
     recipe = Recipe.model_validate(first["recipe"])
     sys.path += [place for place in first["path"] if place not in sys.path]
     imported = read_import(recipe)
-    from nasdistill import finals
+    from nasdistill import finals, locks
     from nasdistill.bench import open_bench
     from nasdistill.distillation import steps_a_second
     from nasdistill.machine import set_threads
@@ -78,7 +78,9 @@ def _work(
                 say({"answer": 0.0})
             case "step":
                 try:
-                    steps = steps_a_second(example_run(study, bench), task["begin"], task["end"])
+                    run_of_all = example_run(study, bench)
+                    with locks.busy(bench.lock):
+                        steps = steps_a_second(run_of_all, task["begin"], task["end"])
                 except FAILURES:  # no room for it beside the others
                     steps = 0.0
                 say({"answer": steps})
