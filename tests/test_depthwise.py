@@ -73,6 +73,8 @@ def test_what_is_quick_is_left_to_pytorch(
         assert ("_Depthwise" in type(y.grad_fn).__name__) is own
         with torch.no_grad():
             assert torch.equal(layer(x), y)
+    # A final that somebody traces or exports is in eval mode.
+    assert "_Depthwise" not in type(layer.eval()(x).grad_fn).__name__
 
 
 def test_only_what_is_asked_for_is_computed() -> None:

@@ -40,7 +40,7 @@ class DepthwiseConv2d(nn.Conv2d):
         return self._convolved(input)
 
     def _convolved(self, x_BCHW: Tensor) -> Tensor:
-        learns = torch.is_grad_enabled() and x_BCHW.device.type == "cpu"
+        learns = self.training and torch.is_grad_enabled() and x_BCHW.device.type == "cpu"
         if not learns or torch.compiler.is_compiling():
             return super().forward(x_BCHW)
         weight, stride = self.weight, self.stride[0]
