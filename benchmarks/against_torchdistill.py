@@ -48,12 +48,12 @@ from common import Setting, clock, quartiles, spread
 from methods import STUDENT
 from torch.utils.data import RandomSampler
 
-from nasdistill import distillation
-from nasdistill.distillation import Pace, predict
-from nasdistill.machine import cores
+from nasdistill import training
+from nasdistill.common.machine import cores
 from nasdistill.models import Classifier
-from nasdistill.quality import accuracy
 from nasdistill.space import Architecture
+from nasdistill.training import Pace, predict
+from nasdistill.training.metrics import accuracy
 
 OURS, OFF, ON = "nasdistill", "torchdistill, cache off", "torchdistill, cache on"
 TARGET = 6.0
@@ -81,10 +81,12 @@ def measure(side: str, seed: int, asked: argparse.Namespace) -> Found:
             student, times = theirs(setting, asked.epochs, folder)
     spent = [b - a for a, b in zip(times, times[1:], strict=False)]
     return {
-        "set_up": spent[0], "epochs": spent[1:], "seconds": times[-1] - times[0],
+        "set_up": spent[0],
+        "epochs": spent[1:],
+        "seconds": times[-1] - times[0],
         "accuracy": accuracy(*predict(student, setting.data.test, setting.data.input.size)),
         "version": version("torchdistill"),
-    }  # fmt: skip
+    }
 
 
 def pace_of_final(setting: Setting, epoch: int, epochs: int) -> Pace:
@@ -102,7 +104,7 @@ def ours(setting: Setting, epochs: int) -> tuple[Classifier, list[float]]:
     student = sides.build(setting, ARCHITECTURE)
     run = setting.course.run([student], horizon=pace.end, pace=pace, seed=seed, precision=precision)
     times.append(clock(setting.device))
-    for _ in distillation.distill(run, pace.end, every=feed.steps_per_epoch):
+    for _ in training.distill(run, pace.end, every=feed.steps_per_epoch):
         times.append(clock(setting.device))
     return student, times
 
@@ -144,9 +146,10 @@ def config_for(setting: Setting, epochs: int, cache: Path | None) -> dict[str, A
     }
     loss = {"key": "KDLoss", "kwargs": {**logits, "temperature": temperature, "alpha": alpha}}
     loading = {
-        "batch_size": batch, "num_workers": sides.WORKERS,
+        "batch_size": batch,
+        "num_workers": sides.WORKERS,
         "pin_memory": setting.device.type == "cuda",
-    }  # fmt: skip
+    }
     return {
         "num_epochs": epochs,
         "train_data_loader": {
@@ -213,15 +216,21 @@ def describe(found: dict[str, Any], asked: argparse.Namespace) -> str:
         rows.append(
             [
                 f"{side} ({mine['version']})" if rival else side,
-                spread(mine["seconds"], 1), spread(mine["ratio"]) if rival else "–",
-                spread(mine["later"]), spread(mine["ratio_later"]) if rival else "–",
+                spread(mine["seconds"], 1),
+                spread(mine["ratio"]) if rival else "–",
+                spread(mine["later"]),
+                spread(mine["ratio_later"]) if rival else "–",
                 f"{mine['accuracy']:.4f} ± {mine['deviation']:.4f}",
             ]
-        )  # fmt: skip
+        )
     head = [
-        "side", "seconds in all", "ours is faster by", "seconds of an epoch after the first",
-        "ours is faster by", "test accuracy, mean ± s.d.",
-    ]  # fmt: skip
+        "side",
+        "seconds in all",
+        "ours is faster by",
+        "seconds of an epoch after the first",
+        "ours is faster by",
+        "test accuracy, mean ± s.d.",
+    ]
     lines = [
         f"{asked.epochs} epochs, {common.place(asked.device, asked.threads)}; {asked.repeats} "
         f"repeats. {found[OURS]['set_up'][1]:.1f} of our seconds went into asking the teacher and "
@@ -253,9 +262,11 @@ def main() -> None:
             print(f"{turn + 1}/{asked.repeats} {side}: {runs[side][-1]}", flush=True)
     found = figures(runs)
     results = {
-        "machine": common.machine(asked.device), "options": vars(asked), "figures": found,
+        "machine": common.machine(asked.device),
+        "options": vars(asked),
+        "figures": found,
         "runs": runs,
-    }  # fmt: skip
+    }
     name = common.name_on("against_torchdistill", asked.device)
     common.write(name, results, describe(found, asked))
 

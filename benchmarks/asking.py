@@ -27,8 +27,8 @@ from common import (
     write,
 )
 
-from nasdistill.cache import BLOCK
-from nasdistill.machine import cores
+from nasdistill.common.machine import cores
+from nasdistill.teachers.logit_cache import BLOCK
 
 EXAMPLES, REPEATS = 4000, 5
 
@@ -50,8 +50,9 @@ def main() -> None:
         setting = open_setting(precision=precision)
         small = setting.recipe.batch_size
         sides: dict[str, Callable[[], float]] = {
-            "ahead": partial(rate, setting, BLOCK), "as needed": partial(rate, setting, small)
-        }  # fmt: skip
+            "ahead": partial(rate, setting, BLOCK),
+            "as needed": partial(rate, setting, small),
+        }
         for side in sides.values():
             side()
         found = in_turn(sides, REPEATS)

@@ -23,7 +23,7 @@ import torch
 from common import Setting, machine, markdown, met, open_setting, write
 from numpy.typing import NDArray
 
-from nasdistill.cache import BLOCK
+from nasdistill.teachers.logit_cache import BLOCK
 
 VIEWS = 2
 
@@ -99,9 +99,12 @@ def main() -> None:
         f"it: {met(all(f['largest'] <= 0.01 for f in same))}.\n\n"
     )
     head = [
-        "teacher in", "asked in batches of", "equal in float32", "equal as float16",
+        "teacher in",
+        "asked in batches of",
+        "equal in float32",
+        "equal as float16",
         "largest difference",
-    ]  # fmt: skip
+    ]
     write("cache_exact", {"machine": machine(device), **found}, text + markdown(head, rows))
 
 

@@ -21,13 +21,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nasdistill import artifact, teaching
+from nasdistill.common.events import Event
+from nasdistill.common.machine import pick_device
 from nasdistill.data import Dataset, Mixing, load_data
-from nasdistill.machine import pick_device
-from nasdistill.models import Classifier
-from nasdistill.results import Event
+from nasdistill.models import Classifier, artifact
 from nasdistill.space import Architecture
-from nasdistill.teacher import Teacher, weights_hash
+from nasdistill.teachers import Teacher, weights_hash
+from nasdistill.training import teacher as teaching
 
 TARGET = 0.94
 BASIC = {"type": "basic"}
@@ -44,9 +44,15 @@ def train(data: Dataset, asked: argparse.Namespace) -> Classifier:
     """Trains the teacher on mixed pictures."""
     mixed = data.with_views(replace(data.views, mixing=Mixing("cutmix", 1.0)))
     return teaching.train_teacher(
-        mixed, TEACHER, epochs=asked.epochs, seed=0, emit=tell, learning_rate=0.003,
-        batch_size=256, precision="bf16",
-    )  # fmt: skip
+        mixed,
+        TEACHER,
+        epochs=asked.epochs,
+        seed=0,
+        emit=tell,
+        learning_rate=0.003,
+        batch_size=256,
+        precision="bf16",
+    )
 
 
 def tell(event: Event) -> None:
@@ -61,9 +67,14 @@ def write(folder: Path, module: Classifier, data: Dataset, seconds: float) -> di
     teacher = Teacher(folder.name, module, data.input, classes, weights_hash(module), {})
     card = {"seconds": seconds, **teaching.evaluate_teacher(teacher, data, test=True)}
     artifact.write_final(
-        folder, module=module.cpu(), architecture=TEACHER, input=data.input, classes=data.classes,
-        metrics=card, card="# Teacher of benchmarks/cifar10_teacher.py\n",
-    )  # fmt: skip
+        folder,
+        module=module.cpu(),
+        architecture=TEACHER,
+        input=data.input,
+        classes=data.classes,
+        metrics=card,
+        card="# Teacher of benchmarks/cifar10_teacher.py\n",
+    )
     return card
 
 

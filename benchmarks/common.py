@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from nasdistill.course import Course, open_course
+from nasdistill.common.machine import describe_machine, describe_versions
 from nasdistill.data import Dataset, load_data
-from nasdistill.faculty import Faculty
-from nasdistill.machine import describe_machine, describe_versions
 from nasdistill.recipe import Recipe, load_recipe
-from nasdistill.teacher import Teacher, load_teacher
+from nasdistill.teachers import Teacher, load_teacher
+from nasdistill.trials.teacher_pool import Faculty
+from nasdistill.trials.training_setup import Course, open_course
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "benchmarks"

@@ -26,10 +26,11 @@ from common import Setting, clock, quartiles, spread
 from torch import nn
 from trials_per_hour import COUNT, draw
 
-from nasdistill import distillation, profile
-from nasdistill.distillation import Pace, Precision, Run
+from nasdistill import training
+from nasdistill.models.counts import count_architecture
 from nasdistill.models.depthwise import DepthwiseConv2d
 from nasdistill.space import Architecture
+from nasdistill.training import Pace, Precision, Run
 
 CHUNK = 10
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "bf16-mixed")
@@ -50,7 +51,7 @@ def advance(run: Run, side: str) -> float:
     """Trains a chunk of steps, and gives the seconds of one."""
     begin = clock(run.device)
     with gradients_of(side):
-        for _ in distillation.distill(run, run.examples + CHUNK * run.feed.batch_size):
+        for _ in training.distill(run, run.examples + CHUNK * run.feed.batch_size):
             pass
     return (clock(run.device) - begin) / CHUNK
 
@@ -75,16 +76,18 @@ def compare(setting: Setting, architecture: Architecture, repeats: int) -> dict[
         side: min(PRECISIONS, key=lambda kind, side=side: quartiles(seconds[f"{side} {kind}"])[1])
         for side in (OURS, THEIRS)
     }
-    counts = profile.count(architecture, setting.data.input, len(setting.data.classes))
+    counts = count_architecture(architecture, setting.data.input, len(setting.data.classes))
     return {
-        "architecture": architecture.to_json(), "params": counts.params, "seconds": seconds,
+        "architecture": architecture.to_json(),
+        "params": counts.params,
+        "seconds": seconds,
         "best": best,
         "ratios": {
             kind: common.ratios(seconds[f"{THEIRS} {kind}"], seconds[f"{OURS} {kind}"])
             for kind in PRECISIONS
         },
         "ratio": common.ratios(*(seconds[f"{side} {best[side]}"] for side in (THEIRS, OURS))),
-    }  # fmt: skip
+    }
 
 
 def wide(architecture: Architecture) -> str:
@@ -105,9 +108,13 @@ def describe(found: list[dict[str, Any]], repeats: int) -> str:
         of = [spread(each["ratios"][kind]) for kind in PRECISIONS]
         rows.append([f"{each['params']:,}", wide(architecture), *of, *steps, spread(each["ratio"])])
     head = [
-        "parameters", "kernels by stage", *(f"faster in {kind}" for kind in PRECISIONS),
-        "PyTorch's, ms a step", "ours, ms a step", "faster",
-    ]  # fmt: skip
+        "parameters",
+        "kernels by stage",
+        *(f"faster in {kind}" for kind in PRECISIONS),
+        "PyTorch's, ms a step",
+        "ours, ms a step",
+        "faster",
+    ]
     middle = quartiles([each["ratio"][1] for each in found])
     return (
         f"{len(found)} students of `mobile`, {repeats} repeats of {CHUNK} steps, "
@@ -125,9 +132,10 @@ def main() -> None:
     torch.set_num_threads(1)
     setting = common.open_setting()
     drawn = [
-        one for one in draw(setting, COUNT)
+        one
+        for one in draw(setting, COUNT)
         if one.family == "mobile" and any(kernel.isdigit() for kernel in wide(one))
-    ][: asked.students]  # fmt: skip
+    ][: asked.students]
     setting.course.prepare((asked.repeats + 1) * CHUNK * setting.recipe.batch_size, 0)
     found = [compare(setting, one, asked.repeats) for one in drawn]
     results = {"machine": common.machine("cpu"), "options": vars(asked), "figures": found}

@@ -41,13 +41,15 @@ from common import CACHE, HERE, Setting, clock, name_on, open_setting
 from sides import capture
 from torch import nn
 
-from nasdistill import distillation, profile, zero_cost
-from nasdistill.course import Course
-from nasdistill.distillation import Pace, Run, predict
-from nasdistill.models import Classifier
-from nasdistill.quality import accuracy, agreement
-from nasdistill.rungs import COOL_DOWN, Ladder
+from nasdistill import training
+from nasdistill.models import Classifier, zero_cost
+from nasdistill.models.counts import count_architecture, count_module
+from nasdistill.models.latency import measure_latencies
+from nasdistill.results.rungs import COOL_DOWN, Ladder
 from nasdistill.space import Architecture, SearchSpace
+from nasdistill.training import Pace, Run, predict
+from nasdistill.training.metrics import accuracy, agreement
+from nasdistill.trials.training_setup import Course
 
 COUNT, DRAW_SEED, SEEDS = 40, 2026, (0, 1, 2)
 EPOCHS = 12
@@ -70,7 +72,7 @@ def architectures_file(space: str) -> Path:
 def draw(setting: Setting, name: str) -> list[dict[str, Any]]:
     """Draws the architectures of a space inside the shipped limits."""
     data, teacher = setting.data, setting.teacher
-    limit_params = profile.count_module(teacher.module, teacher.input).params // 10
+    limit_params = count_module(teacher.module, teacher.input).params // 10
     measured = {"teacher": teacher.module.eval()}
     inputs = {"teacher": teacher.input}
     limit_ms = _latency(measured, inputs) / 3
@@ -79,7 +81,7 @@ def draw(setting: Setting, name: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     while len(found) < COUNT:
         architecture = space.random(rng)
-        counts = profile.count(architecture, data.input, len(data.classes))
+        counts = count_architecture(architecture, data.input, len(data.classes))
         if counts.params > limit_params:
             continue
         student = setting.course.students(architecture, data, 0)[0].eval()
@@ -88,16 +90,19 @@ def draw(setting: Setting, name: str) -> list[dict[str, Any]]:
             continue
         found.append(
             {
-                "architecture": json.loads(architecture.to_json()), "params": counts.params,
-                "macs": counts.macs, "latency_ms": latency, "depth": counts.depth,
+                "architecture": json.loads(architecture.to_json()),
+                "params": counts.params,
+                "macs": counts.macs,
+                "latency_ms": latency,
+                "depth": counts.depth,
                 "zero_cost": dict(zero_cost.measure(student, batch.images, batch.labels)),
             }
-        )  # fmt: skip
+        )
     return found
 
 
 def _latency(models: Any, inputs: Any) -> float:
-    found = profile.measure(models, inputs, engine="onnxruntime", threads=1, seconds=0.2)
+    found = measure_latencies(models, inputs, engine="onnxruntime", threads=1, seconds=0.2)
     return next(iter(found.values())).median_ms
 
 
@@ -143,9 +148,13 @@ def figures(setting: Setting, student: Classifier) -> dict[str, dict[str, float]
 
 
 def fresh(
-    setting: Setting, course: Course, architecture: Architecture, seed: int, pace: Pace,
+    setting: Setting,
+    course: Course,
+    architecture: Architecture,
+    seed: int,
+    pace: Pace,
     horizon: int,
-) -> Run:  # fmt: skip
+) -> Run:
     """A run from its first step."""
     students = course.students(architecture, setting.data, seed)
     course.prepare(horizon, 0)
@@ -157,7 +166,7 @@ def fresh(
 def train(run: Run, until: int) -> float:
     """Trains, and gives the CPU-seconds that it took; on a card, the seconds."""
     start = seconds_on(run.device)
-    for _ in distillation.distill(run, until):
+    for _ in training.distill(run, until):
         pass
     return seconds_on(run.device) - start
 

@@ -65,12 +65,16 @@ def search(work: Path) -> str:
     finals = [read(path) for path in sorted(work.glob("studies/cifar10/finals/*/metrics.json"))]
     rows = [
         [
-            f["rank"], f"{f['params']:,}", f"{f['macs'] / 1e6:.1f}", f"{f['test_accuracy']:.4f}",
-            f"{f['compression']:.1f}", f"{f['speedup']:.1f}",
+            f["rank"],
+            f"{f['params']:,}",
+            f"{f['macs'] / 1e6:.1f}",
+            f"{f['test_accuracy']:.4f}",
+            f"{f['compression']:.1f}",
+            f"{f['speedup']:.1f}",
         ]
         for f in finals
         if f is not None
-    ]  # fmt: skip
+    ]
     head = ["final", "parameters", "M multiply-adds", "test accuracy", "times smaller", "faster"]
     return markdown(head, rows) if rows else "No final: see the steps above."
 

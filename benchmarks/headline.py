@@ -31,14 +31,16 @@ import torch
 from common import CACHE, ROOT, Setting, machine, markdown, met, open_setting, write
 from torch import nn
 
-from nasdistill import artifact, distillation, profile
-from nasdistill.distillation import Pace, predict, seed_weights
-from nasdistill.distillation.run import save_state
-from nasdistill.machine import default_workers
-from nasdistill.models import Classifier, build
-from nasdistill.quality import accuracy
+from nasdistill import training
+from nasdistill.common.machine import default_workers
+from nasdistill.models import Classifier, artifact, build
+from nasdistill.models.counts import count_module
+from nasdistill.models.latency import measure_latencies
 from nasdistill.recipe import Recipe, load_recipe
 from nasdistill.space import Architecture
+from nasdistill.training import Pace, predict, seed_weights
+from nasdistill.training.metrics import accuracy
+from nasdistill.training.run import save_state
 
 BATCHES = (1, 256)
 KEPT = ROOT / "build" / "headline"
@@ -97,8 +99,9 @@ def hand_made(setting: Setting) -> Iterator[tuple[str, Classifier]]:
         net = mobilenet_v3_small(width, setting)
         yield f"MobileNetV3-Small × {width}", Classifier(net, data.mean, data.std)
     for name, make, widths in (
-        ("ResNet-20-like", resnet_20, (4, 8, 16)), ("inverted residuals", inverted, (8, 12, 16)),
-    ):  # fmt: skip
+        ("ResNet-20-like", resnet_20, (4, 8, 16)),
+        ("inverted residuals", inverted, (8, 12, 16)),
+    ):
         for width in widths:
             seed_weights(0, name, width)
             net = build(make(width), data.input, len(data.classes))
@@ -133,7 +136,7 @@ def distil(task: tuple[Path, str]) -> None:
     pace = Pace(setting.recipe.learning_rate, epoch, epoch, end)
     setting.course.prepare(end, 0)
     run = setting.course.run([student], horizon=end, pace=pace, seed=0, precision="fp32")
-    for _ in distillation.distill(run, end):
+    for _ in training.distill(run, end):
         pass
     file = kept(study, epochs, name)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -160,14 +163,14 @@ def entries(setting: Setting, study: Path, epochs: int) -> list[Entry]:
         models[name] = student.eval()
     inputs = {name: setting.data.input for name in models} | {"teacher": setting.teacher.input}
     ms = {
-        batch: profile.measure(models, inputs, engine="onnxruntime", batch=batch, seconds=1.0)
+        batch: measure_latencies(models, inputs, engine="onnxruntime", batch=batch, seconds=1.0)
         for batch in BATCHES
     }
     found = []
     for name, model in models.items():
         right = accuracy(*predict(model, setting.data.test, inputs[name].size))
         kind = name.split()[0] if name.split()[0] in ("teacher", "final") else "hand-made"
-        params = profile.count_module(model, inputs[name]).params
+        params = count_module(model, inputs[name]).params
         times = {batch: ms[batch][name].median_ms for batch in BATCHES}
         found.append(Entry(name, kind, params, right, times))
     return found
@@ -184,9 +187,11 @@ def main() -> None:
     distil_missing(setting, asked.study, epochs)
     found = entries(setting, asked.study, epochs)
     results: dict[str, Any] = {
-        "machine": machine(), "data": recipe.data, "epochs": epochs,
+        "machine": machine(),
+        "data": recipe.data,
+        "epochs": epochs,
         "models": [vars(entry) for entry in found],
-    }  # fmt: skip
+    }
     write(asked.name, json.loads(json.dumps(results)), report(found, epochs))
 
 
@@ -223,12 +228,14 @@ def report(found: list[Entry], epochs: int) -> str:
     said += "; ".join(f"{other} than {final}" for other, final in better) or "none of them"
     rows = [
         [
-            e.name, f"{e.params / 1000:.1f} k (÷{teacher.params / e.params:.1f})",
+            e.name,
+            f"{e.params / 1000:.1f} k (÷{teacher.params / e.params:.1f})",
             *(f"{e.ms[b]:.3f} ms (÷{teacher.ms[b] / e.ms[b]:.1f})" for b in BATCHES),
-            f"{e.accuracy:.4f}", f"{e.accuracy / teacher.accuracy:.1%}",
+            f"{e.accuracy:.4f}",
+            f"{e.accuracy / teacher.accuracy:.1%}",
         ]
         for e in sorted(found, key=lambda e: (e.kind != "teacher", -e.accuracy))
-    ]  # fmt: skip
+    ]
     head = ["model", "parameters", *(f"batch {b}" for b in BATCHES), "test accuracy", "retained"]
     return f"{said}.\n\n{markdown(head, rows)}"
 

@@ -25,11 +25,12 @@ import torch
 from common import Setting, clock, quartiles, spread
 from methods import STUDENT
 
-from nasdistill import distillation, profile
-from nasdistill.course import Course
-from nasdistill.distillation import Pace, Precision, Run
-from nasdistill.machine import cores
+from nasdistill import training
+from nasdistill.common.machine import cores
+from nasdistill.models.counts import count_architecture
 from nasdistill.space import Architecture
+from nasdistill.training import Pace, Precision, Run
+from nasdistill.trials.training_setup import Course
 
 CHUNK = 20
 TARGET = 1.05
@@ -75,7 +76,7 @@ def start(
 def advance(run: Run) -> float:
     """Trains a chunk of steps, and gives its seconds."""
     begin = clock(run.device)
-    for _ in distillation.distill(run, run.examples + CHUNK * run.feed.batch_size, every=CHUNK):
+    for _ in training.distill(run, run.examples + CHUNK * run.feed.batch_size, every=CHUNK):
         pass
     return clock(run.device) - begin
 
@@ -99,18 +100,22 @@ def compare(setting: Setting, text: str, pairs: int, repeats: int) -> dict[str, 
                 spent[name] += advance(runs[name])
         for name, took in spent.items():
             seconds[name].append(took / (pairs * CHUNK))
-    counts = profile.count(architecture, setting.data.input, len(setting.data.classes))
+    counts = count_architecture(architecture, setting.data.input, len(setting.data.classes))
     return {
-        "params": counts.params, "precision": precision, "seconds_a_step": seconds,
+        "params": counts.params,
+        "precision": precision,
+        "seconds_a_step": seconds,
         "ratio": common.ratios(seconds["kl"], seconds["labels"]),
-    }  # fmt: skip
+    }
 
 
 def describe(found: dict[str, Any], asked: argparse.Namespace) -> str:
     """The figures as Markdown."""
     rows = [
         [
-            name, f"{one['params']:,}", one["precision"],
+            name,
+            f"{one['params']:,}",
+            one["precision"],
             *(
                 spread(quartiles([1000 * s for s in one["seconds_a_step"][side]]))
                 for side in ("labels", "kl")
@@ -118,7 +123,7 @@ def describe(found: dict[str, Any], asked: argparse.Namespace) -> str:
             spread(one["ratio"], 3),
         ]
         for name, one in found.items()
-    ]  # fmt: skip
+    ]
     head = ["student", "parameters", "precision", "labels, ms a step", "labels + kl", "ratio"]
     worst = max(found, key=lambda name: found[name]["ratio"][1])
     return "\n\n".join(
@@ -127,11 +132,14 @@ def describe(found: dict[str, Any], asked: argparse.Namespace) -> str:
             f"of {asked.pairs} pairs of {CHUNK} steps.",
             common.markdown(head, rows),
             common.verdict(
-                f"The highest of the medians, `{worst}`", found[worst]["ratio"][1], TARGET,
-                at_most=True, unit="×",
+                f"The highest of the medians, `{worst}`",
+                found[worst]["ratio"][1],
+                TARGET,
+                at_most=True,
+                unit="×",
             ),
         ]
-    )  # fmt: skip
+    )
 
 
 def main() -> None:

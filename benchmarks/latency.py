@@ -18,8 +18,8 @@ from multiprocessing import get_context
 
 from common import machine, markdown, met, open_setting, quartiles, write
 
-from nasdistill import profile
-from nasdistill.ranking import kendall
+from nasdistill.analysis.rank_correlation import kendall
+from nasdistill.models.latency import ENGINES, measure_latencies
 from nasdistill.space import SearchSpace
 
 COUNT, SECONDS, SEED = 20, 0.2, 7
@@ -34,11 +34,12 @@ def measure(engine: str, order_seed: int) -> dict[str, list[float]]:
     models = [setting.course.students(a, setting.data, 0)[0].eval() for a in drawn]
     found = {way: [0.0] * COUNT for way in WAYS}
     for index in random.Random(order_seed).sample(range(COUNT), COUNT):
-        measured = profile.measure(
+        measured = measure_latencies(
             {"student": models[index], "teacher": setting.teacher.module.eval()},
             {"student": setting.data.input, "teacher": setting.teacher.input},
-            engine=engine, seconds=SECONDS,
-        )  # fmt: skip
+            engine=engine,
+            seconds=SECONDS,
+        )
         student, teacher = measured["student"], measured["teacher"]
         found["as the search does it"][index] = student.least_ms / teacher.least_ms
         found["plain median"][index] = student.median_ms
@@ -48,7 +49,7 @@ def measure(engine: str, order_seed: int) -> dict[str, list[float]]:
 def main() -> None:
     """Writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--engine", default="onnxruntime", choices=tuple(profile.ENGINES))
+    parser.add_argument("--engine", default="onnxruntime", choices=tuple(ENGINES))
     parser.add_argument("--runs", type=int, default=5)
     asked = parser.parse_args()
     runs = []
@@ -65,9 +66,15 @@ def main() -> None:
         within = sum(share <= 0.05 for share in apart) / len(apart)
         found[way] = {"apart": quartiles(apart), "worst": apart[-1], "within": within, "taus": taus}
         rows.append(
-            [way, f"{within:.0%}", f"{quartiles(apart)[1]:.1%}", f"{apart[-1]:.1%}",
-             f"{quartiles(taus)[1]:.3f}", f"{taus[0]:.3f}"]
-        )  # fmt: skip
+            [
+                way,
+                f"{within:.0%}",
+                f"{quartiles(apart)[1]:.1%}",
+                f"{apart[-1]:.1%}",
+                f"{quartiles(taus)[1]:.3f}",
+                f"{taus[0]:.3f}",
+            ]
+        )
     ours = found[WAYS[0]]
     text = (
         f"{COUNT} students, {asked.runs} runs, every pair of runs held against each other, engine "

@@ -40,17 +40,19 @@ STUDENT = {
         "stages": [
             {"width": 24, "depth": 1, "block": {"type": "fused", "expansion": 1}},
             {
-                "width": 32, "depth": 2,
+                "width": 32,
+                "depth": 2,
                 "block": {"type": "mbconv", "expansion": 3, "kernel": 3, "squeeze_excite": False},
             },
             {
-                "width": 64, "depth": 1,
+                "width": 64,
+                "depth": 1,
                 "block": {"type": "mbconv", "expansion": 3, "kernel": 3, "squeeze_excite": False},
             },
         ],
         "head": 96,
     },
-}  # fmt: skip
+}
 LABELS = {"term": "labels", "weight": 0.1}
 KL = {"term": "kl", "weight": 0.9}
 
@@ -111,7 +113,8 @@ METHODS: dict[str, dict[str, Any]] = {
         "teachers": {"before": {"earlier": "1 epochs"}},
         "final": {
             "terms": [
-                LABELS, KL,
+                LABELS,
+                KL,
                 {"term": "kl", "teacher": "before", "weight": {"steps": {0: 0.0, 0.2: 0.5}}},
             ]
         },
@@ -133,7 +136,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "kl, synthetic images alone": {
         "final": {"terms": [KL], "feed": {"synthetic": {"images": 2560}}}
     },
-}  # fmt: skip
+}
 BATCH, RATE, VIEWS = 64, 0.008, 4
 
 
@@ -155,15 +158,15 @@ def measure(
     import torch
     from common import no_further
 
-    from nasdistill import distillation
-    from nasdistill.course import open_course
+    from nasdistill import training
     from nasdistill.data import load_data
-    from nasdistill.distillation import Pace, predict
-    from nasdistill.faculty import Faculty
-    from nasdistill.quality import accuracy
     from nasdistill.recipe import load_recipe
     from nasdistill.space import Architecture
-    from nasdistill.teacher import Teacher, load_teacher, weights_hash
+    from nasdistill.teachers import Teacher, load_teacher, weights_hash
+    from nasdistill.training import Pace, predict
+    from nasdistill.training.metrics import accuracy
+    from nasdistill.trials.teacher_pool import Faculty
+    from nasdistill.trials.training_setup import open_course
 
     torch.set_num_threads(threads)
     device = torch.device("cpu")
@@ -177,19 +180,27 @@ def measure(
         teacher = load_teacher("shipped", data, device=device, precision="bf16")
         for _ in range(generations):
             faculty = Faculty(
-                data, teacher, recipe.teachers, no_further, Path(cache),
-                lambda examples, spent: None, print,
-            )  # fmt: skip
+                data,
+                teacher,
+                recipe.teachers,
+                no_further,
+                Path(cache),
+                lambda examples, spent: None,
+                print,
+            )
             course = open_course(recipe.final, recipe, faculty)
             students = course.students(architecture, data, seed)
             total = round(epochs * 156) * BATCH
             run = course.run(
-                students, horizon=total, pace=Pace(RATE, 156 * BATCH, 156 * BATCH, total),
-                seed=seed, precision="fp32",
-            )  # fmt: skip
+                students,
+                horizon=total,
+                pace=Pace(RATE, 156 * BATCH, 156 * BATCH, total),
+                seed=seed,
+                precision="fp32",
+            )
             course.prepare(total, 0)
             start = time.perf_counter()
-            for _ in distillation.distill(run, total):
+            for _ in training.distill(run, total):
                 pass
             seconds.append((time.perf_counter() - start) / total * 10_000)
             student = run.students[0].eval()
@@ -231,14 +242,20 @@ def draw(results: dict[str, Any]) -> None:
             x=values, y=[name] * len(values), mode="markers", marker={"size": 9, "color": "#2563eb"}
         )
         figure.add_scatter(
-            x=[statistics.fmean(values)], y=[name], mode="markers",
+            x=[statistics.fmean(values)],
+            y=[name],
+            mode="markers",
             marker={"size": 16, "symbol": "line-ns-open", "color": "#111827"},
-        )  # fmt: skip
+        )
     figure.update_layout(
-        template="plotly_white", showlegend=False, width=900, height=120 + 32 * len(names),
-        margin={"l": 200, "r": 30, "t": 20, "b": 60}, font={"size": 14},
+        template="plotly_white",
+        showlegend=False,
+        width=900,
+        height=120 + 32 * len(names),
+        margin={"l": 200, "r": 30, "t": 20, "b": 60},
+        font={"size": 14},
         xaxis_title="test accuracy (%): a dot per seed, a bar for the mean",
-    )  # fmt: skip
+    )
     browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     if browser is None:
         print("no Chromium: no picture")
@@ -248,11 +265,21 @@ def draw(results: dict[str, Any]) -> None:
         page.write_text(figure.to_html(config={"displayModeBar": False}))
         size = f"--window-size=916,{136 + 32 * len(names)}"
         subprocess.run(
-            [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", size,
-             "--virtual-time-budget=8000", f"--user-data-dir={folder}/profile",
-             f"--screenshot={PICTURE}", page.as_uri()],
-            check=True, capture_output=True,
-        )  # fmt: skip
+            [
+                browser,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--hide-scrollbars",
+                size,
+                "--virtual-time-budget=8000",
+                f"--user-data-dir={folder}/profile",
+                f"--screenshot={PICTURE}",
+                page.as_uri(),
+            ],
+            check=True,
+            capture_output=True,
+        )
 
 
 def main() -> None:

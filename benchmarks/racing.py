@@ -25,9 +25,9 @@ import numpy as np
 from common import ROOT, markdown, write
 from replay import Table, climbed
 
-from nasdistill.choosing import choose, contenders
-from nasdistill.options import Cost
-from nasdistill.pareto import as_points, hypervolume
+from nasdistill.analysis.pareto import as_points, hypervolume
+from nasdistill.analysis.selection import choose, contenders
+from nasdistill.common.types import Cost
 from nasdistill.results import Candidate, RungScore
 
 PAGE = ROOT / "docs" / "scoring.md"
@@ -65,10 +65,18 @@ def candidate(table: Table, place: int, score: float, race: RungScore | None = N
     """An architecture at the last rung, as a study knows it."""
     about = table.about[table.numbers[place]]
     return Candidate(
-        number=place, state="complete", architecture=about["architecture"], fingerprint=str(place),
-        parameters={}, params=about["params"], macs=about["macs"], depth=about["depth"],
-        latency=about["latency_ms"], rungs=(scored(RUNGS[-1], score),), race=race,
-    )  # fmt: skip
+        number=place,
+        state="complete",
+        architecture=about["architecture"],
+        fingerprint=str(place),
+        parameters={},
+        params=about["params"],
+        macs=about["macs"],
+        depth=about["depth"],
+        latency=about["latency_ms"],
+        rungs=(scored(RUNGS[-1], score),),
+        race=race,
+    )
 
 
 def ways(
@@ -87,9 +95,12 @@ def ways(
     rest = [b - a for a, b in zip(climbed_now, climbed_on, strict=True)]
     full = table.seconds("full", 1.0)
     sides = {
-        ONE: (0.0, first, None), RACE: (FURTHER, race, long), BUDGET: (FURTHER, on, rest),
-        SEED: (RUNGS[-1], means, short), KNOWN: (1.0, table.truth("audit"), full),
-    }  # fmt: skip
+        ONE: (0.0, first, None),
+        RACE: (FURTHER, race, long),
+        BUDGET: (FURTHER, on, rest),
+        SEED: (RUNGS[-1], means, short),
+        KNOWN: (1.0, table.truth("audit"), full),
+    }
     for name, (share, scores, seconds) in sides.items():
         raced = racing if seconds is not None else set()
         there = [
@@ -128,15 +139,23 @@ def main() -> None:
         gains = [a.volume / b.volume for a, b in zip(choices, found[ONE], strict=True)]
         rows.append(
             [
-                name, f"{fmean(gains):.3f}", f"{fmean(gain > 1 for gain in gains):.0%}",
+                name,
+                f"{fmean(gains):.3f}",
+                f"{fmean(gain > 1 for gain in gains):.0%}",
                 f"{fmean(gain < 1 for gain in gains):.0%}",
                 f"{fmean(choice.accuracy for choice in choices):.4f}",
                 f"{fmean(choice.seconds for choice in choices) / full:.2f}",
             ]
-        )  # fmt: skip
+        )
     seeds = len(table.scored("trunk"))
-    head = ["chosen by", "hypervolume ÷ one seed's", "better in", "worse in", "first final's",
-            "cost, in full runs"]  # fmt: skip
+    head = [
+        "chosen by",
+        "hypervolume ÷ one seed's",
+        "better in",
+        "worse in",
+        "first final's",
+        "cost, in full runs",
+    ]
     text = (
         f"{len(found[ONE])} replayed studies of {TRIALS} trials and {TOP_K} finals, "
         f"{table.full_seeds} full runs of each architecture, {seeds} seeds of short runs.\n\n"

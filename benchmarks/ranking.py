@@ -101,18 +101,28 @@ def main() -> None:
     best = max(rivals, key=lambda row: row.tau)
     lead = ahead(scores_of[ours], scores_of[best], truth)
     results = {
-        "architectures": len(table.numbers), "full_seeds": table.full_seeds, "epochs": EPOCHS,
-        "test_accuracy": [min(truth), max(truth)], "ceiling": ceiling(table, "test"),
-        "ours": asdict(ours), "best_rival": asdict(best), "ahead": lead,
+        "architectures": len(table.numbers),
+        "full_seeds": table.full_seeds,
+        "epochs": EPOCHS,
+        "test_accuracy": [min(truth), max(truth)],
+        "ceiling": ceiling(table, "test"),
+        "ours": asdict(ours),
+        "best_rival": asdict(best),
+        "ahead": lead,
         "rows": [asdict(row) for row in rows],
-    }  # fmt: skip
+    }
     cells = [
         [
-            row.figure, f"{row.share:.0%}" if row.share else "–", f"{row.cost:.1%}", row.seeds,
-            f"{row.tau:.2f}", f"{row.interval[0]:.2f} to {row.interval[1]:.2f}", f"{row.near:.2f}",
+            row.figure,
+            f"{row.share:.0%}" if row.share else "–",
+            f"{row.cost:.1%}",
+            row.seeds,
+            f"{row.tau:.2f}",
+            f"{row.interval[0]:.2f} to {row.interval[1]:.2f}",
+            f"{row.near:.2f}",
         ]
         for row in rows
-    ]  # fmt: skip
+    ]
     head = ["figure", "budget", "cost", "seeds", "τ", "95 % interval", "τ at equal MACs"]
     write(
         name_on("ranking", device),

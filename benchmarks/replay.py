@@ -13,9 +13,10 @@ from typing import Any
 
 from full_runs import EPOCHS, architectures_file, read_runs
 
-from nasdistill.forecast import forecast
-from nasdistill.ranking import bootstrap, kendall, vote
-from nasdistill.rungs import examples_of, stop_reason
+from nasdistill.analysis.forecast import forecast
+from nasdistill.analysis.rank_correlation import bootstrap, kendall, vote
+from nasdistill.analysis.stopping import stop_reason
+from nasdistill.results.rungs import examples_of
 
 EXAMPLES = EPOCHS * 156 * 64
 ORDERS = 200

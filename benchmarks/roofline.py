@@ -36,15 +36,16 @@ from common import clock, in_turn, quartiles
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nasdistill import distillation
-from nasdistill.answers import Answers, Question
+from nasdistill import training
+from nasdistill.common.machine import cores
 from nasdistill.data import Dataset, load_data
-from nasdistill.distillation import Feed, Pace, Precision, Run
-from nasdistill.machine import cores
+from nasdistill.losses import Objective
+from nasdistill.losses.schedules import constant
 from nasdistill.models import Classifier, build
-from nasdistill.objective import Objective, Outputs
-from nasdistill.objective.schedules import constant
+from nasdistill.models.hooks import Outputs
 from nasdistill.space import Architecture
+from nasdistill.teachers.targets import Answers, Question
+from nasdistill.training import Feed, Pace, Precision, Run
 
 WIDTHS = {
     "30 k": (12, 20, 36),
@@ -93,11 +94,15 @@ def run_of(data: Dataset, widths: tuple[int, ...], precision: Precision, batch: 
     generator = torch.Generator().manual_seed(0)
     said = torch.randn(len(data.train), len(data.classes), generator=generator)
     run = Run(
-        [student(data, widths)], Feed(data, batch, 4, 0),
-        Objective.classic(constant(0.1), constant(4.0)), horizon=1 << 40,
-        pace=Pace(1e-3, 1, None, 1 << 40), seed=0, precision=precision,
+        [student(data, widths)],
+        Feed(data, batch, 4, 0),
+        Objective.classic(constant(0.1), constant(4.0)),
+        horizon=1 << 40,
+        pace=Pace(1e-3, 1, None, 1 << 40),
+        seed=0,
+        precision=precision,
         teachers={"teacher": AtHand(said.half().to(data.train.labels.device))},
-    )  # fmt: skip
+    )
     sides.capture(run)
     return run
 
@@ -106,7 +111,7 @@ def rate(run: Run, steps: int) -> float:
     """Images a second over some steps."""
     begin = clock(run.device)
     until = run.examples + steps * run.feed.batch_size
-    for _ in distillation.distill(run, until, every=steps):
+    for _ in training.distill(run, until, every=steps):
         pass
     return steps * run.feed.batch_size / (clock(run.device) - begin)
 
@@ -178,11 +183,14 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         }
         limit = 1.0 / max(seconds.values())
         found[name] = {
-            "params": sum(p.numel() for p in run.student.parameters()), **need,
-            "batch": run.feed.batch_size, "bound_by": max(seconds, key=lambda key: seconds[key]),
-            "limit": limit, "images_per_second": quartiles(rates[name]),
+            "params": sum(p.numel() for p in run.student.parameters()),
+            **need,
+            "batch": run.feed.batch_size,
+            "bound_by": max(seconds, key=lambda key: seconds[key]),
+            "limit": limit,
+            "images_per_second": quartiles(rates[name]),
             "share": quartiles([value / limit for value in rates[name]]),
-        }  # fmt: skip
+        }
     return {"ceilings": ceilings, "students": found}
 
 
@@ -193,16 +201,26 @@ def describe(found: dict[str, Any], asked: argparse.Namespace) -> str:
         low, middle, high = (100 * share for share in one["share"])
         rows.append(
             [
-                f"{one['params']:,}", one["batch"], f"{one['flops'] / 1e6:,.0f}",
+                f"{one['params']:,}",
+                one["batch"],
+                f"{one['flops'] / 1e6:,.0f}",
                 f"{one['bytes'] / 1e3:,.0f}",
-                one["bound_by"], f"{one['limit']:,.0f}", common.spread(one["images_per_second"], 0),
+                one["bound_by"],
+                f"{one['limit']:,.0f}",
+                common.spread(one["images_per_second"], 0),
                 f"{middle:.1f} % ({low:.1f}–{high:.1f})",
             ]
-        )  # fmt: skip
+        )
     head = [
-        "parameters", "batch", "MFLOP an image", "kB an image", "bound by", "limit, images/s",
-        "images/s", "share",
-    ]  # fmt: skip
+        "parameters",
+        "batch",
+        "MFLOP an image",
+        "kB an image",
+        "bound by",
+        "limit, images/s",
+        "images/s",
+        "share",
+    ]
     first = (
         f"{asked.precision}, {asked.repeats} repeats of {asked.steps} "
         f"steps, {common.place(asked.device, asked.threads)}. Measured ceilings: "

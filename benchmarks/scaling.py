@@ -35,11 +35,11 @@ import sides
 import torch
 from common import Setting, quartiles, spread
 
-from nasdistill import profile
-from nasdistill.distillation import Pace
-from nasdistill.machine import cores
-from nasdistill.results import Event
+from nasdistill.common.events import Event
+from nasdistill.common.machine import cores
+from nasdistill.models.counts import count_architecture, count_module
 from nasdistill.space import Architecture, SearchSpace
+from nasdistill.training import Pace
 
 DRAW_SEED, WORKERS, MARKS = 2028, (1, 2, 4), (50, 250, 500)
 ON_A_CARD, NO_GROWTH = 1.5, 1.05
@@ -53,12 +53,12 @@ def opened(asked: argparse.Namespace) -> Setting:
 
 def draw(setting: Setting, count: int) -> list[str]:
     """Architectures within the shipped limit, as JSON."""
-    limit = profile.count_module(setting.teacher.module, setting.teacher.input).params // 10
+    limit = count_module(setting.teacher.module, setting.teacher.input).params // 10
     space, rng = SearchSpace.load("mobile"), random.Random(DRAW_SEED)
     found: list[str] = []
     while len(found) < count:
         architecture = space.random(rng)
-        counts = profile.count(architecture, setting.data.input, len(setting.data.classes))
+        counts = count_architecture(architecture, setting.data.input, len(setting.data.classes))
         if counts.params <= limit:
             found.append(architecture.to_json())
     return found
@@ -138,11 +138,19 @@ def search(asked: argparse.Namespace, marks: Queue[Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
             api.search(
-                space="mlp", trials=asked.trials, sampler="random", minimize="params,macs",
-                max_params="10M", rungs={"first": "640 images", "eta": 2, "count": 1}, views=1,
-                final_budget="640 images", top_k=1, time_limit=f"{asked.seconds:.0f}s",
-                device=asked.device, on_event=look,
-            )  # fmt: skip
+                space="mlp",
+                trials=asked.trials,
+                sampler="random",
+                minimize="params,macs",
+                max_params="10M",
+                rungs={"first": "640 images", "eta": 2, "count": 1},
+                views=1,
+                final_budget="640 images",
+                top_k=1,
+                time_limit=f"{asked.seconds:.0f}s",
+                device=asked.device,
+                on_event=look,
+            )
             os.chdir("/")
     finally:
         marks.put({n: mark for n, mark in found.items() if n in (*MARKS, len(found))})

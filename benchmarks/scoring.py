@@ -19,8 +19,8 @@ from full_runs import EPOCHS, RUNGS, SHARES
 from numpy.typing import NDArray
 from replay import Table, ahead, ceiling, forecasts, interval, mean_tau
 
-from nasdistill.forecast import ENOUGH, standardised
-from nasdistill.ranking import kendall, ranks
+from nasdistill.analysis.forecast import ENOUGH, standardised
+from nasdistill.analysis.rank_correlation import kendall, ranks
 
 PAGE = ROOT / "docs" / "scoring.md"
 Scores = Sequence[Sequence[float]]
@@ -72,9 +72,11 @@ def by_figure(table: Table, truth: Sequence[float]) -> Iterator[list[object]]:
 def by_schedule(table: Table, truth: Sequence[float]) -> Iterator[list[object]]:
     """Tau by loss of each kind of short run, what it costs, and who of the best is kept."""
     names = {
-        "trunk": "trunk, cool-down", "complete": "complete", "labels": "complete, labels only",
+        "trunk": "trunk, cool-down",
+        "complete": "complete",
+        "labels": "complete, labels only",
         "full": "truncated",
-    }  # fmt: skip
+    }
     for kind, name in names.items():
         for share in RUNGS if kind == "trunk" else SHARES:
             for figure in ("accuracy", "loss"):
@@ -82,10 +84,13 @@ def by_schedule(table: Table, truth: Sequence[float]) -> Iterator[list[object]]:
                 if scores:
                     low, high = interval(scores, truth)
                     yield [
-                        name, f"{share:.0%}", f"{table.cost(kind, share):.1%}", figure,
+                        name,
+                        f"{share:.0%}",
+                        f"{table.cost(kind, share):.1%}",
+                        figure,
                         f"{mean_tau(scores, truth):.2f} ({low:.2f} to {high:.2f})",
                         f"{kept(scores, truth):.0%}",
-                    ]  # fmt: skip
+                    ]
 
 
 def by_weight(table: Table, truth: Sequence[float]) -> Iterator[list[object]]:

@@ -98,8 +98,10 @@ def tpe_hyperband(table: Table, seed: int, good: Sequence[bool]) -> float:
     sampler = optuna.samplers.TPESampler(seed=seed)
     study = optuna.create_study(
         study_name=f"{seed}",  # Hyperband draws brackets by it
-        direction="maximize", sampler=sampler, pruner=pruner,
-    )  # fmt: skip
+        direction="maximize",
+        sampler=sampler,
+        pruner=pruner,
+    )
     left, spent = list(range(len(points))), 0.0
     seconds = {share: table.seconds("full", share) for share in (*SHARES, 1.0)}
     kept = table.scored("full")
@@ -147,11 +149,13 @@ def main() -> None:
     ours_whole = whole["ours"]
     cells = [
         [
-            name, f"{whole[name]:.0f}", f"{whole[name] / ours_whole:.1f}",
+            name,
+            f"{whole[name]:.0f}",
+            f"{whole[name] / ours_whole:.1f}",
             "–" if name == "ours" else f"{factor * seconds / ours_whole:.1f}",
         ]
         for name, seconds in found.items()
-    ]  # fmt: skip
+    ]
     ratio = whole["everything"] / ours_whole
     rivals = [name for name in found if name not in ("ours", "everything")]
     alike = met(min(whole[name] for name in rivals) > ours_whole)
@@ -165,9 +169,12 @@ def main() -> None:
     )
     head = ["side", "CPU-seconds", "÷ ours, same loop", "÷ ours, rival on the common loop"]
     results = {
-        "seconds": found, "set_up": set_up, "common_loop": factor, "architectures": count,
+        "seconds": found,
+        "set_up": set_up,
+        "common_loop": factor,
+        "architectures": count,
         "good": sum(good),
-    }  # fmt: skip
+    }
     write("search_cost", results, text + markdown(head, cells))
 
 

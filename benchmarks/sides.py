@@ -25,10 +25,15 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from nasdistill import distillation
+from nasdistill import training
 from nasdistill.data import Dataset, ResidentSplit, Split
 from nasdistill.data.views import SHIFT
-from nasdistill.distillation import (
+from nasdistill.losses import KL
+from nasdistill.models import Classifier
+from nasdistill.models.depthwise import DepthwiseConv2d
+from nasdistill.results.rungs import COOL_DOWN
+from nasdistill.space import Architecture
+from nasdistill.training import (
     EVALUATION_BATCH,
     CapturedSteps,
     Pace,
@@ -38,12 +43,7 @@ from nasdistill.distillation import (
     precision_steps,
     predict,
 )
-from nasdistill.models import Classifier
-from nasdistill.models.depthwise import DepthwiseConv2d
-from nasdistill.objective.logits import KL
-from nasdistill.quality import accuracy
-from nasdistill.rungs import COOL_DOWN
-from nasdistill.space import Architecture
+from nasdistill.training.metrics import accuracy
 
 WORKERS = 2
 Started = tuple[Classifier, Iterator[object]]
@@ -72,7 +72,7 @@ def start_ours(
         [student], horizon=pace.end, pace=pace, seed=setting.recipe.seed, precision=precision
     )
     capture(run)
-    steps = (distillation.distill(run, until) for until in (batch, pace.end))
+    steps = (training.distill(run, until) for until in (batch, pace.end))
     return student, itertools.chain.from_iterable(steps)
 
 
@@ -93,7 +93,7 @@ def probe_ours(setting: Setting, architecture: Architecture) -> Precision:
     student, pace = build(setting, architecture), Pace(0.0, 1, None, 1)
     run = course.run([student], horizon=1, pace=pace, seed=0, precision="fp32")
     course.prepare(precision_steps(run.device) * course.feed.batch_size, 0)
-    return distillation.probe_precision(run)
+    return training.probe_precision(run)
 
 
 def trial(
@@ -109,9 +109,11 @@ def trial(
     last = clock(device)
     found = score(student)
     return {
-        "start": first - begin, "steps": last - first, "score": clock(device) - last,
+        "start": first - begin,
+        "steps": last - first,
+        "score": clock(device) - last,
         "accuracy": found,
-    }  # fmt: skip
+    }
 
 
 class Pictures(TorchDataset[tuple[Tensor, int]]):
@@ -273,9 +275,12 @@ class CommonLoop:
         if key in self._loaders:
             return self._loaders[key]
         loader: DataLoader[Any] = DataLoader(
-            pictures, batch_sampler=batches, num_workers=WORKERS, persistent_workers=self.tuned,
+            pictures,
+            batch_sampler=batches,
+            num_workers=WORKERS,
+            persistent_workers=self.tuned,
             pin_memory=self.tuned and self.setting.device.type == "cuda",
-        )  # fmt: skip
+        )
         if self.tuned:
             self._loaders[key] = loader
         return loader

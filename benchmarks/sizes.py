@@ -19,31 +19,43 @@ import torch
 from common import no_further
 from methods import BATCH, KL, LABELS, RATE, ROOT, STUDENT
 
-from nasdistill import distillation
-from nasdistill.course import Course, open_course
+from nasdistill import training
 from nasdistill.data import load_data
-from nasdistill.distillation import Pace, Run
-from nasdistill.faculty import Faculty
-from nasdistill.objective import Objective
+from nasdistill.losses import Objective
 from nasdistill.recipe import load_recipe
 from nasdistill.space import Architecture
-from nasdistill.teacher import load_teacher
+from nasdistill.teachers import load_teacher
+from nasdistill.training import Pace, Run
+from nasdistill.trials.teacher_pool import Faculty
+from nasdistill.trials.training_setup import Course, open_course
 
 STEPS = 60
 LITTLE = 1e-4
 OTHERS: dict[str, dict[str, Any]] = {
     name: {"term": name, "weight": LITTLE}
     for name in (
-        "reverse_kl", "js", "soft_ce", "mse_logits", "dkd", "dist", "features", "attention", "gram",
-        "nst", "similarity", "rkd", "crd", "exits",
+        "reverse_kl",
+        "js",
+        "soft_ce",
+        "mse_logits",
+        "dkd",
+        "dist",
+        "features",
+        "attention",
+        "gram",
+        "nst",
+        "similarity",
+        "rkd",
+        "crd",
+        "exits",
     )
-}  # fmt: skip
+}
 OTHERS["dkd"]["others"] = 2
 
 
 def measure(course: Course, run: Run, term: int) -> tuple[float, float]:
     """Loss and gradient norm of one term, the mean over two batches after `STEPS`."""
-    for _ in distillation.distill(run, STEPS * BATCH):
+    for _ in training.distill(run, STEPS * BATCH):
         pass
     only = Objective([*run.objective.terms])
     run.objective = Objective(
@@ -84,9 +96,12 @@ def main() -> None:
         course = open_course(recipe.final, recipe, faculty)
         total = 936 * BATCH
         run = course.run(
-            course.students(architecture, data, 0), horizon=total,
-            pace=Pace(RATE, 156 * BATCH, None, total), seed=0, precision="fp32",
-        )  # fmt: skip
+            course.students(architecture, data, 0),
+            horizon=total,
+            pace=Pace(RATE, 156 * BATCH, None, total),
+            seed=0,
+            precision="fp32",
+        )
         course.prepare((STEPS + 2) * BATCH, 0)
         loss, norm = measure(course, run, term)
         print(f"| `{name}` | {loss:.1g} | {norm:.1g} |", flush=True)

@@ -24,7 +24,7 @@ from common import markdown, met, quartiles, spread, write
 from full_runs import COUNT, RUNGS
 from replay import ETA, LADDER, ORDERS, Table, climbed, shuffled
 
-from nasdistill.pareto import as_points, hypervolume
+from nasdistill.analysis.pareto import as_points, hypervolume
 
 
 def main() -> None:

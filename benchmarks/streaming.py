@@ -38,13 +38,14 @@ from common import (
 from kd_overhead import mobile
 from PIL import Image
 
-from nasdistill import distillation, profile
+from nasdistill import training
+from nasdistill.common.machine import cores
 from nasdistill.data import Batch, Dataset, load_data
-from nasdistill.distillation import Feed, Pace, Run
-from nasdistill.machine import cores
+from nasdistill.losses import Objective
 from nasdistill.models import Classifier, build
-from nasdistill.objective import Objective
+from nasdistill.models.counts import count_module
 from nasdistill.space import Architecture
+from nasdistill.training import Feed, Pace, Run
 
 SIDE, BATCH, CLASSES, TARGET = 256, 64, 4, 0.10
 STUDENTS = {"narrow": ((16, 1), (32, 1), (48, 1)), "wide": ((32, 2), (64, 3), (128, 3))}
@@ -65,14 +66,18 @@ def draw_folder(root: Path, count: int) -> None:
 
 def start(data: Dataset, widths: tuple[tuple[int, int], ...], steps: int) -> Run:
     """A run on labels alone, in bf16 on a GPU."""
-    distillation.seed_weights(0)
+    training.seed_weights(0)
     net = build(Architecture(**mobile(*widths)), data.input, CLASSES)
     device = data.train.labels.device
     return Run(
-        [Classifier(net, data.mean, data.std).to(device)], Feed(data, BATCH, views=4, seed=0),
-        Objective.labels(), horizon=steps * BATCH, pace=Pace(0.004, BATCH, None, steps * BATCH),
-        seed=0, precision="bf16-mixed" if device.type == "cuda" else "fp32",
-    )  # fmt: skip
+        [Classifier(net, data.mean, data.std).to(device)],
+        Feed(data, BATCH, views=4, seed=0),
+        Objective.labels(),
+        horizon=steps * BATCH,
+        pace=Pace(0.004, BATCH, None, steps * BATCH),
+        seed=0,
+        precision="bf16-mixed" if device.type == "cuda" else "fp32",
+    )
 
 
 def train(run: Run, batches: Iterator[Batch]) -> float:
@@ -118,7 +123,7 @@ def main() -> None:
             run = start(data, widths, steps)
             seconds = compare(data, run, steps, asked.repeats)
             waited = [1 - k / s for k, s in zip(seconds["kept"], seconds["stream"], strict=True)]
-            params = profile.count_module(run.student, data.input).params
+            params = count_module(run.student, data.input).params
             found[name] = {"params": params, "seconds": seconds, "waited": waited}
     rows = [
         [

@@ -47,11 +47,11 @@ import torch
 from common import Setting, quartiles, spread
 from sides import CommonLoop, trial
 
-from nasdistill import profile
-from nasdistill.distillation import Precision
-from nasdistill.machine import cores, default_workers
-from nasdistill.probing import kind_of
+from nasdistill.common.machine import cores, default_workers
+from nasdistill.models.counts import count_architecture, count_module
 from nasdistill.space import Architecture, SearchSpace
+from nasdistill.training import Precision
+from nasdistill.trials.autotune import kind_of
 
 SPACES, COUNT, DRAW_SEED = ("mobile", "resnet"), 24, 2027
 TARGETS = {"common": 8.0, "tuned": 3.0}
@@ -63,7 +63,7 @@ Key = tuple[int, str, int | None]
 def draw(setting: Setting, count: int) -> list[Architecture]:
     """Draws architectures of both spaces, in turn, within the shipped limit."""
     teacher = setting.teacher
-    limit = profile.count_module(teacher.module, teacher.input).params // 10
+    limit = count_module(teacher.module, teacher.input).params // 10
     drawn: list[list[Architecture]] = []
     for name in SPACES:
         space, rng = SearchSpace.load(name), random.Random(DRAW_SEED)
@@ -78,7 +78,7 @@ def draw(setting: Setting, count: int) -> list[Architecture]:
 
 def parameters(setting: Setting, architecture: Architecture) -> int:
     """Of the student."""
-    return profile.count(architecture, setting.data.input, len(setting.data.classes)).params
+    return count_architecture(architecture, setting.data.input, len(setting.data.classes)).params
 
 
 class Table:
@@ -129,9 +129,13 @@ def measure(table: Table, asked: argparse.Namespace, repeat: int) -> None:
 
 
 def measure_ours(
-    table: Table, asked: argparse.Namespace, repeat: int, setting: Setting,
-    drawn: Sequence[Architecture], cache: Path,
-) -> None:  # fmt: skip
+    table: Table,
+    asked: argparse.Namespace,
+    repeat: int,
+    setting: Setting,
+    drawn: Sequence[Architecture],
+    cache: Path,
+) -> None:
     """All students, by as many workers as a search has."""
     if (repeat, "ours", None) in table:
         return
@@ -158,10 +162,15 @@ def measure_ours(
         with spawn.Pool(asked.workers, start_worker, told) as pool:
             found = pool.map(try_in_worker, tasks, chunksize=1)
     table.add(
-        repeat=repeat, side="ours", seconds=common.clock(setting.device) - begin,
-        fill=filled - begin, probe=probed - filled, precisions=precisions, trials=found,
+        repeat=repeat,
+        side="ours",
+        seconds=common.clock(setting.device) - begin,
+        fill=filled - begin,
+        probe=probed - filled,
+        precisions=precisions,
+        trials=found,
         examples=pace.end,
-    )  # fmt: skip
+    )
 
 
 _opened: list[Setting] = []
@@ -189,9 +198,12 @@ def try_ours(setting: Setting, text: str, epochs: float, precision: Precision) -
 
 
 def measure_loops(
-    table: Table, asked: argparse.Namespace, repeat: int, setting: Setting,
+    table: Table,
+    asked: argparse.Namespace,
+    repeat: int,
+    setting: Setting,
     drawn: Sequence[Architecture],
-) -> None:  # fmt: skip
+) -> None:
     """The two loops, architecture by architecture."""
     if all((repeat, side, n) in table for n in range(len(drawn)) for side in LOOPS):
         return
@@ -255,8 +267,9 @@ def figures(table: Table, trials: int, repeats: int) -> dict[str, Any]:
         key: quartiles([line[key] for line in ours]) for key in ("seconds", "fill", "probe")
     }
     found["precisions"] = {
-        "ours": ours[0]["precisions"], "tuned": table[0, "tuned", None]["precisions"],
-    }  # fmt: skip
+        "ours": ours[0]["precisions"],
+        "tuned": table[0, "tuned", None]["precisions"],
+    }
     return found
 
 
@@ -271,9 +284,13 @@ def describe(found: dict[str, Any], asked: argparse.Namespace, examples: int) ->
             compared = [spread(mine["ratio"]), f"{mine['accuracy']:.4f}", apart]
         rows.append([side, spread(mine["per_hour"], 0), spread(mine["seconds"]), *compared])
     head = [
-        "side", "trials an hour", "seconds a trial", "ours is faster by", "score accuracy",
+        "side",
+        "trials an hour",
+        "seconds a trial",
+        "ours is faster by",
+        "score accuracy",
         "difference from ours ± s.e.",
-    ]  # fmt: skip
+    ]
     fill, probe = (found["set-up"][key][1] for key in ("fill", "probe"))
     short = f"; the loops in full once, then {asked.short:.0%} of the steps and scaled up"
     lines = [

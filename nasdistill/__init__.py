@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nasdistill.api import distill, load, search
-    from nasdistill.artifact import classify
+    from nasdistill.models.artifact import classify
     from nasdistill.space import SearchSpace
 
 __version__ = "0.1.0"
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return SearchSpace
     if name == "classify":
-        from nasdistill.artifact import classify
+        from nasdistill.models.artifact import classify
 
         return classify
     if name in __all__:

@@ -15,15 +15,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nasdistill import taps
-from nasdistill.answers import Question
+from nasdistill.common.types import Input
 from nasdistill.data import Batch
-from nasdistill.distillation import Run, distill
-from nasdistill.objective.examples import ByExample
-from nasdistill.objective.schedules import Schedule
-from nasdistill.objective.terms import Term
-from nasdistill.options import Input
-from nasdistill.taps import Outputs
+from nasdistill.losses import Schedule, Term
+from nasdistill.losses.example_weights import ByExample
+from nasdistill.models import hooks
+from nasdistill.models.hooks import Outputs
+from nasdistill.teachers.targets import Question
+from nasdistill.training import Run, distill
 
 EXAMPLES = 6
 NEAR_ZERO = 1e-4
@@ -31,9 +30,13 @@ ROUNDING = 1e-5
 
 
 def check_term(
-    make: Callable[[], Term], student: nn.Module, teacher: nn.Module, input: Input, *,
+    make: Callable[[], Term],
+    student: nn.Module,
+    teacher: nn.Module,
+    input: Input,
+    *,
     zero_at_teacher: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Checks what an objective relies on in a term.
 
     The loss is float32, `[B]` or a scalar where `coupled`, finite and not negative, in fp32, under
@@ -76,9 +79,13 @@ def check_term(
 
 
 def check_answers(
-    make: Callable[[], Run], name: str, folder: Path, *, frozen: Sequence[nn.Module] = (),
+    make: Callable[[], Run],
+    name: str,
+    folder: Path,
+    *,
+    frozen: Sequence[nn.Module] = (),
     steps: int = 6,
-) -> None:  # fmt: skip
+) -> None:
     """Checks what a run relies on in a teacher.
 
     It answers float `[B, C]` without gradients, the same when asked the same again; modules stay in
@@ -167,7 +174,7 @@ def _bound(
     make: Callable[[], Term], student: nn.Module, teacher: nn.Module, input: Input
 ) -> tuple[Term, nn.Module | None]:
     term = make().bind(
-        taps.anatomy(student, "student", input), taps.anatomy(teacher, "teacher", input)
+        hooks.anatomy(student, "student", input), hooks.anatomy(teacher, "teacher", input)
     )
     torch.manual_seed(0)
     return term, term.auxiliary()
@@ -178,11 +185,11 @@ def _ask_both(
 ) -> tuple[Outputs, Outputs | None]:
     """What both say, asked as a run asks them."""
     torch.manual_seed(0)  # for dropout
-    said = taps.ask(student, images, term.student_layers)
+    said = hooks.ask(student, images, term.student_layers)
     if not term.asks_teacher:
         return said, None
     with torch.no_grad():
-        return said, taps.ask(teacher, images, term.teacher_layers)
+        return said, hooks.ask(teacher, images, term.teacher_layers)
 
 
 def _check_value(term: Term, loss: Tensor) -> None:
@@ -194,9 +201,12 @@ def _check_value(term: Term, loss: Tensor) -> None:
 
 
 def _check_gradients(
-    loss: Tensor, student: nn.Module, teacher: nn.Module, auxiliary: nn.Module | None,
+    loss: Tensor,
+    student: nn.Module,
+    teacher: nn.Module,
+    auxiliary: nn.Module | None,
     must_move: bool,
-) -> None:  # fmt: skip
+) -> None:
     learning = [("student", student)] + ([("auxiliary", auxiliary)] if auxiliary else [])
     nn.ModuleDict(dict(learning)).zero_grad()
     loss.mean().backward()  # type: ignore[no-untyped-call]
@@ -254,7 +264,7 @@ def _check_answer(run: Run, name: str) -> None:
     plan = list(run.feed.plan(0, 1))
     (batch,) = run.feed.dataset.train.batches(plan, run.size, run.sizes)
     run.students.train()
-    said = [taps.ask(student, batch.images, ()) for student in run.students]
+    said = [hooks.ask(student, batch.images, ()) for student in run.students]
     before, modes = _everything(run), [part.training for part in run.students.modules()]
     question = Question(batch, (), said, 0)
     kept = dict(run.kept[0].named_children()).get(name)

@@ -10,10 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nasdistill.data import Dataset, Files, load_data
+from nasdistill.common.errors import UserError
+from nasdistill.data import Dataset, Files, Split, load_data
 from nasdistill.data.raw import survey
-from nasdistill.data.splits import Split
-from nasdistill.errors import UserError
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ import sys
 import torch
 
 import nasdistill
-from nasdistill.results import Event
+from nasdistill.common.events import Event
 
 
 def die() -> None:

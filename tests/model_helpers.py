@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasdistill.answers import Answers
+from nasdistill.common.types import Input
 from nasdistill.data import Batch, Dataset
-from nasdistill.distillation import Feed, Pace, Run, seed_weights
+from nasdistill.losses import Objective, Term, objective_of
+from nasdistill.losses.layer_pairs import OnLayers
 from nasdistill.models import Classifier, vit
-from nasdistill.objective import Objective, Outputs, Term, objective_of
-from nasdistill.objective.layers import OnLayers
-from nasdistill.options import Input
-from nasdistill.recipe.objective import ObjectiveOptions
+from nasdistill.models.hooks import Outputs, anatomy, ask
+from nasdistill.recipe import ObjectiveOptions
 from nasdistill.space import Architecture
-from nasdistill.taps import anatomy, ask
-from nasdistill.teacher import Teacher, weights_hash
+from nasdistill.teachers import Teacher, weights_hash
+from nasdistill.teachers.targets import Answers
+from nasdistill.training import Feed, Pace, Run, seed_weights
 
 GREY = Input(channels=1, height=16, width=16)
 PACE = Pace(0.01, 100, None, 2000)
@@ -47,23 +47,38 @@ class Net(nn.Module):
 
 
 def conv(
-    widths: Sequence[int] = (4, 6, 8), *, classes: int = 3, seed: int = 0, channels: int = 1,
-    dropout: float = 0.0, mean: float = 0.4,
-) -> Classifier:  # fmt: skip
+    widths: Sequence[int] = (4, 6, 8),
+    *,
+    classes: int = 3,
+    seed: int = 0,
+    channels: int = 1,
+    dropout: float = 0.0,
+    mean: float = 0.4,
+) -> Classifier:
     seed_weights(seed, "conv", tuple(widths))
     return Classifier(Net(widths, classes, channels, dropout), (mean,) * channels, (0.25,))
 
 
 def former(
-    heads: int = 2, head_width: int = 8, depth: int = 3, *, classes: int = 3, seed: int = 0,
-    tokens: int = 4, input: Input = GREY,
-) -> Classifier:  # fmt: skip
+    heads: int = 2,
+    head_width: int = 8,
+    depth: int = 3,
+    *,
+    classes: int = 3,
+    seed: int = 0,
+    tokens: int = 4,
+    input: Input = GREY,
+) -> Classifier:
     """One of our vision transformers, with attention that is far from even."""
     seed_weights(seed, "former", heads, depth)
     values = {
-        "tokens": tokens, "stem": {"type": "patch"}, "heads": heads, "head_width": head_width,
-        "depth": depth, "mlp_ratio": 2,
-    }  # fmt: skip
+        "tokens": tokens,
+        "stem": {"type": "patch"},
+        "heads": heads,
+        "head_width": head_width,
+        "depth": depth,
+        "mlp_ratio": 2,
+    }
     net = vit.build(Architecture("vit", values), input, classes)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -93,9 +108,12 @@ def pictures(count: int = 6, input: Input = GREY, seed: int = 0) -> Tensor:
 
 
 def compared(
-    made: OnLayers, student: Tensor, teacher: Tensor, helper: nn.Module | None = None,
+    made: OnLayers,
+    student: Tensor,
+    teacher: Tensor,
+    helper: nn.Module | None = None,
     progress: float = 0.0,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """The loss of one pair of maps, as `OnLayers` compares them."""
     return made.compare(student.float(), teacher.float(), helper, progress)
 
@@ -105,9 +123,13 @@ def bound(made: Term, student: nn.Module, teacher: nn.Module, input: Input = GRE
 
 
 def told(
-    made: Term, student: nn.Module, teacher: nn.Module, images: Tensor,
-    auxiliary: nn.Module | None = None, progress: float = 0.0,
-) -> Tensor:  # fmt: skip
+    made: Term,
+    student: nn.Module,
+    teacher: nn.Module,
+    images: Tensor,
+    auxiliary: nn.Module | None = None,
+    progress: float = 0.0,
+) -> Tensor:
     """The loss of a bound term on some images."""
     said = ask(student, images, made.student_layers)
     with torch.no_grad():
@@ -126,13 +148,23 @@ def teacher_of(module: nn.Module, input: Input = GREY, classes: int = 3) -> Teac
 
 
 def run_of(
-    data: Dataset, students: Sequence[nn.Module], asked: Objective,
-    teachers: Mapping[str, Answers] | None = None, *, horizon: int = 500, seed: int = 3,
-) -> Run:  # fmt: skip
+    data: Dataset,
+    students: Sequence[nn.Module],
+    asked: Objective,
+    teachers: Mapping[str, Answers] | None = None,
+    *,
+    horizon: int = 500,
+    seed: int = 3,
+) -> Run:
     return Run(
-        students, Feed(data, 50, 2, 7), asked, horizon=horizon, pace=PACE, seed=seed,
+        students,
+        Feed(data, 50, 2, 7),
+        asked,
+        horizon=horizon,
+        pace=PACE,
+        seed=seed,
         teachers=teachers,
-    )  # fmt: skip
+    )
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:

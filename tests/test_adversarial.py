@@ -9,16 +9,16 @@ import torch
 from model_helpers import bound, compared, conv, pictures, term, told
 from torch import Tensor, nn
 
-from nasdistill.objective.adversarial import (
+from nasdistill.losses.adversarial import (
     AdversarialFeatures,
     AdversarialLogits,
     Discriminator,
     _sides,
     reverse,
 )
-from nasdistill.objective.layers import Pair
-from nasdistill.objective.logits import standardised
-from nasdistill.objective.schedules import constant, linear
+from nasdistill.losses.layer_pairs import Pair
+from nasdistill.losses.logits import standardised
+from nasdistill.losses.schedules import constant, linear
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -14,7 +14,12 @@ from conftest import write_blobs
 from model_helpers import GREY, batch_of, conv, objective, pictures, run_of, same, teacher_of
 from torch import Tensor, nn
 
-from nasdistill.answers import (
+from nasdistill.common.types import Input
+from nasdistill.data import Dataset, load_data
+from nasdistill.models.hooks import LayerError, Outputs, anatomy
+from nasdistill.teachers.logit_cache import AnswerCache
+from nasdistill.teachers.table import Table
+from nasdistill.teachers.targets import (
     Answers,
     AverageAnswers,
     EarlierAnswers,
@@ -25,13 +30,7 @@ from nasdistill.answers import (
     TableAnswers,
     students_of,
 )
-from nasdistill.cache import AnswerCache
-from nasdistill.data import Dataset, load_data
-from nasdistill.distillation import Run, distill
-from nasdistill.objective import Outputs
-from nasdistill.options import Input
-from nasdistill.table import Table
-from nasdistill.taps import LayerError, anatomy
+from nasdistill.training import Run, distill
 
 CPU = torch.device("cpu")
 
@@ -81,8 +80,9 @@ def near(found: list[list[float]], worked: list[list[float]]) -> bool:
 
 
 def test_a_mean_by_shares() -> None:
-    worked = [[0.75 * a + 0.25 * b for a, b in zip(*rows, strict=True)]
-              for rows in zip(A, B, strict=True)]  # fmt: skip
+    worked = [
+        [0.75 * a + 0.25 * b for a, b in zip(*rows, strict=True)] for rows in zip(A, B, strict=True)
+    ]
     assert near(probabilities(MeanAnswers([Says(A), Says(B)], [0.75, 0.25])), worked)
     assert near(probabilities(MeanAnswers([Says(A), Says(B)], [3.0, 1.0])), worked)
 
@@ -116,9 +116,7 @@ def test_a_mean_with_examples_that_one_does_not_know(by: Any) -> None:
     # What stands for an unknown answer would be right, but does not count.
     blank = [[1 / 3] * 3] * 3
     wrong = [[0.1, 0.2, 0.7], [0.6, 0.3, 0.1], [0.7, 0.2, 0.1]]
-    mean = MeanAnswers(
-        [Says(wrong), Says(blank, [False, True, False])], [0.5, 0.5], by
-    )  # fmt: skip
+    mean = MeanAnswers([Says(wrong), Says(blank, [False, True, False])], [0.5, 0.5], by)
     said = mean(question(3), None)
     assert said.known is not None and said.known.tolist() == [True, True, True]
     found = said.logits.exp().tolist()
@@ -280,9 +278,13 @@ def test_a_live_teacher_is_the_same_after_training(data: Dataset, tmp_path: Path
     answers = frozen(teacher, data, tmp_path)
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     asked = objective(
-        {"term": "labels"}, {"term": "features"}, {"term": "kl"}, {"term": "similarity"},
-        {"term": "adversarial"}, {"term": "adversarial", "on": "features"},
-    )  # fmt: skip
+        {"term": "labels"},
+        {"term": "features"},
+        {"term": "kl"},
+        {"term": "similarity"},
+        {"term": "adversarial"},
+        {"term": "adversarial", "on": "features"},
+    )
     run = train(run_of(data, [conv((4, 6, 8), dropout=0.2)], asked, {"teacher": answers}), 400)
     assert run.step == 8
     assert not any(part.training for part in teacher.modules())
@@ -336,18 +338,24 @@ def everyone(data: Dataset, folder: Path) -> dict[str, Answers]:
     one = frozen(conv((6, 8), seed=5), data, folder)
     other = frozen(conv((4, 4), seed=6), data, folder)
     return {
-        "teacher": one, "both": MeanAnswers([one, other], [0.5, 0.5], "certainty"),
-        "mean": AverageAnswers(0.9), "peers": PeerAnswers(2), "past": EarlierAnswers(3),
-    }  # fmt: skip
+        "teacher": one,
+        "both": MeanAnswers([one, other], [0.5, 0.5], "certainty"),
+        "mean": AverageAnswers(0.9),
+        "peers": PeerAnswers(2),
+        "past": EarlierAnswers(3),
+    }
 
 
 def with_everyone(data: Dataset, folder: Path) -> Run:
     asked = objective(
-        {"term": "labels"}, {"term": "features", "layers": {0: 0}},
-        {"term": "kl", "teacher": "both"}, {"term": "kl", "teacher": "peers", "weight": 0.5},
-        {"term": "mse_logits", "teacher": "mean"}, {"term": "js", "teacher": "past"},
+        {"term": "labels"},
+        {"term": "features", "layers": {0: 0}},
+        {"term": "kl", "teacher": "both"},
+        {"term": "kl", "teacher": "peers", "weight": 0.5},
+        {"term": "mse_logits", "teacher": "mean"},
+        {"term": "js", "teacher": "past"},
         balance="gradient",
-    )  # fmt: skip
+    )
     students = [conv((4, 6), seed=i, dropout=0.2) for i in range(2)]
     return run_of(data, students, asked, everyone(data, folder))
 

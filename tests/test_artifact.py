@@ -18,21 +18,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nasdistill import models
-from nasdistill.artifact import (
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import Input
+from nasdistill.models import Classifier, build
+from nasdistill.models.artifact import classify, load, write_final
+from nasdistill.models.export import (
     ExportError,
-    classify,
     export_onnx,
     export_program,
-    load,
-    load_weights,
     quick_onnx,
-    read_weights,
     verify_onnx,
-    write_final,
 )
-from nasdistill.errors import UserError
-from nasdistill.models import Classifier, build
-from nasdistill.options import Input
+from nasdistill.models.weights import load_weights, read_weights
 from nasdistill.space import Architecture, SearchSpace
 
 INPUT = Input(3, 16, 16)
@@ -62,9 +59,14 @@ def original() -> Classifier:
 def written(original: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finals") / "1"
     write_final(
-        folder, module=original, architecture=mobile(), input=INPUT, classes=CLASSES,
-        metrics={"test_accuracy": 0.9}, card="# A card\n",
-    )  # fmt: skip
+        folder,
+        module=original,
+        architecture=mobile(),
+        input=INPUT,
+        classes=CLASSES,
+        metrics={"test_accuracy": 0.9},
+        card="# A card\n",
+    )
     return folder
 
 
@@ -96,9 +98,13 @@ def test_round_trip_is_exact(written: Path, original: Classifier) -> None:
 
 def test_what_the_folder_holds(written: Path) -> None:
     assert sorted(path.name for path in written.iterdir()) == [
-        "README.md", "architecture.json", "input.json", "metrics.json", "model.onnx",
+        "README.md",
+        "architecture.json",
+        "input.json",
+        "metrics.json",
+        "model.onnx",
         "model.safetensors",
-    ]  # fmt: skip
+    ]
     assert not written.with_name("1.tmp").exists()
     assert Architecture.from_json((written / "architecture.json").read_text()) == mobile()
     about = json.loads((written / "input.json").read_text())
@@ -114,9 +120,15 @@ def test_leftovers_of_a_killed_write_are_replaced(original: Classifier, tmp_path
     (tmp_path / "2.tmp" / "junk").write_text("half")
     (tmp_path / "ready.onnx").write_bytes(b"exported before")
     write_final(
-        tmp_path / "2", module=original, architecture=mobile(), input=INPUT, classes=CLASSES,
-        metrics={}, card="", onnx=tmp_path / "ready.onnx",
-    )  # fmt: skip
+        tmp_path / "2",
+        module=original,
+        architecture=mobile(),
+        input=INPUT,
+        classes=CLASSES,
+        metrics={},
+        card="",
+        onnx=tmp_path / "ready.onnx",
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "ready.onnx"]
     assert (tmp_path / "2" / "model.onnx").read_bytes() == b"exported before"
     assert not (tmp_path / "2" / "junk").exists()
@@ -125,9 +137,16 @@ def test_leftovers_of_a_killed_write_are_replaced(original: Classifier, tmp_path
 def test_fp16_is_stored_and_widened(original: Classifier, tmp_path: Path) -> None:
     (tmp_path / "any.onnx").write_bytes(b"")
     write_final(
-        tmp_path / "half", module=original, architecture=mobile(), input=INPUT, classes=CLASSES,
-        metrics={}, card="", onnx=tmp_path / "any.onnx", half=True,
-    )  # fmt: skip
+        tmp_path / "half",
+        module=original,
+        architecture=mobile(),
+        input=INPUT,
+        classes=CLASSES,
+        metrics={},
+        card="",
+        onnx=tmp_path / "any.onnx",
+        half=True,
+    )
     stored = load_file(tmp_path / "half" / "model.safetensors")
     assert {t.dtype for t in stored.values() if t.is_floating_point()} == {torch.float16}
     again, ours = load(tmp_path / "half").state_dict(), original.state_dict()
@@ -271,9 +290,13 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "text.pt").write_text("hello")
     for name, told in (
-        ("list", "holds no state_dict"), ("epoch", "holds no state_dict"), ("cut", "truncated"),
-        ("empty", "truncated"), ("text", "not"), ("none", "no such file"),
-    ):  # fmt: skip
+        ("list", "holds no state_dict"),
+        ("epoch", "holds no state_dict"),
+        ("cut", "truncated"),
+        ("empty", "truncated"),
+        ("text", "not"),
+        ("none", "no such file"),
+    ):
         with pytest.raises(UserError, match=f"{name}.pt: .*{told}"):
             read_weights(tmp_path / f"{name}.pt")
 

@@ -12,10 +12,10 @@ from model_helpers import GREY, bound, compared, conv, former, pictures, term, t
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nasdistill.common.types import Input
+from nasdistill.losses.attention import AttentionMaps, AttentionRelations
 from nasdistill.models import Classifier
-from nasdistill.objective.attention import AttentionMaps, AttentionRelations
-from nasdistill.options import Input
-from nasdistill.taps import LayerError, anatomy
+from nasdistill.models.hooks import LayerError, anatomy
 
 Array = NDArray[np.float64]
 RGB = Input(3, 16, 16)
@@ -87,10 +87,16 @@ def scores(a: Tensor, b: Tensor) -> Array:
 
 def mean_over_rows(loss: str, mine: Array, theirs: Array) -> list[float]:
     return [
-        float(np.mean([[plain(loss, *rows) for rows in zip(a, b, strict=True)]
-                       for a, b in zip(x, y, strict=True)]))
+        float(
+            np.mean(
+                [
+                    [plain(loss, *rows) for rows in zip(a, b, strict=True)]
+                    for a, b in zip(x, y, strict=True)
+                ]
+            )
+        )
         for x, y in zip(mine, theirs, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("loss", ["mse", "kl", "cosine"])
@@ -155,7 +161,7 @@ def test_a_class_token_is_left_out_where_the_student_has_none() -> None:
     shown = Classifier(teacher, (0.4,) * 3, (0.25,)).eval()
     found = told(made, student, shown, images).detach()
 
-    from nasdistill.taps import ask
+    from nasdistill.models.hooks import ask
 
     block: Any = teacher.get_submodule("blocks.1.attn")
     with torch.no_grad():

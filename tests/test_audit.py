@@ -12,15 +12,18 @@ import pytest
 from typer.testing import CliRunner
 
 import nasdistill
-from nasdistill import api, audit, locks
-from nasdistill.audit import choose
+from nasdistill import api
+from nasdistill.analysis.audit import analyse, read_audit, verdict
+from nasdistill.analysis.rank_correlation import kendall
 from nasdistill.cli import app
-from nasdistill.distillation import Diverged
-from nasdistill.errors import UserError
-from nasdistill.ranking import kendall
+from nasdistill.common import locks
+from nasdistill.common.errors import UserError
+from nasdistill.common.events import Event
+from nasdistill.finals import audit
+from nasdistill.finals.audit import choose
 from nasdistill.recipe import load_recipe
-from nasdistill.results import Candidate, Event, RungScore, StudyRecord, load_study
-from nasdistill.results.audit import analyse, read_audit, verdict
+from nasdistill.results import Candidate, RungScore, StudyRecord, load_study
+from nasdistill.training import Diverged
 
 
 def candidate(number: int, scores: list[float], macs: int, state: str = "complete") -> Candidate:
@@ -28,26 +31,51 @@ def candidate(number: int, scores: list[float], macs: int, state: str = "complet
         RungScore(i, 1000 * 3**i, s, s - 0.01, s + 0.01, 0.5, 1.0) for i, s in enumerate(scores)
     )
     return Candidate(
-        number=number, state=state, architecture={}, fingerprint=str(number),  # type: ignore[arg-type]
-        parameters={}, params=macs * 2, macs=macs, rungs=rungs,
-    )  # fmt: skip
+        number=number,
+        state=state,
+        architecture={},
+        fingerprint=str(number),  # type: ignore[arg-type]
+        parameters={},
+        params=macs * 2,
+        macs=macs,
+        rungs=rungs,
+    )
 
 
 def record(candidates: list[Candidate]) -> StudyRecord:
     blank: dict[str, Any] = {
-        "name": "made-up", "folder": Path("."), "state": "complete", "recipe": {}, "command": "",
-        "teacher": {}, "data": {}, "machine": {}, "versions": {}, "limits": {},
-        "rungs": (1000, 3000), "stages": {}, "savings": {}, "finals": (),
-    }  # fmt: skip
+        "name": "made-up",
+        "folder": Path("."),
+        "state": "complete",
+        "recipe": {},
+        "command": "",
+        "teacher": {},
+        "data": {},
+        "machine": {},
+        "versions": {},
+        "limits": {},
+        "rungs": (1000, 3000),
+        "stages": {},
+        "savings": {},
+        "finals": (),
+    }
     return StudyRecord(candidates=candidates, **blank)
 
 
 TRIALS = [
-    candidate(0, [0.5, 0.60], 10), candidate(1, [0.6, 0.70], 40), candidate(2, [0.7, 0.80], 20),
-    candidate(3, [0.4], 30, "stopped"), candidate(4, [0.3], 50, "stopped"),
-]  # fmt: skip
-FULL = {"0": {"1": 0.80}, "1": {"1": 0.85, "2": 0.87}, "2": {"1": 0.90}, "3": {"1": 0.70},
-        "4": {"1": 0.60, "2": 0.60}}  # fmt: skip
+    candidate(0, [0.5, 0.60], 10),
+    candidate(1, [0.6, 0.70], 40),
+    candidate(2, [0.7, 0.80], 20),
+    candidate(3, [0.4], 30, "stopped"),
+    candidate(4, [0.3], 50, "stopped"),
+]
+FULL = {
+    "0": {"1": 0.80},
+    "1": {"1": 0.85, "2": 0.87},
+    "2": {"1": 0.90},
+    "3": {"1": 0.70},
+    "4": {"1": 0.60, "2": 0.60},
+}
 STORED = {"chosen": [0, 1, 2, 3, 4, 9], "repeated": [1, 4], "examples": 10_000, "full": FULL}
 
 
@@ -151,9 +179,10 @@ def test_the_ceiling_is_what_two_full_runs_agree_by() -> None:
     clean = [rng.gauss(0.8, 0.01) for _ in range(300)]
     runs = [[c + rng.gauss(0, 0.01) for c in clean] for _ in range(2)]
     stored = {
-        **STORED, "chosen": list(range(300)),
+        **STORED,
+        "chosen": list(range(300)),
         "full": {str(n): {"1": a, "2": b} for n, (a, b) in enumerate(zip(*runs, strict=True))},
-    }  # fmt: skip
+    }
     audit = analyse(record([candidate(n, [0.5], n + 1) for n in range(300)]), stored)
     assert audit is not None and audit.ceiling is not None
     measured = kendall(*runs)

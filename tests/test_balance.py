@@ -11,11 +11,11 @@ from conftest import write_blobs
 from model_helpers import conv, objective, run_of, teacher_of
 from torch import Tensor, nn
 
-from nasdistill.answers import FrozenAnswers
-from nasdistill.cache import AnswerCache
 from nasdistill.data import Dataset, load_data
-from nasdistill.distillation import Run, distill
-from nasdistill.objective.balance import EVERY, Balance
+from nasdistill.losses.balance import EVERY, Balance
+from nasdistill.teachers.logit_cache import AnswerCache
+from nasdistill.teachers.targets import FrozenAnswers
+from nasdistill.training import Run, distill
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +90,11 @@ def test_a_run_with_terms_of_other_size_is_balanced_and_restored(
 
     def make() -> Run:
         asked = objective(
-            {"term": "labels"}, {"term": "features", "weight": 0.5},
+            {"term": "labels"},
+            {"term": "features", "weight": 0.5},
             {"term": "kl", "temperature": 20.0, "weight": {"steps": {0: 0, 0.4: 1}}},
             balance=kind,
-        )  # fmt: skip
+        )
         made = run_of(data, [conv((4, 6, 8))], asked, found)
         made.teachers["teacher"].prepare(made.feed.plan(0, 30))
         return made

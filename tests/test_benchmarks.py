@@ -98,8 +98,12 @@ def test_a_race_lets_more_budget_and_a_second_seed_decide() -> None:
         name: (finals[0], round(spent, 1)) for name, finals, spent in ways(made, [0, 1, 2], (0, 1))
     }
     assert found == {
-        ONE: (2, 0.0), RACE: (1, 30.0), BUDGET: (0, 21.0), SEED: (1, 15.0), KNOWN: (1, 300.0),
-    }  # fmt: skip
+        ONE: (2, 0.0),
+        RACE: (1, 30.0),
+        BUDGET: (0, 21.0),
+        SEED: (1, 15.0),
+        KNOWN: (1, 300.0),
+    }
 
 
 def test_a_table_that_was_cut_off_is_one_of_fewer_architectures(

@@ -10,15 +10,15 @@ import torch
 from conftest import write_blobs
 from model_helpers import conv, objective, run_of, same, teacher_of
 
-from nasdistill.answers import FrozenAnswers
-from nasdistill.cache import AnswerCache
 from nasdistill.data import Dataset, load_data
-from nasdistill.distillation import distill
-from nasdistill.objective import KL, Labels, Objective, objective_of
-from nasdistill.objective.adversarial import AdversarialFeatures, AdversarialLogits
-from nasdistill.objective.attention import AttentionMaps, AttentionRelations
-from nasdistill.objective.features import Features
-from nasdistill.recipe.objective import ObjectiveOptions
+from nasdistill.losses import KL, Labels, Objective, objective_of
+from nasdistill.losses.adversarial import AdversarialFeatures, AdversarialLogits
+from nasdistill.losses.attention import AttentionMaps, AttentionRelations
+from nasdistill.losses.features import Features
+from nasdistill.recipe import ObjectiveOptions
+from nasdistill.teachers.logit_cache import AnswerCache
+from nasdistill.teachers.targets import FrozenAnswers
+from nasdistill.training import distill
 
 
 def staged(*stages: dict[str, Any], **more: Any) -> Objective:
@@ -36,9 +36,13 @@ def test_three_stages_of_alpha_and_temperature() -> None:
         {"until": 1.0, "alpha": 0.7, "temperature": 2},
     )
     for progress, alpha, temperature in (
-        (0.0, 0.3, 8.0), (0.29, 0.3, 8.0), (0.3, 0.5, 5.0), (0.69, 0.5, 5.0), (0.7, 0.7, 2.0),
+        (0.0, 0.3, 8.0),
+        (0.29, 0.3, 8.0),
+        (0.3, 0.5, 5.0),
+        (0.69, 0.5, 5.0),
+        (0.7, 0.7, 2.0),
         (1.0, 0.7, 2.0),
-    ):  # fmt: skip
+    ):
         on = [item for item in made.terms if item.weight(progress) != 0]
         labels, kl = on
         assert isinstance(labels.term, Labels) and isinstance(kl.term, KL)
@@ -70,18 +74,24 @@ def test_a_term_in_two_stages_is_one() -> None:
     )
     assert [type(item.term) for item in made.terms] == [Features, Labels]
     for progress, on in (
-        (0.0, [2, 0]), (0.39, [2, 0]), (0.4, [0, 1]), (0.6, [1, 1]), (0.8, [0.5, 1]), (1.0, [0, 1]),
-    ):  # fmt: skip
+        (0.0, [2, 0]),
+        (0.39, [2, 0]),
+        (0.4, [0, 1]),
+        (0.6, [1, 1]),
+        (0.8, [0.5, 1]),
+        (1.0, [0, 1]),
+    ):
         assert weights(made, progress) == pytest.approx(on)
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        {**HINT, "layers": {"0": "1"}}, {**HINT, "resize": "bilinear"},
+        {**HINT, "layers": {"0": "1"}},
+        {**HINT, "resize": "bilinear"},
         {**HINT, "teacher": "second"},
     ],
-)  # fmt: skip
+)
 def test_terms_that_differ_stay_apart(other: dict[str, Any]) -> None:
     made = staged({"until": 0.5, "terms": [HINT]}, {"until": 1, "terms": [other]})
     assert len(made.terms) == 2

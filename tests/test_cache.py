@@ -13,12 +13,12 @@ from conftest import write_blobs
 from torch import nn
 
 import nasdistill
-from nasdistill.cache import BLOCK, AnswerCache
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import Input
 from nasdistill.data import Batch, Dataset, RandAugment, load_data
-from nasdistill.errors import UserError
-from nasdistill.options import Input
 from nasdistill.recipe import load_recipe
-from nasdistill.teacher import Teacher, weights_hash
+from nasdistill.teachers import Teacher, weights_hash
+from nasdistill.teachers.logit_cache import BLOCK, AnswerCache
 
 CPU = torch.device("cpu")
 
@@ -196,9 +196,11 @@ def test_what_was_removed_is_asked_again(data: Dataset, tmp_path: Path) -> None:
 def test_a_living_process_keeps_what_it_uses(data: Dataset, tmp_path: Path) -> None:
     old = left_behind(1, data, tmp_path, used=1000)
     other = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, old / "key.json"], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", HOLDER, old / "key.json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert other.stdout is not None and other.stdout.readline() == "held\n"
     mine = filled(2, data, tmp_path, limit=1)
     assert old.exists() and mine.folder.exists(), "above the limit, but both are in use"

@@ -14,25 +14,31 @@ from conftest import write_blobs
 from model_helpers import conv, objective, run_of, teacher_of
 from torch import Tensor, nn
 
-from nasdistill.answers import Answers, AverageAnswers, FrozenAnswers, PeerAnswers, Question
-from nasdistill.cache import AnswerCache
 from nasdistill.data import Dataset, Mixing, load_data
-from nasdistill.distillation import (
+from nasdistill.losses import Objective
+from nasdistill.models import Classifier, build
+from nasdistill.models.hooks import Outputs, anatomy
+from nasdistill.space import Architecture
+from nasdistill.teachers.logit_cache import AnswerCache
+from nasdistill.teachers.targets import (
+    Answers,
+    AverageAnswers,
+    FrozenAnswers,
+    PeerAnswers,
+    Question,
+)
+from nasdistill.training import (
     CapturedSteps,
     Pace,
     Run,
     capturable,
-    capture,
+    cuda_graph,
     distill,
     probe_capture,
     probe_precision,
-    probes,
     set_precision,
+    timing,
 )
-from nasdistill.models import Classifier, build
-from nasdistill.objective import Objective, Outputs
-from nasdistill.space import Architecture
-from nasdistill.taps import anatomy
 
 HERE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -43,9 +49,11 @@ LABELS = {"term": "labels", "weight": 1.0}
 KL = {"term": "kl", "weight": {"linear": [0.2, 1.0]}, "temperature": {"cosine": [4.0, 1.0]}}
 SEPARABLE = {"type": "separable", "kernel": 3, "squeeze_excite": True}
 MOBILE = {
-    "activation": "hardswish", "stem": 8, "head": 64,
+    "activation": "hardswish",
+    "stem": 8,
+    "head": 64,
     "stages": [{"width": 16, "depth": 1, "block": SEPARABLE}] * 2,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)
@@ -102,12 +110,12 @@ def without_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is recorded is done again instead of being replayed; with a card, graphs are used."""
 
     def record(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-        for _ in range(capture.WARM_UP):
+        for _ in range(cuda_graph.WARM_UP):
             step()
         return step
 
     if not torch.cuda.is_available():
-        monkeypatch.setattr(capture, "record", record)
+        monkeypatch.setattr(cuda_graph, "record", record)
 
 
 @pytest.mark.usefixtures("without_a_card")
@@ -196,7 +204,7 @@ def test_where_capturing_fails_single_steps_take_over(
             raise RuntimeError("operation not permitted\nwhen stream is capturing")
         return step
 
-    monkeypatch.setattr(capture, "record", record)
+    monkeypatch.setattr(cuda_graph, "record", record)
     terms = (LABELS, {"term": "mse_logits", "weight": {"steps": {0.0: 1.0, 0.25: 0.0}}})
     single, replayed = make(data, *terms), captured(make(data, *terms))
     with pytest.warns(UserWarning, match="not permitted when stream is capturing"):
@@ -267,13 +275,13 @@ def test_precisions_are_probed_with_replays_where_steps_can_be_captured(
         recorded.append(device)
         return record(step, device)
 
-    record = capture.record
-    monkeypatch.setattr(capture, "record", counting)
+    record = cuda_graph.record
+    monkeypatch.setattr(cuda_graph, "record", counting)
     student = conv(dropout=0.3) if kind == "dense" else mobile(data)
     run = run_of(data, [student.to(HERE)], objective(LABELS, KL), {"teacher": Remembered()})
     assert probe_precision(run) in ("fp32", "bf16", "bf16-mixed")
     assert len(recorded) == (precisions if torch.cuda.is_available() else 0)
-    monkeypatch.setattr(probes, "capturable", lambda run: None)
+    monkeypatch.setattr(timing, "capturable", lambda run: None)
     recorded.clear()
     assert probe_precision(run) in ("fp32", "bf16", "bf16-mixed")
     assert len(recorded) == precisions

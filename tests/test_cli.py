@@ -17,15 +17,27 @@ from typer.testing import CliRunner
 
 from nasdistill import api
 from nasdistill.cli import app
-from nasdistill.display import Display, describe_front, short
+from nasdistill.cli.display import Display, describe_front, short
+from nasdistill.common.errors import disk_problem
+from nasdistill.common.events import Event
 from nasdistill.recipe import FLAGS, Recipe
-from nasdistill.results import Event
-from nasdistill.terminal import disk_problem
 
 COMMANDS = (
-    "search", "resume", "distill", "report", "studies", "spaces", "teacher train",
-    "teacher evaluate", "teacher record", "evaluate", "profile", "export", "tune", "audit",
-)  # fmt: skip
+    "search",
+    "resume",
+    "distill",
+    "report",
+    "studies",
+    "spaces",
+    "teacher train",
+    "teacher evaluate",
+    "teacher record",
+    "evaluate",
+    "profile",
+    "export",
+    "tune",
+    "audit",
+)
 
 
 def _run(*arguments: str) -> SimpleNamespace:
@@ -116,8 +128,20 @@ def test_every_option_says_its_default() -> None:
 
 def test_stated_defaults_are_those_of_the_recipe() -> None:
     options, recipe = _options("search"), Recipe()
-    for key in ("space", "data", "trials", "top_k", "seed", "sampler", "batch_size",
-                "views", "learning_rate", "device", "final_budget", "latency_engine"):  # fmt: skip
+    for key in (
+        "space",
+        "data",
+        "trials",
+        "top_k",
+        "seed",
+        "sampler",
+        "batch_size",
+        "views",
+        "learning_rate",
+        "device",
+        "final_budget",
+        "latency_engine",
+    ):
         value = recipe.stored()[key]
         text = options[f"--{key.replace('_', '-')}"].help or ""
         assert re.search(rf"default: {re.escape(str(value))}[),;]", text), (key, value, text)
@@ -145,10 +169,30 @@ def test_flags_reach_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(api, "search", search)
     result = _run(
-        "search", "--space", "vit", "--max-params", "250k", "--minimize", "params", "--minimize",
-        "macs,bytes", "--no-stopping", "--baseline", "--first-rung", "1.5 epochs", "--eta", "4",
-        "--alpha", "0.5", "--min-accuracy", "88%", "--import", "own.py", "--time-limit", "10m",
-    )  # fmt: skip
+        "search",
+        "--space",
+        "vit",
+        "--max-params",
+        "250k",
+        "--minimize",
+        "params",
+        "--minimize",
+        "macs,bytes",
+        "--no-stopping",
+        "--baseline",
+        "--first-rung",
+        "1.5 epochs",
+        "--eta",
+        "4",
+        "--alpha",
+        "0.5",
+        "--min-accuracy",
+        "88%",
+        "--import",
+        "own.py",
+        "--time-limit",
+        "10m",
+    )
     assert result.code == 130
     (recipe,) = seen
     assert (recipe.space, recipe.max_params, recipe.baseline) == ("vit", 250_000, True)
@@ -229,7 +273,7 @@ def test_an_interrupted_search_says_how_to_go_on(
         (RuntimeError("(sqlite3.OperationalError) database or disk is full"), "disk is full"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "no space left"),
     ],
-)  # fmt: skip
+)
 def test_a_full_disk_is_one_message(
     error: Exception, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,7 +327,7 @@ def test_studies_where_there_are_none(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_display_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    from nasdistill.terminal import console
+    from nasdistill.cli.console import console
 
     front = ((3, 0.91, 84_200.0), (1, 0.88, 21_000.0))
     with Display(console()) as display:
@@ -305,17 +349,22 @@ def test_display_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture
 def test_display_without_a_terminal_gives_a_sign_of_life(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nasdistill import display as module
-    from nasdistill.terminal import console
+    from nasdistill.cli import display as module
+    from nasdistill.cli.console import console
 
     monkeypatch.setattr(module, "PLAIN_SECONDS", 0.0)
     with Display(console()) as display:
         display(
             Event(
-                "progress", "epoch 2 of 30, loss 1.203", "teacher", done=5_000, total=75_000,
-                images_per_second=412.0, eta_seconds=170.0,
+                "progress",
+                "epoch 2 of 30, loss 1.203",
+                "teacher",
+                done=5_000,
+                total=75_000,
+                images_per_second=412.0,
+                eta_seconds=170.0,
             )
-        )  # fmt: skip
+        )
     line = capsys.readouterr().out
     assert "teacher: epoch 2 of 30, loss 1.203, 412 images/s, 5,000 of 75,000 images" in line
     assert "ETA 3 min" in line

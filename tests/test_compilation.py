@@ -10,10 +10,11 @@ import torch
 from torch._dynamo.utils import counters
 
 import nasdistill
-from nasdistill import distillation, probing
-from nasdistill.distillation import Run
+from nasdistill import training
+from nasdistill.common.events import Event
 from nasdistill.recipe import load_recipe
-from nasdistill.results import Event
+from nasdistill.training import Run
+from nasdistill.trials import autotune
 
 QUICK = {"trials": 3, "top_k": 1, "min_accuracy": 0, "race": False, "final_budget": "3 epochs"}
 
@@ -41,11 +42,11 @@ def test_short_finals_are_not_compiled(here: Path, monkeypatch: pytest.MonkeyPat
         tried.append("timed")
         return 0.1
 
-    monkeypatch.setattr(distillation, "probe_compilation", compiled)
-    monkeypatch.setattr(distillation, "seconds_a_step", timed)
+    monkeypatch.setattr(training, "probe_compilation", compiled)
+    monkeypatch.setattr(training, "seconds_a_step", timed)
     search("short")
     assert tried == []
-    monkeypatch.setattr(probing, "LEAST_STEPS", 1)
+    monkeypatch.setattr(autotune, "LEAST_STEPS", 1)
     search("still-short")
     assert tried == ["timed"]
 
@@ -56,18 +57,18 @@ def test_what_cannot_be_compiled_is_trained_as_it_is(
     def broken(run: Run) -> tuple[float, float]:
         raise RuntimeError("no compiler\nanywhere")
 
-    monkeypatch.setattr(probing, "COMPILE_WORTH", 0.0)
-    monkeypatch.setattr(probing, "LEAST_STEPS", 1)
-    monkeypatch.setattr(distillation, "probe_compilation", broken)
+    monkeypatch.setattr(autotune, "COMPILE_WORTH", 0.0)
+    monkeypatch.setattr(autotune, "LEAST_STEPS", 1)
+    monkeypatch.setattr(training, "probe_compilation", broken)
     metrics, said = search("broken")
     assert any("not compiled: no compiler anywhere" in text for text in said)
     assert isinstance(metrics["test_accuracy"], float) and metrics["test_accuracy"] > 0.3
 
 
 def test_what_does_not_pay_back_is_left(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probing, "COMPILE_WORTH", 0.0)
-    monkeypatch.setattr(probing, "LEAST_STEPS", 1)
-    monkeypatch.setattr(distillation, "probe_compilation", lambda run: (1e-9, 1e6))
+    monkeypatch.setattr(autotune, "COMPILE_WORTH", 0.0)
+    monkeypatch.setattr(autotune, "LEAST_STEPS", 1)
+    monkeypatch.setattr(training, "probe_compilation", lambda run: (1e-9, 1e6))
     _, said = search("slow")
     assert any("not compiled:" in text and "takes 1000000 s" in text for text in said)
 
@@ -76,16 +77,16 @@ def test_what_does_not_pay_back_is_left(here: Path, monkeypatch: pytest.MonkeyPa
 def test_a_compiled_final_is_the_final(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, _ = search("plain")
     found: list[tuple[float, float]] = []
-    probe = distillation.probe_compilation
+    probe = training.probe_compilation
 
     def fast(run: Run) -> tuple[float, float]:
         found.append(probe(run))
         assert not run.compiled, "the probe works on a branch"
         return 1e-9, 0.0
 
-    monkeypatch.setattr(probing, "COMPILE_WORTH", 0.0)
-    monkeypatch.setattr(probing, "LEAST_STEPS", 1)
-    monkeypatch.setattr(distillation, "probe_compilation", fast)
+    monkeypatch.setattr(autotune, "COMPILE_WORTH", 0.0)
+    monkeypatch.setattr(autotune, "LEAST_STEPS", 1)
+    monkeypatch.setattr(training, "probe_compilation", fast)
     torch._dynamo.reset()
     counters.clear()
     metrics, said = search("compiled")

@@ -10,20 +10,20 @@ import pytest
 from conftest import RECIPE, prepare
 
 import nasdistill
-from nasdistill.api import crew, crowd
+from nasdistill.common.events import Event
 from nasdistill.recipe import load_recipe
-from nasdistill.results import Event
 from nasdistill.study import Study
+from nasdistill.workers import calibration, pool
 
 
 @pytest.fixture
 def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
     """What a search in this folder, on what it takes for a card, will have told."""
     monkeypatch.chdir(prepare(tmp_path, RECIPE.replace("workers: 1\n", "")))
-    monkeypatch.setattr(crew, "on_card", lambda recipe: True)
-    monkeypatch.setattr(crew, "AT_ONCE", 2)
-    monkeypatch.setattr(crowd, "GETTING_READY", 8.0)
-    monkeypatch.setattr(crowd, "WINDOW", 0.3)
+    monkeypatch.setattr(pool, "on_card", lambda recipe: True)
+    monkeypatch.setattr(pool, "AT_ONCE", 2)
+    monkeypatch.setattr(calibration, "GETTING_READY", 8.0)
+    monkeypatch.setattr(calibration, "WINDOW", 0.3)
     return []
 
 
@@ -48,15 +48,15 @@ def told(heard: list[Event]) -> list[str]:
 def test_workers_are_kept_where_they_gain(
     heard: list[Event], monkeypatch: pytest.MonkeyPatch, gain: float, kept: int, said: str
 ) -> None:
-    monkeypatch.setattr(crowd, "GAIN", gain)
+    monkeypatch.setattr(calibration, "GAIN", gain)
     sizes = []
 
-    def settle(workers: crew.Crew, *others: object) -> None:
+    def settle(workers: pool.Crew, *others: object) -> None:
         assert workers.size == 2
         measure(workers, *others)  # type: ignore[arg-type]
         sizes.append(workers.size)
 
-    measure = crowd.settle
+    measure = calibration.settle
     monkeypatch.setattr("nasdistill.api.searching.settle", settle)
     study = search(heard)
     assert sizes == [kept] and study.attrs["at_once"] == kept
@@ -79,9 +79,9 @@ def test_a_worker_that_does_not_begin_is_not_waited_for_for_ever(
         started[-1].send_signal(signal.SIGSTOP)
         return started[-1]
 
-    start = crew._start
-    monkeypatch.setattr(crew, "_start", stopped)
-    monkeypatch.setattr(crowd, "OPENING", 1.0)
+    start = pool._start
+    monkeypatch.setattr(pool, "_start", stopped)
+    monkeypatch.setattr(calibration, "OPENING", 1.0)
     study = search(heard)
     assert "at_once" not in study.attrs
     assert told(heard) == ["students are tried one at a time: not all workers began"]
@@ -89,8 +89,8 @@ def test_a_worker_that_does_not_begin_is_not_waited_for_for_ever(
 
 
 def test_a_number_that_is_asked_for_is_not_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "on_card", lambda recipe: True)
-    assert crew._size(load_recipe(None, {"workers": 3}), None) == (3, False)
-    assert crew._size(load_recipe(None, {"deterministic": True}), 4) == (1, False)
-    assert crew._size(load_recipe(None, {}), None) == (crew.AT_ONCE, True)
-    assert crew._size(load_recipe(None, {}), 1) == (1, False)
+    monkeypatch.setattr(pool, "on_card", lambda recipe: True)
+    assert pool._size(load_recipe(None, {"workers": 3}), None) == (3, False)
+    assert pool._size(load_recipe(None, {"deterministic": True}), 4) == (1, False)
+    assert pool._size(load_recipe(None, {}), None) == (pool.AT_ONCE, True)
+    assert pool._size(load_recipe(None, {}), 1) == (1, False)

@@ -12,10 +12,18 @@ import pytest
 import torch
 from data_helpers import CPU, fill, lengths, load, pixels, refused, write_npz
 
-from nasdistill.data import Batch, Files, Mixing, RandAugment, ResidentSplit, StreamingSplit, Views
+from nasdistill.common.errors import UserError
+from nasdistill.data import (
+    Batch,
+    Files,
+    Mixing,
+    RandAugment,
+    ResidentSplit,
+    Split,
+    StreamingSplit,
+    Views,
+)
 from nasdistill.data import sources as data_sources
-from nasdistill.data.splits import Split
-from nasdistill.errors import UserError
 
 MIXUP, CUTMIX = Mixing("mixup", 1.0), Mixing("cutmix", 1.0)
 
@@ -46,10 +54,16 @@ def test_with_views_shares_the_data_and_changes_the_fingerprint(tmp_path: Path) 
     again = data.with_views(replace(data.views, mixing=MIXUP))
     others = [
         data.with_views(replace(data.views, **{name: value}))
-        for name, value in [("mixing", CUTMIX), ("mixing", Mixing("mixup", 0.2)), ("seed", 1),
-                            ("rand_augment", RandAugment()), ("rand_augment", RandAugment(1)),
-                            ("cut_out", 0.3), ("cut_out", 0.4)]
-    ]  # fmt: skip
+        for name, value in [
+            ("mixing", CUTMIX),
+            ("mixing", Mixing("mixup", 0.2)),
+            ("seed", 1),
+            ("rand_augment", RandAugment()),
+            ("rand_augment", RandAugment(1)),
+            ("cut_out", 0.3),
+            ("cut_out", 0.4),
+        ]
+    ]
     marks = [each.fingerprint for each in (data, mixed, *others)]
     assert len(set(marks)) == 9 and again.fingerprint == mixed.fingerprint
     assert isinstance(data.train, ResidentSplit) and isinstance(mixed.train, ResidentSplit)
@@ -89,8 +103,11 @@ def test_names_are_rows_of_the_original_array(tmp_path: Path) -> None:
     data = load(write_npz(tmp_path / "a.npz", images=images))
     assert isinstance(data.train, ResidentSplit) and len(data.names) == len(data.train) == 18
     assert list(data.names) == [str(int(image[0, 0, 0])) for image in data.train.images]
-    own = {f"{part}_{what}": array for part in ("test", "validation")
-           for what, array in (("images", images), ("labels", np.arange(30) % 3))}  # fmt: skip
+    own = {
+        f"{part}_{what}": array
+        for part in ("test", "validation")
+        for what, array in (("images", images), ("labels", np.arange(30) % 3))
+    }
     whole = load(write_npz(tmp_path / "b.npz", images=images, **own))
     assert whole.names == tuple(str(i) for i in range(30))
     assert load("fashion-mnist-mini").names[9_999] == "9999"
@@ -117,10 +134,12 @@ def test_names_of_files_are_their_paths(tmp_path: Path, limit: int, parts: Any) 
 
 def test_a_users_source_may_name_its_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     source = data_sources.Source(
-        np.zeros((12, 1, 16, 16), np.uint8), np.arange(12) % 2, ("a", "b"),
+        np.zeros((12, 1, 16, 16), np.uint8),
+        np.arange(12) % 2,
+        ("a", "b"),
         load("fashion-mnist-mini", image_size=16).input,
         train_names=tuple("abcdefghijkl"),
-    )  # fmt: skip
+    )
     monkeypatch.setattr(data_sources, "_USER_SOURCES", {"own": lambda request: source})
     data = load("own")
     assert data.origins is not None
@@ -147,11 +166,12 @@ def test_with_training_changes_the_training_split_alone(tmp_path: Path) -> None:
     other = images.clone()
     other[0, 0, 0, 0] -= 1
     marks = {
-        data.fingerprint, made.fingerprint,
+        data.fingerprint,
+        made.fingerprint,
         data.with_training(other, labels, "dreams").fingerprint,
         data.with_training(images, labels[::-1].copy(), "dreams").fingerprint,
         load(write_npz(tmp_path / "a.npz"), seed=1).with_training(images, labels, "x").fingerprint,
-    }  # fmt: skip
+    }
     assert len(marks) == 5
     assert data.with_training(images, labels, "dreams").fingerprint == made.fingerprint
 

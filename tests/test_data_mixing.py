@@ -12,10 +12,18 @@ import torch
 from data_helpers import CPU, fill, pixels, surveyed
 from scipy import stats
 
-from nasdistill.data import Batch, Files, Mixing, RandAugment, ResidentSplit, StreamingSplit, Views
+from nasdistill.common.errors import UserError
+from nasdistill.data import (
+    Batch,
+    Files,
+    Mixing,
+    RandAugment,
+    ResidentSplit,
+    Split,
+    StreamingSplit,
+    Views,
+)
 from nasdistill.data.mixing import FINE, quantiles
-from nasdistill.data.splits import Split
-from nasdistill.errors import UserError
 
 MIXUP, CUTMIX = Mixing("mixup", 1.0), Mixing("cutmix", 1.0)
 BOTH = pytest.mark.parametrize("mixing", [MIXUP, CUTMIX], ids=["mixup", "cutmix"])
@@ -142,8 +150,10 @@ def test_a_mixed_picture_is_made_of_both_in_the_same_view(mixing: Mixing) -> Non
             assert (is_own | is_other).all()
             kept = is_own.all(dim=1).double().mean(dim=(1, 2))
             # An edge may be half a pixel off, on each of two sides.
-            assert (kept[batch.partners != batch.ids] - batch.share.double()[
-                batch.partners != batch.ids]).abs().max() < 1 / 16 + 1 / 20  # fmt: skip
+            assert (
+                kept[batch.partners != batch.ids]
+                - batch.share.double()[batch.partners != batch.ids]
+            ).abs().max() < 1 / 16 + 1 / 20
 
 
 def test_the_share_is_what_pixels_say() -> None:

@@ -17,9 +17,9 @@ from scipy import stats
 from torch import Tensor
 from torchvision.transforms import v2
 
+from nasdistill.common.errors import UserError
 from nasdistill.data import RandAugment, ResidentSplit, StreamingSplit, Views
 from nasdistill.data.randaugment import BLENDS, MOVES, OPERATIONS, operate
-from nasdistill.errors import UserError
 
 NAMES = {name: name.title().replace("-", "") for name in OPERATIONS} | {
     "autocontrast": "AutoContrast"
@@ -42,9 +42,12 @@ def by_torchvision(images: Tensor, operation: str, magnitude: int) -> Tensor:
     found = strengths(31, *images.shape[-2:])
     strength = 0.0 if found is None else float(found[abs(magnitude)])
     out = v2.RandAugment()._apply_image_or_video_transform(
-        images, NAMES[operation], -strength if magnitude < 0 else strength,
-        interpolation=v2.InterpolationMode.NEAREST, fill={Tensor: None},
-    )  # fmt: skip
+        images,
+        NAMES[operation],
+        -strength if magnitude < 0 else strength,
+        interpolation=v2.InterpolationMode.NEAREST,
+        fill={Tensor: None},
+    )
     assert isinstance(out, Tensor)
     return out
 

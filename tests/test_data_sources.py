@@ -13,10 +13,10 @@ from data_helpers import fill, lengths, load, pixels, refused, write_npz
 from PIL import Image
 
 from nasdistill.assets import make_fashion_mnist_mini
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import Input
 from nasdistill.data import Dataset, Request, ResidentSplit, Source, StreamingSplit
 from nasdistill.data import sources as data_sources
-from nasdistill.errors import UserError
-from nasdistill.options import Input
 
 
 @pytest.fixture(scope="module")
@@ -265,11 +265,17 @@ def test_npz_is_split_or_brings_its_splits(tmp_path: Path) -> None:
     assert sum(lengths(data)) == 30 and data.classes == ("0", "1", "2")
     rng = np.random.default_rng(0)
     colour = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
-    data = load(write_npz(
-        tmp_path / "b.npz", images=np.tile(colour, (5, 1, 1, 1)), test_images=colour,
-        test_labels=np.arange(6) % 3, validation_images=colour, validation_labels=np.arange(6) % 3,
-        classes=np.array(["red", "green", "blue"]),
-    ))  # fmt: skip
+    data = load(
+        write_npz(
+            tmp_path / "b.npz",
+            images=np.tile(colour, (5, 1, 1, 1)),
+            test_images=colour,
+            test_labels=np.arange(6) % 3,
+            validation_images=colour,
+            validation_labels=np.arange(6) % 3,
+            classes=np.array(["red", "green", "blue"]),
+        )
+    )
     assert lengths(data) == [30, 3, 3, 6] and data.classes == ("red", "green", "blue")
     assert data.input == Input(3, 16, 16)
     assert isinstance(data.test, ResidentSplit)
@@ -277,8 +283,9 @@ def test_npz_is_split_or_brings_its_splits(tmp_path: Path) -> None:
 
 
 def test_npz_with_a_test_file_beside_it(tmp_path: Path) -> None:
-    write_npz(tmp_path / "test.npz", images=np.full((9, 16, 16), 7, np.uint8),
-              labels=np.arange(9) % 3)  # fmt: skip
+    write_npz(
+        tmp_path / "test.npz", images=np.full((9, 16, 16), 7, np.uint8), labels=np.arange(9) % 3
+    )
     data = load(write_npz(tmp_path / "train.npz"))
     assert isinstance(data.test, ResidentSplit)
     assert len(data.test) == 9 and data.test.images.unique().tolist() == [7]

@@ -11,9 +11,9 @@ from data_helpers import CPU, fill, lengths, load, pixels, refused, surveyed, wr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nasdistill.common.errors import UserError
 from nasdistill.data import ResidentSplit, StreamingSplit, Views
 from nasdistill.data.splits import stratified
-from nasdistill.errors import UserError
 
 
 @settings(max_examples=50, deadline=None)

@@ -11,8 +11,7 @@ import pytest
 import torch
 from data_helpers import CPU, fill, load, pixels, surveyed
 
-from nasdistill.data import Dataset, ResidentSplit, StreamingSplit, Views
-from nasdistill.data.splits import Split
+from nasdistill.data import Dataset, ResidentSplit, Split, StreamingSplit, Views
 from nasdistill.data.views import cover
 
 

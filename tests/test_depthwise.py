@@ -7,12 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasdistill.models.depthwise import (
-    DepthwiseConv2d,
-    _Depthwise,
-    filter_gradient,
-    input_gradient,
-)
+from nasdistill.models.depthwise import DepthwiseConv2d, _Depthwise, filter_gradient, input_gradient
 
 
 def gradients(

@@ -14,13 +14,14 @@ from model_helpers import teacher_of
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nasdistill.answers import Answers, FrozenAnswers, Question
-from nasdistill.cache import AnswerCache
 from nasdistill.data import Dataset, Mixing, load_data
-from nasdistill.distillation import Diverged, Feed, Pace, Run, distill, predict, seed_weights
+from nasdistill.losses import Objective
+from nasdistill.losses.schedules import constant
 from nasdistill.models import Classifier
-from nasdistill.objective import Objective, Outputs
-from nasdistill.objective.schedules import constant
+from nasdistill.models.hooks import Outputs
+from nasdistill.teachers.logit_cache import AnswerCache
+from nasdistill.teachers.targets import Answers, FrozenAnswers, Question
+from nasdistill.training import Diverged, Feed, Pace, Run, distill, predict, seed_weights
 
 PACE = Pace(0.01, 100, None, 2000)
 
@@ -34,9 +35,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def student(data: Dataset) -> nn.Module:
     seed_weights(0, "student")
     net = nn.Sequential(
-        nn.Conv2d(1, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2),
+        nn.Conv2d(1, 4, 3, 2),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.2),
         nn.Linear(196, 3),
-    )  # fmt: skip
+    )
     return Classifier(net, data.mean, data.std)
 
 
@@ -50,11 +55,20 @@ def train(run: Run, until: int) -> list[float]:
 
 
 WAITING = {
-    f"aten::{name}" for name in (
-        "_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "bincount",
-        "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave.Tensor",
+    f"aten::{name}"
+    for name in (
+        "_local_scalar_dense",
+        "is_nonzero",
+        "equal",
+        "nonzero",
+        "masked_select",
+        "bincount",
+        "_unique2",
+        "unique_dim",
+        "unique_consecutive",
+        "repeat_interleave.Tensor",
     )
-}  # fmt: skip
+}
 """What needs a value, or a size that depends on values, on the host."""
 
 
@@ -163,9 +177,14 @@ def test_distilling_asks_for_each_batch_and_leaves_the_teacher_alone(data: Datas
 
     objective = Objective.classic(constant(0.1), constant(4.0))
     run = Run(
-        [student(data)], Feed(data, 50, 2, 7), objective, horizon=500, pace=PACE, seed=1,
+        [student(data)],
+        Feed(data, 50, 2, 7),
+        objective,
+        horizon=500,
+        pace=PACE,
+        seed=1,
         teachers={"teacher": Live()},
-    )  # fmt: skip
+    )
     assert [p.examples for p in distill(run, 500, every=4)] == [200, 400, 500]
     assert asked == [50] * 10
     assert all(torch.equal(before[key], value) for key, value in teacher.state_dict().items())
@@ -213,9 +232,14 @@ def test_the_host_waits_for_the_device_only_where_it_tells(
     answers.prepare(feed.plan(0, 12))
     objective = Objective.classic(lambda progress: 0.1 + progress / 2, constant(4.0))
     run = Run(
-        [student(data)], feed, objective, horizon=600, pace=PACE, seed=1,
+        [student(data)],
+        feed,
+        objective,
+        horizon=600,
+        pace=PACE,
+        seed=1,
         teachers={"teacher": answers},
-    )  # fmt: skip
+    )
     for _ in distill(run, 100):  # what is made at first use: moments of the optimiser, tables
         pass
     with waits() as found:

@@ -12,27 +12,29 @@ import pytest
 import torch
 from torch import nn
 
-from nasdistill import checking, distillation
-from nasdistill.course import OF_THE_OBJECTIVE, open_course
+from nasdistill import training
 from nasdistill.data import Dataset, load_data
-from nasdistill.distillation import Pace
-from nasdistill.faculty import Faculty
+from nasdistill.losses import TERMS
 from nasdistill.models import Classifier, build
-from nasdistill.objective import TERMS
-from nasdistill.recipe import Recipe, SyntheticOptions, load_recipe
-from nasdistill.recipe.objective import (
-    ExamplesOptions,
+from nasdistill.recipe import (
     FeedOptions,
-    MixOptions,
+    IterateOptions,
     ObjectiveOptions,
-    RandAugmentOptions,
+    Recipe,
     StageOptions,
+    SyntheticOptions,
+    TeacherOptions,
+    load_recipe,
 )
-from nasdistill.recipe.teachers import IterateOptions, TeacherOptions
+from nasdistill.recipe.objective import ExamplesOptions, MixOptions, RandAugmentOptions
 from nasdistill.recipe.terms import TERM_OPTIONS
 from nasdistill.space import Architecture, SearchSpace
-from nasdistill.teacher import Teacher, load_teacher, weights_hash
-from nasdistill.teacher.recorded import recorded_teacher
+from nasdistill.teachers import Teacher, load_teacher, weights_hash
+from nasdistill.teachers.recorded import recorded_teacher
+from nasdistill.training import Pace
+from nasdistill.trials import validation
+from nasdistill.trials.teacher_pool import Faculty
+from nasdistill.trials.training_setup import OF_THE_OBJECTIVE, open_course
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = ("methods.md", "choosing.md", "../README.md")
@@ -49,8 +51,13 @@ STUDENT = {
     "head": 64,
 }
 FORMER = {
-    "tokens": 7, "stem": {"type": "patch"}, "heads": 2, "head_width": 8, "depth": 2, "mlp_ratio": 1
-}  # fmt: skip
+    "tokens": 7,
+    "stem": {"type": "patch"},
+    "heads": 2,
+    "head_width": 8,
+    "depth": 2,
+    "mlp_ratio": 1,
+}
 
 
 def blocks() -> list[tuple[str, str]]:
@@ -134,10 +141,14 @@ def test_recipes_in_the_docs_are_loaded_and_train(
     if recipe.teacher.startswith("table:"):
         main = recorded_teacher(recipe.teacher, data)
     faculty = Faculty(
-        data, main, recipe.teachers,
-        lambda name, options: shipped.teacher, root / "cache", lambda examples, seconds: None,
+        data,
+        main,
+        recipe.teachers,
+        lambda name, options: shipped.teacher,
+        root / "cache",
+        lambda examples, seconds: None,
         lambda text: None,
-    )  # fmt: skip
+    )
     architecture = Architecture("vit", FORMER) if is_vit else Architecture("mobile", STUDENT)
     for options in {id(each): each for each in (recipe.scoring, recipe.final)}.values():
         if options != ObjectiveOptions() or not main.runs:
@@ -149,15 +160,18 @@ def train(
 ) -> None:
     """A step at the begin of a run and one in its middle: both change the student."""
     course = open_course(options, recipe, faculty)
-    checking._check_tables("final", course)
+    validation._check_tables("final", course)
     students = course.students(architecture, faculty.dataset, 0)
     before = [p.detach().clone() for p in students[0].parameters()]
     run = course.run(
-        students, horizon=2 * STEPS * BATCH, pace=Pace(0.01, BATCH, None, 1000), seed=0,
+        students,
+        horizon=2 * STEPS * BATCH,
+        pace=Pace(0.01, BATCH, None, 1000),
+        seed=0,
         precision="fp32",
-    )  # fmt: skip
+    )
     course.prepare(STEPS * BATCH, 0)
-    losses = [progress.loss for progress in distillation.distill(run, STEPS * BATCH, every=1)]
+    losses = [progress.loss for progress in training.distill(run, STEPS * BATCH, every=1)]
     assert len(losses) == STEPS and all(np.isfinite(losses)) and max(losses) > 0
     after = list(run.students[0].parameters())
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -183,9 +197,17 @@ def test_every_term_has_a_recipe(root: Path) -> None:
 
 
 MODELS: tuple[Any, ...] = (
-    *TERM_OPTIONS.values(), ObjectiveOptions, StageOptions, ExamplesOptions, FeedOptions,
-    MixOptions, RandAugmentOptions, SyntheticOptions, TeacherOptions, IterateOptions,
-)  # fmt: skip
+    *TERM_OPTIONS.values(),
+    ObjectiveOptions,
+    StageOptions,
+    ExamplesOptions,
+    FeedOptions,
+    MixOptions,
+    RandAugmentOptions,
+    SyntheticOptions,
+    TeacherOptions,
+    IterateOptions,
+)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)

@@ -21,15 +21,16 @@ import torch
 from conftest import RECIPE, prepare
 
 import nasdistill
-from nasdistill import finals
-from nasdistill.api.places import read_import
-from nasdistill.bench import open_bench
-from nasdistill.distillation import Diverged
-from nasdistill.errors import UserError
-from nasdistill.locks import is_held
+from nasdistill.common.errors import UserError
+from nasdistill.common.events import Event
+from nasdistill.common.locks import is_held
+from nasdistill.finals import pipeline
 from nasdistill.recipe import load_recipe
-from nasdistill.results import COUNTED, Event, candidates_frame, load_study
+from nasdistill.results import COUNTED, candidates_frame, load_study
 from nasdistill.study import Study
+from nasdistill.training import Diverged
+from nasdistill.trials.context import open_bench
+from nasdistill.trials.plugins import read_import
 
 README = Path(__file__).parents[1] / "README.md"
 DRIVER = Path(__file__).parent / "killed_search.py"
@@ -53,8 +54,11 @@ def test_metrics_hold_what_was_promised(done: Path) -> None:
     assert m["limits"]["params"] == {"limit": 10_000.0, "value": m["params"], "ok": True}
     assert m["onnx_max_abs_difference"] <= 1e-4
     assert {(row["model"], row["batch"]) for row in m["latency"]} == {
-        ("student", 1), ("student", 64), ("teacher", 1), ("teacher", 64),
-    }  # fmt: skip
+        ("student", 1),
+        ("student", 64),
+        ("teacher", 1),
+        ("teacher", 64),
+    }
     assert 0 < m["class_relation_preservation"] <= 1 and 0 <= m["ece"] <= 1
     assert 0 < m["baseline"]["test_accuracy"] <= 1
     assert set(m["seconds"]) == {"distill", "baseline", "test", "export"}
@@ -239,9 +243,9 @@ def test_finals_let_measurements_in_and_keep_to_the_time_limit(here: Path) -> No
     another = next(c.number for c in study.candidates() if c.rungs and c.number not in made)
     study.set("finals", [*made, another])
     trained = Path(f"studies/small/finals/.work-{another}/seconds.json")
-    finals.train_ahead(study, bench, look, time.monotonic())
+    pipeline.train_ahead(study, bench, look, time.monotonic())
     assert not trained.exists()
-    finals.train_ahead(study, bench, look, None)
+    pipeline.train_ahead(study, bench, look, None)
     assert trained.exists()
 
 
@@ -336,8 +340,9 @@ def test_who_fails_to_open_a_study_leaves_that_of_another(
 
 def test_finals_are_not_asked_for_beside_a_search(here: Path) -> None:
     nasdistill.search(load_recipe("recipe.yaml", {"top_k": 1, "final_budget": "1 epochs"}))
-    study = Study.open(load_recipe("recipe.yaml", {"top_k": 1, "final_budget": "1 epochs"}),
-                       Path("studies"), "")  # fmt: skip
+    study = Study.open(
+        load_recipe("recipe.yaml", {"top_k": 1, "final_budget": "1 epochs"}), Path("studies"), ""
+    )
     before = study.attrs["finals"]
     other = next(c.number for c in study.candidates() if c.rungs and c.number not in before)
     with study.finals_lease() as mine:
@@ -403,14 +408,14 @@ def test_finals_and_scores_have_terms_of_their_own(here: Path) -> None:
 
 
 def test_a_final_that_fails_leaves_the_others(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, said = finals._make_final, []
+    made, said = pipeline._make_final, []
 
     def once_broken(study: Any, bench: Any, candidate: Any, rank: int, emit: Any) -> None:
         if rank == 1:
             raise Diverged("the loss became nan after 50 training examples")
         made(study, bench, candidate, rank, emit)
 
-    monkeypatch.setattr(finals, "_make_final", once_broken)
+    monkeypatch.setattr(pipeline, "_make_final", once_broken)
     recipe = load_recipe("recipe.yaml", {"stopping": False, "min_accuracy": 0})
     outcome = nasdistill.search(recipe, on_event=lambda event: said.append(event.text))
     assert any("failed: the loss became nan after 50" in text for text in said)

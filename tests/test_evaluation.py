@@ -20,14 +20,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 from nasdistill import evaluation
+from nasdistill.analysis.evaluation import findings, read_quality
 from nasdistill.cli import app
+from nasdistill.common.types import Input
 from nasdistill.data import load_data
 from nasdistill.evaluation.bias import can_tell, confusions, find_bias, holm, paired_p
 from nasdistill.evaluation.corruptions import CORRUPTIONS, Corruption, corrupt
 from nasdistill.evaluation.evaluate import _per_class
-from nasdistill.options import Input
-from nasdistill.results.quality import findings, read_quality
-from nasdistill.teacher import Teacher
+from nasdistill.teachers import Teacher
 
 DRIVER = Path(__file__).parent / "killed_search.py"
 
@@ -74,16 +74,29 @@ def test_confusions_are_counted_by_true_class_and_answer() -> None:
 
 def test_inherited_worsened_and_mended_by_hand() -> None:
     answers = _answers(
-        (0, 0, 0, 80), (0, 1, 1, 12), (0, 0, 1, 4), (0, 1, 0, 4),  # 16 each: inherited
-        (1, 1, 1, 85), (1, 2, 1, 12), (1, 1, 2, 1), (1, 2, 2, 2),  # 14 against 3: worsened
-        (2, 2, 2, 88), (2, 2, 0, 12),  # 0 against 12: mended
-        (3, 3, 3, 94), (3, 0, 0, 3), (3, 3, 0, 1), (3, 0, 3, 2),  # 5 against 4: inherited
-    )  # fmt: skip
+        (0, 0, 0, 80),
+        (0, 1, 1, 12),
+        (0, 0, 1, 4),
+        (0, 1, 0, 4),  # 16 each: inherited
+        (1, 1, 1, 85),
+        (1, 2, 1, 12),
+        (1, 1, 2, 1),
+        (1, 2, 2, 2),  # 14 against 3: worsened
+        (2, 2, 2, 88),
+        (2, 2, 0, 12),  # 0 against 12: mended
+        (3, 3, 3, 94),
+        (3, 0, 0, 3),
+        (3, 3, 0, 1),
+        (3, 0, 3, 2),  # 5 against 4: inherited
+    )
     judged, tested = find_bias(confusions(*answers, 4))
     found = {(c.true, c.answered): c for c in judged}
     assert {key: c.verdict for key, c in found.items()} == {
-        (0, 1): "inherited", (1, 2): "worsened", (2, 0): "mended", (3, 0): "inherited",
-    }  # fmt: skip
+        (0, 1): "inherited",
+        (1, 2): "worsened",
+        (2, 0): "mended",
+        (3, 0): "inherited",
+    }
     # (0, 1) has 8 discordant examples, (1, 2) 13, (2, 0) 12; (3, 0) has 3, and cannot tell.
     assert tested == 3
     assert found[0, 1].p == 1.0  # 4 to 4
@@ -357,9 +370,17 @@ def test_evaluate_prints_json_and_writes_the_file(study: Path) -> None:
 def test_evaluate_prints_tables_and_sentences(study: Path) -> None:
     text = _run("evaluate", "small/1").out
     for expected in (
-        "agreement", "where the teacher is wrong", "calibration error", "By class", "blur",
-        "class relations kept", "noise", "teacher is", "Written: ", "nasdistill report small",
-    ):  # fmt: skip
+        "agreement",
+        "where the teacher is wrong",
+        "calibration error",
+        "By class",
+        "blur",
+        "class relations kept",
+        "noise",
+        "teacher is",
+        "Written: ",
+        "nasdistill report small",
+    ):
         assert expected in text, expected
 
 

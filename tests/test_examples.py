@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from nasdistill.data import Batch
-from nasdistill.objective import KL, TERMS, Labels, Objective, Outputs, Weighted, objective_of
-from nasdistill.objective.examples import FOLLOWS, ByExample
-from nasdistill.objective.schedules import constant
-from nasdistill.recipe.objective import ExamplesOptions, ObjectiveOptions
+from nasdistill.losses import KL, TERMS, Labels, Objective, Weighted, objective_of
+from nasdistill.losses.example_weights import FOLLOWS, ByExample
+from nasdistill.losses.schedules import constant
+from nasdistill.models.hooks import Outputs
+from nasdistill.recipe import ObjectiveOptions
+from nasdistill.recipe.objective import ExamplesOptions
 from nasdistill.recipe.terms import COUPLED, TERM_OPTIONS
 
 # Largest probabilities 0.95, 0.6 and 0.25; right, wrong, right.

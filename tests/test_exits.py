@@ -9,10 +9,9 @@ import torch
 from model_helpers import GREY, batch_of, conv, former, outputs, pictures, term
 from torch import nn
 
-from nasdistill.objective.exits import Exits
-from nasdistill.objective.schedules import constant
-from nasdistill.objective.terms import Outputs
-from nasdistill.taps import LayerError, anatomy, ask
+from nasdistill.losses.exits import Exits
+from nasdistill.losses.schedules import constant
+from nasdistill.models.hooks import LayerError, Outputs, anatomy, ask
 
 
 def test_two_exits_against_plain_sums() -> None:
@@ -59,8 +58,9 @@ def test_the_last_layer_is_not_pulled_to_the_exits() -> None:
 def test_layers_are_named_or_numbered_and_must_be_there() -> None:
     seen = anatomy(conv(), "student", GREY)
     assert term("exits", layers=[-1, "stages.0"]).bind(seen, None).student_layers == (
-        "stages.2", "stages.0",
-    )  # fmt: skip
+        "stages.2",
+        "stages.0",
+    )
     with pytest.raises(LayerError, match="has no layer 3: its 3 layers are"):
         term("exits", layers=[3]).bind(seen, None)
     with pytest.raises(LayerError, match="has but one layer"):

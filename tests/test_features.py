@@ -10,8 +10,8 @@ import torch
 from model_helpers import compared
 from torch import Tensor, nn
 
-from nasdistill.objective.features import NST, Features, Gram
-from nasdistill.objective.schedules import constant
+from nasdistill.losses.features import NST, Features, Gram
+from nasdistill.losses.schedules import constant
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

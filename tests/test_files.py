@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nasdistill.files import write_whole
+from nasdistill.common.files import write_whole
 
 # A limit on the size of files is met like a full disk, without needing one.
 CHILD = """\

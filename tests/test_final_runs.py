@@ -9,15 +9,20 @@ from typing import Any
 import pytest
 
 import nasdistill
-from nasdistill import api, final_runs
-from nasdistill.errors import UserError
+from nasdistill import api
+from nasdistill.common.errors import UserError
+from nasdistill.common.events import Event
+from nasdistill.finals import training
 from nasdistill.recipe import load_recipe
-from nasdistill.results import Event, Final, load_study
+from nasdistill.results import Final, load_study
 
 QUICK = {
-    "trials": 3, "top_k": 1, "final_budget": "2 epochs", "min_accuracy": 0,
+    "trials": 3,
+    "top_k": 1,
+    "final_budget": "2 epochs",
+    "min_accuracy": 0,
     "rungs": {"first": "200 images", "count": 1},
-}  # fmt: skip
+}
 
 
 class Cut(Exception):  # noqa: N818
@@ -47,8 +52,11 @@ def test_assistants_fall_in_size_and_teach_the_students(here: Path) -> None:
     final = run("assisted", iterate={"assistants": ["15k", "5k"]}, max_params="3k")
     steps = final.metrics["steps"]
     assert [step["taught_by"] for step in steps] == [
-        "teacher", "assistant 1", "teacher", "assistant 2",
-    ]  # fmt: skip
+        "teacher",
+        "assistant 1",
+        "teacher",
+        "assistant 2",
+    ]
     assert steps[0]["params"] > steps[1]["params"] > steps[2]["params"] == steps[3]["params"]
     assert steps[2]["params"] <= 3000
     kept = Path("studies/assisted/assistants")
@@ -115,15 +123,19 @@ def test_a_search_that_broke_off_in_a_trial_goes_on_in_the_same_process(here: Pa
         ),
         (
             {
-                "teachers": {"b": {"mean_of": ["teacher", "c"], "by": "correct"},
-                             "c": {"model": "bars"}},
-                "final": {"terms": [{"term": "kl", "teacher": "b"}],
-                          "feed": {"mix": {"kind": "mixup"}}},
+                "teachers": {
+                    "b": {"mean_of": ["teacher", "c"], "by": "correct"},
+                    "c": {"model": "bars"},
+                },
+                "final": {
+                    "terms": [{"term": "kl", "teacher": "b"}],
+                    "feed": {"mix": {"kind": "mixup"}},
+                },
             },
             "not known of mixed examples",
         ),
     ],
-)  # fmt: skip
+)
 def test_chains_and_means_that_cannot_work(here: Path, options: dict[str, Any], told: str) -> None:
     Path("named.py").write_text(
         Path("own.py").read_text()
@@ -143,13 +155,13 @@ def test_the_baseline_of_a_space_with_nodes_sees_labels_alone(
     space = Path("tiny.yaml").read_text()
     Path("tiny.yaml").write_text(f"{space}  distillation:\n    alpha: {{choice: [0.2, 0.8]}}\n")
     asked: dict[str, tuple[str, ...]] = {}
-    through = final_runs.train_through
+    through = training.train_through
 
     def spied(run: Any, epochs: int, stage: str, emit: Any, checkpoint: Any, lock: Any) -> Any:
         asked[checkpoint.stem] = run.objective.teachers
         return through(run, epochs, stage, emit, checkpoint, lock)
 
-    monkeypatch.setattr(final_runs, "train_through", spied)
+    monkeypatch.setattr(training, "train_through", spied)
     run("plain", baseline=True)
     assert asked == {"final": ("teacher",), "baseline": ()}
 

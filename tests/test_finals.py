@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from nasdistill.choosing import choose
+from nasdistill.analysis.selection import choose
 from nasdistill.results import Candidate, RungScore
 
 
 def trial(number: int, accuracy: float, params: int, state: str = "complete") -> Candidate:
     score = RungScore(0, 1000, accuracy, accuracy - 0.01, accuracy + 0.01, 0.5, 1.0)
     return Candidate(
-        number=number, state=state, architecture={}, fingerprint=str(number),  # type: ignore[arg-type]
-        parameters={}, params=params, rungs=(score,),
-    )  # fmt: skip
+        number=number,
+        state=state,
+        architecture={},
+        fingerprint=str(number),  # type: ignore[arg-type]
+        parameters={},
+        params=params,
+        rungs=(score,),
+    )
 
 
 TRIALS = [
-    trial(0, 0.80, 10_000), trial(1, 0.90, 100_000), trial(2, 0.899, 98_000),
-    trial(3, 0.85, 20_000), trial(4, 0.84, 60_000), trial(5, 0.30, 500),
-]  # fmt: skip
+    trial(0, 0.80, 10_000),
+    trial(1, 0.90, 100_000),
+    trial(2, 0.899, 98_000),
+    trial(3, 0.85, 20_000),
+    trial(4, 0.84, 60_000),
+    trial(5, 0.30, 500),
+]
 
 
 def chosen(count: int, min_accuracy: float = 0.0) -> list[int]:

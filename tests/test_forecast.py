@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from nasdistill.forecast import ENOUGH, TYPICAL, forecast
-from nasdistill.ranking import kendall
+from nasdistill.analysis.forecast import ENOUGH, TYPICAL, forecast
+from nasdistill.analysis.rank_correlation import kendall
 
 
 def test_before_any_full_run_score_macs_and_depth_count_alike() -> None:

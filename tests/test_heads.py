@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.vision_transformer import VisionTransformer
 
+from nasdistill.common.types import Input
+from nasdistill.losses.qkv import AttentionLayer, attention_layers, attention_scores
 from nasdistill.models import Classifier, vit
-from nasdistill.objective.heads import AttentionLayer, attention_layers, attention_scores
-from nasdistill.options import Input
+from nasdistill.models.hooks import LayerError, tapped
 from nasdistill.space import Architecture
-from nasdistill.taps import LayerError, tapped
 
 DEPTH, HEADS, WIDTH, SIDE = 3, 4, 32, 16
 
@@ -34,9 +34,14 @@ def ours() -> nn.Module:
 def timm_model(**options: Any) -> nn.Module:
     found = pytest.importorskip("timm.models.vision_transformer")
     model: nn.Module = found.VisionTransformer(
-        img_size=SIDE, patch_size=4, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, num_classes=5,
+        img_size=SIDE,
+        patch_size=4,
+        embed_dim=WIDTH,
+        depth=DEPTH,
+        num_heads=HEADS,
+        num_classes=5,
         **options,
-    )  # fmt: skip
+    )
     return model
 
 
@@ -48,9 +53,14 @@ def torchvision_model() -> nn.Module:
 def transformers_model(name: str, **options: Any) -> nn.Module:
     library = pytest.importorskip("transformers")
     sizes = {
-        "image_size": SIDE, "patch_size": 4, "hidden_size": WIDTH, "num_hidden_layers": DEPTH,
-        "num_attention_heads": HEADS, "intermediate_size": 64, "num_labels": 5,
-    }  # fmt: skip
+        "image_size": SIDE,
+        "patch_size": 4,
+        "hidden_size": WIDTH,
+        "num_hidden_layers": DEPTH,
+        "num_attention_heads": HEADS,
+        "intermediate_size": 64,
+        "num_labels": 5,
+    }
     config = getattr(library, f"{name}Config")(**(sizes | options))
     suffix = "ForObjectDetection" if name == "Yolos" else "ForImageClassification"
     model: nn.Module = getattr(library, f"{name}{suffix}")(config)
@@ -62,33 +72,43 @@ def transformers_model(name: str, **options: Any) -> nn.Module:
 MODELS: dict[str, tuple[Callable[[], nn.Module], str, str, str]] = {
     "ours": (ours, "blocks.0.attention", "out", "q.weight"),
     "ours in a Classifier": (
-        lambda: Classifier(ours(), (0.5,) * 3, (0.2,) * 3), "blocks.0.attention", "out", "q.weight"
+        lambda: Classifier(ours(), (0.5,) * 3, (0.2,) * 3),
+        "blocks.0.attention",
+        "out",
+        "q.weight",
     ),
     "timm": (timm_model, "blocks.0.attn", "proj", "qkv.weight"),
-    "timm, normed": (
-        lambda: timm_model(qk_norm=True), "blocks.0.attn", "proj", "q_norm.weight"
-    ),
+    "timm, normed": (lambda: timm_model(qk_norm=True), "blocks.0.attn", "proj", "q_norm.weight"),
     "torchvision": (
-        torchvision_model, "encoder.layers.encoder_layer_0.self_attention", "out_proj",
+        torchvision_model,
+        "encoder.layers.encoder_layer_0.self_attention",
+        "out_proj",
         "in_proj_weight",
     ),
     **{
         name: (
             lambda name=name: transformers_model(name),  # type: ignore[misc]
-            f"{path}.0.attention", "o_proj", "q_proj.weight",
+            f"{path}.0.attention",
+            "o_proj",
+            "q_proj.weight",
         )
         for name, path in (
-            ("ViT", "vit.layers"), ("DeiT", "deit.layers"), ("Beit", "beit.layers"),
+            ("ViT", "vit.layers"),
+            ("DeiT", "deit.layers"),
+            ("Beit", "beit.layers"),
             ("Dinov2", "dinov2.encoder.layer"),
             ("Dinov2WithRegisters", "dinov2_with_registers.encoder.layer"),
-            ("ViTMSN", "vit.layers"), ("IJepa", "ijepa.layers"),
+            ("ViTMSN", "vit.layers"),
+            ("IJepa", "ijepa.layers"),
         )
     },
     "Yolos": (
         lambda: transformers_model("Yolos", num_detection_tokens=2, image_size=[SIDE, SIDE]),
-        "vit.encoder.layer.0.attention.attention", "", "query.weight",
+        "vit.encoder.layer.0.attention.attention",
+        "",
+        "query.weight",
     ),
-}  # fmt: skip
+}
 
 
 def inner(model: nn.Module) -> nn.Module:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import nasdistill
-from nasdistill.errors import UserError
-from nasdistill.imported import Imported, import_file
+from nasdistill.common.errors import UserError
 from nasdistill.recipe import load_recipe
 from nasdistill.results import load_study
+from nasdistill.trials.plugins import Imported, import_file
 
 
 def write(folder: Path, text: str, name: str = "own.py") -> str:

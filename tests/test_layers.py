@@ -7,9 +7,9 @@ import torch
 from model_helpers import GREY, bound, conv, former, term, told
 from torch import nn
 
-from nasdistill.objective.features import Features
-from nasdistill.objective.layers import OnLayers, Pair, as_map, by_depth, maps_of, met, projector
-from nasdistill.taps import LayerError, anatomy
+from nasdistill.losses.features import Features
+from nasdistill.losses.layer_pairs import OnLayers, Pair, as_map, by_depth, maps_of, met, projector
+from nasdistill.models.hooks import LayerError, anatomy
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nasdistill.locks import is_held, pausing
+from nasdistill.common.locks import is_held, pausing
 
 CHILD = """\
 import sys
@@ -33,8 +33,10 @@ def start(tmp_path: Path) -> Start:
     def begin(kind: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(CHILD.format(kind=kind)), tmp_path / "lock"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         return process
 

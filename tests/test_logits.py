@@ -10,18 +10,10 @@ import torch
 from torch import Tensor
 
 from nasdistill.data import Batch
-from nasdistill.objective import TERMS, Outputs, Term
-from nasdistill.objective.logits import (
-    DIST,
-    DKD,
-    JS,
-    KL,
-    MSELogits,
-    ReverseKL,
-    SoftCE,
-    standardised,
-)
-from nasdistill.objective.schedules import constant
+from nasdistill.losses import KL, TERMS, Term
+from nasdistill.losses.logits import DIST, DKD, JS, MSELogits, ReverseKL, SoftCE, standardised
+from nasdistill.losses.schedules import constant
+from nasdistill.models.hooks import Outputs
 
 SOFTENED = {
     "kl": KL,

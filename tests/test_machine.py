@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nasdistill import machine
-from nasdistill.errors import UserError
-from nasdistill.machine import (
+from nasdistill.common import machine
+from nasdistill.common.errors import UserError
+from nasdistill.common.machine import (
     PACKAGES,
     allowance,
     cores,

@@ -15,9 +15,18 @@ from conftest import write_blobs
 from torch import nn
 
 import nasdistill
-from nasdistill.answers import Answers, Question
+from nasdistill.common.events import Event
 from nasdistill.data import Batch, Dataset, load_data
-from nasdistill.distillation import (
+from nasdistill.losses import Objective, Weighted
+from nasdistill.losses.example_weights import ByExample
+from nasdistill.losses.logits import DIST
+from nasdistill.losses.schedules import constant
+from nasdistill.models import Classifier
+from nasdistill.models.hooks import Outputs
+from nasdistill.recipe import load_recipe
+from nasdistill.results import Candidate, StudyRecord, candidates_frame, load_study
+from nasdistill.teachers.targets import Answers, Question
+from nasdistill.training import (
     Feed,
     OutOfMemory,
     Pace,
@@ -27,14 +36,7 @@ from nasdistill.distillation import (
     predict,
     seed_weights,
 )
-from nasdistill.distillation.memory import ran_out
-from nasdistill.models import Classifier
-from nasdistill.objective import Objective, Outputs, Weighted
-from nasdistill.objective.examples import ByExample
-from nasdistill.objective.logits import DIST
-from nasdistill.objective.schedules import constant
-from nasdistill.recipe import load_recipe
-from nasdistill.results import Candidate, Event, StudyRecord, candidates_frame, load_study
+from nasdistill.training.memory import ran_out
 
 CPU = torch.device("cpu")
 PACE = Pace(0.01, 100, None, 2000)
@@ -68,9 +70,15 @@ def make(data: Dataset, micro_batch: int | None, *first: nn.Module) -> Run:
     by_example = ByExample("confident", 0.5)
     objective = Objective.classic(constant(0.3), constant(4.0), by_example=by_example)
     return Run(
-        [plain(data, *first)], Feed(data, 50, 2, 7), objective, horizon=2000, pace=PACE, seed=3,
-        teachers={"teacher": Live(plain(data, seed=1))}, micro_batch=micro_batch,
-    )  # fmt: skip
+        [plain(data, *first)],
+        Feed(data, 50, 2, 7),
+        objective,
+        horizon=2000,
+        pace=PACE,
+        seed=3,
+        teachers={"teacher": Live(plain(data, seed=1))},
+        micro_batch=micro_batch,
+    )
 
 
 def gradients(run: Run) -> tuple[float, list[torch.Tensor]]:
@@ -172,9 +180,12 @@ def test_the_student_is_gone_before_the_second_try() -> None:
             torch.empty(2**60, dtype=torch.uint8)
 
     fitting(
-        train, batch=8, coupled=(), micro_batch=None,
+        train,
+        batch=8,
+        coupled=(),
+        micro_batch=None,
         mark=lambda micro_batch: alive.append(students[0]() is not None),
-    )  # fmt: skip
+    )
     assert alive == [False]
 
 
@@ -272,9 +283,14 @@ def search(appetites: str, on_event: Any = None, **options: Any) -> StudyRecord:
         own.write_text(own.read_text() + FAMILY)
     Path("greedy.yaml").write_text(SPACE.replace("APPETITES", appetites))
     given = {
-        "space": "greedy.yaml", "trials": 2, "top_k": 1, "min_accuracy": 0, "stopping": False,
-        "rungs": {"first": "500 images", "eta": 2, "count": 2}, "final_budget": "2 epochs",
-    }  # fmt: skip
+        "space": "greedy.yaml",
+        "trials": 2,
+        "top_k": 1,
+        "min_accuracy": 0,
+        "stopping": False,
+        "rungs": {"first": "500 images", "eta": 2, "count": 2},
+        "final_budget": "2 epochs",
+    }
     nasdistill.search(load_recipe("recipe.yaml", {**given, **options}), on_event=on_event)
     return load_study("small", Path("studies"))
 

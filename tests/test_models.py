@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nasdistill import models
-from nasdistill.artifact import quick_onnx
-from nasdistill.errors import UserError
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import Input
 from nasdistill.models import Classifier, build, register_families
 from nasdistill.models.depthwise import DepthwiseConv2d
+from nasdistill.models.export import quick_onnx
 from nasdistill.models.layers import down_sampling_plan
-from nasdistill.options import Input
 from nasdistill.space import Architecture, SearchSpace
 
 SHIPPED = ("mlp", "mobile", "resnet", "vit")
@@ -124,8 +124,14 @@ def test_a_users_family(families: None) -> None:
 
 
 def test_hooks_read_queries_keys_and_values() -> None:
-    values = {"tokens": 4, "stem": {"type": "patch"}, "heads": 2, "head_width": 16,
-              "depth": 3, "mlp_ratio": 1}  # fmt: skip
+    values = {
+        "tokens": 4,
+        "stem": {"type": "patch"},
+        "heads": 2,
+        "head_width": 16,
+        "depth": 3,
+        "mlp_ratio": 1,
+    }
     net = build(Architecture("vit", values), Input(3, 16, 16), 5).eval()
     seen: dict[str, torch.Tensor] = {}
     for name, module in net.named_modules():

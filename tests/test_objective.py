@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from nasdistill.data import Batch
-from nasdistill.objective import KL, Labels, Objective, Outputs, Weighted
-from nasdistill.objective.schedules import constant, cosine, linear, schedule, steps
+from nasdistill.losses import KL, Labels, Objective, Weighted
+from nasdistill.losses.schedules import constant, cosine, linear, schedule, steps
+from nasdistill.models.hooks import Outputs
 
 STUDENT = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
 TEACHER = torch.tensor([[0.0, 0.0], [4.0, 0.0]])

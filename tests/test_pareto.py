@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nasdistill.pareto import as_points, hypervolume, non_dominated_ranks, spread
+from nasdistill.analysis.pareto import as_points, hypervolume, non_dominated_ranks, spread
 
 
 def test_ranks_of_three_fronts() -> None:

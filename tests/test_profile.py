@@ -14,15 +14,16 @@ import pytest
 import torch
 from torch import nn
 
-from nasdistill import bench
-from nasdistill.artifact import quick_onnx
-from nasdistill.errors import UserError
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import Input
 from nasdistill.models import build
+from nasdistill.models.counts import Counts, count_architecture, count_module
 from nasdistill.models.depthwise import DepthwiseConv2d
+from nasdistill.models.export import quick_onnx
+from nasdistill.models.latency import Latency, measure_latencies
 from nasdistill.models.vit import Attention
-from nasdistill.options import Input
-from nasdistill.profile import Counts, Latency, count, count_module, measure
 from nasdistill.space import Architecture, SearchSpace
+from nasdistill.trials import context
 
 COLOUR = Input(3, 16, 16)
 
@@ -67,7 +68,7 @@ def test_attention_by_hand() -> None:
 def test_architecture_by_hand() -> None:
     layers = {"type": "two", "widths": [128, 64]}
     values = {"activation": "relu", "dropout": 0.1, "layers": layers}
-    found = count(Architecture("mlp", values), Input(1, 28, 28), 10)
+    found = count_architecture(Architecture("mlp", values), Input(1, 28, 28), 10)
     macs = 784 * 128 + 128 * 64 + 64 * 10
     assert found == Counts(macs + 128 + 64 + 10, macs, 4 * (macs + 128 + 64 + 10), 3)
 
@@ -76,7 +77,7 @@ def test_architecture_by_hand() -> None:
 def test_counts_agree_with_the_built_module(name: str) -> None:
     architecture = SearchSpace.load(name).random(random.Random(0))
     module = build(architecture, COLOUR, 5)
-    assert count(architecture, COLOUR, 5) == count_module(module, COLOUR)
+    assert count_architecture(architecture, COLOUR, 5) == count_module(module, COLOUR)
 
 
 # -- engines ------------------------------------------------------------------------------------
@@ -89,7 +90,9 @@ def tiny() -> nn.Module:
 @pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
 def test_engines_measure_side_by_side(engine: str) -> None:
     models = {"one": tiny(), "two": nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())}
-    found = measure(models, {"one": COLOUR, "two": COLOUR}, engine=engine, batch=2, seconds=0.01)
+    found = measure_latencies(
+        models, {"one": COLOUR, "two": COLOUR}, engine=engine, batch=2, seconds=0.01
+    )
     assert list(found) == ["one", "two"]
     for latency in found.values():
         assert (latency.engine, latency.batch, latency.threads) == (engine, 2, 1)
@@ -101,19 +104,19 @@ def test_engines_measure_side_by_side(engine: str) -> None:
 def test_onnx_file_is_measured(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(quick_onnx(tiny(), COLOUR))
-    found = measure({"file": path}, {"file": COLOUR}, engine="onnxruntime", seconds=0.01)
+    found = measure_latencies({"file": path}, {"file": COLOUR}, engine="onnxruntime", seconds=0.01)
     assert found["file"].repeats >= 20
 
 
 def test_unknown_engine() -> None:
     with pytest.raises(UserError, match="'onnx': allowed are onnxruntime, torch, cuda, command:"):
-        measure({"a": tiny()}, {"a": COLOUR}, engine="onnx")
+        measure_latencies({"a": tiny()}, {"a": COLOUR}, engine="onnx")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_engine_without_one() -> None:
     with pytest.raises(UserError, match="no usable CUDA device"):
-        measure({"a": tiny()}, {"a": COLOUR}, engine="cuda")
+        measure_latencies({"a": tiny()}, {"a": COLOUR}, engine="cuda")
 
 
 def command(folder: Path, body: str) -> str:
@@ -129,14 +132,16 @@ def test_command_reads_milliseconds_and_gets_the_model(tmp_path: Path) -> None:
         f"Path({str(copy)!r}).write_bytes(Path(sys.argv[-1]).read_bytes())\n"
         "print('1.0\\n2.0\\n3.0\\n4.0\\n5.0')",
     )
-    found = measure({"a": tiny()}, {"a": COLOUR}, engine=engine)["a"]
+    found = measure_latencies({"a": tiny()}, {"a": COLOUR}, engine=engine)["a"]
     assert found == Latency(engine, 1, 0, 3.0, 1.5, 4.5, 5, 1.0)
-    again = measure({"b": copy}, {"b": COLOUR}, engine="onnxruntime", seconds=0.01)
+    again = measure_latencies({"b": copy}, {"b": COLOUR}, engine="onnxruntime", seconds=0.01)
     assert again["b"].repeats >= 20
 
 
 def test_command_with_one_number(tmp_path: Path) -> None:
-    found = measure({"a": tiny()}, {"a": COLOUR}, engine=command(tmp_path, "print(2.5)"))["a"]
+    found = measure_latencies({"a": tiny()}, {"a": COLOUR}, engine=command(tmp_path, "print(2.5)"))[
+        "a"
+    ]
     assert (found.q1_ms, found.median_ms, found.q3_ms, found.repeats) == (2.5, 2.5, 2.5, 1)
 
 
@@ -152,12 +157,12 @@ def test_command_with_one_number(tmp_path: Path) -> None:
 )
 def test_commands_that_fail(tmp_path: Path, body: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        measure({"a": tiny()}, {"a": COLOUR}, engine=command(tmp_path, body))
+        measure_latencies({"a": tiny()}, {"a": COLOUR}, engine=command(tmp_path, body))
 
 
 def test_command_that_is_not_there() -> None:
     with pytest.raises(UserError, match="failed: .*No such file"):
-        measure({"a": tiny()}, {"a": COLOUR}, engine="command:/none/such")
+        measure_latencies({"a": tiny()}, {"a": COLOUR}, engine="command:/none/such")
 
 
 @pytest.mark.parametrize("slower", [1.0, 3.0])
@@ -173,13 +178,16 @@ def test_a_slower_minute_does_not_make_a_student_look_slow(
             for name in models
         }
 
-    monkeypatch.setattr(bench.profile, "measure", measured)
+    monkeypatch.setattr(context.profile, "measure", measured)
     job: Any = SimpleNamespace(
-        recipe=SimpleNamespace(latency_engine="torch"), dataset=SimpleNamespace(input=None),
-        teacher=SimpleNamespace(module=nn.Identity(), input=None), threads=1, teacher_latency=4.0,
+        recipe=SimpleNamespace(latency_engine="torch"),
+        dataset=SimpleNamespace(input=None),
+        teacher=SimpleNamespace(module=nn.Identity(), input=None),
+        threads=1,
+        teacher_latency=4.0,
         lock=tmp_path / "latency.lock",
-    )  # fmt: skip
-    job.settled = partial(bench.Bench.settled, job)
-    assert bench.Bench.measure_latency(job, nn.Identity()) == 2.0
+    )
+    job.settled = partial(context.Bench.settled, job)
+    assert context.Bench.measure_latency(job, nn.Identity()) == 2.0
     job.teacher_latency = None
-    assert bench.Bench.measure_latency(job, nn.Identity()) == 7.0, "its own median"
+    assert context.Bench.measure_latency(job, nn.Identity()) == 7.0, "its own median"

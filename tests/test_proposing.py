@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from nasdistill.errors import UserError
-from nasdistill.proposing import excess_over, give_up_on_failures
+from nasdistill.common.errors import UserError
 from nasdistill.results import Candidate
+from nasdistill.trials.proposals import excess_over, give_up_on_failures
 
 
 def test_excess_is_a_share_of_the_limit() -> None:

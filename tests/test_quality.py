@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasdistill.quality import (
+from nasdistill.training.metrics import (
     accuracy,
     agreement,
     agreement_by_teacher,

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 
 import nasdistill
-from nasdistill import race, trials
+from nasdistill.analysis.front import forecast_of
+from nasdistill.analysis.selection import choose, contenders, settled
 from nasdistill.api import searching
-from nasdistill.choosing import choose, contenders, settled
+from nasdistill.common.events import Event
 from nasdistill.recipe import load_recipe
-from nasdistill.results import Candidate, Event, RungScore, StudyRecord, forecast_of, load_study
+from nasdistill.results import Candidate, RungScore, StudyRecord, load_study
 from nasdistill.study import Study
+from nasdistill.trials import race
+from nasdistill.trials import trial as trials
 
 
 def trial(number: int, accuracy: float, params: int, race: float | None = None) -> Candidate:
@@ -22,9 +25,15 @@ def trial(number: int, accuracy: float, params: int, race: float | None = None) 
         return RungScore(0, 1000, value, value - 0.01, value + 0.01, 0.5, 1.0)
 
     return Candidate(
-        number=number, state="complete", architecture={}, fingerprint=str(number), parameters={},
-        params=params, rungs=(score(accuracy),), race=None if race is None else score(race),
-    )  # fmt: skip
+        number=number,
+        state="complete",
+        architecture={},
+        fingerprint=str(number),
+        parameters={},
+        params=params,
+        rungs=(score(accuracy),),
+        race=None if race is None else score(race),
+    )
 
 
 def numbers(found: list[Candidate]) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nasdistill.ranking import bootstrap, kendall, partial, ranks, spearman
+from nasdistill.analysis.rank_correlation import bootstrap, kendall, partial, ranks, spearman
 
 
 def test_ranks_and_correlations() -> None:

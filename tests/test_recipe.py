@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasdistill.errors import UserError
-from nasdistill.options import COSTS
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import COSTS
 from nasdistill.recipe import Budget, Recipe, changed_keys, from_stored, load_recipe
 
 
@@ -96,10 +96,18 @@ def test_schedules(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "{linear: [0, 2]}", "1.5", "{steps: {0.5: 0.1}}", "{steps: {}}", "{linear: [1]}",
-        "{linear: [0, 1], cosine: [0, 1]}", "{curve: [0, 1]}", "a", ".nan", "true",
+        "{linear: [0, 2]}",
+        "1.5",
+        "{steps: {0.5: 0.1}}",
+        "{steps: {}}",
+        "{linear: [1]}",
+        "{linear: [0, 1], cosine: [0, 1]}",
+        "{curve: [0, 1]}",
+        "a",
+        ".nan",
+        "true",
     ],
-)  # fmt: skip
+)
 def test_bad_schedules(tmp_path: Path, text: str) -> None:
     message = _message(_write(tmp_path, f"seed: 1\nfinal: {{alpha: {text}}}\n"), {})
     assert message.count("\n") == 0
@@ -128,17 +136,29 @@ def test_all_errors_at_once_with_line_key_and_nearest_name(tmp_path: Path) -> No
     flags = {"max_params": "12q", "rungs": {"count": "x"}, "seed": "-1", "study": "a/b"}
     lines = _message(path, flags).splitlines()
     assert [line.split(" ")[0] for line in lines[:4]] == [
-        "--max-params:", "--rung-count:", "--seed:", "--study:",
-    ]  # fmt: skip
+        "--max-params:",
+        "--rung-count:",
+        "--seed:",
+        "--study:",
+    ]
     found = {
         re.match(rf"{re.escape(str(path))}:(\d+): ([\w.]+): ", line): line for line in lines[4:]
     }
     places = [(int(m.group(1)), m.group(2)) for m in found if m is not None]
     assert places == [
-        (1, "traisl"), (2, "trials"), (3, "minimize.1"), (5, "rungs.first"), (6, "rungs.eta"),
-        (7, "rungs.cuont"), (8, "device"), (9, "min_accuracy"), (10, "skip_unreadable"),
-        (11, "final_budget"), (12, "sampler"), (13, "impotr"),
-    ]  # fmt: skip
+        (1, "traisl"),
+        (2, "trials"),
+        (3, "minimize.1"),
+        (5, "rungs.first"),
+        (6, "rungs.eta"),
+        (7, "rungs.cuont"),
+        (8, "device"),
+        (9, "min_accuracy"),
+        (10, "skip_unreadable"),
+        (11, "final_budget"),
+        (12, "sampler"),
+        (13, "impotr"),
+    ]
     text = "\n".join(lines)
     for nearest in ("trials", "latency", "count", "cuda", "tpe", "import"):
         assert f"did you mean '{nearest}'?" in text
@@ -202,12 +222,24 @@ def test_names(overrides: dict[str, Any], name: str) -> None:
 
 def test_names_differ_where_recipes_do() -> None:
     variants: list[dict[str, Any]] = [
-        {}, {"seed": 1}, {"seed": 2}, {"data": "folder:/a/cifar10"}, {"data": "folder:/b/cifar10"},
-        {"space": "./mobile"}, {"space": "mine/mobile.yaml"}, {"space": "other/mobile.yaml"},
-        {"final": {"alpha": 0.2}}, {"scoring": {"alpha": 0.2}}, {"rungs": {"eta": 2}},
-        {"final_budget": "3 epochs"}, {"final_budget": "3k images"}, {"teacher": "timm:x"},
-        {"learning_rate": 1e-5}, {"latency_engine": "command:ssh x"}, {"import_file": "a.py"},
-    ]  # fmt: skip
+        {},
+        {"seed": 1},
+        {"seed": 2},
+        {"data": "folder:/a/cifar10"},
+        {"data": "folder:/b/cifar10"},
+        {"space": "./mobile"},
+        {"space": "mine/mobile.yaml"},
+        {"space": "other/mobile.yaml"},
+        {"final": {"alpha": 0.2}},
+        {"scoring": {"alpha": 0.2}},
+        {"rungs": {"eta": 2}},
+        {"final_budget": "3 epochs"},
+        {"final_budget": "3k images"},
+        {"teacher": "timm:x"},
+        {"learning_rate": 1e-5},
+        {"latency_engine": "command:ssh x"},
+        {"import_file": "a.py"},
+    ]
     names = [load_recipe(None, variant).study_name() for variant in variants]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", name) for name in names)
@@ -238,7 +270,7 @@ alphas = st.one_of(
     st.floats(0, 1),
     st.builds(lambda a, b: {"linear": [a, b]}, st.floats(0, 1), st.floats(0, 1)),
     st.builds(lambda at, a: {"steps": {0.0: 0.5, at: a}}, st.floats(0.01, 1), st.floats(0, 1)),
-)  # fmt: skip
+)
 # Control characters (such as NEL) are folded by YAML itself; no name holds one.
 names_like = st.text(
     st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_categories=("Cc",)), min_size=1
@@ -317,9 +349,13 @@ def test_bad_terms_are_told_with_their_line(tmp_path: Path) -> None:
     lines = _message(_write(tmp_path, text), {}).splitlines()
     told = [line.split(":", 1)[1] for line in lines]
     assert [":".join(line.split(":")[:2]) for line in told] == [
-        "3: final.terms.0.othrs", "3: final.terms.0.temperature", "4: final.terms.1",
-        "5: final.terms.2", "6: final.terms.3.weight", "7: scoring",
-    ]  # fmt: skip
+        "3: final.terms.0.othrs",
+        "3: final.terms.0.temperature",
+        "4: final.terms.1",
+        "5: final.terms.2",
+        "6: final.terms.3.weight",
+        "7: scoring",
+    ]
     assert "did you mean 'others'?" in told[0] and "must be above 0" in told[1]
     assert "did you mean 'dkd'?" in told[2] and "needs the key 'term'" in told[3]
     assert "must be 0 or more" in told[4] and "either terms or alpha" in told[5]

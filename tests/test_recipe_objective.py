@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nasdistill.errors import UserError
-from nasdistill.options import Input
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import Input
 from nasdistill.recipe import Recipe, from_stored, load_recipe
 
 
@@ -59,9 +59,7 @@ def test_a_whole_recipe_is_read_and_written(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, WHOLE), {})
     assert recipe.final.stages is not None and len(recipe.final.stages) == 3
     assert recipe.final.teachers() == ("teacher", "big", "both", "others")
-    assert recipe.final.names() == (
-        "labels", "kl", "features", "attention", "exits", "mse_logits",
-    )  # fmt: skip
+    assert recipe.final.names() == ("labels", "kl", "features", "attention", "exits", "mse_logits")
     second = recipe.final.stages[1].terms
     assert second is not None
     assert second[0].layers == {"0": ("0", "1"), "stage1": ("layer2",)}
@@ -76,8 +74,11 @@ def test_a_whole_recipe_is_read_and_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "told"),
     [
-        ("stages: [{until: 0.5}, {until: 0.5}, {until: 1}]", 2,
-         "stage 1 ends at 0.5, but the one before it at 0.5: they overlap"),
+        (
+            "stages: [{until: 0.5}, {until: 0.5}, {until: 1}]",
+            2,
+            "stage 1 ends at 0.5, but the one before it at 0.5: they overlap",
+        ),
         ("stages: [{until: 0.7}, {until: 0.3}, {until: 1}]", 2, "they overlap"),
         ("stages: [{until: 0.3}, {until: 0.7}]", 2, "the last ends at 0.7; it must end at 1"),
         ("stages: []", 2, "stages: at least one is needed"),
@@ -87,26 +88,50 @@ def test_a_whole_recipe_is_read_and_written(tmp_path: Path) -> None:
         ("stages: [{until: 1}]\n  terms: [{term: kl}]", 2, "give either stages or terms"),
         ("stages: [{until: 1, alpha: 0.5, terms: [{term: kl}]}]", 2, "give either terms or alpha"),
         ("stages: [{until: 1, terms: [{term: kl, weight: 0}]}]", 2, "all weights are zero"),
-        ("stages:\n    - until: 0.5\n    - untl: 1\n      until: 1", 4,
-         "final.stages.1.untl: unknown key; did you mean 'until'?"),
-        ("stages:\n    - until: 1\n      terms:\n        - {term: kl}\n"
-         "        - {term: kl, temprature: 3}", 6,
-         "final.stages.0.terms.1.temprature: unknown key; did you mean 'temperature'?"),
-        ("terms: [{term: labels, weight: 0}, {term: kl, weight: {linear: [0, 0]}}]", 2,
-         "all weights are zero, so nothing would be learned"),
+        (
+            "stages:\n    - until: 0.5\n    - untl: 1\n      until: 1",
+            4,
+            "final.stages.1.untl: unknown key; did you mean 'until'?",
+        ),
+        (
+            "stages:\n    - until: 1\n      terms:\n        - {term: kl}\n"
+            "        - {term: kl, temprature: 3}",
+            6,
+            "final.stages.0.terms.1.temprature: unknown key; did you mean 'temperature'?",
+        ),
+        (
+            "terms: [{term: labels, weight: 0}, {term: kl, weight: {linear: [0, 0]}}]",
+            2,
+            "all weights are zero, so nothing would be learned",
+        ),
         ("terms: [{term: adversarial}]", 2, "adversarial alone teaches no classes"),
-        ("terms: [{term: labels}, {term: adversarial, layers: {s: t}}]", 2,
-         "layers goes with on: features; found on: logits"),
-        ("terms: [{term: labels}, {term: adversarial}]\n  balance: value", 2,
-         "balance: adversarial has two sides"),
+        (
+            "terms: [{term: labels}, {term: adversarial, layers: {s: t}}]",
+            2,
+            "layers goes with on: features; found on: logits",
+        ),
+        (
+            "terms: [{term: labels}, {term: adversarial}]\n  balance: value",
+            2,
+            "balance: adversarial has two sides",
+        ),
         ("balance: values", 2, "allowed: value, gradient; did you mean 'value'?"),
-        ("terms: [{term: dkd}]\n  feed: {mix: {kind: mixup}}", 2,
-         "feed.mix: dkd needs one label for each example"),
-        ("examples: {by: correct_only}\n  feed: {mix: {kind: mixup}}", 2,
-         "whether a teacher is right on a mixed example is not known"),
+        (
+            "terms: [{term: dkd}]\n  feed: {mix: {kind: mixup}}",
+            2,
+            "feed.mix: dkd needs one label for each example",
+        ),
+        (
+            "examples: {by: correct_only}\n  feed: {mix: {kind: mixup}}",
+            2,
+            "whether a teacher is right on a mixed example is not known",
+        ),
         ("terms: [{term: labels}]\n  feed: {synthetic: {}}", 2, "no term asks the teacher"),
-        ("feed:\n    mix: {kind: mixup}\n    rand_agment: {}", 4,
-         "final.feed.rand_agment: unknown key; did you mean 'rand_augment'?"),
+        (
+            "feed:\n    mix: {kind: mixup}\n    rand_agment: {}",
+            4,
+            "final.feed.rand_agment: unknown key; did you mean 'rand_augment'?",
+        ),
         ("feed:\n    mix:\n      kind: mixp", 4, "did you mean 'mixup'?"),
         ("feed: {mix: {kind: mixup, alph: 1}}", 2, "did you mean 'alpha'?"),
         ("feed: {rand_augment: {magnitude: 31}}", 2, "less than or equal to 30"),
@@ -118,8 +143,11 @@ def test_a_whole_recipe_is_read_and_written(tmp_path: Path) -> None:
         ("terms: [{term: features, layers: {0: [true]}}]", 2, "is not a layer's name or number"),
         ("terms: [{term: exits, layers: 3}]", 2, "a list of the student's layers"),
         ("terms: [{term: exits, teacher: big}]", 2, "final.terms.0.teacher: unknown key"),
-        ("terms: [{term: attention, of: matrix}]", 2,
-         "allowed: maps, matrices, values; did you mean 'matrices'?"),
+        (
+            "terms: [{term: attention, of: matrix}]",
+            2,
+            "allowed: maps, matrices, values; did you mean 'matrices'?",
+        ),
         ("terms: [{term: attention, loss: l2}]", 2, "allowed: mse, kl, cosine"),
         ("terms: [{term: features, resize: pol}]", 2, "did you mean 'pool'?"),
         ("terms: [{term: crd, width: 1}]", 2, "greater than or equal to 2"),
@@ -128,7 +156,7 @@ def test_a_whole_recipe_is_read_and_written(tmp_path: Path) -> None:
         ("terms: [{term: kl, weight: {warm_up: [1, 0]}}]", 2, "{warm_up: [value, share]}"),
         ("terms: [{term: kl, temperature: {linear: [4, 0]}}]", 2, "must be above 0"),
     ],
-)  # fmt: skip
+)
 def test_objectives_that_cannot_work(tmp_path: Path, text: str, line: int, told: str) -> None:
     message = refused(tmp_path, f"final:\n  {text}\n")
     where = int(message.split(":")[0])
@@ -171,9 +199,10 @@ def test_teachers_that_cannot_work(tmp_path: Path, text: str, told: str) -> None
 @pytest.mark.parametrize("key", ["scoring", "final"])
 def test_a_teacher_that_is_not_there_is_told_with_the_nearest(tmp_path: Path, key: str) -> None:
     for objective in (
-        "{terms: [{term: kl, teacher: bgi}]}", "{examples: {by: entropy, teacher: bgi}}",
+        "{terms: [{term: kl, teacher: bgi}]}",
+        "{examples: {by: entropy, teacher: bgi}}",
         "{stages: [{until: 0.5}, {until: 1, terms: [{term: kl, teacher: bgi}]}]}",
-    ):  # fmt: skip
+    ):
         message = refused(tmp_path, f"teachers: {{big: {{model: x}}}}\n{key}: {objective}\n")
         told = f"{key}: there is no teacher 'bgi'; did you mean 'big'? (there: teacher, big)"
         assert told in message
@@ -196,8 +225,10 @@ def test_wrong_keys_of_many_places_are_told_at_once(tmp_path: Path) -> None:
         load_recipe(path, {})
     lines = [line.removeprefix(f"{path}:") for line in str(caught.value).splitlines()]
     assert [line.split(": ")[:2] for line in lines] == [
-        ["4", "teachers.big.wights"], ["8", "final.stages.0.temprature"],
-        ["11", "final.feed.synthetic.imges"], ["12", "final.examples.treshold"],
-    ]  # fmt: skip
+        ["4", "teachers.big.wights"],
+        ["8", "final.stages.0.temprature"],
+        ["11", "final.feed.synthetic.imges"],
+        ["12", "final.examples.treshold"],
+    ]
     for line, word in zip(lines, ("weights", "temperature", "images", "threshold"), strict=True):
         assert f"unknown key; did you mean '{word}'?" in line

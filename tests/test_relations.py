@@ -12,9 +12,9 @@ from model_helpers import compared
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nasdistill.objective.layers import Pair
-from nasdistill.objective.relations import CRD, RKD, Similarity, angles, distances
-from nasdistill.objective.schedules import constant, linear
+from nasdistill.losses.layer_pairs import Pair
+from nasdistill.losses.relational import CRD, RKD, Similarity, angles, distances
+from nasdistill.losses.schedules import constant, linear
 
 Array = NDArray[np.float64]
 
@@ -104,9 +104,7 @@ def test_relations_are_torchdistills() -> None:
     mine, theirs = drawn(6, 5, seed=2), drawn(6, 7, seed=3)
     said = {"it": {"output": mine}}, {"it": {"output": theirs}}
     loss = losses.RKDLoss("it", "it", dist_factor=1.5, angle_factor=0.5, reduction="mean")
-    found = compared(RKD(distance=1.5, angle=0.5), *(
-        x[:, :, None, None] for x in (mine, theirs)
-    ))  # fmt: skip
+    found = compared(RKD(distance=1.5, angle=0.5), *(x[:, :, None, None] for x in (mine, theirs)))
     assert float(found) == pytest.approx(float(loss(*said)), rel=1e-4)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from nasdistill.errors import UserError
+from nasdistill.common.errors import UserError
 from nasdistill.report import figures, progress, statistics, text, write_report
 from nasdistill.results import Candidate, Final, RungScore, State, StudyRecord
 
@@ -37,9 +37,16 @@ def candidate(number: int, rng: random.Random) -> Candidate:
     if block == "mbconv":
         parameters["stages.0.block.mbconv.expansion"] = rng.uniform(2, 6)
     base = Candidate(
-        number, "complete", {"family": "mobile", "values": {"stem": width, "stages": stages}},
-        f"{number:016x}", parameters, params, params * 40, params * 4 + 900, width / 60,
-    )  # fmt: skip
+        number,
+        "complete",
+        {"family": "mobile", "values": {"stem": width, "stages": stages}},
+        f"{number:016x}",
+        parameters,
+        params,
+        params * 40,
+        params * 4 + 900,
+        width / 60,
+    )
     if number % 7 == 3:
         reason = f"{NASTY} {params} parameters > 60000 & more"
         return dataclasses.replace(base, state="rejected", latency=None, reason=reason)
@@ -53,27 +60,50 @@ def candidate(number: int, rng: random.Random) -> Candidate:
 
 def metrics(trial: Candidate, test: float, **changed: Any) -> dict[str, Any]:
     latency = [
-        {"model": model, "engine": "onnxruntime", "batch": batch, "threads": 1,
-         "median_ms": ms, "q1_ms": 0.95 * ms, "q3_ms": 1.1 * ms}
+        {
+            "model": model,
+            "engine": "onnxruntime",
+            "batch": batch,
+            "threads": 1,
+            "median_ms": ms,
+            "q1_ms": 0.95 * ms,
+            "q3_ms": 1.1 * ms,
+        }
         for batch in (1, 64)
         for model, ms in (("student", 0.31 * batch), ("teacher", 1.24 * batch))
-    ]  # fmt: skip
+    ]
     return {
-        "test_accuracy": test, "test_interval": [test - 0.008, test + 0.008],
-        "teacher_test_accuracy": 0.922, "retention": test / 0.922, "agreement": 0.93,
-        "class_relation_preservation": 0.991, "ece": 0.021, "teacher_ece": 0.015,
-        "params": trial.params, "macs": trial.macs, "bytes": trial.bytes, "onnx_bytes": 401_000,
-        "teacher_params": 1_050_000, "teacher_macs": 60_000_000, "compression": 13.1,
-        "latency": latency, "speedup": 4.0, "seconds": {"distill": 31.2, "export": 2.1},
+        "test_accuracy": test,
+        "test_interval": [test - 0.008, test + 0.008],
+        "teacher_test_accuracy": 0.922,
+        "retention": test / 0.922,
+        "agreement": 0.93,
+        "class_relation_preservation": 0.991,
+        "ece": 0.021,
+        "teacher_ece": 0.015,
+        "params": trial.params,
+        "macs": trial.macs,
+        "bytes": trial.bytes,
+        "onnx_bytes": 401_000,
+        "teacher_params": 1_050_000,
+        "teacher_macs": 60_000_000,
+        "compression": 13.1,
+        "latency": latency,
+        "speedup": 4.0,
+        "seconds": {"distill": 31.2, "export": 2.1},
         "baseline": {"test_accuracy": test - 0.012, "test_interval": [test - 0.02, test - 0.004]},
         "limits": {
             "latency": {"limit": 0.5, "value": 0.31, "ok": True},
             "params": {"limit": 100_000, "value": trial.params, "ok": True},
             "accuracy": {"limit": 0.83, "value": 0.905, "ok": True},
         },
-        "onnx_max_abs_difference": 3.1e-6, "checkpoint": "last", "epochs": 8,
-        "trial": trial.number, "fingerprint": trial.fingerprint, "recommended": False,
-    } | changed  # fmt: skip
+        "onnx_max_abs_difference": 3.1e-6,
+        "checkpoint": "last",
+        "epochs": 8,
+        "trial": trial.number,
+        "fingerprint": trial.fingerprint,
+        "recommended": False,
+    } | changed
 
 
 @pytest.fixture
@@ -89,23 +119,50 @@ def record(tmp_path: Path) -> StudyRecord:
     ]
     finals = [Final(i + 1, m["trial"], tmp_path / f"{i + 1}", m) for i, m in enumerate(found)]
     return StudyRecord(
-        name=f"study {NASTY}", folder=tmp_path, state="complete",
-        recipe={"space": "mobile", "minimize": ["latency", "params"], "seed": 0, "note": QUOTES,
-                "objective": [{"kl": {"weight": 0.9, "temperature": 4}}, {"labels": 0.1}]},
+        name=f"study {NASTY}",
+        folder=tmp_path,
+        state="complete",
+        recipe={
+            "space": "mobile",
+            "minimize": ["latency", "params"],
+            "seed": 0,
+            "note": QUOTES,
+            "objective": [{"kl": {"weight": 0.9, "temperature": 4}}, {"labels": 0.1}],
+        },
         command=f"nasdistill search --space mobile --study '{NASTY}'",
-        teacher={"name": f"teacher {QUOTES}", "params": 1_050_000, "macs": 60_000_000,
-                 "bytes": 4_210_000, "test_accuracy": 0.922, "validation_accuracy": 0.925,
-                 "ece": 0.015, "latency": 1.2},
-        data={"name": "fashion-mnist-mini", "classes": ["Coat", NASTY], "input": [1, 28, 28],
-              "examples": {"train": 10_000, "score": 1000, "audit": 1000, "test": 5000}},
+        teacher={
+            "name": f"teacher {QUOTES}",
+            "params": 1_050_000,
+            "macs": 60_000_000,
+            "bytes": 4_210_000,
+            "test_accuracy": 0.922,
+            "validation_accuracy": 0.925,
+            "ece": 0.015,
+            "latency": 1.2,
+        },
+        data={
+            "name": "fashion-mnist-mini",
+            "classes": ["Coat", NASTY],
+            "input": [1, 28, 28],
+            "examples": {"train": 10_000, "score": 1000, "audit": 1000, "test": 5000},
+        },
         machine={"processor": "x86_64", "cores": 2, "memory": "8 GB", "accelerator": None},
         versions={"python": "3.12.1", "torch": "2.11.0"},
-        limits={"params": 100_000, "latency": 0.5, "accuracy": 0.83}, rungs=BUDGETS,
-        stages={"teacher answers": 12.1, "gates": 1.2, "latency": 9.0, "rungs": 110.3,
-                "finals": 88.0, "export": 7.7, NASTY: 0.4},
+        limits={"params": 100_000, "latency": 0.5, "accuracy": 0.83},
+        rungs=BUDGETS,
+        stages={
+            "teacher answers": 12.1,
+            "gates": 1.2,
+            "latency": 9.0,
+            "rungs": 110.3,
+            "finals": 88.0,
+            "export": 7.7,
+            NASTY: 0.4,
+        },
         savings={"stopping": 61_000, "cache": 140_000, "gates": 36_000},
-        candidates=candidates, finals=finals,
-    )  # fmt: skip
+        candidates=candidates,
+        finals=finals,
+    )
 
 
 @pytest.fixture
@@ -136,8 +193,9 @@ def test_trade_off_places_every_trial_and_the_front_is_not_beaten(record: StudyR
     assert [p.number for p in info.groups["broken"]] == [record.finals[1].number]
     assert info.groups["teacher"][0][1:3] == (1_050_000, 0.922)
     for point in info.front:
-        assert not any(o.x <= point.x and (o.y or 0) > (point.y or 0)
-                       for o in info.groups["complete"])  # fmt: skip
+        assert not any(
+            o.x <= point.x and (o.y or 0) > (point.y or 0) for o in info.groups["complete"]
+        )
     assert (info.cost_limit, info.accuracy_limit) == (100_000, 0.83)
     drawn = {trace.name: trace for trace in figures.plot_trade_off(info).data}
     trial = record.candidates[drawn["complete"].customdata[0]]
@@ -202,12 +260,19 @@ def test_parameters_that_matter_come_first_and_rare_ones_are_left_out(record: St
 
 def test_text_of_numbers_and_recipes() -> None:
     assert [text.count(v) for v in (812, 81_234, 999_999, 1_050_000, None)] == [
-        "812", "81.2k", "1M", "1.05M", "–",
-    ]  # fmt: skip
+        "812",
+        "81.2k",
+        "1M",
+        "1.05M",
+        "–",
+    ]
     assert [text.size(v) for v in (900, 325_000)] == ["900 B", "325 kB"]
     assert [text.seconds(v) for v in (0.42, 59.7, 252, 7_500)] == [
-        "0.42 s", "1 min 0 s", "4 min 12 s", "2 h 5 min",
-    ]  # fmt: skip
+        "0.42 s",
+        "1 min 0 s",
+        "4 min 12 s",
+        "2 h 5 min",
+    ]
 
 
 def test_page_loads_nothing(page: str) -> None:
@@ -221,9 +286,7 @@ def test_page_escapes_everything(page: str) -> None:
     assert page.count("<script") - page.count("<script>alert") == 3 + page.count("'<script")
     assert "<script>alert" not in own_text(page) and "<b>bold" not in own_text(page)
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page
-    assert set(embedded(page)) == {
-        "trade-off", "rungs", "trust", "stages", "savings", "parameters",
-    }  # fmt: skip
+    assert set(embedded(page)) == {"trade-off", "rungs", "trust", "stages", "savings", "parameters"}
     assert "<script" not in json.dumps(embedded(page))
     assert "${danger} $title" in unescape(own_text(page))
 
@@ -231,13 +294,28 @@ def test_page_escapes_everything(page: str) -> None:
 def test_page_says_what_matters(page: str) -> None:
     shown = unescape(re.sub(r"<[^>]+>", " ", own_text(page)))
     for expected in (
-        "Final 1, from trial", "91.2 %", "90.4–92.0 %", "13.1× smaller", "4× faster",
-        "Meets its limits", "✓ params: 92.2k ≤ 100k", "✓ audit accuracy: 90.5 % ≥ 83.0 %",
-        "✗ breaks latency: 0.31 ms > 0.3 ms", "not trained",
+        "Final 1, from trial",
+        "91.2 %",
+        "90.4–92.0 %",
+        "13.1× smaller",
+        "4× faster",
+        "Meets its limits",
+        "✓ params: 92.2k ≤ 100k",
+        "✓ audit accuracy: 90.5 % ≥ 83.0 %",
+        "✗ breaks latency: 0.31 ms > 0.3 ms",
+        "not trained",
         "+1.2 points",
-        "0.31 [0.294–0.341] ms", "batch 64", "onnxruntime, 1 thread", "Spearman 1.00", "n = 3",
-        "best on validation", "3.1e-06", "eta squared", "torch 2.11.0", "--space mobile",
-    ):  # fmt: skip
+        "0.31 [0.294–0.341] ms",
+        "batch 64",
+        "onnxruntime, 1 thread",
+        "Spearman 1.00",
+        "n = 3",
+        "best on validation",
+        "3.1e-06",
+        "eta squared",
+        "torch 2.11.0",
+        "--space mobile",
+    ):
         assert expected in re.sub(r"\s+", " ", shown), expected
 
 
@@ -267,8 +345,18 @@ def test_study_in_progress_has_a_report(record: StudyRecord, tmp_path: Path) -> 
     )
     assert "No finals yet" in (tmp_path / "r.html").read_text("utf-8")
     only = Candidate(0, "running", {"family": "mlp", "values": {}}, "0" * 16, {})
-    bare = dataclasses.replace(record, candidates=[only], finals=[], stages={}, savings={},
-                               teacher={}, data={}, recipe={}, limits={}, rungs=())  # fmt: skip
+    bare = dataclasses.replace(
+        record,
+        candidates=[only],
+        finals=[],
+        stages={},
+        savings={},
+        teacher={},
+        data={},
+        recipe={},
+        limits={},
+        rungs=(),
+    )
     write_report(bare, tmp_path / "r.html")
     assert "no trial is complete" in (tmp_path / "r.html").read_text("utf-8")
 
@@ -291,17 +379,31 @@ def test_report_imports_neither_torch_nor_optuna() -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_chromium_draws_every_figure(page: str, tmp_path: Path, theme: str) -> None:
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser",
-                                                   "google-chrome"))), None)  # fmt: skip
+    browser = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if browser is None:
         pytest.skip("no Chromium on this machine: the report was not drawn")
     done = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-         "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
-         "--window-size=1280,900", "--enable-logging=stderr", "--virtual-time-budget=10000",
-         "--dump-dom", (tmp_path / "out" / "index.html").as_uri() + f"#{theme}"],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-background-networking",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--window-size=1280,900",
+            "--enable-logging=stderr",
+            "--virtual-time-budget=10000",
+            "--dump-dom",
+            (tmp_path / "out" / "index.html").as_uri() + f"#{theme}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert complaints == []
     assert 'data-ready="yes"' in done.stdout and f'data-theme="{theme}"' in done.stdout

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from nasdistill.errors import UserError
+from nasdistill.analysis.front import front
+from nasdistill.common.errors import UserError
 from nasdistill.results import (
     Candidate,
     RungScore,
     candidates_frame,
-    front,
     load_study,
     open_storage,
     storage_of,
@@ -35,9 +35,12 @@ def trial(number: int, accuracy: float | None, params: int, state: str = "comple
 
 
 TRIALS = [
-    trial(0, 0.9, 900), trial(1, 0.8, 100), trial(2, 0.79, 200), trial(3, 0.95, 50, "stopped"),
+    trial(0, 0.9, 900),
+    trial(1, 0.8, 100),
+    trial(2, 0.79, 200),
+    trial(3, 0.95, 50, "stopped"),
     trial(4, None, 10, "rejected"),
-]  # fmt: skip
+]
 
 
 def test_the_front_holds_complete_trials_that_none_beats() -> None:

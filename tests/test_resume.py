@@ -20,9 +20,13 @@ MOMENTS = ("trial", "rungs", "writing", "final")
 
 def run(folder: Path, moment: str) -> int:
     done = subprocess.run(
-        [sys.executable, str(DRIVER), moment], cwd=folder, capture_output=True, text=True,
-        check=False, timeout=300,
-    )  # fmt: skip
+        [sys.executable, str(DRIVER), moment],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
 
@@ -88,8 +92,11 @@ def _assert_hit(moment: str, folder: Path, record: Any) -> None:
 def test_killed_again_and_again(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     folder = prepare(tmp_path)
     assert [run(folder, moment) for moment in ("rungs", "rungs", "final", "never")] == [
-        -signal.SIGKILL, -signal.SIGKILL, -signal.SIGKILL, 0,
-    ]  # fmt: skip
+        -signal.SIGKILL,
+        -signal.SIGKILL,
+        -signal.SIGKILL,
+        0,
+    ]
     assert outcome(folder) == uninterrupted
 
 
@@ -114,9 +121,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     main = "import sys; from nasdistill.cli import main; main()"
     search = [sys.executable, "-c", main, "search", "--recipe", "recipe.yaml", "--trials", "500"]
     process = subprocess.Popen(
-        search, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        search,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=heed_ctrl_c,
-    )  # fmt: skip
+    )
     assert process.stderr is not None
     said = ""
     while ", rung 0: " not in said:

@@ -1,4 +1,5 @@
-from nasdistill.rungs import Ladder, stop_reason
+from nasdistill.analysis.stopping import stop_reason
+from nasdistill.results.rungs import Ladder
 
 
 def test_budgets_and_what_they_cost() -> None:

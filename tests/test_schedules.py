@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nasdistill.objective.schedules import (
-    constant,
-    during,
-    linear,
-    schedule,
-    steps,
-    warm_up,
-    within,
-)
+from nasdistill.losses.schedules import constant, during, linear, schedule, steps, warm_up, within
 
 
 def test_warm_up_rises_and_stays() -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasdistill.errors import UserError
+from nasdistill.common.errors import UserError
 from nasdistill.space import Architecture, SearchSpace
 from nasdistill.space.nodes import parameters_of
 
@@ -105,11 +105,13 @@ def test_samples_survive_json(name: str, seed: int) -> None:
     assert len(architecture.fingerprint) == 16
 
 
-@given(st.recursive(
-    st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False),
-    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(), below, max_size=3),
-    max_leaves=8,
-))  # fmt: skip
+@given(
+    st.recursive(
+        st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False),
+        lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(), below, max_size=3),
+        max_leaves=8,
+    )
+)
 def test_any_json_value_survives(value: Any) -> None:
     architecture = Architecture("own", {"value": value})
     again = Architecture.from_json(architecture.to_json())
@@ -143,9 +145,7 @@ def test_count_against_brute_force() -> None:
     found = every_architecture(space)
     assert len(found) == len(set(found)) == space.count() == 3 * 3 * (1 + 2 * 2) * 2
     values = json.loads(found[0])["values"]
-    assert values == {
-        "fixed": 7, "wide": 4, "deep": 1, "block": {"type": "plain"}, "row": ["a", 1],
-    }  # fmt: skip
+    assert values == {"fixed": 7, "wide": 4, "deep": 1, "block": {"type": "plain"}, "row": ["a", 1]}
     rng = random.Random(0)
     assert {space.random(rng).to_json() for _ in range(3000)} == set(found)
 
@@ -160,8 +160,14 @@ def test_count_of_shipped_mlp_and_of_a_float() -> None:
 
 def test_optuna_draws_with_dotted_names() -> None:
     space = SearchSpace.from_yaml(SMALL, "small.yaml")
-    fixed = {"wide": 8, "deep": 2, "block": "nested", "block.nested.kernel": 5,
-             "block.nested.gate": False, "row.0": "b"}  # fmt: skip
+    fixed = {
+        "wide": 8,
+        "deep": 2,
+        "block": "nested",
+        "block.nested.kernel": 5,
+        "block.nested.gate": False,
+        "row.0": "b",
+    }
     drawn = space.sample(optuna.trial.FixedTrial(fixed))
     assert drawn.values["block"] == {"type": "nested", "kernel": 5, "gate": False}
     assert drawn.values["row"] == ["b", 1]
@@ -328,9 +334,13 @@ start:
 def test_designs_to_try_first() -> None:
     space = SearchSpace.from_yaml(SMALL + START, "small.yaml")
     assert dict(space.start[0]) == {
-        "wide": 8, "deep": 2, "block": "nested", "block.nested.kernel": 5,
-        "block.nested.gate": False, "row.0": "b",
-    }  # fmt: skip
+        "wide": 8,
+        "deep": 2,
+        "block": "nested",
+        "block.nested.kernel": 5,
+        "block.nested.gate": False,
+        "row.0": "b",
+    }
     assert space.sample(optuna.trial.FixedTrial(dict(space.start[1]))).values["wide"] == 12
     assert space.fingerprint == SearchSpace.from_yaml(SMALL, "small.yaml").fingerprint
     assert "tried first: 2 plain designs" in space.tree()[-1]

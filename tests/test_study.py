@@ -96,12 +96,7 @@ def test_a_living_worker_keeps_its_trial_and_a_dead_one_loses_it(here: Path) -> 
     number = claimed(study)
     other = opened()
     assert other.take_up() is None
-    script = (
-        "from test_study import *\n"
-        "study = opened()\n"
-        "claimed(study)\n"
-        "os._exit(0)\n"
-    )  # fmt: skip
+    script = "from test_study import *\nstudy = opened()\nclaimed(study)\nos._exit(0)\n"
     paths = [str(Path(__file__).parent), *sys.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasdistill.errors import UserError
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import Input
 from nasdistill.models import Classifier
-from nasdistill.options import Input
-from nasdistill.synthesis import (
+from nasdistill.teachers import Teacher, weights_hash
+from nasdistill.teachers.synthesis import (
     Progress,
     Weights,
     batch_norm_loss,
@@ -21,7 +22,6 @@ from nasdistill.synthesis import (
     synthesise,
     watch,
 )
-from nasdistill.teacher import Teacher, weights_hash
 
 CLASSES = 3
 
@@ -43,10 +43,15 @@ def as_teacher(module: nn.Module) -> Teacher:
 def teacher() -> Teacher:
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(1, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Flatten(), nn.Linear(256, CLASSES),
-    )  # fmt: skip
+        nn.Conv2d(1, 8, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(256, CLASSES),
+    )
     module = Classifier(net, (0.22,), (0.22,))
     optimiser = torch.optim.Adam(module.parameters(), lr=0.01)
     generator = torch.Generator().manual_seed(0)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nasdistill.errors import UserError
-from nasdistill.table import LEAST, Table, read_table
+from nasdistill.common.errors import UserError
+from nasdistill.teachers.table import LEAST, Table, read_table
 
 NAMES = ("a.png", "b.png", "c.png")
 CLASSES = ("cat", "dog", "owl", "fox")
@@ -51,9 +51,10 @@ def test_probabilities_become_finite_logarithms(tmp_path: Path) -> None:
 
 def test_the_rest_of_the_likeliest_is_spread(tmp_path: Path) -> None:
     path = write(
-        tmp_path, top_indices=np.array([[2, 0], [1, 3], [0, 1]]),
+        tmp_path,
+        top_indices=np.array([[2, 0], [1, 3], [0, 1]]),
         top_values=np.array([[0.6, 0.2], [0.5, 0.5], [0.9, 0.04]]),
-    )  # fmt: skip
+    )
     p = np.exp(read(path).answers)
     assert p[0].tolist() == pytest.approx([0.2, 0.1, 0.6, 0.1], rel=1e-5)
     assert p[1].tolist() == pytest.approx([LEAST, 0.5, LEAST, 0.5], rel=1e-5)
@@ -95,31 +96,43 @@ def test_missing_answers_are_told_or_skipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"ids": np.array(["a.png", "b.png", "a.png"]), "labels": np.array([0, 1, 2])},
-         "the id 'a.png' stands there more than once"),
+        (
+            {"ids": np.array(["a.png", "b.png", "a.png"]), "labels": np.array([0, 1, 2])},
+            "the id 'a.png' stands there more than once",
+        ),
         ({"logits": np.zeros((3, 5))}, "logits of shape (3, 5), but there are 3 ids and 4 classes"),
         ({"logits": np.zeros((2, 4))}, "logits of shape (2, 4), but there are 3 ids and 4 classes"),
         ({"logits": np.full((3, 4), np.nan)}, "logits that are no finite numbers"),
         ({"logits": np.full((3, 4), np.inf)}, "logits that are no finite numbers"),
         ({"probabilities": np.full((3, 4), np.nan)}, "no finite numbers"),
-        ({"probabilities": np.array([P[0], P[1], [0.5, 0.1, 0.1, 0.1]])},
-         "probabilities of row 2 sum to 0.800"),
+        (
+            {"probabilities": np.array([P[0], P[1], [0.5, 0.1, 0.1, 0.1]])},
+            "probabilities of row 2 sum to 0.800",
+        ),
         ({"probabilities": np.array([P[0], P[1], [1.2, -0.2, 0, 0]])}, "or are negative"),
         ({"labels": np.array([0, 1, 4])}, "classes are numbered 0 to 3, found 4"),
         ({"labels": np.array(["cat", "dog", "cow"])}, "labels: invalid literal"),
-        ({"top_indices": np.array([[4], [0], [1]]), "top_values": np.full((3, 1), 0.5)},
-         "classes are numbered 0 to 3, found 4"),
+        (
+            {"top_indices": np.array([[4], [0], [1]]), "top_values": np.full((3, 1), 0.5)},
+            "classes are numbered 0 to 3, found 4",
+        ),
         ({"top_indices": np.array([[0], [0], [1]])}, "top_indices: 'top_values'"),
-        ({"top_indices": np.array([[0], [0], [1]]), "top_values": np.full((3, 2), 0.5)},
-         "indices of shape (3, 1), values of shape (3, 2)"),
-        ({"top_indices": np.array([[0], [0], [1]]), "top_values": np.full((3, 1), 1.5)},
-         "sum to 1.500"),
-        ({"logits": np.zeros((3, 4)), "labels": np.zeros(3, int)},
-         "must have one of logits, probabilities, top_indices, labels; found logits, labels"),
+        (
+            {"top_indices": np.array([[0], [0], [1]]), "top_values": np.full((3, 2), 0.5)},
+            "indices of shape (3, 1), values of shape (3, 2)",
+        ),
+        (
+            {"top_indices": np.array([[0], [0], [1]]), "top_values": np.full((3, 1), 1.5)},
+            "sum to 1.500",
+        ),
+        (
+            {"logits": np.zeros((3, 4)), "labels": np.zeros(3, int)},
+            "must have one of logits, probabilities, top_indices, labels; found logits, labels",
+        ),
         ({"scores": np.zeros((3, 4))}, "found scores"),
         ({"logits": np.array([["x"] * 4] * 3)}, "logits: could not convert string"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused(tmp_path: Path, arrays: dict[str, Any], words: str) -> None:
     assert words in refused(write(tmp_path, **arrays))
 
@@ -156,9 +169,11 @@ def test_parquet(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "answers.parquet"
     for columns in (
-        {"probabilities": P}, {"label": ["cat", "dog", "owl"]}, {"label": [0, 1, 2]},
+        {"probabilities": P},
+        {"label": ["cat", "dog", "owl"]},
+        {"label": [0, 1, 2]},
         {"top_indices": [[0], [1], [2]], "top_values": [[0.7], [0.4], [1.0]]},
-    ):  # fmt: skip
+    ):
         parquet.write_table(pyarrow.table({"id": list(NAMES), **columns}), path)
         found = read(path)
         assert found.known.all() and found.answers.argmax(axis=1)[2] == 2

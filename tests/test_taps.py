@@ -12,11 +12,11 @@ import torchvision
 from model_helpers import GREY, conv, former, pictures
 from torch import Tensor, nn
 
+from nasdistill.common.types import Input
 from nasdistill.models import Classifier, build
-from nasdistill.options import Input
+from nasdistill.models.hooks import INPUT, LayerError, anatomy, ask, body, tapped
 from nasdistill.space import SearchSpace
-from nasdistill.taps import INPUT, LayerError, anatomy, ask, body, tapped
-from nasdistill.teacher.sources import Answer
+from nasdistill.teachers.pretrained import Answer
 
 RGB = Input(3, 32, 32)
 
@@ -29,9 +29,14 @@ def timm_model(name: str, **options: Any) -> nn.Module:
 def transformers_vit() -> nn.Module:
     library = pytest.importorskip("transformers")
     config = library.ViTConfig(
-        image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
-        intermediate_size=32, num_labels=5,
-    )  # fmt: skip
+        image_size=32,
+        patch_size=8,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+        num_labels=5,
+    )
     return Answer(library.ViTForImageClassification(config))
 
 
@@ -47,26 +52,24 @@ def torchvision_model(name: str) -> nn.Module:
 
 FOREIGN: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     "torchvision resnet18": (
-        lambda: torchvision_model("resnet18"), ("relu", "layer1", "layer2", "layer3")
+        lambda: torchvision_model("resnet18"),
+        ("relu", "layer1", "layer2", "layer3"),
     ),
     "torchvision mobilenet_v3_small": (
         lambda: torchvision_model("mobilenet_v3_small"),
         ("features.0", "features.1", "features.3", "features.8"),
     ),
     "torchvision vit": (
-        torchvision_vit, tuple(f"encoder.layers.encoder_layer_{i}" for i in range(3))
+        torchvision_vit,
+        tuple(f"encoder.layers.encoder_layer_{i}" for i in range(3)),
     ),
-    "timm resnet18": (
-        lambda: timm_model("resnet18"), ("act1", "layer1", "layer2", "layer3")
-    ),
+    "timm resnet18": (lambda: timm_model("resnet18"), ("act1", "layer1", "layer2", "layer3")),
     "timm vit": (
         lambda: timm_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=3),
         ("blocks.0", "blocks.1", "blocks.2"),
     ),
-    "transformers vit": (
-        transformers_vit, tuple(f"model.vit.layers.{i}" for i in range(3))
-    ),
-}  # fmt: skip
+    "transformers vit": (transformers_vit, tuple(f"model.vit.layers.{i}" for i in range(3))),
+}
 
 
 def hooks_of(module: nn.Module) -> int:

@@ -15,13 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nasdistill import artifact
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import Input
 from nasdistill.data import Dataset
-from nasdistill.errors import UserError
-from nasdistill.models import Classifier, build
-from nasdistill.options import Input
+from nasdistill.models import Classifier, artifact, build
 from nasdistill.space import Architecture
-from nasdistill.teacher import SHIPPED, Teacher, head_of, load_teacher, replace_head, weights_hash
+from nasdistill.teachers import SHIPPED, Teacher, head_of, load_teacher, replace_head, weights_hash
 
 CPU = torch.device("cpu")
 
@@ -39,10 +38,13 @@ def _data(channels: int = 3, classes: int = 10, size: int = 32, names: Any = Non
     return cast(
         Dataset,
         SimpleNamespace(
-            name="small", classes=names, input=Input(channels, size, size),
-            mean=(0.25,) * channels, std=(0.5,) * channels,
+            name="small",
+            classes=names,
+            input=Input(channels, size, size),
+            mean=(0.25,) * channels,
+            std=(0.5,) * channels,
         ),
-    )  # fmt: skip
+    )
 
 
 def _load(spec: str, dataset: Dataset | None = None, **options: Any) -> Teacher:
@@ -79,9 +81,14 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("vit")
     config = transformers.ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        image_size=24, patch_size=8, num_labels=10,
-    )  # fmt: skip
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=24,
+        patch_size=8,
+        num_labels=10,
+    )
     transformers.ViTForImageClassification(config).save_pretrained(folder)
     transformers.ViTImageProcessor(
         size={"height": 24, "width": 24}, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]
@@ -237,10 +244,13 @@ def test_old_names_and_auxiliary_heads_of_torchvision(tmp_path: Path) -> None:
 
     state = densenet121(num_classes=5).state_dict()
     old = {
-        k.replace("norm1", "norm.1").replace("norm2", "norm.2")
-        .replace("conv1", "conv.1").replace("conv2", "conv.2"): v
-        for k, v in state.items() if not k.endswith("num_batches_tracked")
-    }  # fmt: skip
+        k.replace("norm1", "norm.1")
+        .replace("norm2", "norm.2")
+        .replace("conv1", "conv.1")
+        .replace("conv2", "conv.2"): v
+        for k, v in state.items()
+        if not k.endswith("num_batches_tracked")
+    }
     torch.save(old, tmp_path / "densenet.pth")
     teacher = _load("torchvision:densenet121,size=32", weights=tmp_path / "densenet.pth")
     assert teacher.classes == 5
@@ -466,9 +476,14 @@ def final(tmp_path: Path) -> Path:
     folder = tmp_path / "studies" / "first" / "finals" / "1"
     folder.parent.mkdir(parents=True)
     artifact.write_final(
-        folder, module=Classifier(net, (0.3,), (0.2,)), architecture=architecture,
-        input=Input(1, 16, 16), classes=_data().classes, metrics={"test_accuracy": 0.5}, card="",
-    )  # fmt: skip
+        folder,
+        module=Classifier(net, (0.3,), (0.2,)),
+        architecture=architecture,
+        input=Input(1, 16, 16),
+        classes=_data().classes,
+        metrics={"test_accuracy": 0.5},
+        card="",
+    )
     return folder
 
 
@@ -516,13 +531,19 @@ def test_the_shipped_teacher() -> None:
 @pytest.mark.parametrize(
     ("name", "head"),
     [
-        ("resnet18", "fc"), ("squeezenet1_1", "classifier.1"), ("swin_t", "head"),
-        ("mobilenet_v3_small", "classifier.3"), ("shufflenet_v2_x0_5", "fc"),
-        ("efficientnet_b0", "classifier.1"), ("densenet121", "classifier"),
-        ("convnext_tiny", "classifier.2"), ("vit_b_32", "heads.head"),
-        ("vgg11", "classifier.6"), ("maxvit_t", "classifier.5"),
+        ("resnet18", "fc"),
+        ("squeezenet1_1", "classifier.1"),
+        ("swin_t", "head"),
+        ("mobilenet_v3_small", "classifier.3"),
+        ("shufflenet_v2_x0_5", "fc"),
+        ("efficientnet_b0", "classifier.1"),
+        ("densenet121", "classifier"),
+        ("convnext_tiny", "classifier.2"),
+        ("vit_b_32", "heads.head"),
+        ("vgg11", "classifier.6"),
+        ("maxvit_t", "classifier.5"),
     ],
-)  # fmt: skip
+)
 def test_heads_of_torchvision(name: str, head: str) -> None:
     from torchvision.models import get_model
 
@@ -536,9 +557,13 @@ def test_heads_of_torchvision(name: str, head: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "head"),
-    [("deit_tiny_distilled_patch16_224", "head_dist"), ("levit_128s", "head_dist.linear"),
-     ("mobilenetv3_small_100", "classifier"), ("mixer_s32_224", "head")],
-)  # fmt: skip
+    [
+        ("deit_tiny_distilled_patch16_224", "head_dist"),
+        ("levit_128s", "head_dist.linear"),
+        ("mobilenetv3_small_100", "classifier"),
+        ("mixer_s32_224", "head"),
+    ],
+)
 def test_heads_of_timm(name: str, head: str) -> None:
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
@@ -551,9 +576,14 @@ def test_heads_of_timm(name: str, head: str) -> None:
 def test_two_heads_of_transformers_are_both_replaced() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.DeiTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        image_size=16, patch_size=8, num_labels=10,
-    )  # fmt: skip
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=16,
+        patch_size=8,
+        num_labels=10,
+    )
     net = transformers.DeiTForImageClassificationWithTeacher(config).eval()
     replace_head(net, 7)
     assert net(torch.zeros(1, 3, 16, 16)).logits.shape == (1, 7)

@@ -10,14 +10,14 @@ import torch
 from conftest import write_blobs
 from torch import nn
 
-from nasdistill import teaching
+from nasdistill.common.errors import UserError
+from nasdistill.common.events import Event
+from nasdistill.common.types import Input
 from nasdistill.data import Dataset, load_data
-from nasdistill.errors import UserError
 from nasdistill.models import Classifier, build
-from nasdistill.options import Input
-from nasdistill.results import Event
 from nasdistill.space import Architecture
-from nasdistill.teacher import Teacher, weights_hash
+from nasdistill.teachers import Teacher, weights_hash
+from nasdistill.training import teacher as teaching
 
 MLP = Architecture(
     "mlp", {"activation": "relu", "dropout": 0.0, "layers": {"type": "one", "widths": [32]}}

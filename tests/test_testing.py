@@ -14,7 +14,14 @@ from conftest import write_blobs
 from model_helpers import GREY, conv, former, objective, run_of, teacher_of, term
 from torch import Tensor, nn
 
-from nasdistill.answers import (
+from nasdistill.data import Batch, Dataset, load_data
+from nasdistill.losses import TERMS, Term
+from nasdistill.losses.example_weights import FOLLOWS
+from nasdistill.losses.schedules import SCHEDULES, schedule
+from nasdistill.models.hooks import Outputs
+from nasdistill.teachers.logit_cache import AnswerCache
+from nasdistill.teachers.table import read_table
+from nasdistill.teachers.targets import (
     BY,
     Answers,
     AverageAnswers,
@@ -25,14 +32,8 @@ from nasdistill.answers import (
     Question,
     TableAnswers,
 )
-from nasdistill.cache import AnswerCache
-from nasdistill.data import Batch, Dataset, load_data
-from nasdistill.distillation import Run
-from nasdistill.objective import TERMS, Outputs, Term
-from nasdistill.objective.examples import FOLLOWS
-from nasdistill.objective.schedules import SCHEDULES, schedule
-from nasdistill.table import read_table
 from nasdistill.testing import check_answers, check_follow, check_schedule, check_term
+from nasdistill.training import Run
 
 # How a term is asked for, with what models, and whether it vanishes where student is teacher.
 Models = Callable[[], tuple[nn.Module, nn.Module]]
@@ -58,9 +59,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], Models]] = {
         f"{name}, standardised": (name, {"standardise": True}, convs)
         for name in ("kl", "reverse_kl", "js", "soft_ce", "mse_logits", "dkd", "dist")
     },
-    "features, bilinear": (
-        "features", {"resize": "bilinear", "layers": {0: 1, 1: 0}}, convs
-    ),
+    "features, bilinear": ("features", {"resize": "bilinear", "layers": {0: 1, 1: 0}}, convs),
     "features, mean": ("features", {"layers": {"stages.1": ["stages.1.0", "stages.1.1"]}}, convs),
     "features, concat": ("features", {"layers": {1: [0, 2]}, "combine": "concat"}, convs),
     "features of transformers": ("features", {}, formers),
@@ -79,7 +78,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], Models]] = {
         f"{name} of transformers": (name, {}, formers)
         for name in ("gram", "similarity", "rkd", "nst", "crd")
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -87,9 +86,12 @@ def test_every_term_keeps_the_contract(variant: str) -> None:
     name, options, models = VARIANTS[variant]
     student, teacher = models()
     check_term(
-        lambda: term(name, **options), student, teacher, GREY,
+        lambda: term(name, **options),
+        student,
+        teacher,
+        GREY,
         zero_at_teacher=name not in NEVER_ZERO and not {"layers", "combine"} & set(options),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("name", FOLLOWS)
@@ -148,9 +150,18 @@ def teachers(data: Dataset, folder: Path) -> tuple[dict[str, Answers], list[nn.M
 
 
 KINDS = (
-    "frozen", "mean by shares", "mean by certainty", "mean by correct", "mean with a table",
-    "average", "earlier", "peers", "three peers", "table", "table with holes",
-)  # fmt: skip
+    "frozen",
+    "mean by shares",
+    "mean by certainty",
+    "mean by correct",
+    "mean with a table",
+    "average",
+    "earlier",
+    "peers",
+    "three peers",
+    "table",
+    "table with holes",
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -188,9 +199,13 @@ class Plain(Term):
     asks_teacher: ClassVar[bool] = True
 
     def __call__(
-        self, student: Outputs, teacher: Outputs | None, batch: Batch, progress: float,
+        self,
+        student: Outputs,
+        teacher: Outputs | None,
+        batch: Batch,
+        progress: float,
         auxiliary: nn.Module | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         assert teacher is not None
         return (student.logits.float() - teacher.logits.float()).square().sum(dim=1)
 

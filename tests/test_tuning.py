@@ -11,14 +11,15 @@ from typer.testing import CliRunner
 import nasdistill
 from nasdistill import api
 from nasdistill.cli import app
-from nasdistill.errors import UserError
+from nasdistill.common.errors import UserError
 from nasdistill.recipe import load_recipe
-from nasdistill.report.tuned import tuned_info
+from nasdistill.report.tune import tuned_info
 
 POINTS = [
     {"temperature": t, "alpha": a, "accuracy": 0.5 + t / 100 + a, "low": 0.4, "high": 0.9}
-    for t in (4.0, 1.0) for a in (0.1, 0.0)
-]  # fmt: skip
+    for t in (4.0, 1.0)
+    for a in (0.1, 0.0)
+]
 
 
 @pytest.fixture
@@ -36,15 +37,21 @@ def test_a_study_is_tuned_and_tried_points_are_kept(study: str) -> None:
     told: list[str] = []
     first = api.tune(study, temperatures=(1, 4), alphas=(0.0, 0.5), epochs=1)
     assert [(p["temperature"], p["alpha"]) for p in first.points] == [
-        (1, 0.0), (1, 0.5), (4, 0.0), (4, 0.5),
-    ]  # fmt: skip
+        (1, 0.0),
+        (1, 0.5),
+        (4, 0.0),
+        (4, 0.5),
+    ]
     assert first.best["accuracy"] == max(p["accuracy"] for p in first.points)
     assert all(p["low"] <= p["accuracy"] <= p["high"] for p in first.points)
     assert "Plotly" in first.picture.read_text()
     again = api.tune(
-        study, temperatures=(1, 4), alphas=(0.0, 0.5), epochs=1,
+        study,
+        temperatures=(1, 4),
+        alphas=(0.0, 0.5),
+        epochs=1,
         on_event=lambda e: told.append(e.text),
-    )  # fmt: skip
+    )
     assert again.points == first.points
     assert not any("epoch 1 of" in text for text in told), "a point was trained again"
 
@@ -54,9 +61,22 @@ def test_an_architecture_alone(study: str, capsys: pytest.CaptureFixture[str]) -
     Path("mine.json").write_text(path.read_text())
     result = CliRunner().invoke(
         app,
-        ["tune", "mine.json", "--over", "temperature", "--temperatures", "2,8", "--epochs", "1",
-         "--data", "npz:blobs.npz", "--teacher", "folder:studies/small/finals/1", "--json"],
-    )  # fmt: skip
+        [
+            "tune",
+            "mine.json",
+            "--over",
+            "temperature",
+            "--temperatures",
+            "2,8",
+            "--epochs",
+            "1",
+            "--data",
+            "npz:blobs.npz",
+            "--teacher",
+            "folder:studies/small/finals/1",
+            "--json",
+        ],
+    )
     assert result.exit_code == 0, result.output
     points = json.loads(result.stdout)["points"]
     assert [p["temperature"] for p in points] == [2.0, 8.0]

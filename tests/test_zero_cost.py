@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from nasdistill import zero_cost
-from nasdistill.models import Classifier, build
-from nasdistill.options import Input
-from nasdistill.ranking import vote
+from nasdistill.analysis.rank_correlation import vote
+from nasdistill.common.types import Input
+from nasdistill.models import Classifier, build, zero_cost
 from nasdistill.space import Architecture, SearchSpace
 
 

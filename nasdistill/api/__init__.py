@@ -3,13 +3,30 @@
 from nasdistill.api.auditing import AuditOutcome, audit
 from nasdistill.api.evaluating import evaluate
 from nasdistill.api.models import export, load, profile, spread
-from nasdistill.api.places import REPORTS, STUDIES
 from nasdistill.api.searching import SearchOutcome, distill, report, resume, search, studies
 from nasdistill.api.teachers import teacher_evaluate, teacher_record, teacher_train
 from nasdistill.api.tuning import TuneOutcome, tune
+from nasdistill.common.files import REPORTS, STUDIES
 
 __all__ = [
-    "REPORTS", "STUDIES", "AuditOutcome", "SearchOutcome", "TuneOutcome", "audit", "distill",
-    "evaluate", "export", "load", "profile", "report", "resume", "search", "spread", "studies",
-    "teacher_evaluate", "teacher_record", "teacher_train", "tune",
-]  # fmt: skip
+    "REPORTS",
+    "STUDIES",
+    "AuditOutcome",
+    "SearchOutcome",
+    "TuneOutcome",
+    "audit",
+    "distill",
+    "evaluate",
+    "export",
+    "load",
+    "profile",
+    "report",
+    "resume",
+    "search",
+    "spread",
+    "studies",
+    "teacher_evaluate",
+    "teacher_record",
+    "teacher_train",
+    "tune",
+]

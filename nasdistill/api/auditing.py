@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nasdistill.api.places import (
-    REPORTS,
-    STUDIES,
-    check_import,
-    read_import,
-    recipe_of,
-    silent,
-)
-from nasdistill.errors import UserError
-from nasdistill.results import Emit, load_study
-from nasdistill.results.audit import Audit, analyse, read_audit
+from nasdistill.analysis.audit import Audit, analyse, read_audit
+from nasdistill.api.paths import recipe_of
+from nasdistill.common.errors import UserError
+from nasdistill.common.events import Emit, silent
+from nasdistill.common.files import REPORTS, STUDIES
+from nasdistill.results import load_study
+from nasdistill.trials.plugins import check_import, read_import
 
 
 @dataclass(frozen=True)
@@ -53,11 +49,11 @@ def audit(
     record = load_study(study, STUDIES)
     recipe = recipe_of(record)
     imported = read_import(recipe)
-    from nasdistill.audit import run_audit
-    from nasdistill.bench import open_bench
+    from nasdistill.finals.audit import run_audit
     from nasdistill.report import write_report
     from nasdistill.report.audit import write_audit
     from nasdistill.study import Study
+    from nasdistill.trials.context import open_bench
 
     opened = Study.open(recipe, STUDIES, record.command)
     check_import(opened, imported)

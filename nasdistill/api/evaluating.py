@@ -5,22 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasdistill.api.places import (
-    STUDIES,
-    final_folder,
-    read_import,
-    recipe_of,
-    silent,
-)
-from nasdistill.errors import UserError
+from nasdistill.api.paths import final_folder, recipe_of
+from nasdistill.common.errors import UserError
+from nasdistill.common.events import Emit, Event, silent
+from nasdistill.common.files import STUDIES
 from nasdistill.recipe import Recipe
-from nasdistill.results import Emit, Event, StudyRecord, load_study
+from nasdistill.results import StudyRecord, load_study
+from nasdistill.trials.plugins import read_import
 
 if TYPE_CHECKING:
     import torch
 
     from nasdistill.data import Dataset, Split
-    from nasdistill.teacher import Teacher
+    from nasdistill.teachers import Teacher
 
 
 def evaluate(
@@ -50,8 +47,9 @@ def evaluate(
         UserError: If there is no such final, its data or teacher cannot be loaded or have changed,
             or the other data have other classes.
     """
-    from nasdistill import artifact, evaluation
-    from nasdistill.machine import pick_device, set_threads
+    from nasdistill import evaluation
+    from nasdistill.common.machine import pick_device, set_threads
+    from nasdistill.models import artifact
 
     if split not in ("test", "audit"):
         raise UserError(f"--split {split!r}: allowed are test and audit")
@@ -72,9 +70,14 @@ def evaluate(
     part: Split = shown.test if split == "test" else shown.audit
     emit(Event("stage", f"asking student and teacher: {len(part):,} examples", stage="evaluate"))
     exam = evaluation.Exam(
-        teacher, part, (about["height"], about["width"]), dataset.classes, shown.name, split,
+        teacher,
+        part,
+        (about["height"], about["width"]),
+        dataset.classes,
+        shown.name,
+        split,
         order=order,
-    )  # fmt: skip
+    )
     quality = evaluation.evaluate(module.to(place), exam)
     own = shown is dataset and split == "test"
     file = evaluation.write_quality(folder, quality) if own else None
@@ -109,16 +112,25 @@ def _load(
     from nasdistill.data import load_data
 
     return load_data(
-        data, device=place, seed=recipe.seed, image_size=side, channels=channels,
-        root=recipe.data_root, skip_unreadable=recipe.skip_unreadable,
-    )  # fmt: skip
+        data,
+        device=place,
+        seed=recipe.seed,
+        image_size=side,
+        channels=channels,
+        root=recipe.data_root,
+        skip_unreadable=recipe.skip_unreadable,
+    )
 
 
 def _teacher(
-    record: StudyRecord, recipe: Recipe, dataset: Dataset, place: torch.device, imported: Any,
+    record: StudyRecord,
+    recipe: Recipe,
+    dataset: Dataset,
+    place: torch.device,
+    imported: Any,
     emit: Emit,
-) -> Teacher:  # fmt: skip
-    from nasdistill.faculty import load_a_teacher
+) -> Teacher:
+    from nasdistill.trials.teacher_pool import load_a_teacher
 
     teacher = load_a_teacher(recipe, dataset, place, record.folder.parent, imported, emit)
     if record.teacher.get("weights_hash") != teacher.weights_hash:

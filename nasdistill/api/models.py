@@ -7,9 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasdistill.api.places import STUDIES, final_folder, import_own, read_import, recipe_of
-from nasdistill.errors import UserError
+from nasdistill.api.paths import final_folder, recipe_of
+from nasdistill.common.errors import UserError
+from nasdistill.common.files import STUDIES
 from nasdistill.results import load_study
+from nasdistill.trials.plugins import import_own, read_import
 
 if TYPE_CHECKING:
     from nasdistill.space import SearchSpace
@@ -42,11 +44,11 @@ def profile(
     Raises:
         UserError: If there is no such thing, its family is not known, or the engine cannot run it.
     """
-    from nasdistill import artifact
-    from nasdistill import profile as profiling
-    from nasdistill.locks import quiet
-    from nasdistill.models import Classifier, build
-    from nasdistill.options import Input
+    from nasdistill.common.locks import quiet
+    from nasdistill.common.types import Input
+    from nasdistill.models import Classifier, artifact, build
+    from nasdistill.models.counts import count_module
+    from nasdistill.models.latency import measure_latencies
     from nasdistill.space import Architecture
 
     import_own(import_file)
@@ -61,10 +63,10 @@ def profile(
         module = Classifier(net, (0.0,) * given.channels, (1.0,) * given.channels).eval()
     else:
         raise UserError(f"profile: {target!r} is neither a final nor an architecture.json")
-    counts = profiling.count_module(module, given)
+    counts = count_module(module, given)
     lock = path.parent.parent / "latency.lock"
     with quiet(lock) if lock.exists() else nullcontext():
-        latency = profiling.measure(
+        latency = measure_latencies(
             {"it": module}, {"it": given}, engine=engine, batch=batch, threads=threads
         )["it"]
     return {**asdict(counts), "latency": asdict(latency)}
@@ -89,7 +91,8 @@ def export(study: str, rank: int, format: str, out: Path | None = None) -> Path:
     Raises:
         UserError: If there is no such final, the format is unknown, or the file exists.
     """
-    from nasdistill import artifact
+    from nasdistill.models import artifact
+    from nasdistill.models.export import export_onnx, export_program
 
     folder = _final(study, str(rank))
     suffixes = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -100,9 +103,9 @@ def export(study: str, rank: int, format: str, out: Path | None = None) -> Path:
         raise UserError(f"{path} exists already; give another --out")
     module, given = artifact.load(folder), artifact.input_of(folder)
     if format == "onnx":
-        artifact.export_onnx(module, given, path)
+        export_onnx(module, given, path)
     else:
-        artifact.export_program(module, given, path)
+        export_program(module, given, path)
     return path
 
 
@@ -118,7 +121,7 @@ def load(folder: str | Path) -> Any:
     Raises:
         UserError: If the folder holds no final, or one of a family that is not known here.
     """
-    from nasdistill import artifact
+    from nasdistill.models import artifact
 
     return artifact.load(Path(folder))
 
@@ -141,12 +144,12 @@ def spread(
     import random
     import statistics
 
-    from nasdistill import profile as profiling
-    from nasdistill.options import Input
+    from nasdistill.common.types import Input
+    from nasdistill.models.counts import count_architecture
 
     rng = random.Random(0)
     given = Input(channels, size, size)
-    counts = [profiling.count(space.random(rng), given, classes) for _ in range(samples)]
+    counts = [count_architecture(space.random(rng), given, classes) for _ in range(samples)]
     found: dict[str, Any] = {"samples": samples}
     for key in ("params", "macs"):
         values = sorted(getattr(c, key) for c in counts)

@@ -9,37 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasdistill.api.crew import Crew, crew
-from nasdistill.api.crowd import settle
-from nasdistill.api.places import (
-    REPORTS,
-    STUDIES,
-    check_import,
-    read_import,
-    recipe_of,
-    silent,
-    warning_once,
-)
-from nasdistill.api.running import Deadlines, note_saved, run
-from nasdistill.choosing import choose, contenders
-from nasdistill.errors import UserError
+from nasdistill.analysis.audit import full_runs
+from nasdistill.analysis.selection import choose, contenders
+from nasdistill.api.paths import recipe_of
+from nasdistill.common.errors import UserError
+from nasdistill.common.events import Emit, Event, silent, warning_once
+from nasdistill.common.files import REPORTS, STUDIES
 from nasdistill.recipe import Recipe, load_recipe
-from nasdistill.results import (
-    COUNTED,
-    Candidate,
-    Emit,
-    Event,
-    StudyRecord,
-    load_finals,
-    load_study,
-    study_names,
-)
-from nasdistill.results.audit import full_runs
+from nasdistill.results import COUNTED, Candidate, StudyRecord, load_finals, load_study, study_names
+from nasdistill.trials.loop import Deadlines, note_saved, run
+from nasdistill.trials.plugins import check_import, read_import
+from nasdistill.workers.calibration import settle
+from nasdistill.workers.pool import Crew, crew
 
 if TYPE_CHECKING:
-    from nasdistill.bench import Bench
-    from nasdistill.imported import Imported
     from nasdistill.study import Study
+    from nasdistill.trials.context import Bench
+    from nasdistill.trials.plugins import Imported
 
 
 @dataclass(frozen=True)
@@ -84,9 +70,9 @@ def search(
     recipe = recipe or load_recipe(None, options)
     emit = warning_once(on_event or silent)
     imported = read_import(recipe)
-    from nasdistill.bench import open_bench
-    from nasdistill.machine import set_threads
+    from nasdistill.common.machine import set_threads
     from nasdistill.study import Study
+    from nasdistill.trials.context import open_bench
 
     study = Study.open(recipe, STUDIES, command)
     try:
@@ -149,7 +135,7 @@ def distill(
         UserError: If there is no such trial, it has no score, or another process is making the
             study's finals.
     """
-    from nasdistill import finals
+    from nasdistill.finals.pipeline import missing
     from nasdistill.study import Study
 
     emit = warning_once(on_event or silent)
@@ -172,7 +158,7 @@ def distill(
         ranked = choose(opened.candidates(), recipe.minimize, count, limit, final_examples, full)
         return made + [c.number for c in ranked if c.number not in made]
 
-    with crew(recipe, opened, emit, finals=len(finals.missing(opened, wanted()))) as workers:
+    with crew(recipe, opened, emit, finals=len(missing(opened, wanted()))) as workers:
         if not _finish(opened, imported, None, Deadlines(None, None), emit, workers, wanted):
             raise UserError(
                 f"study {study!r}: another process is making its finals; ask again when it has "
@@ -223,8 +209,8 @@ def _finish(
     Returns:
         False if another process is at it.
     """
-    from nasdistill import finals
-    from nasdistill.bench import open_bench
+    from nasdistill.finals.pipeline import distill_finals, missing
+    from nasdistill.trials.context import open_bench
 
     with study.finals_lease() as mine:
         if not mine:
@@ -238,9 +224,9 @@ def _finish(
             study.set("finals", chosen)
         study.set("stage", "distilling")
         emit(Event("stage", f"finals to distil in full: {len(chosen)}", stage="finals"))
-        workers.share("finals", len(finals.missing(study, chosen)))
+        workers.share("finals", len(missing(study, chosen)))
         if chosen:
-            finals.distill_finals(study, bench, chosen, emit, deadlines.whole)
+            distill_finals(study, bench, chosen, emit, deadlines.whole)
         note_saved(study, bench)
         study.set("stage", "complete" if _is_complete(study) else "searching")
     return True
@@ -250,7 +236,7 @@ def _choose(
     study: Study, bench: Bench, deadlines: Deadlines, emit: Emit, workers: Crew
 ) -> list[int]:
     """Lets the last rungs race, and chooses the top-k; once for a number of trials and finals."""
-    from nasdistill.race import run_race
+    from nasdistill.trials.race import run_race
 
     recipe, made = study.recipe, list(study.attrs.get("finals", []))
     if study.attrs.get("chosen_from") == _choice(study):

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nasdistill.api.places import STUDIES, read_import, silent
-from nasdistill.errors import UserError
+from nasdistill.common.errors import UserError
+from nasdistill.common.events import Emit, Event, silent
+from nasdistill.common.files import STUDIES
 from nasdistill.recipe import Recipe
-from nasdistill.results import Emit, Event
+from nasdistill.trials.plugins import read_import
 
 
 def teacher_train(
@@ -50,12 +51,17 @@ def teacher_train(
     """
     import torch
 
-    from nasdistill import artifact, teaching
+    from nasdistill.common.machine import pick_device, set_threads
     from nasdistill.data import load_data
-    from nasdistill.faculty import default_teacher
-    from nasdistill.machine import pick_device, set_threads
+    from nasdistill.models import artifact
     from nasdistill.space import Architecture
-    from nasdistill.teacher import Teacher, weights_hash
+    from nasdistill.teachers import Teacher, weights_hash
+    from nasdistill.training.teacher import (
+        checkpoint_of,
+        evaluate_teacher,
+        train_teacher,
+    )
+    from nasdistill.trials.teacher_pool import default_teacher
 
     if out.exists():
         raise UserError(f"--out {out}: exists already; nothing was written")
@@ -67,32 +73,51 @@ def teacher_train(
     chosen = default_teacher()
     if architecture is not None:
         chosen = Architecture.from_json(_text_of(architecture))
-    checkpoint = teaching.checkpoint_of(
+    checkpoint = checkpoint_of(
         out, dataset.fingerprint, chosen.fingerprint, epochs, seed, learning_rate, precision
     )
-    module = teaching.train_teacher(
-        dataset, chosen, epochs=epochs, seed=seed, emit=on_event or silent,
-        learning_rate=learning_rate, precision=precision,
+    module = train_teacher(
+        dataset,
+        chosen,
+        epochs=epochs,
+        seed=seed,
+        emit=on_event or silent,
+        learning_rate=learning_rate,
+        precision=precision,
         checkpoint=checkpoint,
-    )  # fmt: skip
+    )
     if half:
         for tensor in module.state_dict().values():
             if tensor.is_floating_point():
                 tensor.copy_(tensor.to(torch.float16))
     teacher = Teacher(
-        name=out.name, module=module.to(place), input=dataset.input, classes=len(dataset.classes),
-        weights_hash=weights_hash(module), card={},
-    )  # fmt: skip
+        name=out.name,
+        module=module.to(place),
+        input=dataset.input,
+        classes=len(dataset.classes),
+        weights_hash=weights_hash(module),
+        card={},
+    )
     card = {
-        "data": data, "architecture": chosen.fingerprint, "epochs": epochs, "seed": seed,
-        "learning_rate": learning_rate, "precision": precision,
+        "data": data,
+        "architecture": chosen.fingerprint,
+        "epochs": epochs,
+        "seed": seed,
+        "learning_rate": learning_rate,
+        "precision": precision,
         "stored": "fp16" if half else "fp32",
-        **teaching.evaluate_teacher(teacher, dataset, test=True),
-    }  # fmt: skip
+        **evaluate_teacher(teacher, dataset, test=True),
+    }
     artifact.write_final(
-        out, module=module.cpu(), architecture=chosen, input=dataset.input,
-        classes=dataset.classes, metrics=card, card=_teacher_card(card), half=half,
-    )  # fmt: skip
+        out,
+        module=module.cpu(),
+        architecture=chosen,
+        input=dataset.input,
+        classes=dataset.classes,
+        metrics=card,
+        card=_teacher_card(card),
+        half=half,
+    )
     checkpoint.unlink(missing_ok=True)
     return card
 
@@ -126,10 +151,13 @@ def teacher_evaluate(
     Raises:
         UserError: If teacher or data cannot be loaded, or do not go together.
     """
-    from nasdistill import teaching
+    from nasdistill.common.machine import pick_device, set_threads
     from nasdistill.data import load_data
-    from nasdistill.faculty import load_a_teacher
-    from nasdistill.machine import pick_device, set_threads
+    from nasdistill.training.teacher import (
+        evaluate_teacher,
+        warnings_of,
+    )
+    from nasdistill.trials.teacher_pool import load_a_teacher
 
     imported = read_import(Recipe(import_file=import_file))
     set_threads(1)
@@ -138,8 +166,8 @@ def teacher_evaluate(
     recipe = Recipe(data=data, teacher=spec, weights=weights)
     emit = on_event or silent
     teacher = load_a_teacher(recipe, dataset, place, STUDIES, imported, emit).must_run()
-    card = teaching.evaluate_teacher(teacher, dataset)
-    for text in teaching.warnings_of(card):
+    card = evaluate_teacher(teacher, dataset)
+    for text in warnings_of(card):
         emit(Event("warning", text))
     return card
 
@@ -179,11 +207,11 @@ def teacher_record(
     """
     import torch
 
-    from nasdistill import distillation
+    from nasdistill import training
+    from nasdistill.common.machine import pick_device, set_threads
     from nasdistill.data import load_data
-    from nasdistill.faculty import load_a_teacher
-    from nasdistill.machine import pick_device, set_threads
-    from nasdistill.table import check_form, write_table
+    from nasdistill.teachers.table import check_form, write_table
+    from nasdistill.trials.teacher_pool import load_a_teacher
 
     if out.exists():
         raise UserError(f"--out {out}: exists already; nothing was written")
@@ -195,7 +223,7 @@ def teacher_record(
     recipe = Recipe(data=data, teacher=spec, weights=weights)
     teacher = load_a_teacher(recipe, dataset, place, STUDIES, imported, on_event or silent)
     teacher.must_run()
-    logits, _ = distillation.predict(teacher.module, dataset.train, teacher.input.size)
+    logits, _ = training.predict(teacher.module, dataset.train, teacher.input.size)
     probabilities = torch.softmax(logits.double(), dim=1).numpy()
     write_table(out, dataset.names, probabilities)
     return len(dataset.names)

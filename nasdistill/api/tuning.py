@@ -8,18 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasdistill.api.places import (
-    REPORTS,
-    STUDIES,
-    check_import,
-    read_import,
-    recipe_of,
-    silent,
-)
-from nasdistill.errors import UserError
-from nasdistill.options import nearest
+from nasdistill.api.paths import recipe_of
+from nasdistill.common.errors import UserError
+from nasdistill.common.events import Emit, silent
+from nasdistill.common.files import REPORTS, STUDIES
+from nasdistill.common.types import nearest
 from nasdistill.recipe import Recipe, load_recipe
-from nasdistill.results import Emit, load_study
+from nasdistill.results import load_study
+from nasdistill.trials.plugins import check_import, read_import
 
 GRID: dict[str, tuple[float, ...]] = {
     "temperature": (1, 2, 3, 5, 7, 10, 15),
@@ -75,10 +71,10 @@ def tune(
     emit = on_event or silent
     recipe, given = _recipe_of(target, data, teacher)
     imported = read_import(recipe)
-    from nasdistill import tuning
-    from nasdistill.bench import open_bench
-    from nasdistill.report.tuned import write_tuned
+    from nasdistill.finals.tune import best_of, read_architecture, tune
+    from nasdistill.report.tune import write_tuned
     from nasdistill.study import Study, architecture_of
+    from nasdistill.trials.context import open_bench
 
     study = Study.open(recipe, STUDIES, f"nasdistill tune {target}")
     check_import(study, imported)
@@ -90,12 +86,12 @@ def tune(
         best = max(candidates, key=lambda c: (c.number in chosen, c.score or 0.0))
         architecture = architecture_of(best)
     else:
-        architecture = tuning.read_architecture(given)
+        architecture = read_architecture(given)
     bench = open_bench(study, imported, emit)
-    points = tuning.tune(study, bench, architecture, grid, epochs, emit)
+    points = tune(study, bench, architecture, grid, epochs, emit)
     picture = REPORTS / study.folder.name / "tune.html"
     write_tuned(points, picture)
-    return TuneOutcome(points, dict(tuning.best_of(points)), picture)
+    return TuneOutcome(points, dict(best_of(points)), picture)
 
 
 def _grid(
@@ -132,7 +128,7 @@ def _recipe_of(target: str, data: str | None, teacher: str | None) -> tuple[Reci
         return recipe_of(load_study(target, STUDIES)), None
     if not path.is_file():
         raise UserError(f"{target}: there is no such file")
-    from nasdistill.tuning import read_architecture
+    from nasdistill.finals.tune import read_architecture
 
     # No student is turned away here, so there is no limit to derive from a teacher.
     named = {"data": data, "teacher": teacher, "minimize": "params", "max_params": "1000G"}

@@ -1,151 +1,29 @@
 """Sources of examples, their splits, and views of them."""
 
-from __future__ import annotations
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from nasdistill.data.batch import Batch
-from nasdistill.data.dataset import Dataset, Origins, Parts, fingerprint_of
+from nasdistill.data.dataset import Dataset
+from nasdistill.data.loading import load_data
 from nasdistill.data.mixing import Mixing
 from nasdistill.data.randaugment import RandAugment
-from nasdistill.data.raw import SMALL, Files, Raw, Request, Source
-from nasdistill.data.sources import SOURCES, read_source, register_sources
-from nasdistill.data.splits import ResidentSplit, Split, StreamingSplit, stratified
+from nasdistill.data.raw import Files, Raw, Request, Source
+from nasdistill.data.sources import SOURCES, register_sources
+from nasdistill.data.splits import ResidentSplit, Split, StreamingSplit
 from nasdistill.data.views import Views
-from nasdistill.errors import UserError
 
 __all__ = [
-    "SOURCES", "Batch", "Dataset", "Files", "Mixing", "RandAugment", "Raw", "Request",
-    "ResidentSplit", "Source", "Split", "StreamingSplit", "Views", "load_data",
+    "SOURCES",
+    "Batch",
+    "Dataset",
+    "Files",
+    "Mixing",
+    "RandAugment",
+    "Raw",
+    "Request",
+    "ResidentSplit",
+    "Source",
+    "Split",
+    "StreamingSplit",
+    "Views",
+    "load_data",
     "register_sources",
-]  # fmt: skip
-
-RESIDENT_LIMIT = 4 << 30
-VALIDATION_SHARE = 1 / 6
-TEST_SHARE = 1 / 6
-
-
-def load_data(
-    spec: str,
-    *,
-    device: torch.device,
-    seed: int = 0,
-    image_size: int | None = None,
-    channels: int | None = None,
-    root: str | None = None,
-    skip_unreadable: bool = False,
-    resident_limit: int = RESIDENT_LIMIT,
-) -> Dataset:
-    """Loads a source and splits it.
-
-    Args:
-        spec: `fashion-mnist-mini`, `fashion-mnist`, `folder:PATH`, `torchvision:NAME`, `npz:PATH`,
-            or a name registered by the user's own file.
-        device: Where examples and labels live.
-        seed: Of the splits and the views.
-        image_size: Side in pixels at which students see an image; by default its own size, or 224
-            for folders of large images.
-        channels: 1 or 3, to which images are converted; by default they stay as they are.
-        root: Folder of a torchvision dataset.
-        skip_unreadable: Whether unreadable images are left out instead of being an error.
-        resident_limit: Bytes up to which images are kept on the device; of more, files are streamed
-            and arrays stay in the host's memory.
-
-    Returns:
-        The splits.
-
-    Raises:
-        UserError: If the data cannot be used; the message says why.
-    """
-    source = read_source(
-        Request(
-            spec, root=root, image_size=image_size, channels=channels,
-            skip_unreadable=skip_unreadable, resident_limit=resident_limit,
-        )
-    )  # fmt: skip
-    parts, rows = _split(source, seed, spec)
-    train = parts["train"][0]
-    held = train.size if isinstance(train, Files) else train.shape[2:]
-    views = Views("crop" if max(held) > SMALL else "shift", seed, source.flip)
-    total = sum(raw.nbytes for raw, _ in parts.values() if isinstance(raw, np.ndarray))
-    home = device if total <= resident_limit else torch.device("cpu")
-    splits: dict[str, Split] = {}
-    for name, (raw, labels) in parts.items():
-        if isinstance(raw, np.ndarray):
-            splits[name] = ResidentSplit(torch.from_numpy(raw), labels, views, device, home)
-        else:
-            splits[name] = StreamingSplit(raw, labels, views, device)
-    mean, std = splits["train"].moments()
-    return Dataset(
-        name=spec,
-        classes=source.classes,
-        input=source.shape,
-        train=splits["train"],
-        score=splits["score"],
-        audit=splits["audit"],
-        test=splits["test"],
-        mean=mean,
-        std=std,
-        views=views,
-        fingerprint=fingerprint_of(parts, source.classes, views),
-        attribution=source.attribution,
-        origins=Origins(rows, source.train_names),
-    )
-
-
-def _split(source: Source, seed: int, spec: str) -> tuple[Parts, NDArray[np.int64]]:
-    """Cuts validation (and test, where there is none) off the training examples.
-
-    Returns:
-        The splits, and which of the source's training examples the training split holds.
-    """
-    train, train_labels = source.train, source.train_labels
-    test, test_labels = source.test, source.test_labels
-    validation, validation_labels = source.validation, source.validation_labels
-    rows = np.arange(len(train_labels), dtype=np.int64)
-    _check_counts(source, spec)
-    if test is None or test_labels is None:
-        rest, held = stratified(train_labels, TEST_SHARE, seed, spec)
-        test, test_labels = train[held], train_labels[held]
-        train, train_labels, rows = train[rest], train_labels[rest], rows[rest]
-    if validation is None or validation_labels is None:
-        rest, held = stratified(train_labels, VALIDATION_SHARE, seed + 1, spec, least=2)
-        validation, validation_labels = train[held], train_labels[held]
-        train, train_labels, rows = train[rest], train_labels[rest], rows[rest]
-    score, audit = stratified(validation_labels, 0.5, seed + 2, spec)
-    parts: Parts = {
-        "train": (train, train_labels),
-        "score": (validation[score], validation_labels[score]),
-        "audit": (validation[audit], validation_labels[audit]),
-        "test": (test, test_labels),
-    }
-    return parts, rows
-
-
-def _check_counts(source: Source, spec: str) -> None:
-    """Each class needs one example in each split that is cut off, and one to learn from.
-
-    Raises:
-        UserError: With the classes that have too few.
-    """
-    cut = {"validation": 2 * (source.validation is None), "test": int(source.test is None)}
-    needed = {"train": {"training": 1} | {part: n for part, n in cut.items() if n}}
-    found = {"train": source.train_labels}
-    if source.validation_labels is not None:
-        needed["validation"] = {"score half": 1, "audit half": 1}
-        found["validation"] = source.validation_labels
-    for part, uses in needed.items():
-        counts = np.bincount(found[part], minlength=len(source.classes))
-        least = sum(uses.values())
-        # A class may be absent from a validation split of the user's own.
-        short = [i for i, n in enumerate(counts) if n < least and (n or part == "train")]
-        if short:
-            listed = ", ".join(f"{source.classes[i]!r} has {counts[i]}" for i in short[:5])
-            more = f" and {len(short) - 5} more classes" if len(short) > 5 else ""
-            use = ", ".join(f"{n} {name}" for name, n in uses.items())
-            raise UserError(
-                f"data {spec!r}: too few {part} examples: {listed}{more}; each class needs at "
-                f"least {least} ({use})"
-            )
+]

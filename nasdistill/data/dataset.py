@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import Input
 from nasdistill.data.raw import Labels, Raw
 from nasdistill.data.sources import check_part
 from nasdistill.data.splits import ResidentSplit, Split
 from nasdistill.data.views import Views
-from nasdistill.errors import UserError
-from nasdistill.options import Input
 
 Parts = Mapping[str, tuple[Raw, Labels]]
 
@@ -122,9 +122,14 @@ class Dataset:
         mean, std = train.moments()
         about = repr((content.shape, labels.tolist())).encode()
         return replace(
-            self, name=name, train=train, mean=mean, std=std, origins=None,
+            self,
+            name=name,
+            train=train,
+            mean=mean,
+            std=std,
+            origins=None,
             fingerprint=_digest(self.fingerprint.encode(), about, content.data),
-        )  # fmt: skip
+        )
 
 
 def fingerprint_of(parts: Parts, classes: tuple[str, ...], views: Views) -> str:

@@ -9,6 +9,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import Input
 from nasdistill.data.raw import (
     LARGEST,
     SMALL,
@@ -21,8 +23,6 @@ from nasdistill.data.raw import (
     refuse_mixed,
     survey,
 )
-from nasdistill.errors import UserError
-from nasdistill.options import Input
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 DEFAULT_SIDE = 224
@@ -69,10 +69,17 @@ def read_folder(request: Request) -> Source:
     validation, validation_labels = read.get("validation", (None, None))
     test, test_labels = read.get("test", (None, None))
     return Source(
-        train, train_labels, classes, Input(channels, *size), validation, validation_labels,
-        test, test_labels, attribution=str(path),
+        train,
+        train_labels,
+        classes,
+        Input(channels, *size),
+        validation,
+        validation_labels,
+        test,
+        test_labels,
+        attribution=str(path),
         train_names=tuple(each.relative_to(path).as_posix() for each in listed["train"][0]),
-    )  # fmt: skip
+    )
 
 
 def _sizes(

@@ -15,8 +15,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from nasdistill.common.errors import UserError
 from nasdistill.data.counter import below, bits, upper
-from nasdistill.errors import UserError
 
 Kind = Literal["mixup", "cutmix"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nasdistill.common.errors import UserError
 from nasdistill.data.raw import Labels, Request, Source, present
-from nasdistill.errors import UserError
 
 
 def read_npz(request: Request) -> Source:
@@ -48,9 +48,16 @@ def read_npz(request: Request) -> Source:
     validation, validation_labels = read.get("validation", (None, None))
     test, test_labels = read.get("test", (None, None))
     return Source(
-        read["train"][0], train_labels, classes, shape, validation, validation_labels,
-        test, test_labels, attribution=str(path),
-    )  # fmt: skip
+        read["train"][0],
+        train_labels,
+        classes,
+        shape,
+        validation,
+        validation_labels,
+        test,
+        test_labels,
+        attribution=str(path),
+    )
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:

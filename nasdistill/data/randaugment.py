@@ -13,8 +13,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from nasdistill.common.errors import UserError
 from nasdistill.data.counter import below, bits
-from nasdistill.errors import UserError
 
 STREAM = 16  # The first operation's; the next ones follow.
 LARGEST_MAGNITUDE = 30
@@ -22,9 +22,7 @@ MOST_OPERATIONS = 8
 FINE_BITS = 16
 MOVES = ("shear-x", "shear-y", "translate-x", "translate-y", "rotate")
 BLENDS = ("brightness", "color", "contrast", "sharpness")
-OPERATIONS = (
-    "identity", *MOVES, *BLENDS, "posterize", "solarize", "autocontrast", "equalize",
-)  # fmt: skip
+OPERATIONS = ("identity", *MOVES, *BLENDS, "posterize", "solarize", "autocontrast", "equalize")
 
 
 @dataclass(frozen=True)
@@ -92,10 +90,12 @@ class RandAugment:
             counts = torch.bincount(group_B, minlength=2 * len(OPERATIONS)).tolist()
             parts = torch.split(images_BCHW[order_B.to(images_BCHW.device)], counts)
             done = [
-                operate(part, OPERATIONS[number // 2], -self.magnitude if number % 2 else
-                        self.magnitude)
-                for number, part in enumerate(parts) if len(part)
-            ]  # fmt: skip
+                operate(
+                    part, OPERATIONS[number // 2], -self.magnitude if number % 2 else self.magnitude
+                )
+                for number, part in enumerate(parts)
+                if len(part)
+            ]
             images_BCHW = torch.cat(done)[back_B]
         return images_BCHW
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from nasdistill.errors import UserError
-from nasdistill.options import Input
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import Input
 
 SMALL = 64
 SMALLEST, LARGEST = 16, 256

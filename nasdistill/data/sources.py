@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import nearest
 from nasdistill.data.folders import read_folder
 from nasdistill.data.npz import read_npz
 from nasdistill.data.raw import (
@@ -32,19 +34,32 @@ from nasdistill.data.raw import (
     to_array,
     upright,
 )
-from nasdistill.errors import UserError
-from nasdistill.options import nearest
 
 __all__ = [
-    "DEBIAN_FASHION_MNIST", "SOURCES", "Files", "Raw", "Request", "Source", "read_idx",
-    "read_source", "register_sources",
-]  # fmt: skip
+    "DEBIAN_FASHION_MNIST",
+    "SOURCES",
+    "Files",
+    "Raw",
+    "Request",
+    "Source",
+    "read_idx",
+    "read_source",
+    "register_sources",
+]
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 FASHION_ATTRIBUTION = "Fashion-MNIST, Copyright (c) 2017 Zalando SE, MIT licence"
 NEVER_MIRRORED = ("MNIST", "EMNIST", "KMNIST", "QMNIST", "USPS", "SVHN", "GTSRB", "Omniglot")
 
@@ -61,8 +76,9 @@ def read_source(request: Request) -> Source:
     if name not in known:
         allowed = "fashion-mnist-mini, fashion-mnist, folder:PATH, torchvision:NAME, npz:PATH"
         extra = "".join(f", {key}" for key in _USER_SOURCES)
-        raise UserError(f"--data {spec!r}: no such source{nearest(name, known)} "
-                        f"(allowed: {allowed}{extra})")  # fmt: skip
+        raise UserError(
+            f"--data {spec!r}: no such source{nearest(name, known)} (allowed: {allowed}{extra})"
+        )
     if name in ("folder", "torchvision", "npz") and not argument:
         raise UserError(f"--data {spec!r}: something must follow the colon, as in {name}:…")
     if name in ("fashion-mnist-mini", "fashion-mnist") and argument:
@@ -107,8 +123,10 @@ def _check(source: Source, spec: str) -> None:
         refuse_mixed(Request(spec), shapes, {})
     for shape in shapes:
         if shape[0] != source.shape.channels:
-            raise UserError(f"data {spec!r}: images have {shape[0]} channel(s), its shape says "
-                            f"{source.shape.channels}")  # fmt: skip
+            raise UserError(
+                f"data {spec!r}: images have {shape[0]} channel(s), its shape says "
+                f"{source.shape.channels}"
+            )
 
 
 def check_part(where: str, images: Any, labels: Any, classes: tuple[str, ...]) -> None:
@@ -157,9 +175,16 @@ def _fashion_mnist_mini(request: Request) -> Source:
     held, shape = present([arrays[f"{part}_images"][:, None] for part in parts], request)
     labels = [arrays[f"{part}_labels"].astype(np.int64) for part in parts]
     return Source(
-        held[0], labels[0], FASHION_CLASSES, shape, held[1], labels[1], held[2], labels[2],
+        held[0],
+        labels[0],
+        FASHION_CLASSES,
+        shape,
+        held[1],
+        labels[1],
+        held[2],
+        labels[2],
         attribution=FASHION_ATTRIBUTION,
-    )  # fmt: skip
+    )
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
@@ -188,9 +213,14 @@ def _fashion_mnist(request: Request) -> Source:
     labels = [read_idx(folder / f"{part}-labels-idx1-ubyte.gz") for part in ("train", "t10k")]
     held, shape = present([array[:, None] for array in arrays], request)
     return Source(
-        held[0], labels[0].astype(np.int64), FASHION_CLASSES, shape,
-        test=held[1], test_labels=labels[1].astype(np.int64), attribution=FASHION_ATTRIBUTION,
-    )  # fmt: skip
+        held[0],
+        labels[0].astype(np.int64),
+        FASHION_CLASSES,
+        shape,
+        test=held[1],
+        test_labels=labels[1].astype(np.int64),
+        attribution=FASHION_ATTRIBUTION,
+    )
 
 
 def _torchvision(request: Request) -> Source:
@@ -214,9 +244,15 @@ def _torchvision(request: Request) -> Source:
     held, shape = present([images, test_images], request)
     classes = classes or tuple(str(i) for i in range(int(labels.max()) + 1))
     return Source(
-        held[0], labels, classes, shape, test=held[1], test_labels=test_labels,
-        flip=name not in NEVER_MIRRORED, attribution=f"torchvision.datasets.{name}",
-    )  # fmt: skip
+        held[0],
+        labels,
+        classes,
+        shape,
+        test=held[1],
+        test_labels=test_labels,
+        flip=name not in NEVER_MIRRORED,
+        attribution=f"torchvision.datasets.{name}",
+    )
 
 
 def _open_torchvision(kind: Any, root: str, part: str) -> Any:

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from nasdistill.common.errors import UserError
 from nasdistill.data.batch import Batch, Size
 from nasdistill.data.mixing import Mix
 from nasdistill.data.raw import Files
 from nasdistill.data.views import Views
-from nasdistill.errors import UserError
 
 Plan = Iterable[tuple[Tensor, int | None]]
 
@@ -56,9 +56,13 @@ class Split(ABC):
         """
 
     def _batch(
-        self, ids_host: Tensor, view: int | None, pictures: Sequence[Tensor],
-        sizes: Sequence[Size], mix: Mix | None,
-    ) -> Batch:  # fmt: skip
+        self,
+        ids_host: Tensor,
+        view: int | None,
+        pictures: Sequence[Tensor],
+        sizes: Sequence[Size],
+        mix: Mix | None,
+    ) -> Batch:
         """Puts together what lies on the device; `mix` may lie elsewhere."""
         device = self.labels.device
         ids = ids_host.to(device, non_blocking=True)
@@ -85,9 +89,13 @@ class ResidentSplit(Split):
     """
 
     def __init__(
-        self, images: Tensor, labels: NDArray[np.int64], views: Views, device: torch.device,
+        self,
+        images: Tensor,
+        labels: NDArray[np.int64],
+        views: Views,
+        device: torch.device,
         home: torch.device | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._padded = views.pad(images.to(home or device))
         edge = views.margin
         tall, wide = self._padded.shape[-2:]
@@ -131,9 +139,13 @@ class StreamingSplit(Split):
     """
 
     def __init__(
-        self, files: Files, labels: NDArray[np.int64], views: Views, device: torch.device,
+        self,
+        files: Files,
+        labels: NDArray[np.int64],
+        views: Views,
+        device: torch.device,
         workers: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.files = files
         self.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(device)
         self._views = views
@@ -180,9 +192,12 @@ class _Decoded(TorchDataset["list[Tensor] | str"]):
     """One item per batch of a plan: its pictures in each size, or what went wrong."""
 
     def __init__(
-        self, files: Files, views: Views, items: Sequence[tuple[Tensor, int | None]],
+        self,
+        files: Files,
+        views: Views,
+        items: Sequence[tuple[Tensor, int | None]],
         sizes: Sequence[Size],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._files, self._views, self._items, self._sizes = files, views, items, sizes
 
     def __len__(self) -> int:
@@ -207,9 +222,14 @@ def _with_partners(ids: Tensor, mix: Mix | None) -> Tensor:
 
 
 def _show(
-    views: Views, padded: Tensor, rows: Tensor, ids: Tensor, view: int | None,
-    sizes: Sequence[Size], mix: Mix | None,
-) -> list[Tensor]:  # fmt: skip
+    views: Views,
+    padded: Tensor,
+    rows: Tensor,
+    ids: Tensor,
+    view: int | None,
+    sizes: Sequence[Size],
+    mix: Mix | None,
+) -> list[Tensor]:
     """Pictures in each size; `rows` and `ids` are `_with_partners`."""
     shown = views.render(padded, rows, ids, view, sizes)
     return shown if mix is None else [mix.blend(*images.chunk(2)) for images in shown]

@@ -113,9 +113,13 @@ class Views:
         return self.mixing.draw(ids, view, self.seed, count)
 
     def render(
-        self, padded: Tensor, rows: Tensor, ids: Tensor, view: int | None,
+        self,
+        padded: Tensor,
+        rows: Tensor,
+        ids: Tensor,
+        view: int | None,
         sizes: Sequence[tuple[int, int]],
-    ) -> list[Tensor]:  # fmt: skip
+    ) -> list[Tensor]:
         """Shows examples, not mixed, each the same picture whatever the batch it is in.
 
         Args:
@@ -136,9 +140,13 @@ class Views:
         return [blacken(images, centres, self.cut_out) for images in shown]
 
     def _drawn(
-        self, padded: Tensor, rows: Tensor, ids: Tensor, view: int | None,
+        self,
+        padded: Tensor,
+        rows: Tensor,
+        ids: Tensor,
+        view: int | None,
         sizes: Sequence[tuple[int, int]],
-    ) -> list[Tensor]:  # fmt: skip
+    ) -> list[Tensor]:
         edge, (tall, wide) = self.margin, padded.shape[-2:]
         height, width = tall - 2 * edge, wide - 2 * edge
         plain = padded[..., edge : edge + height, edge : edge + width]

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasdistill import artifact
+from nasdistill.analysis.evaluation import QUALITY_FILE, VERSION
+from nasdistill.common.files import write_whole
 from nasdistill.evaluation.bias import LEVEL, confusions, find_bias, holm, paired_p
+from nasdistill.evaluation.comparison import Exam
 from nasdistill.evaluation.corruptions import CORRUPTIONS
-from nasdistill.evaluation.exam import Exam
-from nasdistill.files import write_whole
-from nasdistill.quality import (
+from nasdistill.models import artifact
+from nasdistill.training.metrics import (
     accuracy,
     agreement,
     agreement_by_teacher,
@@ -30,7 +31,6 @@ from nasdistill.quality import (
     right_by_class,
     wilson,
 )
-from nasdistill.results.quality import QUALITY_FILE, VERSION
 
 WORST_PAIRS = 5
 
@@ -117,9 +117,11 @@ def _agreement(logits: Tensor, taught: Tensor, labels: Tensor) -> dict[str, Any]
     right, wrong = agreement_by_teacher(logits, taught, labels)
     return {
         "all": agreement(logits, taught),
-        "teacher_right": right.share, "teacher_right_examples": right.examples,
-        "teacher_wrong": wrong.share, "teacher_wrong_examples": wrong.examples,
-    }  # fmt: skip
+        "teacher_right": right.share,
+        "teacher_right_examples": right.examples,
+        "teacher_wrong": wrong.share,
+        "teacher_wrong_examples": wrong.examples,
+    }
 
 
 def _per_class(
@@ -135,10 +137,16 @@ def _per_class(
     rows = []
     for name, n, (s, t, _), p in zip(names, examples_K.tolist(), counts, p_values, strict=True):
         student, teacher = _interval(s, n), _interval(t, n)
-        rows.append({
-            "class": name, "examples": n, "student": student, "teacher": teacher,
-            "difference": student["value"] - teacher["value"], "p": p,
-        })  # fmt: skip
+        rows.append(
+            {
+                "class": name,
+                "examples": n,
+                "student": student,
+                "teacher": teacher,
+                "difference": student["value"] - teacher["value"],
+                "p": p,
+            }
+        )
     return rows
 
 
@@ -152,11 +160,14 @@ def _relations(
     order = kept_P.nan_to_num(math.inf).argsort(stable=True)[:WORST_PAIRS].tolist()
     worst = [
         {
-            "classes": [names[int(k)] for k in pairs_2P[:, i]], "preserved": float(kept_P[i]),
-            "student": float(student_P[i]), "teacher": float(teacher_P[i]),
+            "classes": [names[int(k)] for k in pairs_2P[:, i]],
+            "preserved": float(kept_P[i]),
+            "student": float(student_P[i]),
+            "teacher": float(teacher_P[i]),
         }
-        for i in order if not math.isnan(kept_P[i])
-    ]  # fmt: skip
+        for i in order
+        if not math.isnan(kept_P[i])
+    ]
     return {"preservation": float(kept_P.nanmean()), "worst_pairs": worst}
 
 
@@ -221,13 +232,18 @@ def _bias(
         "tested_pairs": tested,
         "confusions": [
             {
-                "true": names[c.true], "answered": names[c.answered], "verdict": c.verdict,
-                "examples": c.examples, "teacher": c.teacher / c.examples,
-                "student": c.student / c.examples, "both": c.both / c.examples, "p": c.p,
+                "true": names[c.true],
+                "answered": names[c.answered],
+                "verdict": c.verdict,
+                "examples": c.examples,
+                "teacher": c.teacher / c.examples,
+                "student": c.student / c.examples,
+                "both": c.both / c.examples,
+                "p": c.p,
             }
             for c in judged
         ],
-    }  # fmt: skip
+    }
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

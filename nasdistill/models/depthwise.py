@@ -133,13 +133,27 @@ def filter_gradient(x_BCHW: Tensor, side: int, g_BCHW: Tensor, stride: int, padd
 
 
 def _built_in(
-    x_BCHW: Tensor, w_C1KK: Tensor, g_BCHW: Tensor, stride: int, padding: tuple[int, int], *,
+    x_BCHW: Tensor,
+    w_C1KK: Tensor,
+    g_BCHW: Tensor,
+    stride: int,
+    padding: tuple[int, int],
+    *,
     of_input: bool,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """One of PyTorch's own gradients; the values of the other operand do not count."""
     found = torch.ops.aten.convolution_backward(
-        g_BCHW, x_BCHW, w_C1KK, None, [stride, stride], padding, [1, 1], False, [0, 0],
-        x_BCHW.shape[1], [of_input, not of_input, False],
-    )  # fmt: skip
+        g_BCHW,
+        x_BCHW,
+        w_C1KK,
+        None,
+        [stride, stride],
+        padding,
+        [1, 1],
+        False,
+        [0, 0],
+        x_BCHW.shape[1],
+        [of_input, not of_input, False],
+    )
     gradient: Tensor = found[0] if of_input else found[1]
     return gradient

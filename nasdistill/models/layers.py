@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from nasdistill.common.types import Input
 from nasdistill.models.depthwise import DepthwiseConv2d
-from nasdistill.options import Input
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -30,9 +30,7 @@ def conv_bn(
 
 def depthwise_bn(channels: int, kernel: int, stride: int, activation: str | None) -> nn.Sequential:
     """Depthwise convolution, batch norm, and an activation if one is named."""
-    layers: list[nn.Module] = [
-        DepthwiseConv2d(channels, kernel, stride), nn.BatchNorm2d(channels)
-    ]  # fmt: skip
+    layers: list[nn.Module] = [DepthwiseConv2d(channels, kernel, stride), nn.BatchNorm2d(channels)]
     if activation is not None:
         layers.append(ACTIVATIONS[activation]())
     return nn.Sequential(*layers)

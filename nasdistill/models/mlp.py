@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from nasdistill.common.types import Input
 from nasdistill.models.layers import ACTIVATIONS
-from nasdistill.options import Input
 from nasdistill.space import Architecture
 
 

@@ -8,13 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasdistill.models.layers import (
-    SqueezeExcite,
-    conv_bn,
-    depthwise_bn,
-    down_sampling_plan,
-)
-from nasdistill.options import Input
+from nasdistill.common.types import Input
+from nasdistill.models.layers import SqueezeExcite, conv_bn, depthwise_bn, down_sampling_plan
 from nasdistill.space import Architecture
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasdistill.common.types import Input
 from nasdistill.models.layers import conv_bn, down_sampling_plan
-from nasdistill.options import Input
 from nasdistill.space import Architecture
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasdistill.common.types import Input
 from nasdistill.models.layers import conv_bn
-from nasdistill.options import Input
 from nasdistill.space import Architecture
 
 
@@ -63,9 +63,15 @@ class VisionTransformer(nn.Module):
     """Stem, position embedding, blocks, mean over tokens, classifier."""
 
     def __init__(
-        self, stem: nn.Module, tokens: int, width: int, depth: int, heads: int, ratio: int,
+        self,
+        stem: nn.Module,
+        tokens: int,
+        width: int,
+        depth: int,
+        heads: int,
+        ratio: int,
         classes: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.stem = stem
         self.positions = nn.Parameter(torch.zeros(1, tokens, width))

@@ -1,5 +1,6 @@
 """One study's whole configuration: YAML and flags in, a validated object out. No torch."""
 
+from nasdistill.common.yaml import line_of, parse_yaml, read_yaml
 from nasdistill.recipe.objective import (
     FeedOptions,
     ObjectiveOptions,
@@ -10,10 +11,24 @@ from nasdistill.recipe.reading import FLAGS, from_stored, load_recipe
 from nasdistill.recipe.recipe import FREE, UNNAMED, Recipe, Rungs, changed_keys
 from nasdistill.recipe.teachers import IterateOptions, TeacherOptions
 from nasdistill.recipe.values import Budget
-from nasdistill.recipe.yaml import line_of, parse_yaml, read_yaml
 
 __all__ = [
-    "FLAGS", "FREE", "UNNAMED", "Budget", "FeedOptions", "IterateOptions", "ObjectiveOptions",
-    "Recipe", "Rungs", "StageOptions", "SyntheticOptions", "TeacherOptions", "changed_keys",
-    "from_stored", "line_of", "load_recipe", "parse_yaml", "read_yaml",
-]  # fmt: skip
+    "FLAGS",
+    "FREE",
+    "UNNAMED",
+    "Budget",
+    "FeedOptions",
+    "IterateOptions",
+    "ObjectiveOptions",
+    "Recipe",
+    "Rungs",
+    "StageOptions",
+    "SyntheticOptions",
+    "TeacherOptions",
+    "changed_keys",
+    "from_stored",
+    "line_of",
+    "load_recipe",
+    "parse_yaml",
+    "read_yaml",
+]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from nasdistill.options import Closed
+from nasdistill.common.types import Closed
 from nasdistill.recipe.terms import COUPLED, ONE_LABEL, LabelsOptions, Temperature, TermOptions
 from nasdistill.recipe.values import ScheduleText, highest, share
 

@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml.comments import CommentedMap
 
-from nasdistill.errors import UserError
-from nasdistill.options import Closed, nearest
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import Closed, nearest
+from nasdistill.common.yaml import line_of, plain, read_yaml
 from nasdistill.recipe.objective import (
     ExamplesOptions,
     FeedOptions,
@@ -26,7 +27,6 @@ from nasdistill.recipe.recipe import Recipe, Rungs
 from nasdistill.recipe.teachers import IterateOptions, TeacherOptions
 from nasdistill.recipe.terms import TERM_OPTIONS
 from nasdistill.recipe.values import Budget
-from nasdistill.recipe.yaml import line_of, plain, read_yaml
 
 
 def load_recipe(path: str | Path | None, overrides: Mapping[str, Any]) -> Recipe:
@@ -175,8 +175,16 @@ def _message(item: Any, key: str) -> str:
 
 
 _MODELS: dict[str, type[Closed]] = {
-    "rungs": Rungs, "scoring": ObjectiveOptions, "final": ObjectiveOptions, "final_budget": Budget,
-    "first": Budget, "examples": ExamplesOptions, "stages": StageOptions, "feed": FeedOptions,
-    "mix": MixOptions, "rand_augment": RandAugmentOptions, "synthetic": SyntheticOptions,
+    "rungs": Rungs,
+    "scoring": ObjectiveOptions,
+    "final": ObjectiveOptions,
+    "final_budget": Budget,
+    "first": Budget,
+    "examples": ExamplesOptions,
+    "stages": StageOptions,
+    "feed": FeedOptions,
+    "mix": MixOptions,
+    "rand_augment": RandAugmentOptions,
+    "synthetic": SyntheticOptions,
     "iterate": IterateOptions,
-}  # fmt: skip
+}

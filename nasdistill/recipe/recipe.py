@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from nasdistill.options import Closed, without_password
+from nasdistill.common.types import Closed, without_password
+from nasdistill.common.yaml import write_yaml
 from nasdistill.recipe.objective import ObjectiveOptions
 from nasdistill.recipe.teachers import IterateOptions, TeacherOptions, check_teachers
 from nasdistill.recipe.values import (
@@ -22,7 +23,6 @@ from nasdistill.recipe.values import (
     Milliseconds,
     Seconds,
 )
-from nasdistill.recipe.yaml import write_yaml
 
 FREE = ("trials", "time_limit", "top_k", "workers", "cache_size")
 """Keys that may change when a study goes on."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from nasdistill.options import Closed, nearest
+from nasdistill.common.types import Closed, nearest
 from nasdistill.recipe.objective import ObjectiveOptions
 from nasdistill.recipe.values import BudgetText, Count
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from nasdistill.options import Closed
+from nasdistill.common.types import Closed
 from nasdistill.recipe.values import ScheduleText, no_less, positive
 
 Weight = Annotated[ScheduleText, AfterValidator(no_less)]

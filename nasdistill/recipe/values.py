@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from nasdistill.options import Closed, Cost, parse_count, parse_duration
+from nasdistill.common.types import Closed, Cost, parse_count, parse_duration
 
 
 def _fraction(value: Any) -> Any:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
-from nasdistill.files import write_whole
+from nasdistill.analysis.audit import Agreement, Audit, verdict
+from nasdistill.common.files import write_whole
 from nasdistill.report import text
 from nasdistill.report.document import document, figure_box, section
 from nasdistill.report.style import ROLES, SYMBOLS, figure_base
 from nasdistill.results import StudyRecord
-from nasdistill.results.audit import Agreement, Audit, verdict
 
 
 def write_audit(record: StudyRecord, audit: Audit, path: Path) -> None:
@@ -56,12 +56,15 @@ def plot_audit(record: StudyRecord, audit: Audit) -> go.Figure:
         ]
         if rows:
             figure.add_scatter(
-                x=[100 * score for _, score, _ in rows], y=[100 * full for _, _, full in rows],
-                text=[f"trial {number}" for number, _, _ in rows], mode="markers", meta=state,
+                x=[100 * score for _, score, _ in rows],
+                y=[100 * full for _, _, full in rows],
+                text=[f"trial {number}" for number, _, _ in rows],
+                mode="markers",
+                meta=state,
                 hovertemplate="%{text}<br>score %{x:.1f} %<br>in full %{y:.1f} %<extra></extra>",
                 name={"stopped": "stopped early"}.get(state, state),
                 marker={"size": 10, "symbol": SYMBOLS[state], "color": ROLES[state]},
-            )  # fmt: skip
+            )
     figure.update_xaxes(title_text="last score in the search (%)")
     figure.update_yaxes(title_text="after full distillation, audit half (%)")
     return figure
@@ -113,9 +116,14 @@ def _row(row: Agreement) -> str:
         return text.NONE if found is None else f"{found[0]:.2f} to {found[1]:.2f}"
 
     cells = (
-        row.name, str(row.count), number(row.kendall), bounds(row.kendall_interval),
-        number(row.spearman), bounds(row.spearman_interval), number(row.partial),
-    )  # fmt: skip
+        row.name,
+        str(row.count),
+        number(row.kendall),
+        bounds(row.kendall_interval),
+        number(row.spearman),
+        bounds(row.spearman_interval),
+        number(row.partial),
+    )
     return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
 
 

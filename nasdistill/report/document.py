@@ -37,10 +37,14 @@ def document(
     """
     scripts = [_script(get_plotlyjs()), _script((_HERE / "page.js").read_text("utf-8"))]
     return Template((_HERE / "page.html").read_text("utf-8")).substitute(
-        policy="; ".join([
-            "default-src 'none'", "style-src 'unsafe-inline'", "img-src data: blob:",
-            "script-src " + " ".join(f"'sha256-{_hash(script)}'" for script in scripts),
-        ]),
+        policy="; ".join(
+            [
+                "default-src 'none'",
+                "style-src 'unsafe-inline'",
+                "img-src data: blob:",
+                "script-src " + " ".join(f"'sha256-{_hash(script)}'" for script in scripts),
+            ]
+        ),
         title=escape(title),
         style=(_HERE / "page.css").read_text("utf-8"),
         summary=summary,
@@ -49,7 +53,7 @@ def document(
         figures=_embed(plots),
         plotly=scripts[0],
         script=scripts[1],
-    )  # fmt: skip
+    )
 
 
 def _script(source: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
-from nasdistill.options import Cost
+from nasdistill.common.types import Cost
 from nasdistill.report import statistics, text
 from nasdistill.report.style import NAMES, ROLES, SIZES, SYMBOLS, cost_axis, figure_base, plain
 from nasdistill.results import Candidate, Final, RungScore, StudyRecord
@@ -232,10 +232,14 @@ def plot_trade_off(info: TradeOffInfo) -> go.Figure:
     _draw_limits(figure, info, ends)
     if info.front:
         figure.add_scatter(
-            x=[p.x for p in info.front], y=_per_cent(info.front), mode="lines", name="front",
-            line={"shape": "hv", "color": ROLES["complete"], "width": 2}, meta="complete",
+            x=[p.x for p in info.front],
+            y=_per_cent(info.front),
+            mode="lines",
+            name="front",
+            line={"shape": "hv", "color": ROLES["complete"], "width": 2},
+            meta="complete",
             hoverinfo="skip",
-        )  # fmt: skip
+        )
     strip = [role for role in ("rejected", "failed") if role in info.groups]
     for role, points in info.groups.items():
         if role in strip:
@@ -263,7 +267,7 @@ def plot_trade_off(info: TradeOffInfo) -> go.Figure:
                 "tickvals": list(range(len(strip))),
                 "ticktext": strip,
                 "zeroline": False,
-            }  # fmt: skip
+            }
         )
     return figure
 
@@ -273,12 +277,24 @@ def _draw_limits(figure: go.Figure, info: TradeOffInfo, span: Sequence[float]) -
     if info.cost_limit is not None:
         name = f"limit: {text.cost(info.cost, info.cost_limit)}"
         figure.add_scatter(
-            x=[info.cost_limit] * 2, y=[0, 110], mode="lines", name=name, line=style,
-            hoverinfo="name", meta="limit", legendrank=2000,
-        )  # fmt: skip
+            x=[info.cost_limit] * 2,
+            y=[0, 110],
+            mode="lines",
+            name=name,
+            line=style,
+            hoverinfo="name",
+            meta="limit",
+            legendrank=2000,
+        )
     if info.accuracy_limit is not None:
         name = f"least accuracy: {text.percent(info.accuracy_limit)}"
         figure.add_scatter(
-            x=[span[0], span[1]], y=[100 * info.accuracy_limit] * 2, mode="lines", name=name,
-            line=style | {"dash": "dash"}, hoverinfo="name", meta="limit", legendrank=2000,
-        )  # fmt: skip
+            x=[span[0], span[1]],
+            y=[100 * info.accuracy_limit] * 2,
+            mode="lines",
+            name=name,
+            line=style | {"dash": "dash"},
+            hoverinfo="name",
+            meta="limit",
+            legendrank=2000,
+        )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from html import escape
+from pathlib import Path
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
-from nasdistill.errors import UserError
-from nasdistill.options import Cost
-from nasdistill.recipe.yaml import write_yaml
-from nasdistill.report import figures, progress, quality, quality_text, tables, text
+from nasdistill.analysis.audit import analyse, read_audit, verdict
+from nasdistill.common.errors import UserError
+from nasdistill.common.files import write_whole
+from nasdistill.common.types import Cost
+from nasdistill.common.yaml import write_yaml
+from nasdistill.report import evaluation, evaluation_text, figures, progress, tables, text
 from nasdistill.report.document import buttons, document, figure_box, section
 from nasdistill.results import COUNTED, StudyRecord
-from nasdistill.results.audit import analyse, read_audit, verdict
 
 _COSTS: tuple[Cost, ...] = ("params", "macs", "latency", "bytes")
 _BUTTONS = {"params": "parameters", "macs": "MACs", "latency": "latency", "bytes": "bytes"}
@@ -120,7 +122,7 @@ def _finals(record: StudyRecord) -> str:
 
 def _quality(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
     """What `evaluate` found; figures and text of one final at a time."""
-    title, judged = "Quality of the finals", quality.judged_finals(record)
+    title, judged = "Quality of the finals", evaluation.judged_finals(record)
     if not record.finals:
         return section(title, "<p>No finals yet.</p>")
     ranks = [final.rank for final, _ in judged]
@@ -132,15 +134,15 @@ def _quality(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str
     if not judged:
         return section(title, todo)
     first = next((final.rank for final, _ in judged if final.recommended), ranks[0])
-    drawn = quality.plots_of(judged, first)
+    drawn = evaluation.plots_of(judged, first)
     plots |= drawn
     labels = {f"final-{rank}": f"final {rank}" for rank in ranks}
     bar = buttons("final", labels, f"final-{first}") if len(judged) > 1 else ""
     parts = {
         name: figure_box(name, next(iter(variants.values()))) for name, variants in drawn.items()
     }
-    parts |= quality_text.blocks(judged, first)
-    return section(title, bar + quality_text.arranged(parts) + todo, quality_text.NOTE)
+    parts |= evaluation_text.blocks(judged, first)
+    return section(title, bar + evaluation_text.arranged(parts) + todo, evaluation_text.NOTE)
 
 
 def _rungs(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
@@ -214,8 +216,11 @@ def _parameters(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> 
     info = progress.parameters_info(record)
     title = "Which parameters mattered"
     if info.trials < 8 or not info.ratios:
-        return section(title, f"<p>Too few trials to say: {info.trials} reached rung 0, and a "
-                        "parameter needs 8 in which it is present and varies.</p>")  # fmt: skip
+        return section(
+            title,
+            f"<p>Too few trials to say: {info.trials} reached rung 0, and a "
+            "parameter needs 8 in which it is present and varies.</p>",
+        )
     figure = progress.plot_parameters(info)
     plots["parameters"] = {"": figure}
     more = len(info.ratios) - 15
@@ -240,3 +245,20 @@ def _provenance(record: StudyRecord) -> str:
         f"{tables.trials_table(record.candidates)}</details>"
     )
     return section("How it was made", body)
+
+
+def write_report(record: StudyRecord, path: Path) -> None:
+    """Writes a study's report as one HTML file that needs no network.
+
+    The file appears whole or not at all; folders above it are made.
+
+    Args:
+        record: The study.
+        path: Where the file goes, e.g. `reports/<study>/index.html`.
+
+    Raises:
+        UserError: If the study has no trials yet.
+    """
+    text = render(record)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
-from nasdistill import ranking
+from nasdistill.analysis.rank_correlation import kendall, spearman
 from nasdistill.report import statistics, text
 from nasdistill.report.style import ROLES, figure_base, plain
 from nasdistill.results import StudyRecord
@@ -53,15 +53,26 @@ def plot_rungs(info: RungsInfo) -> go.Figure:
         for line in lines:
             x += [*line.rungs, None]
             y += [*(100 * score for score in line.scores), None]
-            hover += [f"trial {line.number}, rung {r}: {text.percent(s)}"
-                      for r, s in zip(line.rungs, line.scores, strict=True)] + [""]  # fmt: skip
+            hover += [
+                f"trial {line.number}, rung {r}: {text.percent(s)}"
+                for r, s in zip(line.rungs, line.scores, strict=True)
+            ] + [""]
         strong = role in names
         figure.add_scatter(
-            x=x, y=y, hovertext=hover, hoverinfo="text", mode="lines+markers", meta=role,
-            name=names.get(role, role), line={"width": 3 if strong else 1, "color": ROLES[role]},
-            marker={"size": 8 if strong else 5, "color": ROLES[role],
-                    "symbol": "circle-open" if role == "stopped" else "circle"},
-        )  # fmt: skip
+            x=x,
+            y=y,
+            hovertext=hover,
+            hoverinfo="text",
+            mode="lines+markers",
+            meta=role,
+            name=names.get(role, role),
+            line={"width": 3 if strong else 1, "color": ROLES[role]},
+            marker={
+                "size": 8 if strong else 5,
+                "color": ROLES[role],
+                "symbol": "circle-open" if role == "stopped" else "circle",
+            },
+        )
     ticks = [f"rung {i}<br>{text.count(budget)} examples" for i, budget in enumerate(info.budgets)]
     last = max(len(info.budgets), 1) - 1
     figure.update_layout(
@@ -94,9 +105,11 @@ class TrustInfo(NamedTuple):
 def trust_info(record: StudyRecord) -> TrustInfo:
     """Pairs each final's score in the search with its test accuracy."""
     trials = {c.number: c.score for c in record.candidates if c.score is not None}
-    rows = [(f.number, trials[f.number], float(f.metrics["test_accuracy"]), f)
-            for f in record.finals
-            if f.number in trials and f.metrics.get("test_accuracy") is not None]  # fmt: skip
+    rows = [
+        (f.number, trials[f.number], float(f.metrics["test_accuracy"]), f)
+        for f in record.finals
+        if f.number in trials and f.metrics.get("test_accuracy") is not None
+    ]
     scores = tuple(float(row[1]) for row in rows)
     finals = tuple(row[2] for row in rows)
     enough = len(rows) >= 3
@@ -106,8 +119,8 @@ def trust_info(record: StudyRecord) -> TrustInfo:
         scores=scores,
         finals=finals,
         intervals=tuple((float(b[0]), float(b[1])) if b else None for b in bounds),
-        spearman=ranking.spearman(scores, finals) if enough else None,
-        kendall=ranking.kendall(scores, finals) if enough else None,
+        spearman=spearman(scores, finals) if enough else None,
+        kendall=kendall(scores, finals) if enough else None,
     )
 
 
@@ -116,22 +129,32 @@ def plot_trust(info: TrustInfo) -> go.Figure:
     figure = figure_base(height=380)
     pairs = list(zip(info.finals, info.intervals, strict=True))
     figure.add_scatter(
-        x=[100 * score for score in info.scores], y=[100 * final for final in info.finals],
-        mode="markers+text", text=[f"trial {n}" for n in info.numbers], textposition="middle right",
+        x=[100 * score for score in info.scores],
+        y=[100 * final for final in info.finals],
+        mode="markers+text",
+        text=[f"trial {n}" for n in info.numbers],
+        textposition="middle right",
         hovertemplate="%{text}<br>score %{x:.1f} %<br>test %{y:.1f} %<extra></extra>",
-        marker={"size": 11, "symbol": "square", "color": ROLES["final"]}, meta="final",
-        error_y={"array": [100 * (b[1] - y) if b else 0 for y, b in pairs],
-                 "arrayminus": [100 * (y - b[0]) if b else 0 for y, b in pairs],
-                 "thickness": 1.2, "width": 3},
-        cliponaxis=False, showlegend=False,
-    )  # fmt: skip
+        marker={"size": 11, "symbol": "square", "color": ROLES["final"]},
+        meta="final",
+        error_y={
+            "array": [100 * (b[1] - y) if b else 0 for y, b in pairs],
+            "arrayminus": [100 * (y - b[0]) if b else 0 for y, b in pairs],
+            "thickness": 1.2,
+            "width": 3,
+        },
+        cliponaxis=False,
+        showlegend=False,
+    )
     low, high = min(info.scores, default=0.0), max(info.scores, default=1.0)
     pad = 100 * (0.15 * (high - low) or 0.01)
     figure.update_layout(
-        xaxis={"title": {"text": "score in the search (%)"},
-               "range": [100 * low - pad, 100 * high + pad]},
+        xaxis={
+            "title": {"text": "score in the search (%)"},
+            "range": [100 * low - pad, 100 * high + pad],
+        },
         yaxis={"title": {"text": "test accuracy of the final (%)"}},
-    )  # fmt: skip
+    )
     return figure
 
 
@@ -160,9 +183,12 @@ def plot_bars(info: BarsInfo) -> go.Figure:
     write = text.seconds if info.unit == "s" else text.count
     roles = ["saved" if name.startswith("saved") else "bar" for name in info.names]
     return _bars(
-        info.names, info.values, [write(value) for value in info.values], roles,
+        info.names,
+        info.values,
+        [write(value) for value in info.values],
+        roles,
         "seconds of all workers" if info.unit == "s" else "examples",
-    )  # fmt: skip
+    )
 
 
 class ParametersInfo(NamedTuple):
@@ -189,31 +215,55 @@ def plot_parameters(info: ParametersInfo, most: int = 15) -> go.Figure:
     ends = [100 * max(ratio.share, ratio.chance) for ratio in shown.values()]
     figure.data[0].update(name="measured", showlegend=True, text=None)
     figure.add_scatter(
-        x=[100 * ratio.chance for ratio in shown.values()], y=list(range(len(shown))),
-        mode="markers", name="expected by chance", meta="limit", hoverinfo="x+name",
-        marker={"symbol": "line-ns-open", "size": 16, "color": ROLES["limit"],
-                "line": {"width": 2}},
-    )  # fmt: skip
+        x=[100 * ratio.chance for ratio in shown.values()],
+        y=list(range(len(shown))),
+        mode="markers",
+        name="expected by chance",
+        meta="limit",
+        hoverinfo="x+name",
+        marker={
+            "symbol": "line-ns-open",
+            "size": 16,
+            "color": ROLES["limit"],
+            "line": {"width": 2},
+        },
+    )
     figure.add_scatter(
-        x=ends, y=list(range(len(shown))), mode="text", text=[f"  {label}" for label in labels],
-        textposition="middle right", cliponaxis=False, hoverinfo="skip", showlegend=False,
-    )  # fmt: skip
+        x=ends,
+        y=list(range(len(shown))),
+        mode="text",
+        text=[f"  {label}" for label in labels],
+        textposition="middle right",
+        cliponaxis=False,
+        hoverinfo="skip",
+        showlegend=False,
+    )
     figure.update_layout(xaxis_range=[0, max([*ends, 20.0]) * 1.35])
     return figure
 
 
 def _bars(
-    names: Sequence[str], values: Sequence[float], labels: Sequence[str], roles: Sequence[str],
+    names: Sequence[str],
+    values: Sequence[float],
+    labels: Sequence[str],
+    roles: Sequence[str],
     title: str,
-) -> go.Figure:  # fmt: skip
+) -> go.Figure:
     figure = figure_base(height=96 + 34 * max(len(names), 1))
     ticks = [plain(name if len(name) <= 34 else "…" + name[-33:]) for name in names]
     figure.add_bar(
-        x=list(values), y=list(range(len(names))), orientation="h", text=list(labels),
-        textposition="outside", cliponaxis=False, hoverinfo="text", meta=list(roles),
+        x=list(values),
+        y=list(range(len(names))),
+        orientation="h",
+        text=list(labels),
+        textposition="outside",
+        cliponaxis=False,
+        hoverinfo="text",
+        meta=list(roles),
         hovertext=[f"{plain(n)}: {v}" for n, v in zip(names, labels, strict=True)],
-        marker={"color": [ROLES[role] for role in roles]}, showlegend=False,
-    )  # fmt: skip
+        marker={"color": [ROLES[role] for role in roles]},
+        showlegend=False,
+    )
     axis: dict[str, Any] = {"tickvals": list(range(len(names))), "ticktext": ticks}
     figure.update_layout(
         xaxis={"title": {"text": title}, "range": [0, 1.22 * max([*values, 0.0]) or 1]},

@@ -26,19 +26,38 @@ ROLES = {
     "saved": "#15803d",
 }
 SYMBOLS = {
-    "complete": "circle", "running": "circle-open", "stopped": "circle-open",
-    "rejected": "line-ns-open", "failed": "x-thin-open", "final": "square",
-    "recommended": "star", "broken": "x", "teacher": "diamond",
-}  # fmt: skip
+    "complete": "circle",
+    "running": "circle-open",
+    "stopped": "circle-open",
+    "rejected": "line-ns-open",
+    "failed": "x-thin-open",
+    "final": "square",
+    "recommended": "star",
+    "broken": "x",
+    "teacher": "diamond",
+}
 SIZES = {
-    "complete": 8, "running": 8, "stopped": 7, "rejected": 10, "failed": 8, "final": 11,
-    "recommended": 17, "broken": 11, "teacher": 13,
-}  # fmt: skip
+    "complete": 8,
+    "running": 8,
+    "stopped": 7,
+    "rejected": 10,
+    "failed": 8,
+    "final": 11,
+    "recommended": 17,
+    "broken": 11,
+    "teacher": 13,
+}
 NAMES = {
-    "complete": "complete", "running": "running", "stopped": "stopped early",
-    "rejected": "rejected", "failed": "failed", "final": "final", "teacher": "teacher",
-    "recommended": "recommended final", "broken": "final breaking a limit",
-}  # fmt: skip
+    "complete": "complete",
+    "running": "running",
+    "stopped": "stopped early",
+    "rejected": "rejected",
+    "failed": "failed",
+    "final": "final",
+    "teacher": "teacher",
+    "recommended": "recommended final",
+    "broken": "final breaking a limit",
+}
 
 
 def plain(value: str) -> str:
@@ -83,5 +102,5 @@ def figure_base(height: int) -> go.Figure:
             "modebar": {"orientation": "v"},
             "xaxis": axis,
             "yaxis": axis,
-        }  # fmt: skip
+        }
     )

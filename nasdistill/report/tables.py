@@ -63,15 +63,24 @@ def steps_table(record: StudyRecord) -> str:
                 gain = f"{100 * (step['score_accuracy'] - first):+.1f} points"
             taken = "★ taken" if step.get("chosen") else ""
             cells = (
-                name, str(step["taught_by"]), text.count(step["params"]),
-                text.percent(step["score_accuracy"]), text.percent(step["audit_accuracy"]), gain,
+                name,
+                str(step["taught_by"]),
+                text.count(step["params"]),
+                text.percent(step["score_accuracy"]),
+                text.percent(step["audit_accuracy"]),
+                gain,
                 taken,
-            )  # fmt: skip
+            )
             rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
     titles = (
-        "who", "taught by", "parameters", "score half", "audit half", "against the first teacher",
+        "who",
+        "taught by",
+        "parameters",
+        "score half",
+        "audit half",
+        "against the first teacher",
         "",
-    )  # fmt: skip
+    )
     head = "".join(f"<th>{title}</th>" for title in titles)
     return (
         f'<div class="scroll"><table class="steps"><thead><tr>{head}</tr></thead>'
@@ -210,8 +219,18 @@ def trials_table(candidates: Sequence[Candidate]) -> str:
         f"<td><small>{_lines(c)}</small></td></tr>"
         for c in candidates
     ]
-    titles = ("trial", "state", "score", "rungs", "parameters", "MACs", "weights", "latency",
-              "remarks", "architecture")  # fmt: skip
+    titles = (
+        "trial",
+        "state",
+        "score",
+        "rungs",
+        "parameters",
+        "MACs",
+        "weights",
+        "latency",
+        "remarks",
+        "architecture",
+    )
     head = "".join(f"<th>{title}</th>" for title in titles)
     return (
         f'<div class="scroll tall"><table class="trials"><thead><tr>{head}</tr></thead>'
@@ -263,14 +282,23 @@ def verdict(record: StudyRecord) -> str:
     student, teacher = latency_of(chosen, "student"), latency_of(chosen, "teacher")
     latency = f"{text.milliseconds(student)}, teacher {text.milliseconds(teacher)}; batch 1"
     tiles = [
-        ("test accuracy", text.percent(m.get("test_accuracy")),
-         f"95 % interval {text.interval(m.get('test_interval'))}"),
-        ("retention", text.percent(m.get("retention")),
-         f"of the teacher's {text.percent(teacher_accuracy(record))}"),
-        ("size", _smaller(m),
-         f"{text.count(m.get('params'))} of {text.count(m.get('teacher_params'))} parameters"),
+        (
+            "test accuracy",
+            text.percent(m.get("test_accuracy")),
+            f"95 % interval {text.interval(m.get('test_interval'))}",
+        ),
+        (
+            "retention",
+            text.percent(m.get("retention")),
+            f"of the teacher's {text.percent(teacher_accuracy(record))}",
+        ),
+        (
+            "size",
+            _smaller(m),
+            f"{text.count(m.get('params'))} of {text.count(m.get('teacher_params'))} parameters",
+        ),
         ("speed", _faster(m.get("speedup")), latency),
-    ]  # fmt: skip
+    ]
     boxes = "".join(
         f'<div class="tile"><span>{escape(a)}</span><b>{escape(b)}</b>'
         f"<small>{escape(c)}</small></div>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nasdistill.options import Cost
+from nasdistill.common.types import Cost
 from nasdistill.results import Candidate
 
 NONE = "–"

@@ -1,5 +1,6 @@
 """What a study found. Imports no torch."""
 
+from nasdistill.common.events import Emit, Event
 from nasdistill.results.loading import (
     STORAGE_FILE,
     candidate_of,
@@ -13,19 +14,29 @@ from nasdistill.results.loading import (
 from nasdistill.results.records import (
     COUNTED,
     Candidate,
-    Emit,
-    Event,
     Final,
     RungScore,
     State,
     StudyRecord,
     candidates_frame,
-    forecast_of,
-    front,
 )
 
 __all__ = [
-    "COUNTED", "STORAGE_FILE", "Candidate", "Emit", "Event", "Final", "RungScore", "State",
-    "StudyRecord", "candidate_of", "candidates_frame", "forecast_of", "front", "load_finals",
-    "load_study", "open_storage", "storage_of", "storage_url", "study_names",
-]  # fmt: skip
+    "COUNTED",
+    "STORAGE_FILE",
+    "Candidate",
+    "Emit",
+    "Event",
+    "Final",
+    "RungScore",
+    "State",
+    "StudyRecord",
+    "candidate_of",
+    "candidates_frame",
+    "load_finals",
+    "load_study",
+    "open_storage",
+    "storage_of",
+    "storage_url",
+    "study_names",
+]

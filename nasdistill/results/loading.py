@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasdistill.errors import UserError
-from nasdistill.options import nearest, without_password
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import nearest, without_password
 from nasdistill.results.records import Candidate, Final, RungScore, StudyRecord
 
 if TYPE_CHECKING:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nasdistill.forecast import Forecast, forecast
-from nasdistill.options import COSTS, Cost
-from nasdistill.pareto import as_points, non_dominated_ranks
-from nasdistill.rungs import examples_of
+from nasdistill.common.types import COSTS, Cost
+from nasdistill.results.rungs import examples_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,82 +175,6 @@ class StudyRecord:
     savings: Mapping[str, float]
     candidates: Sequence[Candidate]
     finals: Sequence[Final]
-
-
-@dataclass(frozen=True)
-class Event:
-    """One line of news from a search, for whoever displays it.
-
-    Attributes:
-        kind: `stage` begins a stage; `progress` is a sign of life within a run; `rung` a score;
-            `trial` the end of a trial; `final` the end of a final; `note` and `warning` the rest.
-        text: The news in words.
-        stage: `teacher`, `answers`, `search`, `finals`, `report`, `audit`, `tune` or `evaluate`;
-            empty where the news is of none.
-        trial: The trial's number.
-        rung: The rung, from 0.
-        done: How much is done: training examples in `progress`, trials in `rung` and `trial`, the
-            rank in `final`, points in a `note` of `tune`.
-        total: Out of so many.
-        images_per_second: Training throughput.
-        eta_seconds: Seconds to the end of the stage, where it can be told.
-        front: `(trial, accuracy, params)` of each candidate on the front so far.
-    """
-
-    kind: Literal["stage", "trial", "progress", "rung", "final", "note", "warning"]
-    text: str
-    stage: str = ""
-    trial: int | None = None
-    rung: int | None = None
-    done: int = 0
-    total: int = 0
-    images_per_second: float = 0.0
-    eta_seconds: float | None = None
-    front: tuple[tuple[int, float, float], ...] = ()
-
-
-Emit = Callable[[Event], None]
-"""Who is told the news."""
-
-
-def forecast_of(
-    candidates: Sequence[Candidate], scores: Sequence[float], full: Mapping[int, float],
-    share: float,
-) -> Forecast:  # fmt: skip
-    """What full runs are expected to make of trials.
-
-    Args:
-        candidates: Trials at one rung.
-        scores: Their scores at it, in [0, 1].
-        full: Accuracy after full runs on the audit half, by trial number; see `full_runs`.
-        share: Of a full run's examples, those that the scored copies have seen.
-    """
-    return forecast(
-        scores,
-        [c.macs for c in candidates],
-        [c.params for c in candidates],
-        [c.depth for c in candidates],
-        [full.get(c.number) for c in candidates],
-        share,
-    )
-
-
-def front(candidates: Sequence[Candidate], costs: Sequence[Cost]) -> list[Candidate]:
-    """The candidates that no other beats in accuracy and every cost.
-
-    Only those that climbed furthest are compared: scores at different rungs are not comparable.
-
-    Args:
-        candidates: Any trials; those without a score or a cost are left out.
-        costs: Costs that count, all minimised.
-    """
-    scored = [c for c in candidates if c.state == "complete" and c.score is not None]
-    scored = [c for c in scored if all(c.cost(name) is not None for name in costs)]
-    if not scored:
-        return []
-    rows = [[c.score or 0.0, *(c.cost(name) or 0.0 for name in costs)] for c in scored]
-    ranks = non_dominated_ranks(as_points(rows))
-    return [c for c, rank in zip(scored, ranks, strict=True) if rank == 0]
 
 
 def candidates_frame(candidates: Sequence[Candidate]) -> pd.DataFrame:

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from nasdistill.options import nearest
-from nasdistill.recipe import line_of
-from nasdistill.recipe.yaml import plain
+from nasdistill.common.types import nearest
+from nasdistill.common.yaml import line_of, plain
 from nasdistill.space.nodes import (
     Branch,
     Choice,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasdistill.errors import UserError
-from nasdistill.options import nearest
-from nasdistill.recipe import parse_yaml
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import nearest
+from nasdistill.common.yaml import parse_yaml
 from nasdistill.space.nodes import Group, Suggest, count, draw, lines_of, plain
 from nasdistill.space.reader import Reader
 
@@ -148,9 +148,7 @@ class SearchSpace:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {
-            "name": self.name, "family": self.family, "parameters": plain(self.root),
-        }  # fmt: skip
+        return {"name": self.name, "family": self.family, "parameters": plain(self.root)}
 
     @property
     def fingerprint(self) -> str:

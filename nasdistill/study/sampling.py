@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nasdistill.options import Cost
+from nasdistill.common.types import Cost
 from nasdistill.recipe import Recipe
 from nasdistill.results import Candidate, candidate_of
 from nasdistill.space import Architecture, SearchSpace
@@ -86,10 +86,12 @@ def _sampler(recipe: Recipe, index: int, attempt: int) -> BaseSampler:
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=12)
     if recipe.sampler == "qmc":
         return optuna.samplers.QMCSampler(
-            scramble=True, seed=recipe.seed, warn_independent_sampling=False,
+            scramble=True,
+            seed=recipe.seed,
+            warn_independent_sampling=False,
             warn_asynchronous_seeding=False,
             independent_sampler=optuna.samplers.RandomSampler(seed=seed),
-        )  # fmt: skip
+        )
     return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
 

@@ -23,10 +23,10 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nasdistill.errors import UserError
-from nasdistill.files import write_whole
-from nasdistill.locks import alone
-from nasdistill.options import without_password
+from nasdistill.common.errors import UserError
+from nasdistill.common.files import write_whole
+from nasdistill.common.locks import alone
+from nasdistill.common.types import without_password
 from nasdistill.recipe import FREE, Recipe, changed_keys
 from nasdistill.results import (
     COUNTED,

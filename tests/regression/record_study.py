@@ -111,9 +111,12 @@ def write_inputs(folder: Path, space: str) -> None:
         row = 3 + 4 * int(label) + int(rng.integers(-1, 2))
         image[row : row + 2, 3:13] += 55
     np.savez(
-        folder / "blobs.npz", images=images[:600], labels=labels[:600],
-        test_images=images[600:], test_labels=labels[600:],
-    )  # fmt: skip
+        folder / "blobs.npz",
+        images=images[:600],
+        labels=labels[:600],
+        test_images=images[600:],
+        test_labels=labels[600:],
+    )
     (folder / "own.py").write_text(TEACHER)
     (folder / "recipe.yaml").write_text(SHARED + RECIPES[space])
 
@@ -132,12 +135,16 @@ def run(space: str, folder: Path) -> dict[str, Any]:
     record = nasdistill.search(load_recipe("recipe.yaml", {})).record
     trials = [
         {
-            "number": c.number, "fingerprint": c.fingerprint, "state": c.state, "params": c.params,
-            "macs": c.macs, "rungs": [[r.budget, r.accuracy, r.loss] for r in c.rungs],
+            "number": c.number,
+            "fingerprint": c.fingerprint,
+            "state": c.state,
+            "params": c.params,
+            "macs": c.macs,
+            "rungs": [[r.budget, r.accuracy, r.loss] for r in c.rungs],
             "race": None if c.race is None else [c.race.accuracy, c.race.loss],
         }
         for c in record.candidates
-    ]  # fmt: skip
+    ]
     finals = []
     for final in record.finals:
         weights = safetensors.torch.load_file(final.folder / "model.safetensors")
@@ -151,9 +158,14 @@ def run(space: str, folder: Path) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, as Linux tells it."""
+    """Which processor this is, as Linux tells it: name, family, model, stepping."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    keys = ("model name", "cpu family", "model", "stepping")
+    about: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        about.setdefault(key.strip(), value.strip())
+    return ", ".join(f"{key} {about.get(key, '?')}" for key in keys)
 
 
 def main(space: str) -> None:
@@ -164,7 +176,11 @@ def main(space: str) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         outcome = run(space, Path(folder))
-    versions = {"torch": torch.__version__, "optuna": optuna.__version__, "numpy": numpy.__version__}
+    versions = {
+        "torch": torch.__version__,
+        "optuna": optuna.__version__,
+        "numpy": numpy.__version__,
+    }
     print(json.dumps({"processor": processor(), "versions": versions, **outcome}, indent=1))
 
 

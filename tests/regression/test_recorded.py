@@ -20,10 +20,13 @@ LEAST_SCORED = 4
 
 def run(script: str, folder: Path, *arguments: str) -> Any:
     done = subprocess.run(
-        [sys.executable, str(HERE / script), *arguments], cwd=folder, text=True,
+        [sys.executable, str(HERE / script), *arguments],
+        cwd=folder,
+        text=True,
         env={**os.environ, **HELD_DOWN, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True, timeout=600,
-    )  # fmt: skip
+        capture_output=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

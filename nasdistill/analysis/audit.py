@@ -1,0 +1,282 @@
+"""What an audit found: how far the short scores of a study can be trusted."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, pvariance
+from typing import Any
+
+from nasdistill.analysis.front import forecast_of
+from nasdistill.analysis.rank_correlation import bootstrap, kendall, partial, spearman, vote
+from nasdistill.results import Candidate, StudyRecord, load_finals
+
+FILE = "audit.json"
+VOTE = "synflow, SNIP, Jacobian: vote"
+TOP = 0.1
+"""Share of the audited trials whose recall is told."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How one figure's order agrees with that of full accuracy.
+
+    Attributes:
+        name: What the figure is.
+        count: Trials it rests on.
+        kendall: Tau-b; None where it is not defined.
+        kendall_interval: Its 95 % bootstrap interval.
+        spearman: Spearman's correlation.
+        spearman_interval: Its 95 % bootstrap interval.
+        partial: Spearman's correlation with what goes with MACs taken out; None for MACs.
+    """
+
+    name: str
+    count: int
+    kendall: float | None
+    kendall_interval: tuple[float, float] | None
+    spearman: float | None
+    spearman_interval: tuple[float, float] | None
+    partial: float | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """An audit of a study.
+
+    Attributes:
+        numbers: The audited trials that are done, by rising number.
+        chosen: Those that were chosen before anything was trained.
+        full: Accuracy of each after full distillation, on the audit half; the first seed's.
+        again: Of those trained with a second seed, both accuracies.
+        scores: The last short score of each.
+        scored: Agreement of the score at each rung, and of the last score.
+        rivals: Of what costs nothing: parameters, MACs, and where it was stored a vote of three
+            figures of the untrained student.
+        ahead: 95 % interval of the score's tau minus that of MACs.
+        noise: Standard deviation of full accuracy over seeds, from pairs; None without repeats.
+        ceiling: The tau between two full runs of every trial at that noise; None without repeats.
+        recall: Share of the best tenth by full accuracy that is in the best tenth by score.
+        lost: Best full accuracy among the stopped trials less that among the others; None where
+            one side is missing.
+        spent: Training examples of the search, of the audit, and of distilling every trial in full.
+        failed: Why a full run of a chosen trial ended with an error, by number.
+    """
+
+    numbers: tuple[int, ...]
+    chosen: tuple[int, ...]
+    full: tuple[float, ...]
+    again: tuple[tuple[float, float], ...]
+    scores: tuple[float, ...]
+    scored: tuple[Agreement, ...]
+    rivals: tuple[Agreement, ...]
+    ahead: tuple[float, float] | None
+    noise: float | None
+    ceiling: float | None
+    recall: float | None
+    lost: float | None
+    spent: Mapping[str, int]
+    failed: Mapping[int, str]
+
+
+def read_audit(folder: Path) -> dict[str, Any] | None:
+    """The stored audit of a study's folder; None if there is none.
+
+    Returns:
+        `chosen`, `repeated` (trial numbers), `examples` (of one full run), `full` (accuracies by
+        trial number and seed), `failed` (why, by trial number) and `zero_cost` (figures of the
+        untrained students, by number).
+    """
+    path = folder / FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def full_runs(folder: Path) -> dict[int, float]:
+    """Accuracy on the audit half after full runs, by trial number: finals and audited trials."""
+    stored = read_audit(folder) or {"full": {}}
+    audited = {int(n): fmean(seeds.values()) for n, seeds in stored["full"].items() if seeds}
+    return {f.number: f.metrics["audit_accuracy"] for f in load_finals(folder)} | audited
+
+
+def analyse(record: StudyRecord, stored: Mapping[str, Any]) -> Audit | None:
+    """Compares short scores with full runs.
+
+    Returns:
+        None while fewer than three trials are done.
+    """
+    trials = {c.number: c for c in record.candidates}
+    full = {int(n): seeds["1"] for n, seeds in stored["full"].items() if "1" in seeds}
+    numbers = tuple(sorted(full))
+    if len(numbers) < 3:
+        return None
+    done = [trials[number] for number in numbers]
+    truth = [full[number] for number in numbers]
+    again = tuple(
+        (seeds["1"], seeds["2"]) for seeds in stored["full"].values() if {"1", "2"} <= set(seeds)
+    )
+    scores = [c.score or 0.0 for c in done]
+    macs = [float(c.macs or 0) for c in done]
+    noise = math.sqrt(fmean((a - b) ** 2 for a, b in again) / 2) if again else None
+    return Audit(
+        numbers=numbers,
+        chosen=tuple(stored["chosen"]),
+        full=tuple(truth),
+        again=again,
+        scores=tuple(scores),
+        scored=(
+            *_by_rung(done, truth, stored["examples"]),
+            _agreement("last score", scores, truth, macs),
+        ),
+        rivals=_rivals(done, truth, macs, stored.get("zero_cost", {})),
+        ahead=_ahead(scores, macs, truth),
+        noise=noise,
+        ceiling=None if noise is None else _ceiling(truth, noise),
+        recall=_recall(scores, truth),
+        lost=_lost(done, truth),
+        spent=_spent(record, stored),
+        failed={int(n): reason for n, reason in stored.get("failed", {}).items()},
+    )
+
+
+def _agreement(
+    name: str, figures: Sequence[float], truth: Sequence[float], macs: Sequence[float] | None
+) -> Agreement:
+    def interval(
+        by: Callable[[Sequence[float], Sequence[float]], float | None],
+    ) -> tuple[float, float] | None:
+        def drawn(indices: Sequence[int]) -> float | None:
+            return by([figures[i] for i in indices], [truth[i] for i in indices])
+
+        return bootstrap(drawn, len(truth))
+
+    return Agreement(
+        name,
+        len(truth),
+        kendall(figures, truth),
+        interval(kendall),
+        spearman(figures, truth),
+        interval(spearman),
+        None if macs is None else partial(figures, truth, macs),
+    )
+
+
+def _rivals(
+    done: Sequence[Candidate],
+    truth: Sequence[float],
+    macs: Sequence[float],
+    untrained: Mapping[str, Mapping[str, float]],
+) -> tuple[Agreement, ...]:
+    """What costs nothing, or nearly: parameters, MACs, a vote of three zero-cost figures."""
+    found = [
+        _agreement("parameters", [float(c.params or 0) for c in done], truth, macs),
+        _agreement("MACs", macs, truth, None),
+    ]
+    figures = [untrained.get(str(c.number)) for c in done]
+    if None not in figures:
+        votes = vote([list(each.values()) for each in figures if each is not None])
+        found.append(_agreement(VOTE, votes, truth, macs))
+    return tuple(found)
+
+
+def _by_rung(done: Sequence[Candidate], truth: Sequence[float], examples: int) -> list[Agreement]:
+    """The agreement of each rung's score, and of the forecast made of it before any full run."""
+    found = []
+    for rung in range(max((len(c.rungs) for c in done), default=0)):
+        there = [i for i, c in enumerate(done) if len(c.rungs) > rung]
+        if len(there) >= 3:
+            scores = [done[i].rungs[rung].accuracy for i in there]
+            macs = [float(done[i].macs or 0) for i in there]
+            reached = [truth[i] for i in there]
+            found.append(_agreement(f"rung {rung}", scores, reached, macs))
+            share = done[there[0]].rungs[rung].budget / examples
+            expected = forecast_of([done[i] for i in there], scores, {}, share).guess
+            found.append(_agreement(f"rung {rung}, forecast", list(expected), reached, macs))
+    return found
+
+
+def _ahead(
+    scores: Sequence[float], macs: Sequence[float], truth: Sequence[float]
+) -> tuple[float, float] | None:
+    """Tau of the scores minus tau of MACs, of the same draws."""
+
+    def difference(indices: Sequence[int]) -> float | None:
+        drawn = [truth[i] for i in indices]
+        mine = kendall([scores[i] for i in indices], drawn)
+        rival = kendall([macs[i] for i in indices], drawn)
+        return None if mine is None or rival is None else mine - rival
+
+    return bootstrap(difference, len(truth))
+
+
+def _ceiling(truth: Sequence[float], noise: float, draws: int = 300) -> float | None:
+    """The mean tau between two draws of noise on top of what the trials would reach without it.
+
+    The measured accuracies hold one seed's noise already, so they are drawn towards their mean
+    until noise on top gives them the variance that they have.
+    """
+    variance, mean = pvariance(truth), fmean(truth)
+    shrink = math.sqrt(max(0.0, 1 - noise**2 / variance)) if variance else 0.0
+    clean, rng = [mean + shrink * (t - mean) for t in truth], random.Random(0)
+
+    def drawn() -> list[float]:
+        return [t + rng.gauss(0, noise) for t in clean]
+
+    taus = [kendall(drawn(), drawn()) for _ in range(draws)]
+    found = [tau for tau in taus if tau is not None]
+    return fmean(found) if found else None
+
+
+def _recall(scores: Sequence[float], truth: Sequence[float]) -> float | None:
+    count = round(TOP * len(truth))
+    if count < 1:
+        return None
+    order = range(len(truth))
+    best = set(sorted(order, key=lambda i: -truth[i])[:count])
+    named = set(sorted(order, key=lambda i: -scores[i])[:count])
+    return len(best & named) / count
+
+
+def _lost(done: Sequence[Candidate], truth: Sequence[float]) -> float | None:
+    stopped = [t for c, t in zip(done, truth, strict=True) if c.state == "stopped"]
+    others = [t for c, t in zip(done, truth, strict=True) if c.state == "complete"]
+    return max(stopped) - max(others) if stopped and others else None
+
+
+def _spent(record: StudyRecord, stored: Mapping[str, Any]) -> dict[str, int]:
+    tried = [c for c in record.candidates if c.rungs]
+    runs = sum(len(seeds) for seeds in stored["full"].values())
+    return {
+        "search": sum(c.examples for c in tried),
+        "audit": runs * int(stored["examples"]),
+        "everything": len(tried) * int(stored["examples"]),
+    }
+
+
+def verdict(audit: Audit) -> str:
+    """What the audit says, in a sentence or two."""
+    last = audit.scored[-1]
+    if last.kendall is None:
+        return "All scores or all full accuracies are equal: there is no order to compare."
+    said = f"The last score's order agrees with full distillation by tau {last.kendall:.2f}"
+    if last.kendall_interval is not None:
+        low, high = last.kendall_interval
+        said += f" (95 % interval {low:.2f} to {high:.2f})"
+    said += f", on {last.count} trials. "
+    for rival in audit.rivals:
+        if rival.name in TOLD and rival.kendall is not None:
+            said += f"{TOLD[rival.name]} reaches {rival.kendall:.2f}. "
+    if audit.ahead is None or audit.ahead[0] <= 0:
+        said += "On this evidence the score is no better than counting MACs."
+    else:
+        said += "The score ranks better than counting MACs."
+    return said
+
+
+TOLD = {
+    "MACs": "Counting MACs, at no cost,",
+    VOTE: "A vote of three figures of the untrained students",
+}

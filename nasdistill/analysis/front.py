@@ -1,0 +1,52 @@
+"""The front of a study, and what full runs are expected to make of its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nasdistill.analysis.forecast import Forecast, forecast
+from nasdistill.analysis.pareto import as_points, non_dominated_ranks
+from nasdistill.common.types import Cost
+from nasdistill.results import Candidate
+
+
+def forecast_of(
+    candidates: Sequence[Candidate],
+    scores: Sequence[float],
+    full: Mapping[int, float],
+    share: float,
+) -> Forecast:
+    """What full runs are expected to make of trials.
+
+    Args:
+        candidates: Trials at one rung.
+        scores: Their scores at it, in [0, 1].
+        full: Accuracy after full runs on the audit half, by trial number; see `full_runs`.
+        share: Of a full run's examples, those that the scored copies have seen.
+    """
+    return forecast(
+        scores,
+        [c.macs for c in candidates],
+        [c.params for c in candidates],
+        [c.depth for c in candidates],
+        [full.get(c.number) for c in candidates],
+        share,
+    )
+
+
+def front(candidates: Sequence[Candidate], costs: Sequence[Cost]) -> list[Candidate]:
+    """The candidates that no other beats in accuracy and every cost.
+
+    Only those that climbed furthest are compared: scores at different rungs are not comparable.
+
+    Args:
+        candidates: Any trials; those without a score or a cost are left out.
+        costs: Costs that count, all minimised.
+    """
+    scored = [c for c in candidates if c.state == "complete" and c.score is not None]
+    scored = [c for c in scored if all(c.cost(name) is not None for name in costs)]
+    if not scored:
+        return []
+    rows = [[c.score or 0.0, *(c.cost(name) or 0.0 for name in costs)] for c in scored]
+    ranks = non_dominated_ranks(as_points(rows))
+    return [c for c, rank in zip(scored, ranks, strict=True) if rank == 0]

@@ -1,0 +1,45 @@
+"""Stopping on the front at equal rung."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nasdistill.analysis.pareto import as_points, best
+
+
+def stop_reason(
+    index: int,
+    accuracies: Sequence[float],
+    forecasts: Sequence[float],
+    costs: Sequence[Sequence[float]],
+    eta: int,
+    chance: float,
+) -> str | None:
+    """Decides whether a trial is stopped at a rung.
+
+    The best 1/eta at the rung go on, by non-dominated rank of (forecast, costs) (Schmucker et al.,
+    MO-ASHA, 2021); in a rank the one with the highest forecast comes first, then whichever adds the
+    most hypervolume to those before it. As the front would keep every tiny student, one whose
+    accuracy is far below the best at the rung is stopped whatever its costs: less than 80 % of the
+    way from chance to the best.
+
+    Args:
+        index: Which of the trials below is asked about.
+        accuracies: Scores at this rung of all trials that reached it, in [0, 1].
+        forecasts: What full runs are expected to make of them, on any scale; see `forecast`.
+        costs: Their costs, each a row of the same length.
+        eta: See `Ladder`.
+        chance: Accuracy of guessing.
+
+    Returns:
+        The reason in words, or None if the trial goes on.
+    """
+    highest = max(accuracies)
+    floor = chance + 0.8 * (highest - chance)
+    if accuracies[index] < floor:
+        return f"accuracy {accuracies[index]:.3f} is below the rung's floor of {floor:.3f}"
+    points = as_points([[f, *row] for f, row in zip(forecasts, costs, strict=True)])
+    places = -(-len(points) // eta)
+    if index not in best(points, places):
+        return f"not among the best {places} of {len(points)} at this rung"
+    return None

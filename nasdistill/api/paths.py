@@ -1,0 +1,32 @@
+"""Studies and finals by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasdistill.common.errors import UserError
+from nasdistill.common.files import STUDIES
+from nasdistill.recipe import Recipe, from_stored
+from nasdistill.results import StudyRecord, load_study, storage_of
+
+
+def final_folder(study: str, rank: str) -> Path:
+    """The folder of a final.
+
+    Raises:
+        UserError: If there is no such study or final.
+    """
+    record = load_study(study, STUDIES)
+    ranks = {str(final.rank): final.folder for final in record.finals}
+    if rank not in ranks:
+        there = ", ".join(ranks) or "none"
+        raise UserError(f"study {study!r} has no final {rank!r} (there: {there})")
+    return ranks[rank]
+
+
+def recipe_of(record: StudyRecord, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe that a study was made with; a few keys may be given anew."""
+    stored = {"study": record.name, "storage": storage_of(record.folder)}
+    return from_stored(record.recipe, {**(overrides or {}), **stored})

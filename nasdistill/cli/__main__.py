@@ -1,0 +1,5 @@
+"""`python -m nasdistill.cli`."""
+
+from nasdistill.cli.commands import main
+
+main()

@@ -1,0 +1,456 @@
+"""The command line: one function a command, no logic."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import typer
+
+from nasdistill.cli import options
+from nasdistill.cli.console import console, error_messages
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Finds small neural networks that stand in for a big one, and distils them.",
+)
+teacher_app = typer.Typer(no_args_is_help=True, help="Train, evaluate or record a teacher.")
+app.add_typer(teacher_app, name="teacher")
+
+
+@app.command()
+def search(
+    context: typer.Context,
+    recipe: options.RecipeFile = None,
+    space: options.Space = None,
+    data: options.Data = None,
+    data_root: options.DataRoot = None,
+    image_size: options.ImageSize = None,
+    channels: options.Channels = None,
+    skip_unreadable: options.SkipUnreadable = None,
+    teacher: options.Teacher = None,
+    weights: options.Weights = None,
+    study: options.StudyName = None,
+    trials: options.Trials = None,
+    time_limit: options.TimeLimit = None,
+    top_k: options.Finals = None,
+    minimize: options.Minimize = None,
+    max_params: options.MaxParams = None,
+    max_macs: options.MaxMacs = None,
+    max_bytes: options.MaxBytes = None,
+    max_latency: options.MaxLatency = None,
+    min_accuracy: options.MinAccuracy = None,
+    latency_engine: options.LatencyEngine = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    deterministic: options.Deterministic = None,
+    workers: options.Workers = None,
+    seed: options.Seed = None,
+    storage: options.Storage = None,
+    import_file: options.Import = None,
+    baseline: options.Baseline = None,
+    sampler: options.Sampler = None,
+    stopping: options.Stopping = None,
+    race: options.Race = None,
+    first_rung: options.FirstRung = None,
+    eta: options.Eta = None,
+    rung_count: options.RungCount = None,
+    final_budget: options.FinalBudget = None,
+    batch_size: options.BatchSize = None,
+    views: options.Views = None,
+    cache_size: options.CacheSize = None,
+    learning_rate: options.LearningRate = None,
+    alpha: options.Alpha = None,
+    temperature: options.Temperature = None,
+    as_json: options.Json = False,
+) -> None:
+    """Search, distil the best in full, and write the report.
+
+    The same command again goes on where it stopped. Every option is a key of a recipe, too.
+    """
+    given = {key: value for key, value in context.params.items() if value is not None}
+    given = {key: value for key, value in given.items() if key not in ("as_json", "recipe")}
+    with error_messages():
+        from nasdistill.recipe import load_recipe
+
+        resolved = load_recipe(recipe, _nested(given))
+        name = resolved.study_name()
+    command = shlex.join(["nasdistill", *sys.argv[1:]])
+    _go(name, as_json, lambda api, emit: api.search(resolved, command=command, on_event=emit))
+
+
+def _nested(given: dict[str, Any]) -> dict[str, Any]:
+    """Puts flags whose key in a recipe lies deeper in their place."""
+    costs = given.pop("minimize", None)
+    if costs:
+        given["minimize"] = ",".join(costs)
+    rungs = {"first_rung": "first", "eta": "eta", "rung_count": "count"}
+    deeper = {key: given.pop(flag) for flag, key in rungs.items() if flag in given}
+    objective = {key: given.pop(key) for key in ("alpha", "temperature") if key in given}
+    parts = {"rungs": deeper, "scoring": objective, "final": dict(objective)}
+    return given | {key: part for key, part in parts.items() if part}
+
+
+@app.command()
+def resume(
+    study: options.Study,
+    trials: options.MoreTrials = None,
+    time_limit: options.NewTimeLimit = None,
+    top_k: options.MoreFinals = None,
+    workers: options.NewWorkers = None,
+    cache_size: options.NewCacheSize = None,
+    as_json: options.Json = False,
+) -> None:
+    """Go on with a study where it stopped."""
+    given = {
+        "trials": trials,
+        "time_limit": time_limit,
+        "top_k": top_k,
+        "workers": workers,
+        "cache_size": cache_size,
+    }
+    with error_messages():
+        from nasdistill.recipe import load_recipe
+
+        checked = load_recipe(None, {k: v for k, v in given.items() if v is not None})
+        news = {k: getattr(checked, k) for k, v in given.items() if v is not None}
+    _go(study, as_json, lambda api, emit: api.resume(study, overrides=news, on_event=emit))
+
+
+@app.command()
+def distill(
+    study: options.Study,
+    trial: options.Trial = None,
+    top_k: options.TopK = None,
+    as_json: options.Json = False,
+) -> None:
+    """Distil more trials of a study in full."""
+    with error_messages():
+        from nasdistill.common.errors import UserError
+
+        if trial is not None and top_k is not None:
+            raise UserError("give either --trial or --top-k, not both")
+        if top_k is not None and top_k < 1:
+            raise UserError(f"--top-k: found {top_k}; must be 1 or more")
+    _go(
+        study,
+        as_json,
+        lambda api, emit: api.distill(study, trial=trial, top_k=top_k, on_event=emit),
+    )
+
+
+@app.command()
+def report(study: options.Study, as_json: options.Json = False) -> None:
+    """Write a study's report anew."""
+    with error_messages():
+        from nasdistill import api
+
+        path = api.report(study)
+        print(json.dumps({"report": str(path)}) if as_json else f"Report: {path}")
+
+
+@app.command()
+def studies(as_json: options.Json = False) -> None:
+    """List the studies in ./studies, with state and best final."""
+    with error_messages():
+        from nasdistill import api
+        from nasdistill.cli.display import studies_table, summary
+
+        records = api.studies()
+        if as_json:
+            print(json.dumps([summary(record) for record in records]))
+        elif records:
+            console().print(studies_table(records))
+        else:
+            print("no studies here yet; `nasdistill search` makes one")
+
+
+@app.command()
+def spaces(
+    name: options.SpaceName = None,
+    size: options.Size = 28,
+    channels: options.InputChannels = 1,
+    classes: options.Classes = 10,
+    as_json: options.Json = False,
+) -> None:
+    """List the search spaces, or show one: its tree, its size, its spread."""
+    with error_messages():
+        from nasdistill.cli.display import space_lines
+        from nasdistill.space import SearchSpace
+
+        if name is None:
+            listed = [SearchSpace.load(each) for each in SearchSpace.shipped()]
+            about = {each.name: " ".join(each.description.split()) for each in listed}
+            rows = [{"name": key, "description": text} for key, text in about.items()]
+            lines = [f"{key:10} {text}" for key, text in about.items()]
+            print(json.dumps(rows) if as_json else "\n".join(lines))
+            return
+        space = SearchSpace.load(name)
+        from nasdistill import api
+
+        spread = api.spread(space, size=size, channels=channels, classes=classes)
+        figures = {"name": space.name, "architectures": space.count(), **spread}
+        shape = f"{channels}x{size}x{size}, {classes} classes"
+        print(json.dumps(figures) if as_json else "\n".join(space_lines(space, spread, shape)))
+
+
+@teacher_app.command("train")
+def teacher_train(
+    out: options.Out,
+    data: options.DataOf = "fashion-mnist-mini",
+    architecture: options.ArchitectureFile = None,
+    epochs: options.Epochs = 30,
+    seed: options.SeedOf = 0,
+    learning_rate: options.Rate = 0.003,
+    precision: options.PrecisionOf = "fp32",
+    half: options.Half = False,
+    device: options.DeviceOf = "auto",
+    image_size: options.ImageSizeOf = None,
+    channels: options.ChannelsOf = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train a teacher on labels and write it to a folder."""
+    options: dict[str, Any] = {
+        "data": data,
+        "architecture": architecture,
+        "epochs": epochs,
+        "seed": seed,
+        "out": out,
+        "learning_rate": learning_rate,
+        "precision": precision,
+        "half": half,
+        "device": device,
+        "image_size": image_size,
+        "channels": channels,
+    }
+    _print_card(_shown(lambda api, emit: api.teacher_train(**options, on_event=emit)), as_json)
+
+
+@teacher_app.command("evaluate")
+def teacher_evaluate(
+    teacher: options.TeacherOf,
+    data: options.DataOf = "fashion-mnist-mini",
+    weights: options.Weights = None,
+    device: options.DeviceOf = "auto",
+    image_size: options.ImageSizeOf = None,
+    channels: options.ChannelsOf = None,
+    import_file: options.Import = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure a teacher on data: accuracy, calibration, overfitting."""
+    options: dict[str, Any] = {
+        "data": data,
+        "weights": weights,
+        "device": device,
+        "image_size": image_size,
+        "channels": channels,
+        "import_file": import_file,
+    }
+    card = _shown(lambda api, emit: api.teacher_evaluate(teacher, **options, on_event=emit))
+    _print_card(card, as_json)
+
+
+@teacher_app.command("record")
+def teacher_record(
+    teacher: options.TeacherOf,
+    out: options.TableOut,
+    data: options.DataOf = "fashion-mnist-mini",
+    weights: options.Weights = None,
+    device: options.DeviceOf = "auto",
+    image_size: options.ImageSizeOf = None,
+    channels: options.ChannelsOf = None,
+    seed: options.SplitSeed = 0,
+    import_file: options.Import = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write a teacher's answers about the training examples to a table, which can teach for it."""
+    options: dict[str, Any] = {
+        "data": data,
+        "out": out,
+        "weights": weights,
+        "device": device,
+        "image_size": image_size,
+        "channels": channels,
+        "seed": seed,
+        "import_file": import_file,
+    }
+    count = _shown(lambda api, emit: api.teacher_record(teacher, **options, on_event=emit))
+    done = {"path": str(out), "examples": count}
+    print(json.dumps(done) if as_json else f"Written: {out}, {count:,} examples")
+
+
+@app.command()
+def evaluate(
+    final: options.FinalOf,
+    data: options.OtherData = None,
+    split: options.Part = "test",
+    device: options.DeviceOf = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Hold a final against its teacher: agreement, classes, calibration, robustness, bias.
+
+    On the study's own test split the figures go into the final's quality.json, for the report.
+    """
+    options = {"data": data, "split": split, "device": device}
+    quality = _shown(lambda api, emit: api.evaluate(final, **options, on_event=emit))
+    if as_json:
+        print(json.dumps(quality))
+        return
+    from nasdistill.cli.display_evaluation import quality_lines, quality_tables
+
+    for table in quality_tables(quality):
+        console().print(table)
+    print("\n".join(quality_lines(quality)))
+
+
+@app.command()
+def audit(
+    study: options.Study,
+    count: options.AuditCount = 12,
+    repeats: options.AuditRepeats = 3,
+    as_json: options.Json = False,
+) -> None:
+    """Distil a sample of a study's trials in full: how far can its short scores be trusted?"""
+    outcome = _shown(
+        lambda api, emit: api.audit(study, count=count, repeats=repeats, on_event=emit), study
+    )
+    if as_json:
+        print(json.dumps({**asdict(outcome.audit), "page": str(outcome.page)}))
+        return
+    from nasdistill.analysis.audit import verdict
+    from nasdistill.cli.display import audit_table
+
+    console().print(audit_table(outcome.audit))
+    print(f"{verdict(outcome.audit)}\nPage: {outcome.page}")
+
+
+@app.command()
+def tune(
+    target: options.TuneTarget,
+    over: options.Over = "temperature,alpha",
+    temperatures: options.Temperatures = None,
+    alphas: options.Alphas = None,
+    epochs: options.TuneEpochs = 2,
+    data: options.TuneData = None,
+    teacher: options.TuneTeacher = None,
+    as_json: options.Json = False,
+) -> None:
+    """Try temperatures and alpha on one architecture, on validation data."""
+    numbers = {"temperatures": _numbers(temperatures), "alphas": _numbers(alphas)}
+    names = tuple(part.strip() for part in over.split(","))
+    outcome = _shown(
+        lambda api, emit: api.tune(
+            target, over=names, **numbers, epochs=epochs, data=data, teacher=teacher, on_event=emit
+        )
+    )
+    if as_json:
+        whole = {"points": outcome.points, "best": outcome.best, "picture": str(outcome.picture)}
+        print(json.dumps(whole))
+        return
+    from nasdistill.cli.display import tune_lines, tune_table
+
+    console().print(tune_table(outcome.points, outcome.best))
+    print("\n".join(tune_lines(outcome.best, outcome.picture)))
+
+
+def _numbers(text: str | None) -> tuple[float, ...] | None:
+    """Numbers, separated by commas."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}: write numbers separated by commas") from None
+
+
+@app.command()
+def profile(
+    target: options.Target,
+    engine: options.Engine = "onnxruntime",
+    threads: options.Threads = 1,
+    batch: options.BatchOf = 1,
+    size: options.Size = 28,
+    channels: options.InputChannels = 1,
+    classes: options.Classes = 10,
+    import_file: options.Import = None,
+    as_json: options.Json = False,
+) -> None:
+    """Count parameters and multiply-adds, and measure latency.
+
+    Size, channels and classes are for an architecture.json; a final knows its own.
+    """
+    with error_messages():
+        from nasdistill import api
+        from nasdistill.cli.display import profile_lines
+
+        figures = api.profile(
+            target,
+            engine=engine,
+            threads=threads,
+            batch=batch,
+            data_input=(channels, size, size),
+            classes=classes,
+            import_file=import_file,
+        )
+        print(json.dumps(figures) if as_json else "\n".join(profile_lines(figures)))
+
+
+@app.command()
+def export(
+    study: options.Study,
+    rank: options.Rank,
+    format: options.Format = "onnx",
+    out: options.OutFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Export a final."""
+    with error_messages():
+        from nasdistill import api
+
+        path = api.export(study, rank, format, out)
+        print(json.dumps({"path": str(path)}) if as_json else f"Written: {path}")
+
+
+def _go(study: str, as_json: bool, run: Callable[[Any, Any], Any]) -> None:
+    """Runs a search, or what goes on with one, and prints how it ended."""
+    outcome = _shown(run, study)
+    from nasdistill.cli.display import finals_table, outcome_lines, summary
+
+    record = outcome.record
+    if as_json:
+        finals = [{"rank": final.rank, **final.metrics} for final in record.finals]
+        whole = {**summary(record), "finals_metrics": finals, "report": str(outcome.report)}
+        print(json.dumps(whole))
+        return
+    if record.finals:
+        console().print(finals_table(record.finals))
+    print("\n".join(outcome_lines(record, outcome.report, outcome.already_complete)))
+
+
+def _shown(run: Callable[[Any, Any], Any], study: str | None = None) -> Any:
+    with error_messages(study):
+        from nasdistill import api
+        from nasdistill.cli.display import Display
+
+        with Display(console(stderr=True)) as display:
+            return run(api, display)
+
+
+def _print_card(card: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(card))
+        return
+    for key, value in card.items():
+        print(f"{key:20} {value:.4f}" if isinstance(value, float) else f"{key:20} {value}")
+
+
+def main() -> None:
+    """Entry point of the command `nasdistill`."""
+    app()

@@ -1,0 +1,161 @@
+"""The machine: device, cores, threads, and what the report says of them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nasdistill.common.errors import UserError
+
+PACKAGES = ("nasdistill", "torch", "torchvision", "optuna", "plotly", "onnx", "onnxruntime")
+
+
+def pick_device(name: str) -> torch.device:
+    """Resolves `auto`, `cpu`, `cuda` or `cuda:1`.
+
+    Raises:
+        UserError: If CUDA is asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: this machine has no usable CUDA device; use cpu or auto")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name!r}: allowed are auto, cpu, cuda, cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} of them")
+    return device
+
+
+def cores() -> int:
+    """Processor cores that this process may use: by its affinity, and by its container's quota."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    mine = os.cpu_count() or 1 if allowed is None else len(allowed)
+    return max(1, int(min(mine, quota())))
+
+
+GROUPS, GROUP_OF = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+"""Where Linux mounts control groups (v2), and says in which of them this process is."""
+
+
+def quota(root: Path = GROUPS, of: Path = GROUP_OF) -> float:
+    """Cores' worth of time that the control groups above this process grant it.
+
+    Args:
+        root: Where control groups are mounted.
+        of: Which of them a process is in.
+    """
+    least = math.inf
+    for folder in _groups(root, of):
+        if (folder / "cpu.max").is_file():
+            granted, period = (folder / "cpu.max").read_text().split()
+            least = least if granted == "max" else min(least, int(granted) / int(period))
+    return least
+
+
+def allowance(root: Path = GROUPS, of: Path = GROUP_OF) -> float:
+    """Bytes that the control groups above this process still let it take.
+
+    Args:
+        root: As of `quota`.
+        of: As of `quota`.
+    """
+    least = math.inf
+    for folder in _groups(root, of):
+        limit = folder / "memory.max"
+        if not limit.is_file() or limit.read_text().strip() == "max":
+            continue
+        taken = int((folder / "memory.current").read_text())
+        lines = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        files = {name: int(value) for name, value in lines}  # the kernel gives these up first
+        least = min(least, int(limit.read_text()) - taken + files.get("inactive_file", 0))
+    return max(0.0, least)
+
+
+def _groups(root: Path, of: Path) -> Iterator[Path]:
+    """The control group of a process, and those above it."""
+    try:
+        lines = of.read_text().splitlines()
+    except OSError:
+        return
+    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    group = root / own.strip("/")
+    for folder in (group, *group.parents):
+        yield folder
+        if folder == root:
+            return
+
+
+def free_bytes() -> int:
+    """Memory that can still be taken without swapping, and within the container's limit."""
+    return int(min(_available(), allowance()))
+
+
+def _available() -> int:
+    info = Path("/proc/meminfo")
+    if not info.exists():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+MOST_WORKERS, WORKER_BYTES = 8, 2 * 2**30
+"""Unless more are asked for: the more trials are under way at once, the less is known when one is
+stopped. A worker takes 1.0 to 1.6 GB."""
+
+
+def default_workers(device: torch.device) -> int:
+    """Local workers where none are asked for: one for each core of a CPU that memory allows.
+
+    On a card one, until more are found to be faster there (`api.crowd`).
+
+    Small students leave most of a second thread idle: on two cores two workers of one thread each
+    tried 1.26 times as many students an hour as one of two threads on one day, and 1.68 times as
+    many on another (`benchmarks/scaling.py`).
+    """
+    if device.type != "cpu":
+        return 1
+    return max(1, min(cores(), MOST_WORKERS, free_bytes() // WORKER_BYTES))
+
+
+def set_threads(processes: int) -> None:
+    """Gives each of so many local processes its share of the cores."""
+    torch.set_num_threads(max(1, cores() // processes))
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What the report says of the machine."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].split(":", 1)[1].strip() if names else model
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
+    return {
+        "processor": model,
+        "cores": cores(),
+        "memory_gib": round(memory, 1),
+        "accelerator": accelerator,
+        "system": platform.platform(terse=True),
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

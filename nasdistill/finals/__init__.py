@@ -1,0 +1,1 @@
+"""Finals: distilled in full, tested once, exported and measured as exported."""

@@ -1,0 +1,126 @@
+"""A discriminator tells teacher from student; the student learns to fool it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasdistill.data import Batch
+from nasdistill.losses.layer_pairs import OnLayers, Pair, channels, pooled
+from nasdistill.losses.logits import standardised
+from nasdistill.losses.schedules import Schedule, constant
+from nasdistill.losses.term import Term
+from nasdistill.models.hooks import Anatomy, Outputs
+
+
+class _Reverse(torch.autograd.Function):
+    """The identity, whose gradient is turned round and scaled (Ganin et al., 2016)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:
+        ctx.strength = strength
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return -ctx.strength * gradients[0], None
+
+
+def reverse(x: Tensor, strength: float) -> Tensor:
+    """`x`, through which the gradient comes back as −`strength` times itself."""
+    reversed_: Tensor = _Reverse.apply(x, strength)  # type: ignore[no-untyped-call]
+    return reversed_
+
+
+class Discriminator(nn.Sequential):
+    """From a vector to one logit: how surely it is the teacher's."""
+
+    def __init__(self, inside: int, width: int) -> None:
+        super().__init__(
+            nn.Linear(inside, width),
+            nn.LeakyReLU(0.2),
+            nn.Linear(width, width),
+            nn.LeakyReLU(0.2),
+            nn.Linear(width, 1),
+        )
+
+
+def _sides(judge: nn.Module, student_BD: Tensor, teacher_BD: Tensor, strength: float) -> Tensor:
+    """Binary cross-entropy of both sides, `[B]`; the student gets the gradient turned round."""
+    of_student = judge(reverse(student_BD, strength)).float().squeeze(1)
+    of_teacher = judge(teacher_BD).float().squeeze(1)
+    return F.softplus(of_student) + F.softplus(-of_teacher)
+
+
+@dataclass(frozen=True)
+class AdversarialLogits(Term):
+    """The discriminator sees standardised logits.
+
+    One optimiser step serves both sides: the discriminator lowers its loss, and the gradient that
+    reaches the student is reversed (Ganin et al., 2016; adversarial distillation: Xu et al., 2018).
+    The strength acts at the reversal alone: the discriminator learns at full rate.
+
+    Attributes:
+        strength: Of the reversed gradient, over progress.
+        width: Of the discriminator's hidden layers.
+    """
+
+    asks_teacher: ClassVar[bool] = True
+    reads_layers: ClassVar[bool] = True  # for the number of logits
+    strength: Schedule = constant(0.1)
+    width: int = 128
+    classes: int = 0
+
+    def bind(self, student: Anatomy, teacher: Anatomy | None) -> Term:
+        """See `Term`."""
+        return AdversarialLogits(self.strength, self.width, student.classes)
+
+    def auxiliary(self) -> nn.Module:
+        """See `Term`."""
+        return Discriminator(self.classes, self.width)
+
+    def __call__(
+        self,
+        student: Outputs,
+        teacher: Outputs | None,
+        batch: Batch,
+        progress: float,
+        auxiliary: nn.Module | None = None,
+    ) -> Tensor:
+        """See `Term`."""
+        assert teacher is not None and auxiliary is not None
+        mine, theirs = standardised(student.logits), standardised(teacher.logits)
+        return _sides(auxiliary, mine, theirs, self.strength(progress))
+
+
+@dataclass(frozen=True)
+class AdversarialFeatures(OnLayers):
+    """The discriminator sees pooled features; the student's through a linear projection.
+
+    Attributes:
+        strength: See `AdversarialLogits`.
+        width: See `AdversarialLogits`.
+    """
+
+    whole_depth: ClassVar[bool] = False
+    strength: Schedule = constant(0.1)
+    width: int = 128
+
+    def helper(self, pair: Pair) -> nn.Module:
+        """The discriminator, and the projection to the teacher's channels."""
+        mine, theirs = channels(pair, self.combine)
+        return nn.ModuleDict(
+            {"project": nn.Linear(mine, theirs), "judge": Discriminator(theirs, self.width)}
+        )
+
+    def compare(
+        self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
+    ) -> Tensor:
+        """See `OnLayers`."""
+        assert isinstance(helper, nn.ModuleDict)
+        mine = helper["project"](pooled(student_BCHW)).float()
+        return _sides(helper["judge"], mine, pooled(teacher_BCHW), self.strength(progress))

@@ -1,0 +1,274 @@
+"""Which layer of the student learns from which of the teacher, and in what shape they meet."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasdistill.data import Batch
+from nasdistill.losses.term import Term
+from nasdistill.models.hooks import Anatomy, LayerError, Outputs, is_channels_last
+
+Layers = Literal["auto"] | Mapping[str, Sequence[str]]
+Combine = Literal["mean", "concat"]
+Resize = Literal["pool", "bilinear"]
+
+SMALL, LARGE = 1 / 20, 1 / 5
+"""Shares of the teacher's parameters below which a student is small, and from which it is large."""
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A student's layer and the teacher's layers that it learns from.
+
+    Attributes:
+        student: Its name.
+        teachers: Their names.
+        student_shape: Of its output, without the batch.
+        teacher_shapes: Of theirs.
+    """
+
+    student: str
+    teachers: tuple[str, ...]
+    student_shape: tuple[int, ...]
+    teacher_shapes: tuple[tuple[int, ...], ...]
+
+
+def by_depth(
+    student: Sequence[Found], teacher: Sequence[Found], share: float
+) -> list[tuple[Found, Found]]:
+    """Pairs rows of layers by relative depth, and keeps those that suit the student's size.
+
+    A small student is taught at its first third, where it can still follow; a middle-sized one in
+    the middle; a large one at its first and last layer.
+
+    Args:
+        student: Its layers, from shallow to deep.
+        teacher: The teacher's.
+        share: The student's parameters ÷ the teacher's.
+    """
+    last = max(1, len(student) - 1)
+    pairs = [(one, teacher[round(i * (len(teacher) - 1) / last)]) for i, one in enumerate(student)]
+    if len(student) == 1:
+        pairs = [(student[0], teacher[-1])]
+    third = max(1, round(len(pairs) / 3))
+    if share < SMALL:
+        return pairs[:third]
+    if share < LARGE:
+        start = (len(pairs) - third) // 2
+        return pairs[start : start + third]
+    return [pairs[0], pairs[-1]] if len(pairs) > 1 else pairs
+
+
+@dataclass(frozen=True)
+class OnLayers(Term):
+    """A term on intermediate outputs: the mean over its pairs of layers, compared in float32.
+
+    Attributes:
+        layers: The teacher's layers by the student's, by name or number; `auto` to find them.
+        combine: What is done with several layers of the teacher.
+        pairs: What `bind` found.
+    """
+
+    asks_teacher: ClassVar[bool] = True
+    reads_layers: ClassVar[bool] = True
+    whole_depth: ClassVar[bool] = True  # `auto` looks for pairs along the depth, else at the end
+    layers: Layers = "auto"
+    combine: Combine = "mean"
+    pairs: tuple[Pair, ...] = ()
+
+    def bind(self, student: Anatomy, teacher: Anatomy | None) -> Term:
+        """See `Term`."""
+        if teacher is None:
+            name = type(self).__name__.lower()
+            raise LayerError(f"{name} needs a teacher whose layers can be read")
+        pairs = tuple(
+            Pair(one, others, student.shapes[one], tuple(teacher.shapes[other] for other in others))
+            for one, others in self._names(student, teacher)
+        )
+        bound = replace(self, pairs=pairs)
+        for pair in pairs:
+            bound.check(pair)
+        return bound
+
+    def _names(self, student: Anatomy, teacher: Anatomy) -> list[tuple[str, tuple[str, ...]]]:
+        if self.layers != "auto":
+            return [
+                (student.layer(one), tuple(teacher.layer(other) for other in others))
+                for one, others in self.layers.items()
+            ]
+        for model in (student, teacher):
+            if not model.blocks:
+                raise LayerError(f"the {model.name} has no layers that could be found; name them")
+        if not self.whole_depth:
+            return [(student.blocks[-1], (teacher.blocks[-1],))]
+        share = student.params / max(1, teacher.params)
+        return [(one, (other,)) for one, other in by_depth(student.blocks, teacher.blocks, share)]
+
+    def check(self, pair: Pair) -> None:
+        """Refuses layers that do not fit.
+
+        Raises:
+            LayerError: With both shapes.
+        """
+        theirs = zip(pair.teachers, pair.teacher_shapes, strict=True)
+        named = ((pair.student, pair.student_shape), *theirs)
+        for name, shape in named:
+            if is_channels_last(shape):
+                raise LayerError(
+                    f"layer {name} gives {shape}, which looks like channels last; name a layer "
+                    "that gives maps [channels, height, width]"
+                )
+        if self.combine == "mean" and len({shape_of_map(s)[0] for s in pair.teacher_shapes}) > 1:
+            shapes = " and ".join(map(str, pair.teacher_shapes))
+            raise LayerError(
+                f"layers {', '.join(pair.teachers)} of the teacher have different channels "
+                f"({shapes}): they have no mean; use combine: concat"
+            )
+
+    @property
+    def student_layers(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See `Term`."""
+        return tuple(pair.student for pair in self.pairs)
+
+    @property
+    def teacher_layers(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See `Term`."""
+        return tuple(name for pair in self.pairs for name in pair.teachers)
+
+    def auxiliary(self) -> nn.Module | None:
+        """See `Term`."""
+        made = {str(i): self.helper(pair) for i, pair in enumerate(self.pairs)}
+        found = {key: module for key, module in made.items() if module is not None}
+        return nn.ModuleDict(found) if found else None
+
+    def helper(self, pair: Pair) -> nn.Module | None:
+        """What learns with the student for one pair, if anything."""
+        return None
+
+    def __call__(
+        self,
+        student: Outputs,
+        teacher: Outputs | None,
+        batch: Batch,
+        progress: float,
+        auxiliary: nn.Module | None = None,
+    ) -> Tensor:
+        """See `Term`."""
+        assert teacher is not None and self.pairs, "bind first"
+        losses = []
+        for index, pair in enumerate(self.pairs):
+            helper = None
+            if isinstance(auxiliary, nn.ModuleDict) and str(index) in auxiliary:
+                helper = auxiliary[str(index)]
+            mine, theirs = maps_of(
+                student.features[pair.student],
+                [teacher.features[name].detach() for name in pair.teachers],
+                self.combine,
+            )
+            with torch.autocast(mine.device.type, enabled=False):
+                losses.append(self.compare(mine, theirs, helper, progress))
+        return torch.stack(losses).mean(dim=0)
+
+    @abstractmethod
+    def compare(
+        self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
+    ) -> Tensor:
+        """The loss of one pair.
+
+        Args:
+            student_BCHW: float32, the student's output as a map.
+            teacher_BCHW: float32, the teacher's; channels and size may differ.
+            helper: What `helper` gave.
+            progress: Share of the run that is done.
+
+        Returns:
+            float32 `[B]`, or a scalar where `coupled`.
+        """
+
+
+def shape_of_map(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape `(C, H, W)` that `as_map` gives to an output of this shape, without the batch."""
+    return tuple(as_map(torch.empty(1, *shape, device="meta")).shape[1:])
+
+
+def as_map(x: Tensor) -> Tensor:
+    """An output as a map `[B, C, H, W]`.
+
+    Tokens `[B, N, D]` are laid out in a square, a class token before them left out; a vector
+    `[B, D]` is a map of 1x1.
+    """
+    if x.ndim == 4:
+        return x
+    if x.ndim == 2:
+        return x[:, :, None, None]
+    tokens = x.shape[1]
+    for extra in (0, 1):
+        side = round((tokens - extra) ** 0.5)
+        if side * side == tokens - extra and side:
+            return x[:, extra:].transpose(1, 2).reshape(x.shape[0], x.shape[2], side, side)
+    return x.transpose(1, 2)[..., None]
+
+
+def maps_of(student: Tensor, teachers: Sequence[Tensor], combine: Combine) -> tuple[Tensor, Tensor]:
+    """Both sides as float32 maps; several of the teacher's at the size of the first.
+
+    Tokens of the same number on both sides stay as they are, class token included.
+    """
+    if student.ndim == 3 and all(t.ndim == 3 and t.shape[1] == student.shape[1] for t in teachers):
+        mine = student.transpose(1, 2)[..., None]
+        theirs = [t.transpose(1, 2)[..., None] for t in teachers]
+    else:
+        mine, theirs = as_map(student), [as_map(t) for t in teachers]
+    size = theirs[0].shape[-2:]
+    fitted = [resized(t.float(), size, "pool") for t in theirs]
+    if len(fitted) == 1:
+        return mine.float(), fitted[0]
+    joined = torch.cat(fitted, dim=1) if combine == "concat" else torch.stack(fitted).mean(dim=0)
+    return mine.float(), joined
+
+
+def resized(x_BCHW: Tensor, size: Sequence[int], how: Resize) -> Tensor:
+    """A map at another size: averaged over adaptive windows, or interpolated."""
+    if tuple(x_BCHW.shape[-2:]) == tuple(size):
+        return x_BCHW
+    if how == "pool":
+        return F.adaptive_avg_pool2d(x_BCHW, (size[0], size[1]))
+    return F.interpolate(x_BCHW, size=list(size), mode="bilinear", align_corners=False)
+
+
+def met(student_BCHW: Tensor, teacher_BCHW: Tensor, how: Resize = "pool") -> tuple[Tensor, Tensor]:
+    """Both maps at one size: the smaller of both by pooling, or the student's by interpolation."""
+    if how == "bilinear":
+        return student_BCHW, resized(teacher_BCHW, student_BCHW.shape[-2:], how)
+    shapes = zip(student_BCHW.shape[-2:], teacher_BCHW.shape[-2:], strict=True)
+    size = [min(a, b) for a, b in shapes]
+    return resized(student_BCHW, size, how), resized(teacher_BCHW, size, how)
+
+
+def pooled(x_BCHW: Tensor) -> Tensor:
+    """The mean over positions, `[B, C]`."""
+    return x_BCHW.mean(dim=(2, 3))
+
+
+def channels(pair: Pair, combine: Combine) -> tuple[int, int]:
+    """Channels of the student's map, and of the teacher's."""
+    theirs = [shape_of_map(shape)[0] for shape in pair.teacher_shapes]
+    return shape_of_map(pair.student_shape)[0], sum(theirs) if combine == "concat" else theirs[0]
+
+
+def projector(pair: Pair, combine: Combine) -> nn.Module | None:
+    """A 1x1 convolution from the student's channels to the teacher's, where they differ.
+
+    Romero et al., "FitNets: Hints for Thin Deep Nets", 2015.
+    """
+    mine, theirs = channels(pair, combine)
+    return None if mine == theirs else nn.Conv2d(mine, theirs, 1, bias=False)

@@ -1,0 +1,227 @@
+"""A weighted sum of terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+
+from nasdistill.data import Batch
+from nasdistill.losses.balance import Balance, BalanceKind
+from nasdistill.losses.example_weights import ByExample
+from nasdistill.losses.logits import KL, Labels
+from nasdistill.losses.schedules import Schedule
+from nasdistill.losses.term import Term
+from nasdistill.models import hooks
+from nasdistill.models.hooks import Anatomy, Outputs
+
+MAIN = "teacher"
+"""The name of the teacher that is asked where a term names none."""
+
+Ask = Callable[[str, int, tuple[str, ...], Sequence[Outputs]], Outputs]
+"""`ask(teacher, student, layers, said)`: what a teacher tells the student of that number."""
+
+AuxiliaryLookup = Mapping[str, nn.Module]
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A term, its weight over progress, and the name of the teacher that it asks."""
+
+    term: Term
+    weight: Schedule
+    teacher: str = MAIN
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a student is trained on.
+
+    Attributes:
+        terms: Terms with their weights.
+        by_example: How far the teacher is followed on each example; None for on all alike.
+        balance: What the sizes of the terms are evened out by; None for not at all.
+    """
+
+    terms: Sequence[Weighted]
+    by_example: ByExample | None = None
+    balance: BalanceKind | None = None
+
+    @classmethod
+    def classic(
+        cls,
+        alpha: Schedule,
+        temperature: Schedule,
+        by_example: ByExample | None = None,
+    ) -> Objective:
+        """α·labels + (1 − α)·T²·KL (Hinton et al., 2015)."""
+        return cls(
+            [
+                Weighted(Labels(), alpha),
+                Weighted(KL(temperature), lambda progress: 1.0 - alpha(progress)),
+            ],
+            by_example,
+        )
+
+    @classmethod
+    def labels(cls) -> Objective:
+        """Cross-entropy against the labels alone: no teacher."""
+        return cls([Weighted(Labels(), lambda progress: 1.0)])
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Names of the teachers that are asked."""
+        names = [item.teacher for item in self.terms if item.term.asks_teacher]
+        if self.by_example is not None:
+            names.append(self.by_example.teacher)
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def coupled(self) -> tuple[str, ...]:
+        """What makes the examples of a batch depend on each other: names of terms, `balance`."""
+        names = [type(item.term).__name__.lower() for item in self.terms if item.term.coupled]
+        if self.balance is not None:  # The size of a term is that of its mean over the batch.
+            names.append("balance")
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def reads_layers(self) -> bool:
+        """Whether any term needs more than logits."""
+        return any(item.term.reads_layers for item in self.terms)
+
+    @property
+    def schedules(self) -> list[Schedule]:
+        """All weights, temperatures and the like, in the order of `with_schedules`."""
+        found: list[Schedule] = []
+
+        def note(schedule: Schedule) -> Schedule:
+            found.append(schedule)
+            return schedule
+
+        self.with_schedules(note)
+        return found
+
+    def with_schedules(self, change: Callable[[Schedule], Schedule]) -> Objective:
+        """The same objective with each of its schedules changed."""
+        terms = []
+        for item in self.terms:
+            own = {field.name: getattr(item.term, field.name) for field in fields(item.term)}  # type: ignore[arg-type]
+            changed = {name: change(value) for name, value in own.items() if callable(value)}
+            term = replace(item.term, **changed)  # type: ignore[type-var]
+            terms.append(replace(item, term=term, weight=change(item.weight)))
+        return replace(self, terms=terms)
+
+    def active(self, progress: float) -> tuple[int, ...]:
+        """Numbers of the terms that count: a weight on the device always does."""
+        weights = ((i, item.weight(progress)) for i, item in enumerate(self.terms))
+        return tuple(i for i, weight in weights if isinstance(weight, Tensor) or weight != 0.0)
+
+    def bind(self, student: Anatomy, teachers: Mapping[str, Anatomy | None]) -> Objective:
+        """The same objective with the layers of its terms found.
+
+        Args:
+            student: What can be read of the student.
+            teachers: Of the teachers, by name.
+
+        Raises:
+            LayerError: If a layer does not exist, or two do not fit.
+        """
+        bound = [
+            replace(item, term=item.term.bind(student, teachers.get(item.teacher)))
+            for item in self.terms
+        ]
+        return replace(self, terms=bound)
+
+    def auxiliaries(self) -> nn.ModuleDict:
+        """What learns with one student, by the number of its term; of a bound objective."""
+        made = {str(i): item.term.auxiliary() for i, item in enumerate(self.terms)}
+        found = nn.ModuleDict({key: module for key, module in made.items() if module is not None})
+        if self.balance is not None:
+            found["balance"] = Balance(self.balance, len(self.terms))
+        return found
+
+    def __call__(
+        self,
+        students: Sequence[nn.Module],
+        auxiliaries: Sequence[AuxiliaryLookup],
+        ask: Ask | None,
+        batch: Batch,
+        progress: float,
+    ) -> Tensor:
+        """The loss of one batch.
+
+        Args:
+            students: The modules that learn; each takes `batch.images`. One, or some that teach
+                each other.
+            auxiliaries: What `auxiliaries` gave, for each of them.
+            ask: Asks a teacher; needed if any term asks.
+            batch: The examples.
+            progress: Share of the run that is done, in [0, 1].
+
+        Returns:
+            A float32 scalar with gradients: the sum over students.
+        """
+        active = self.active(progress)
+        layers = _union(self.terms[i].term.student_layers for i in active)
+        said = [hooks.ask(student, batch.images, layers) for student in students]
+        total = torch.zeros((), device=batch.labels.device)
+        for number, student in enumerate(students):
+            taught = self._taught(active, ask, number, said)
+            mine = auxiliaries[number]
+            losses = self._losses(active, said[number], taught, batch, progress, mine)
+            if self.balance is not None:
+                balance = mine["balance"]
+                assert isinstance(balance, Balance)
+                losses = balance(losses, list(student.parameters()))
+            for index, loss in losses.items():
+                total = total + loss * self.terms[index].weight(progress)
+        return total
+
+    def _taught(
+        self, active: Sequence[int], ask: Ask | None, number: int, said: Sequence[Outputs]
+    ) -> dict[str, Outputs]:
+        """What each teacher tells one student."""
+        wanted: dict[str, list[tuple[str, ...]]] = {}
+        for index in active:
+            item = self.terms[index]
+            if item.term.asks_teacher:
+                wanted.setdefault(item.teacher, []).append(item.term.teacher_layers)
+        if self.by_example is not None:
+            wanted.setdefault(self.by_example.teacher, [])
+        if not wanted:
+            return {}
+        assert ask is not None, "a term asks a teacher"
+        return {name: ask(name, number, _union(layers), said) for name, layers in wanted.items()}
+
+    def _losses(
+        self,
+        active: Sequence[int],
+        said: Outputs,
+        taught: Mapping[str, Outputs],
+        batch: Batch,
+        progress: float,
+        auxiliaries: AuxiliaryLookup,
+    ) -> dict[int, Tensor]:
+        """The mean loss of each active term, before its weight."""
+        follow: Tensor | float = 1.0
+        rest: Tensor | float = 1.0
+        if self.by_example is not None:
+            logits = taught[self.by_example.teacher].logits
+            follow, rest = self.by_example.weights(logits, batch.labels)
+        losses = {}
+        for index in active:
+            item = self.terms[index]
+            auxiliary = auxiliaries.get(str(index))
+            teacher = taught.get(item.teacher) if item.term.asks_teacher else None
+            loss = item.term(said, teacher, batch, progress, auxiliary)
+            share = follow if item.term.asks_teacher else rest
+            if teacher is not None and teacher.known is not None:
+                share = share * teacher.known
+            losses[index] = (share * loss).mean()
+        return losses
+
+
+def _union(groups: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for group in groups for name in group))

@@ -1,0 +1,119 @@
+"""Parameters, multiply-adds and bytes, counted without computing anything."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from nasdistill.common.types import Input
+from nasdistill.models.families import build
+from nasdistill.space import Architecture
+
+# fmt: off
+FREE = frozenset([
+    "_adaptive_avg_pool2d", "adaptive_max_pool2d", "amax", "amin", "any", "arange", "argmax",
+    "as_strided_", "avg_pool2d", "bernoulli", "cat", "clone", "constant_pad_nd", "copy_", "cumsum",
+    "embedding", "empty", "empty_like", "empty_strided", "fill_", "flip", "full", "full_like",
+    "gather", "hardswish", "hardswish_", "index", "index_select", "lift_fresh_copy",
+    "linalg_vector_norm", "_log_softmax", "masked_fill", "max", "max_pool2d_with_indices", "mean",
+    "min", "native_batch_norm", "_native_batch_norm_legit_no_training", "native_dropout",
+    "native_group_norm", "native_layer_norm", "new_empty", "new_full", "new_ones", "new_zeros",
+    "ones", "ones_like", "pixel_shuffle", "pixel_unshuffle", "reflection_pad2d", "repeat",
+    "replication_pad2d", "resize_", "roll", "_safe_softmax", "scalar_tensor", "scatter",
+    "select_scatter", "slice_scatter", "_softmax", "sort", "stack", "std", "sum", "_to_copy",
+    "topk", "tril", "triu", "_unsafe_view", "upsample_bicubic2d", "_upsample_bicubic2d_aa",
+    "upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_nearest2d",
+    "_upsample_nearest_exact2d", "var", "var_mean", "zero_", "zeros", "zeros_like",
+])
+# fmt: on
+"""ATen operators beside views and pointwise ones that count as no multiply-adds: they move, reduce,
+norm, pool, or look up.
+"""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a model costs before it runs.
+
+    Attributes:
+        params: Learned numbers.
+        macs: Multiply-adds of convolutions and matrix products for one image (half of what
+            `torch.utils.flop_counter` counts); norms, activations and pooling are free, and
+            operators that are neither counted nor known to be free are warned about.
+        bytes: Parameters and buffers in fp32, as stored.
+        depth: Convolutions and linear layers.
+    """
+
+    params: int
+    macs: int
+    bytes: int
+    depth: int
+
+
+class UncountedWarning(UserWarning):
+    """A model uses operators whose multiply-adds nobody counts: its MACs are too low."""
+
+
+class _Uncounted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the operators that are neither counted nor known to be free."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        packet = func.overloadpacket
+        free = func.is_view or torch.Tag.pointwise in func.tags
+        free = free or (func.namespace in ("aten", "prim") and packet.__name__ in FREE)
+        if not free and packet not in flop_registry:
+            self.names.add(str(packet))
+        return func(*args, **(kwargs or {}))
+
+
+def count_architecture(architecture: Architecture, input: Input, classes: int) -> Counts:
+    """Counts an architecture on the meta device: nothing is computed.
+
+    Warns:
+        UncountedWarning: Naming operators that are neither counted nor known to be free.
+    """
+    with torch.device("meta"):
+        module = build(architecture, input, classes)
+    return _count_meta(module, input)
+
+
+def count_module(module: nn.Module, input: Input) -> Counts:
+    """Counts a module; it is copied, not changed.
+
+    Warns:
+        UncountedWarning: As `count`.
+    """
+    return _count_meta(copy.deepcopy(module).to("meta"), input)
+
+
+def _count_meta(module: nn.Module, input: Input) -> Counts:
+    module.eval()
+    image = torch.empty(1, input.channels, *input.size, device="meta")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # The mode entered last sees an operator first: what arrives at the outer one has been
+        # taken apart by the counter already.
+        with torch.no_grad(), _Uncounted() as left, FlopCounterMode(display=False) as counter:
+            module(image)
+    if left.names:
+        names = ", ".join(sorted(left.names))
+        warnings.warn(f"not counted in the MACs: {names}", UncountedWarning, stacklevel=3)
+    params = sum(p.numel() for p in module.parameters())
+    stored = params + sum(b.numel() for b in module.buffers())
+    depth = sum(isinstance(m, _ConvNd | nn.Linear) for m in module.modules())
+    return Counts(params, counter.get_total_flops() // 2, 4 * stored, depth)

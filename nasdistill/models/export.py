@@ -1,0 +1,257 @@
+"""From a module to ONNX or a torch.export program, and whether the two agree."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nasdistill.common.errors import UserError
+from nasdistill.common.files import write_whole
+from nasdistill.common.types import Input
+
+TOLERANCE = 1e-4
+LARGEST_BATCH = 65536
+Exporter = Callable[[nn.Module, Input], bytes]
+
+
+class ExportError(UserError, RuntimeError):
+    """No exporter can write this model."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What comparing an exported file with its module gave.
+
+    Attributes:
+        max_abs_difference: Largest difference between any two logits; infinite where the shapes
+            differ or a logit is no number.
+        ok: Whether it is within 1e-4.
+    """
+
+    max_abs_difference: float
+    ok: bool
+
+
+def quick_onnx(module: nn.Module, input: Input) -> bytes:
+    """Exports for a measurement: a tenth of a second, by tracing.
+
+    What cannot be traced takes the slower way of `export_onnx`.
+
+    Args:
+        module: Takes float images `[B, C, H, W]` in [0, 1], named `images`; gives `logits`.
+        input: The image.
+
+    Returns:
+        An ONNX file with a dynamic batch.
+
+    Raises:
+        ExportError: If no exporter can write the module.
+    """
+    return _first_of([_traced, _captured], module, input)
+
+
+def export_onnx(module: nn.Module, input: Input, path: Path) -> None:
+    """Exports for shipping: one ONNX file with a dynamic batch, written atomically.
+
+    The exporter that torch recommends is tried first; where it cannot export a module, or its file
+    disagrees with the module, tracing is, and its file must agree as well.
+
+    Args:
+        module: See `quick_onnx`.
+        input: The image.
+        path: The file.
+
+    Raises:
+        ExportError: If no exporter writes a file that agrees with the module.
+    """
+    exporters = [partial(_agreeing, exporter) for exporter in (_captured, _traced)]
+    write_whole(path, _first_of(exporters, module, input))
+
+
+def export_program(module: nn.Module, input: Input, path: Path) -> None:
+    """Exports with `torch.export`, dynamic batch, written atomically (`.pt2`).
+
+    Args:
+        module: See `quick_onnx`.
+        input: The image.
+        path: The file.
+
+    Raises:
+        ExportError: If torch cannot export the module.
+    """
+
+    def exported(module: nn.Module, input: Input) -> bytes:
+        batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+        example = (_example(module, input, 2),)
+        program = torch.export.export(module, example, dynamic_shapes=({0: batch},))
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+        return buffer.getvalue()
+
+    write_whole(path, _first_of([exported], module, input))
+
+
+def verify_onnx(
+    module: nn.Module, input: Input, onnx: Path | bytes, *, batches: Sequence[int] = (1, 7)
+) -> Verification:
+    """Runs an ONNX file in ONNX Runtime beside its module, on random images.
+
+    Args:
+        module: What was exported.
+        input: The image.
+        onnx: The file, or its content.
+        batches: Batch sizes to try.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    source = str(onnx) if isinstance(onnx, Path) else onnx
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    with _evaluated(module), torch.inference_mode():
+        for batch in batches:
+            images = torch.rand(batch, input.channels, *input.size, generator=generator)
+            ours = module(images.to(_device_of(module))).float().cpu().numpy()
+            (theirs,) = session.run(None, {name: images.numpy()})
+            worst = max(worst, _difference(ours, theirs))
+    return Verification(worst, worst <= TOLERANCE)
+
+
+def _difference(ours: Any, theirs: Any) -> float:
+    if ours.shape != theirs.shape or not np.isfinite(ours).all() or not np.isfinite(theirs).all():
+        return float("inf")
+    return float(np.abs(ours - theirs).max())
+
+
+def fix_batch(content: bytes, batch: int) -> bytes:
+    """Gives an ONNX model with a dynamic batch a fixed one.
+
+    Args:
+        content: The ONNX file.
+        batch: Images in a call.
+
+    Returns:
+        The same model; an input whose first dimension is fixed already is left alone.
+    """
+    import onnx
+
+    model = onnx.load_from_string(content)
+    for value in (*model.graph.input, *model.graph.output):
+        dimensions = value.type.tensor_type.shape.dim
+        if dimensions and dimensions[0].dim_param:
+            dimensions[0].dim_value = batch
+    model.graph.ClearField("value_info")
+    fixed: bytes = model.SerializeToString()
+    return fixed
+
+
+# -- exporters ----------------------------------------------------------------------------------
+
+
+def _first_of(exporters: Sequence[Exporter], module: nn.Module, input: Input) -> bytes:
+    reasons: list[Exception] = []
+    for exporter in exporters:
+        try:
+            with _evaluated(module), _silence():
+                return exporter(module, input)
+        except Exception as error:  # exporters raise nearly anything
+            reasons.append(error)
+    told = "; ".join((str(e).strip().splitlines() or [type(e).__name__])[0][:200] for e in reasons)
+    raise ExportError(f"the model cannot be exported ({told})") from reasons[0]
+
+
+def _agreeing(exporter: Exporter, module: nn.Module, input: Input) -> bytes:
+    content = exporter(module, input)
+    found = verify_onnx(module, input, content)
+    if not found.ok:
+        apart = f"{found.max_abs_difference:.2g} apart; allowed is {TOLERANCE:g}"
+        raise RuntimeError(f"the file's logits and the module's are up to {apart}")
+    return content
+
+
+def _traced(module: nn.Module, input: Input) -> bytes:
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        module,
+        (_example(module, input, 1),),
+        buffer,  # type: ignore[arg-type]
+        dynamo=False,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
+    )
+    return buffer.getvalue()
+
+
+def _captured(module: nn.Module, input: Input) -> bytes:
+    """Through torch.export; without the stack traces that it notes at every node."""
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    program = torch.onnx.export(
+        module,
+        (_example(module, input, 2),),
+        dynamo=True,
+        verbose=False,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: batch},),
+        external_data=False,
+    )
+    assert program is not None
+    proto: Any = program.model_proto
+    graph = proto.graph
+    for noted in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        noted.ClearField("metadata_props")
+        noted.ClearField("doc_string")
+    graph.ClearField("metadata_props")
+    graph.ClearField("value_info")
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def _example(module: nn.Module, input: Input, batch: int) -> Tensor:
+    """Grey images: nothing is drawn, so that an export leaves random states as they were."""
+    return torch.full((batch, input.channels, *input.size), 0.5, device=_device_of(module))
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    tensors = [*module.parameters(), *module.buffers()]
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+@contextlib.contextmanager
+def _evaluated(module: nn.Module) -> Iterator[None]:
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps the exporters' chatter from the user."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    sink = io.StringIO()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sink):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,80 @@
+"""Tensors by name: read without running anybody's code, and put into a module."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nasdistill.common.errors import UserError
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Reads tensors by name from safetensors, or from a `torch.save` file without code in it.
+
+    Raises:
+        UserError: If the file is missing, truncated, or a pickle that would run code.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: truncated, or not safetensors ({error})") from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path}: a pickle that holds more than tensors; it is not loaded, because it could "
+            "run code. Save a state_dict, best as safetensors"
+        ) from None
+    except Exception as error:  # broken bytes make the unpickler raise nearly anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: truncated, or not a file of weights ({reason})") from None
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
+        raise UserError(f"{path}: holds no state_dict (tensors by name)")
+    return dict(content)
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Puts tensors into a module, all of them and no others.
+
+    Args:
+        module: Where to.
+        weights: Tensors by name; half precision is widened.
+        source: What errors call it.
+
+    Raises:
+        UserError: Naming what is missing, what is too much, and which shapes differ.
+    """
+    ours = module.state_dict()
+    missing = [k for k in ours if k not in weights]
+    extra = [k for k in weights if k not in ours]
+    shapes = [
+        f"{k} is {tuple(weights[k].shape)}, expected {tuple(ours[k].shape)}"
+        for k in ours
+        if k in weights and weights[k].shape != ours[k].shape
+    ]
+    problems = [("missing", missing), ("unknown", extra), ("other shapes", shapes)]
+    told = [
+        f"{what}: {', '.join(found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''}"
+        for what, found in problems
+        if found
+    ]
+    if told:
+        raise UserError(
+            f"{source}: weights of another architecture or other classes ({'; '.join(told)})"
+        )
+    module.load_state_dict({k: v.to(ours[k].dtype) for k, v in weights.items()})

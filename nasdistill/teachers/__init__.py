@@ -1,0 +1,16 @@
+"""Teachers: frozen models, all that they need to be asked, and where their weights come from."""
+
+from nasdistill.teachers.heads import head_of, replace_head
+from nasdistill.teachers.teacher import KINDS, SHIPPED, AnswerPrecision, Teacher, load_teacher
+from nasdistill.teachers.weights import weights_hash
+
+__all__ = [
+    "KINDS",
+    "SHIPPED",
+    "AnswerPrecision",
+    "Teacher",
+    "head_of",
+    "load_teacher",
+    "replace_head",
+    "weights_hash",
+]

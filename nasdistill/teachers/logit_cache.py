@@ -1,0 +1,259 @@
+"""What the teacher answered, by example and view.
+
+A file per view holds float16 logits `[N, C]`, filled block by block: a fixed number of consecutive
+example ids, one view, always the same batch shape and precision, so that a number read from the
+file is the number a fresh answer would give, whoever filled the block. A block counts as filled
+when its checksum stands beside it; the checksum is written after the data.
+
+Each combination of teacher, data, views and precision has a folder of its own, named by its key.
+What all folders take is bounded: before a file is made, folders that no living process uses are
+removed, least recently used first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import weakref
+import zlib
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nasdistill.common.files import write_whole
+from nasdistill.common.locks import alone, alone_or_not, hold, is_held
+from nasdistill.data import Batch, Dataset, Split
+from nasdistill.teachers.teacher import Teacher
+
+BLOCK = 500
+KEY = "key.json"
+"""Says what a folder's answers are about; held by who uses them, and touched when they do."""
+LOCK = "lock"
+"""Taken, beside the folders, by who takes hold of one or removes some."""
+ON_DEVICE_BYTES = 1 << 30
+
+
+class AnswerCache:
+    """The teacher's logits on one split, remembered exactly.
+
+    Args:
+        teacher: Who is asked on a miss.
+        dataset: Whose training split is asked about.
+        root: Folder that holds one sub-folder per key.
+        on_fill: Called with `(examples, seconds)` after each fill.
+        limit: Most bytes that the folders below `root` may take together; None for no limit. What
+            living processes use is kept, even above it.
+
+    Attributes:
+        folder: Of this key.
+        view_bytes: What one view takes on disk.
+        asked: Examples the teacher answered in this process.
+        served: Answers given out in this process.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        dataset: Dataset,
+        root: Path,
+        on_fill: Callable[[int, float], None] | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self._teacher = teacher
+        self._split: Split = dataset.train
+        self._device = dataset.train.labels.device
+        self._on_fill = on_fill
+        identity = {
+            "teacher": teacher.weights_hash,
+            "code": teacher.code,
+            "input": [teacher.input.channels, *teacher.input.size],
+            "data": dataset.fingerprint,
+            "device": self._device.type,
+            "precision": teacher.precision,
+            "block": BLOCK,
+            "torch": torch.__version__.split("+")[0],
+            "torchvision": version("torchvision").split("+")[0],  # crops; slow to import
+            "pillow": PIL.__version__,  # decodes; its forks are packages of other names
+        }
+        text = json.dumps(identity, sort_keys=True)
+        self.folder = root / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        self._key, self._limit = self.folder / KEY, limit
+        root.mkdir(parents=True, exist_ok=True)
+        with alone(root / LOCK):
+            self.folder.mkdir(exist_ok=True)
+            if not self._key.exists():
+                write_whole(self._key, text)
+            weakref.finalize(self, os.close, hold(self._key))
+        self._shape = (len(dataset.train), teacher.classes)
+        self.view_bytes = bytes_of(*self._shape)
+        self._blocks = -(-len(dataset.train) // BLOCK)
+        self._views: dict[int, tuple[NDArray[np.float16], NDArray[np.uint32], NDArray[np.bool_]]]
+        self._views = {}
+        self._device_views: dict[int, Tensor] = {}
+        self.asked = 0
+        self.served = 0
+        self._make_room(0)
+
+    def prepare(self, plan: Iterable[tuple[Tensor, int | None]]) -> None:
+        """Fills every block that the plan will read, so that training never waits.
+
+        Args:
+            plan: `(ids int64 CPU tensor, view)` of each batch to come.
+        """
+        os.utime(self._key)
+        wanted: dict[int, NDArray[np.bool_]] = {}
+        for ids, view in plan:
+            assert view is not None, "only augmented views are cached"
+            blocks = wanted.setdefault(view, np.zeros(self._blocks, dtype=bool))
+            blocks[np.unique(ids.numpy() // BLOCK)] = True
+        filled_by_others = []
+        for view, blocks in wanted.items():
+            with alone_or_not(self._lock(view)) as mine:
+                if mine:
+                    self._fill(view, blocks)
+                else:
+                    filled_by_others.append(view)
+        for view in filled_by_others:
+            with alone(self._lock(view)):
+                self._fill(view, wanted[view])
+
+    def _lock(self, view: int) -> Path:
+        return self.folder / f"view-{view:03d}.lock"
+
+    def logits(self, batch: Batch) -> Tensor:
+        """The teacher's answers.
+
+        Args:
+            batch: Examples of the training split, in one view; its blocks must be prepared.
+
+        Returns:
+            float16 `[B, C]` on the batch's device.
+        """
+        assert batch.view is not None
+        self.served += len(batch.ids_host)
+        on_device = self._device_views.get(batch.view)
+        if on_device is not None:
+            return on_device[batch.ids]
+        answers, _, _ = self._views[batch.view]
+        return torch.from_numpy(answers[batch.ids_host.numpy()]).to(self._device)
+
+    def _fill(self, view: int, wanted: NDArray[np.bool_]) -> None:
+        answers, sums, good = self._open(view)
+        missing = [int(b) for b in np.flatnonzero(wanted & ~good)]
+        fresh = [b for b in missing if not self._holds(answers, sums, b)]
+        if fresh:
+            start, before = time.perf_counter(), self.asked
+            plan = [(self._block_ids(block), view) for block in fresh]
+            batches = self._split.batches(plan, self._teacher.input.size)
+            for block, batch in zip(fresh, batches, strict=True):
+                rows = slice(block * BLOCK, min((block + 1) * BLOCK, self._shape[0]))
+                logits = self._teacher.logits(batch.images)[: rows.stop - rows.start]
+                answers[rows] = logits.to(torch.float16).cpu().numpy()
+                sums[block] = _checksum(answers[rows])
+                self.asked += rows.stop - rows.start
+            _flush(answers)
+            _flush(sums)
+            if self._on_fill is not None:
+                self._on_fill(self.asked - before, time.perf_counter() - start)
+        if missing:
+            good[missing] = True
+            self._device_views.pop(view, None)
+        size = 2 * self._shape[0] * self._shape[1] * (len(self._device_views) + 1)
+        if view not in self._device_views and size <= ON_DEVICE_BYTES:
+            self._device_views[view] = torch.from_numpy(np.asarray(answers).copy()).to(self._device)
+
+    def _block_ids(self, block: int) -> Tensor:
+        """Ids of a block; the last is padded by repeating: every block has one shape."""
+        ids = torch.arange(block * BLOCK, (block + 1) * BLOCK)
+        return ids.clamp_(max=self._shape[0] - 1)
+
+    def _holds(self, answers: NDArray[Any], sums: NDArray[Any], block: int) -> bool:
+        rows = answers[block * BLOCK : (block + 1) * BLOCK]
+        return bool(sums[block] != 0 and sums[block] == _checksum(rows))
+
+    def _open(self, view: int) -> tuple[NDArray[np.float16], NDArray[np.uint32], NDArray[np.bool_]]:
+        if view not in self._views:
+            file = self.folder / f"view-{view:03d}.f16"
+            if not file.exists():
+                self._make_room(self.view_bytes)
+            answers: NDArray[np.float16] = _mapped(file, np.dtype(np.float16), self._shape)
+            sums: NDArray[np.uint32] = _mapped(
+                self.folder / f"view-{view:03d}.crc", np.dtype(np.uint32), (self._blocks,)
+            )
+            self._views[view] = (answers, sums, np.zeros(self._blocks, dtype=bool))
+        return self._views[view]
+
+    def _make_room(self, needed: int) -> None:
+        if self._limit is not None:
+            make_room(self.folder.parent, needed, self._limit)
+
+
+def bytes_of(examples: int, classes: int) -> int:
+    """Bytes that one view of so many examples takes: float16 logits, a checksum for each block."""
+    return 2 * examples * classes + 4 * -(-examples // BLOCK)
+
+
+def make_room(root: Path, needed: int, limit: int) -> None:
+    """Removes folders of answers, least recently used first, until there is room.
+
+    Args:
+        root: Folder of the folders.
+        needed: Bytes that are to be written.
+        limit: Most bytes that all folders may take then; what a living process uses stays even so.
+    """
+    with alone(root / LOCK):
+        keys = sorted(root.glob(f"*/{KEY}"), key=lambda key: key.stat().st_mtime)
+        over = sum(_size(key.parent) for key in keys) + needed - limit
+        for key in keys:
+            if over <= 0:
+                return
+            if not is_held(key):
+                over -= _size(key.parent)
+                _remove(key.parent)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("view-*"))
+
+
+def _remove(folder: Path) -> None:
+    """The key goes last: what a kill leaves behind is found again."""
+    for file in folder.glob("view-*"):
+        file.unlink()
+    shutil.rmtree(folder)
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Opens a file as a shared array, growing it with zeros to its size first.
+
+    The space is really allocated, so that a full disk is an error here and not a bus error at the
+    first write.
+    """
+    size = int(np.prod(shape)) * dtype.itemsize
+    with open(path, "ab") as file:
+        if os.fstat(file.fileno()).st_size < size:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+    return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
+
+
+def _flush(array: NDArray[Any]) -> None:
+    if isinstance(array, np.memmap):
+        array.flush()
+
+
+def _checksum(rows: NDArray[Any]) -> int:
+    """CRC-32 of the rows; never 0, which means that a block is empty."""
+    return zlib.crc32(np.ascontiguousarray(rows).tobytes()) or 1

@@ -1,0 +1,266 @@
+"""Pretrained image classifiers of torchvision, timm and transformers.
+
+Each function returns a network that takes normalised float images and gives logits, with the
+normalisation and image size that its weights were trained for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import nearest
+from nasdistill.teachers.heads import head_of
+from nasdistill.teachers.weights import load_file, load_state
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A network with what must be known to ask it.
+
+    Attributes:
+        net: Normalised float `[B, C, H, W]` -> logits `[B, classes]`.
+        mean: By channel, of images in [0, 1].
+        std: By channel, of images in [0, 1].
+        size: Height and width that it takes, in pixels.
+        names: Names of its classes, where known.
+        weights: Where its weights come from, in words.
+    """
+
+    net: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, int]
+    names: tuple[str, ...] | None
+    weights: str
+
+
+class Answer(nn.Module):
+    """Takes the logits out of what a transformers model returns.
+
+    Args:
+        model: An image classifier whose output has an attribute `logits`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Logits `[B, classes]` of normalised images."""
+        logits: Tensor = self.model(pixel_values=images_BCHW).logits
+        return logits
+
+
+def from_torchvision(name: str, weights: Path | None, size: int | None) -> Pretrained:
+    """A classifier of torchvision, with its default weights or a file's.
+
+    Args:
+        name: As `torchvision.models.list_models` gives it, such as `resnet18`.
+        weights: A state dict; None downloads torchvision's own.
+        size: Pixels, where it shall not be what the weights were trained at.
+
+    Raises:
+        UserError: If the name is unknown or the weights cannot be had.
+    """
+    models: Any = import_module("torchvision.models")
+    known = models.list_models(module=models)
+    if name not in known:
+        raise UserError(f"torchvision has no image classifier {name!r}{nearest(name, known)}")
+    default = models.get_model_weights(name).DEFAULT
+    transforms, categories = default.transforms(), default.meta["categories"]
+    pixels = size or int(transforms.crop_size[0])
+    options: dict[str, Any] = {"image_size": pixels} if name.startswith("vit_") else {}
+    if name in ("googlenet", "inception_v3"):
+        # Their weights expect the normalisation of old; the auxiliary heads serve training alone.
+        options = {"transform_input": True, "aux_logits": False, "init_weights": False}
+    net = models.get_model(name, weights=None, num_classes=len(categories), **options)
+    found = Pretrained(
+        net,
+        tuple(transforms.mean),
+        tuple(transforms.std),
+        (pixels, pixels),
+        tuple(categories),
+        f"torchvision {default}",
+    )
+    spec = f"torchvision:{name}"
+    if weights is not None:
+        return _with_file(found, weights, spec)
+    # Read with `weights_only`, which torchvision's own loading does not ask for.
+    state = _fetched(spec, lambda: default.get_state_dict(check_hash=True, weights_only=True))
+    load_state(net, state, default.url, spec)
+    return found
+
+
+def from_timm(name: str, weights: Path | None, size: int | None) -> Pretrained:
+    """A classifier of timm, with its pretrained weights or a file's.
+
+    Args:
+        name: As `timm.list_models` gives it, with or without a tag, or `hf-hub:…`.
+        weights: A state dict; None downloads timm's.
+        size: Pixels, where it shall not be what the weights were trained at.
+
+    Raises:
+        UserError: If timm is not installed, the name is unknown or the weights cannot be had.
+    """
+    try:
+        timm: Any = import_module("timm")
+    except ImportError as error:
+        raise _extra("timm", name) from error
+    if ":" not in name and not timm.is_model(name):
+        known = {*timm.list_models(), *timm.list_pretrained()}
+        raise UserError(f"timm has no model {name!r}{nearest(name, known)}")
+    spec = f"timm:{name}"
+    net: nn.Module = _fetched(spec, lambda: _timm_model(name, weights is None, size))
+    if getattr(net, "num_classes", 0) < 1:
+        raise UserError(f"{spec} gives features, it has no classification head")
+    wants = timm.data.resolve_model_data_config(net)
+    height, width = (size, size) if size else wants["input_size"][1:]
+    found = Pretrained(
+        net,
+        tuple(wants["mean"]),
+        tuple(wants["std"]),
+        (height, width),
+        _timm_names(net),
+        f"timm {timm.__version__} {name}",
+    )
+    return found if weights is None else _with_file(found, weights, spec)
+
+
+def from_transformers(name: str, weights: Path | None, size: int | None) -> Pretrained:
+    """An image classifier of transformers, with its pretrained weights or a file's.
+
+    Args:
+        name: A name on the Hugging Face hub, or a local folder written by `save_pretrained`.
+        weights: A state dict; None takes the folder's, or downloads them.
+        size: Pixels, where it shall not be what the image processor gives.
+
+    Raises:
+        UserError: If transformers is not installed, the name is unknown, the model is no image
+            classifier, or the weights or the image processor cannot be had.
+    """
+    try:
+        transformers: Any = import_module("transformers")
+    except ImportError as error:
+        raise _extra("transformers", name) from error
+    spec = f"transformers:{name}"
+    if name.startswith((".", "/", "~")):
+        name = str(Path(name).expanduser())
+        if not (Path(name) / "config.json").is_file():
+            raise UserError(f"{spec}: the folder {name} has no config.json")
+    auto: Any = transformers.AutoModelForImageClassification
+    if weights is None:
+        model, news = _fetched(spec, lambda: auto.from_pretrained(name, output_loading_info=True))
+        absent = sorted(news["missing_keys"])
+        if absent:
+            raise UserError(
+                f"{spec}: the weights lack {len(absent)} tensors, e.g. {absent[0]}; choose a model "
+                "that was trained as an image classifier"
+            )
+    else:
+        config = _fetched(spec, lambda: transformers.AutoConfig.from_pretrained(name))
+        model = _fetched(spec, lambda: auto.from_config(config))
+    processor = _processor(spec, name)
+    mean, std, taken = _normalisation_of(processor)
+    labels = [str(label) for _, label in sorted(model.config.id2label.items())]
+    named = not all(label == f"LABEL_{i}" for i, label in enumerate(labels))
+    found = Pretrained(
+        Answer(model),
+        mean,
+        std,
+        (size, size) if size else taken,
+        tuple(labels) if named else None,
+        f"transformers {transformers.__version__} {name}",
+    )
+    return found if weights is None else _with_file(found, weights, spec)
+
+
+def _with_file(found: Pretrained, path: Path, spec: str) -> Pretrained:
+    before = head_of(found.net)[1].weight.shape[0]
+    loaded = load_file(found.net.model if isinstance(found.net, Answer) else found.net, path, spec)
+    mean, std = loaded.normalisation or (found.mean, found.std)
+    same = head_of(found.net)[1].weight.shape[0] == before
+    names = found.names if same else None
+    return replace(found, mean=mean, std=std, names=names, weights=loaded.how)
+
+
+def _timm_model(name: str, pretrained: bool, size: int | None) -> Any:
+    create = import_module("timm").create_model
+    if size is not None:
+        # A convolutional network takes any size and has no such argument.
+        with suppress(TypeError):
+            return create(name, pretrained=pretrained, img_size=size)
+    return create(name, pretrained=pretrained)
+
+
+def _timm_names(net: nn.Module) -> tuple[str, ...] | None:
+    names = getattr(net, "pretrained_cfg", {}).get("label_names")
+    return tuple(str(name) for name in names) if names else None
+
+
+def _processor(spec: str, name: str) -> Any:
+    try:
+        return import_module("transformers").AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{spec}: there is no image processor (preprocessor_config.json), so the normalisation "
+            "is not known; write it with `processor.save_pretrained(FOLDER)`"
+        ) from error
+
+
+def _normalisation_of(
+    processor: Any,
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int, int]]:
+    """Mean, standard deviation and size, by showing the processor a black and a white image.
+
+    What a processor does to a colour is affine by channel, however its options spell it.
+    """
+    import numpy as np
+
+    shown = [np.full((256, 256, 3), value, dtype=np.uint8) for value in (0, 255)]
+    black, white = (
+        torch.as_tensor(np.asarray(processor(images=image, return_tensors="np")["pixel_values"]))[0]
+        for image in shown
+    )
+    low_C, high_C = black.double().mean(dim=(1, 2)), white.double().mean(dim=(1, 2))
+    std_C = 1 / (high_C - low_C)
+    mean_C = -low_C * std_C
+    height, width = black.shape[1:]
+    rounded = [tuple(round(v, 7) for v in values.tolist()) for values in (mean_C, std_C)]
+    return rounded[0], rounded[1], (int(height), int(width))
+
+
+def _fetched(spec: str, fetch: Callable[[], T]) -> T:
+    """What `fetch` gives; what it raises becomes one clear message."""
+    # The hub's client says each of its tries; the message below says enough.
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.CRITICAL)
+    try:
+        return fetch()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"the pretrained weights of {spec} cannot be had: {reason[0] if reason else error!r} "
+            f"Check the name and the connection, or give a file: {spec},weights=PATH"
+        ) from error
+    finally:
+        hub.setLevel(level)
+
+
+def _extra(package: str, name: str) -> UserError:
+    return UserError(
+        f"{package}:{name} needs the package {package}, which is not installed; "
+        f"run `pip install 'nasdistill[{package}]'`"
+    )

@@ -1,0 +1,60 @@
+"""The language of `--teacher`: `kind:name,weights=PATH,size=PIXELS`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import nearest
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A teacher's specification, taken apart.
+
+    Attributes:
+        text: The part before the options.
+        kind: What stands before the colon; empty without one.
+        name: What stands after it, or the whole.
+        weights: File of weights.
+        size: Pixels along each side.
+    """
+
+    text: str
+    kind: str
+    name: str
+    weights: Path | None
+    size: int | None
+
+
+def parse(text: str, weights: str | Path | None) -> Spec:
+    """Takes `kind:name,weights=PATH,size=PIXELS` apart.
+
+    Args:
+        text: The specification.
+        weights: A file named elsewhere; must not contradict the specification.
+
+    Raises:
+        UserError: If an option is unknown, given twice differently, or the size is no number.
+    """
+    head, *pairs = re.split(r",(?=\w+=)", text.strip())
+    kind, colon, name = head.partition(":")
+    if not colon:
+        kind, name = "", head
+    options: dict[str, str] = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if key not in ("weights", "size"):
+            hint = nearest(key, ("weights", "size"))
+            raise UserError(f"--teacher {text}: unknown option {key!r}{hint}; known: weights, size")
+        options[key] = value
+    size = options.get("size")
+    if size is not None and not (size.isdecimal() and int(size) >= 8):
+        raise UserError(f"--teacher {text}: size must be at least 8 pixels, but is {size!r}")
+    inside = options.get("weights")
+    if inside and weights is not None and Path(inside) != Path(weights):
+        raise UserError(f"--teacher {text}: other weights are given too: {weights}")
+    path = inside or weights
+    return Spec(head, kind, name, Path(path) if path else None, int(size) if size else None)

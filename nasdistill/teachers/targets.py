@@ -1,0 +1,293 @@
+"""Who teaches: everyone who can be asked about the batches of a run."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nasdistill.data import Batch
+from nasdistill.models import hooks
+from nasdistill.models.hooks import Anatomy, LayerError, Outputs
+from nasdistill.teachers.logit_cache import AnswerCache
+from nasdistill.teachers.table import Table
+from nasdistill.teachers.teacher import Teacher
+
+Plan = Iterable[tuple[Tensor, int | None]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a teacher is asked.
+
+    Attributes:
+        batch: The examples.
+        layers: Names of the layers whose outputs are wanted.
+        said: What each student of the run said about the batch.
+        asking: Which of the students asks.
+    """
+
+    batch: Batch
+    layers: tuple[str, ...]
+    said: Sequence[Outputs]
+    asking: int
+
+
+class Answers(ABC):
+    """What one teacher says about the batches of a run.
+
+    Attributes:
+        students: How many students a run needs for it.
+        size: `(height, width)` at which it sees the views, where that is not the student's size.
+    """
+
+    students: ClassVar[int] = 1
+    size: tuple[int, int] | None = None
+
+    def prepare(self, plan: Plan) -> None:  # noqa: B027 - most have nothing to prepare
+        """Gets ready for the batches to come.
+
+        Args:
+            plan: `(ids int64 CPU tensor, view)` of each.
+        """
+
+    def anatomy(self, student: Anatomy | None) -> Anatomy | None:
+        """What can be read of it; None if it has no layers.
+
+        Args:
+            student: The student's; of use to those that are copies of it.
+        """
+        return None
+
+    def copy_of(self, student: nn.Module) -> nn.Module | None:
+        """A module that the run keeps for it, saves and branches; None for most."""
+        return None
+
+    def follow(self, kept: nn.Module, student: nn.Module, step: int) -> None:  # noqa: B027
+        """Changes what the run keeps for it, after an optimiser step.
+
+        Args:
+            kept: What `copy_of` gave.
+            student: The student, as it is now.
+            step: Number of steps done.
+        """
+
+    @abstractmethod
+    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+        """Answers, without gradients.
+
+        Args:
+            question: What is asked.
+            kept: What the run keeps for it.
+        """
+
+
+class FrozenAnswers(Answers):
+    """A frozen teacher: from the cache where logits are enough, live where layers are wanted.
+
+    Args:
+        teacher: Who is asked.
+        cache: Its remembered logits; shared by all runs of a study.
+    """
+
+    def __init__(self, teacher: Teacher, cache: AnswerCache) -> None:
+        self.teacher = teacher
+        self.cache = cache
+        self.size = teacher.input.size
+        self._anatomy: Anatomy | None = None
+
+    def prepare(self, plan: Plan) -> None:
+        """See `Answers`."""
+        self.cache.prepare(plan)
+
+    def anatomy(self, student: Anatomy | None) -> Anatomy:
+        """See `Answers`."""
+        if self._anatomy is None:
+            self._anatomy = hooks.anatomy(self.teacher.module, "teacher", self.teacher.input)
+        return self._anatomy
+
+    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+        """See `Answers`."""
+        if not question.layers:
+            return Outputs(self.cache.logits(question.batch))
+        images = question.batch.images_at(self.teacher.input.size)
+        return self.teacher.outputs(images, question.layers)
+
+
+class TableAnswers(Answers):
+    """A black box: recorded answers, the same for every view of an example.
+
+    Args:
+        table: The answers, in the order of the training split.
+        device: Where batches live.
+    """
+
+    def __init__(self, table: Table, device: torch.device) -> None:
+        self._log_p_NC = torch.from_numpy(table.answers).to(device)
+        self._known_N = torch.from_numpy(table.known).to(device)
+        self.complete = bool(table.known.all())
+
+    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+        """See `Answers`."""
+        if question.layers:
+            raise LayerError("a table of recorded answers has no layers")
+        ids = question.batch.ids
+        known = None if self.complete else self._known_N[ids]
+        return Outputs(self._log_p_NC[ids], known=known)
+
+
+Combination = Literal["shares", "certainty", "correct"]
+
+
+@dataclass(frozen=True)
+class MeanAnswers(Answers):
+    """Several teachers as one: the mean of their distributions, as log-probabilities.
+
+    Attributes:
+        of: Who is asked.
+        shares: Of each in the mean; they sum to 1.
+        by: `shares` weighs as given; `certainty` multiplies each example's shares by one minus the
+            entropy of the teacher's answer (as a share of the largest); `correct` keeps only those
+            that are right, all where none is.
+    """
+
+    of: Sequence[Answers]
+    shares: Sequence[float]
+    by: Combination = "shares"
+
+    def prepare(self, plan: Plan) -> None:
+        """See `Answers`."""
+        items = list(plan)
+        for answers in self.of:
+            answers.prepare(items)
+
+    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+        """See `Answers`."""
+        if question.layers:
+            raise LayerError("a mean of teachers has no layers: name one of them for this term")
+        said = [answers(question, None) for answers in self.of]
+        log_p_TBC = torch.stack([one.logits.float().log_softmax(dim=1) for one in said])
+        weights = zip(log_p_TBC[:, :, 0], self.shares, strict=True)
+        weight_TB = torch.stack([torch.full_like(like_B, share) for like_B, share in weights])
+        known = None
+        if any(one.known is not None for one in said):
+            everyone = torch.ones_like(question.batch.labels, dtype=torch.bool)
+            known_TB = torch.stack([everyone if o.known is None else o.known for o in said])
+            weight_TB, known = weight_TB * known_TB, known_TB.any(dim=0)
+        if self.by != "shares":
+            weighed_TB = weight_TB * BY[self.by](log_p_TBC, question.batch.labels)
+            # Who is left out otherwise may know no answer: then those that do count as given.
+            weight_TB = torch.where(weighed_TB.sum(dim=0) > 0, weighed_TB, weight_TB)
+        weight_TB = weight_TB / weight_TB.sum(dim=0).clamp_min(1e-12)
+        mean_BC = torch.logsumexp(log_p_TBC + weight_TB.clamp_min(1e-30).log()[..., None], dim=0)
+        return Outputs(mean_BC, known=known)
+
+
+def certainty(log_p_TBC: Tensor, labels_B: Tensor) -> Tensor:
+    """One minus entropy ÷ largest entropy, `[T, B]`."""
+    entropy_TB = -(log_p_TBC.exp() * log_p_TBC).sum(dim=2)
+    largest = math.log(log_p_TBC.shape[2])
+    return (1.0 - entropy_TB / largest).clamp_min(1e-6)
+
+
+def correct(log_p_TBC: Tensor, labels_B: Tensor) -> Tensor:
+    """1 for the teachers that are right, `[T, B]`; 1 for all where none is."""
+    right_TB = (log_p_TBC.argmax(dim=2) == labels_B).float()
+    return torch.where(right_TB.sum(dim=0) > 0, right_TB, torch.ones_like(right_TB))
+
+
+BY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"certainty": certainty, "correct": correct}
+
+
+class _OwnAnswers(Answers):
+    """A copy of the student, which the run keeps."""
+
+    called: ClassVar[str]
+
+    def anatomy(self, student: Anatomy | None) -> Anatomy | None:
+        """See `Answers`."""
+        return None if student is None else replace(student, name=self.called)
+
+    def copy_of(self, student: nn.Module) -> nn.Module:
+        """See `Answers`."""
+        return copy.deepcopy(student).requires_grad_(False).eval()
+
+    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+        """See `Answers`."""
+        assert kept is not None
+        with torch.no_grad():
+            return hooks.ask(kept, question.batch.images, question.layers)
+
+
+@dataclass(frozen=True)
+class AverageAnswers(_OwnAnswers):
+    """The exponential moving average of the student (Tarvainen and Valpola, "Mean teachers", 2017).
+
+    Attributes:
+        decay: Share of the average that a step leaves; at first (1 + step) ÷ (10 + step), if that
+            is smaller, so that it soon forgets the initial weights.
+    """
+
+    decay: float
+    called: ClassVar[str] = "moving average"
+
+    @torch.no_grad()
+    def follow(self, kept: nn.Module, student: nn.Module, step: int) -> None:
+        """See `Answers`."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for mine, theirs in zip(_state(kept), _state(student), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(theirs.to(mine.dtype), 1.0 - decay)
+            else:
+                mine.copy_(theirs)
+
+
+@dataclass(frozen=True)
+class EarlierAnswers(_OwnAnswers):
+    """The student as it was some steps ago (Yang et al., "Snapshot Distillation", 2019).
+
+    Attributes:
+        every: Steps after which the student of now takes the place of the earlier one.
+    """
+
+    every: int
+    called: ClassVar[str] = "earlier student"
+
+    def follow(self, kept: nn.Module, student: nn.Module, step: int) -> None:
+        """See `Answers`."""
+        if step % self.every == 0:
+            kept.load_state_dict(student.state_dict())
+
+
+class PeerAnswers(Answers):
+    """The other students of the run (Zhang et al., "Deep Mutual Learning", 2018).
+
+    Args:
+        students: How many learn together.
+    """
+
+    def __init__(self, students: int) -> None:
+        self.students = students  # type: ignore[misc]
+
+    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+        """See `Answers`."""
+        if question.layers:
+            raise LayerError("peers teach by their logits alone")
+        others = [o.logits for i, o in enumerate(question.said) if i != question.asking]
+        log_p_SBC = torch.stack([o.detach().float().log_softmax(dim=1) for o in others])
+        return Outputs(torch.logsumexp(log_p_SBC, dim=0) - math.log(len(others)))
+
+
+def _state(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def students_of(teachers: Mapping[str, Answers]) -> int:
+    """How many students a run needs."""
+    return max((answers.students for answers in teachers.values()), default=1)

@@ -1,0 +1,119 @@
+"""The only training loop: searching, final distillation and training a teacher all use it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nasdistill.common.seeds import seed_of
+from nasdistill.data import Batch, Split
+from nasdistill.training.memory import answers
+from nasdistill.training.precision import depthwise_in
+from nasdistill.training.run import Run
+from nasdistill.training.step_inputs import lessons
+
+EVALUATION_BATCH = 500
+
+
+class Diverged(Exception):  # noqa: N818 - says what happened
+    """The loss is no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A sign of life from a run, given where the loop synchronises with the device.
+
+    Attributes:
+        examples: Training examples seen so far.
+        loss: Mean loss since the last sign of life.
+        images_per_second: Throughput since then.
+    """
+
+    examples: int
+    loss: float
+    images_per_second: float
+
+
+def distill(run: Run, until: int, every: int | None = None) -> Iterator[Progress]:
+    """Trains until the run has seen `until` examples.
+
+    Leave the loop to stop; the run then stands after the last step whose progress was given.
+
+    Args:
+        run: The training; changed in place.
+        until: Training examples seen at the end, rounded up to whole batches.
+        every: Steps between two signs of life; by default an epoch, at the most 100, and 25 on a
+            CPU: where several processes share it, one may be waiting to measure in between.
+
+    Yields:
+        Progress at each synchronisation with the device, the last one at the end.
+
+    Raises:
+        Diverged: If the loss stops being finite.
+    """
+    last = run.feed.steps(until)
+    every = every or min(100 if run.device.type == "cuda" else 25, run.feed.steps_per_epoch)
+    run.students.train()
+    # What is streamed is decoded ahead, past the next sign of life.
+    given = None if run.captured is None else lessons(run, last)
+    batches: Iterator[Batch] | None = None
+    while run.step < last:
+        chunk = min(last, (run.step // every + 1) * every)
+        start, before = time.perf_counter(), run.step
+        total = torch.zeros((), device=run.device)
+        if run.captured is not None and given is not None:
+            total += run.captured.train(run, given, chunk)
+        if run.step < chunk and batches is None:  # all of it, or what could not be replayed
+            plan = run.feed.plan(run.step, last)
+            batches = iter(run.feed.dataset.train.batches(plan, run.size, run.sizes))
+        for batch in itertools.islice(batches or (), chunk - run.step):
+            total += _train_step(run, batch)
+            run.step += 1
+            run.follow()
+        loss = float(total) / (run.step - before)
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss became {loss} after {run.examples} training examples")
+        seconds = time.perf_counter() - start
+        images = (run.step - before) * run.feed.batch_size
+        yield Progress(run.examples, loss, images / max(seconds, 1e-9))
+
+
+def _train_step(run: Run, batch: Batch) -> Tensor:
+    """One optimiser step; gives the loss, detached and not yet synchronised."""
+    for group in run.optimizer.param_groups:
+        group["lr"] = run.pace(run.examples)
+    torch.manual_seed(seed_of(run.seed, "step", run.step))
+    return run.learn(batch)
+
+
+@torch.inference_mode()
+def predict(module: nn.Module, split: Split, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Answers of a module to un-augmented images, in fp32.
+
+    Where memory runs out, a batch is halved as often as it takes.
+
+    Args:
+        module: Takes uint8 `[B, C, H, W]`; left in eval mode.
+        split: The examples.
+        size: `(height, width)` in pixels at which the module sees them.
+
+    Returns:
+        Logits float32 `[N, C]` and labels int64 `[N]`, both on the CPU.
+    """
+    module.eval()
+    ids = torch.arange(len(split))
+    plan = [(part, None) for part in torch.split(ids, EVALUATION_BATCH)]
+    with depthwise_in(module, keep_fp32=False):
+        logits = [answers(module, batch.images) for batch in split.batches(plan, size)]
+    return torch.cat(logits).cpu(), split.labels.cpu()
+
+
+def seed_weights(seed: int, *parts: object) -> None:
+    """Seeds torch's global generators before a student is built."""
+    torch.manual_seed(seed_of(seed, *parts))

@@ -1,0 +1,231 @@
+"""A training in progress."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nasdistill.common.files import write_whole
+from nasdistill.common.seeds import seed_of
+from nasdistill.data import Batch
+from nasdistill.losses import Objective
+from nasdistill.models import hooks
+from nasdistill.models.hooks import Outputs
+from nasdistill.teachers.targets import Answers, Question
+from nasdistill.training.cuda_graph import CapturedSteps
+from nasdistill.training.precision import Precision, autocast, set_precision
+from nasdistill.training.schedule import Feed, Pace
+
+
+class Run:
+    """A training in progress.
+
+    Args:
+        students: The modules that learn, each from uint8 `[B, C, H, W]` to logits: one, or as many
+            as teach each other.
+        feed: Examples, order and views.
+        objective: What they are trained on; its layers are found in the first student.
+        teachers: Who can be asked, by name.
+        horizon: Training examples at which the objective's progress is 1.
+        pace: The learning rate.
+        seed: Seeds auxiliaries and, together with the step, dropout; of the student, not of the
+            study.
+        precision: fp32, bf16 autocast, or bf16 with depthwise convolutions in fp32.
+        size: `(height, width)` in pixels at which the students see the views.
+        weight_decay: AdamW's decoupled weight decay (Loshchilov and Hutter, 2019).
+        micro_batch: Most examples that the students see at once; None for the whole batch. The
+            gradient of a step is the same, but batch norm sees each micro-batch by itself. Only of
+            objectives that don't couple the examples of a batch.
+
+    Attributes:
+        auxiliaries: What learns with each student and is thrown away: projectors and the like.
+        kept: What each student's teachers keep of it, by the teacher's name: moving averages.
+        captured: What replays its steps, and those of its branches; None where each is done anew.
+        compiled: Whether what the students do was fused by `compile`.
+
+    Raises:
+        LayerError: If the objective reads layers that are not there, or do not fit.
+    """
+
+    def __init__(
+        self,
+        students: Sequence[nn.Module],
+        feed: Feed,
+        objective: Objective,
+        *,
+        horizon: int,
+        pace: Pace,
+        seed: int,
+        precision: Precision = "fp32",
+        teachers: Mapping[str, Answers] | None = None,
+        size: tuple[int, int] | None = None,
+        weight_decay: float = 0.01,
+        micro_batch: int | None = None,
+    ) -> None:
+        assert micro_batch is None or not objective.coupled
+        self.feed = feed
+        self.horizon = horizon
+        self.pace = pace
+        self.seed = seed
+        self.precision: Precision = precision
+        self.size = size or feed.dataset.input.size
+        self.device = feed.dataset.train.labels.device
+        self.weight_decay = weight_decay
+        self.micro_batch = micro_batch
+        named = teachers or {}
+        self.teachers = {name: named[name] for name in objective.teachers}
+        self.students = nn.ModuleList(students)
+        self.students.to(self.device).to(memory_format=torch.channels_last)
+        set_precision(self.students, precision)
+        self.objective = self._bound(objective)
+        self.auxiliaries = self._each(lambda student: self.objective.auxiliaries())
+        self.kept = self._each(self._copies)
+        self.optimizer = self._optimizer()
+        self.step = 0
+        self.captured: CapturedSteps | None = None
+        self.compiled = False
+
+    @property
+    def student(self) -> nn.Module:
+        """The student, where it is one."""
+        assert len(self.students) == 1
+        return self.students[0]
+
+    @property
+    def examples(self) -> int:
+        """Training examples seen so far."""
+        return self.step * self.feed.batch_size
+
+    @property
+    def progress(self) -> float:
+        """Share of the horizon that is done, in [0, 1]."""
+        return min(1.0, self.examples / self.horizon)
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Further sizes at which teachers that are asked live must see the views."""
+        live = {i.teacher for i in self.objective.terms if i.term.teacher_layers}
+        wanted = (answers.size for name, answers in self.teachers.items() if name in live)
+        return tuple({size for size in wanted if size is not None} - {self.size})
+
+    def branch(self, pace: Pace) -> Run:
+        """A copy that goes on by itself, at another pace: for a cool-down."""
+        twin = copy.copy(self)
+        twin.students = copy.deepcopy(self.students)
+        twin.auxiliaries = copy.deepcopy(self.auxiliaries)
+        twin.kept = copy.deepcopy(self.kept)
+        twin.pace = pace
+        twin.optimizer = twin._optimizer()
+        # load_state_dict would share the moments with the trunk.
+        twin.optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
+        if self.compiled:  # copies of modules are not
+            twin.compile()
+        return twin
+
+    def compile(self) -> None:
+        """Has torch.compile fuse what the students do; their names and weights stay the same."""
+        for student in self.students:
+            student.compile()
+        self.compiled = True
+
+    def save(self, path: Path) -> None:
+        """Writes all that learns, the optimiser and the step, atomically."""
+        modules = {name: getattr(self, name).state_dict() for name in _MODULES}
+        state = {**modules, "optimizer": self.optimizer.state_dict(), "step": self.step}
+        save_state(state, path)
+
+    def restore(self, path: Path) -> None:
+        """Reads what `save` wrote, into a run made with the same arguments."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        for name in _MODULES:
+            getattr(self, name).load_state_dict(state[name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def loss(self, batch: Batch) -> Tensor:
+        """What the students are to lower on a batch, now."""
+
+        def ask(
+            name: str, number: int, layers: tuple[str, ...], said: Sequence[Outputs]
+        ) -> Outputs:
+            kept = dict(self.kept[number].named_children())
+            return self.teachers[name](Question(batch, layers, said, number), kept.get(name))
+
+        auxiliaries = [dict(each.named_children()) for each in self.auxiliaries]
+        return self.objective(list(self.students), auxiliaries, ask, batch, self.progress)
+
+    def learn(self, batch: Batch) -> Tensor:
+        """One optimiser step; gives the loss, detached and not yet synchronised."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for part in batch.parts(self.micro_batch):
+            with autocast(self.device, self.precision):
+                loss = self.loss(part) * (len(part.ids_host) / len(batch.ids_host))
+            if loss.requires_grad:  # else all weights are 0 now
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        self.optimizer.step()
+        return total
+
+    def follow(self) -> None:
+        """Lets teachers that are made of the students keep up, after a step."""
+        for student, kept in zip(self.students, self.kept, strict=True):
+            for name, module in kept.named_children():
+                self.teachers[name].follow(module, student, self.step)
+
+    def _bound(self, objective: Objective) -> Objective:
+        if not objective.reads_layers:
+            return objective
+        shape = self.feed.dataset.input
+        seen = hooks.anatomy(self.students[0], "student", replace(shape, **self._side()))
+        return objective.bind(
+            seen, {name: answers.anatomy(seen) for name, answers in self.teachers.items()}
+        )
+
+    def _side(self) -> dict[str, int]:
+        return {"height": self.size[0], "width": self.size[1]}
+
+    def _copies(self, student: nn.Module) -> nn.ModuleDict:
+        copies = {name: a.copy_of(student) for name, a in self.teachers.items()}
+        return nn.ModuleDict({k: module for k, module in copies.items() if module is not None})
+
+    def _each(self, make: Callable[[nn.Module], nn.ModuleDict]) -> nn.ModuleList:
+        """Something for each student, with weights of its own."""
+        made = []
+        for number, student in enumerate(self.students):
+            torch.manual_seed(seed_of(self.seed, "auxiliaries", number))
+            made.append(make(student).to(self.device))
+        return nn.ModuleList(made)
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        learning = [*_groups(self.students, self.weight_decay)]
+        learning += _groups(self.auxiliaries, self.weight_decay)
+        return torch.optim.AdamW(learning, lr=self.pace.peak, fused=True)
+
+
+_MODULES = ("students", "auxiliaries", "kept")
+
+
+def save_state(state: dict[str, Any], path: Path) -> None:
+    """Writes tensors and plain values so that the file is either old or new, never half."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices and kernels decay; norms and biases don't."""
+    decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
+    free = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,335 @@
+"""Training, tuning and evaluating a teacher."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from nasdistill import training
+from nasdistill.common import locks
+from nasdistill.common.errors import UserError
+from nasdistill.common.events import Emit, Event
+from nasdistill.common.files import write_whole
+from nasdistill.data import Dataset
+from nasdistill.losses import Objective
+from nasdistill.models import Classifier, build
+from nasdistill.models.counts import count_module
+from nasdistill.models.weights import read_weights
+from nasdistill.space import Architecture
+from nasdistill.teachers import AnswerPrecision, Teacher, head_of, replace_head, weights_hash
+from nasdistill.training.metrics import accuracy, expected_calibration_error, wilson
+from nasdistill.training.precision import Precision
+from nasdistill.training.run import Run
+from nasdistill.training.schedule import Feed, Pace
+
+TRAIN_SAMPLE = 2000
+OVERFITTED_GAP = 0.1
+BF16_WORTH = 0.8
+"""Share of fp32's time below which bf16's answers are worth their rounding."""
+SAME_CLASS = 0.98
+
+
+def train_teacher(
+    dataset: Dataset,
+    architecture: Architecture,
+    *,
+    epochs: int,
+    seed: int,
+    emit: Emit,
+    learning_rate: float = 0.003,
+    weight_decay: float = 0.05,
+    batch_size: int = 128,
+    precision: Precision = "fp32",
+    checkpoint: Path | None = None,
+) -> Classifier:
+    """Trains an architecture on labels alone.
+
+    Args:
+        dataset: Data; the training split is used, each epoch in a new view.
+        architecture: What to build.
+        epochs: Passes over the training split.
+        seed: Seeds weights, order and dropout.
+        emit: Told what happens.
+        learning_rate: Peak of the schedule: warm-up for two epochs, then linearly to zero.
+        weight_decay: AdamW's.
+        batch_size: Examples in a step.
+        precision: See `distillation.Run`.
+        checkpoint: Written after each epoch, and gone on from where it exists.
+
+    Returns:
+        The trained classifier, in eval mode, on the CPU.
+
+    Raises:
+        UserError: If the loss stops being finite.
+    """
+    training.seed_weights(seed, architecture.fingerprint)
+    net = build(architecture, dataset.input, len(dataset.classes))
+    feed = Feed(dataset, batch_size, views=epochs, seed=seed)
+    epoch = feed.examples_per_epoch
+    run = Run(
+        [Classifier(net, dataset.mean, dataset.std)],
+        feed,
+        Objective.labels(),
+        horizon=epochs * epoch,
+        pace=Pace(learning_rate, 2 * epoch, 2 * epoch, epochs * epoch),
+        seed=seed,
+        precision=precision,
+        weight_decay=weight_decay,
+    )
+    try:
+        for _ in train_through(run, epochs, "teacher", emit, checkpoint):
+            pass
+    except training.Diverged as error:
+        raise UserError(
+            f"the teacher's training broke off: {error}; lower its learning rate"
+        ) from None
+    student = run.student.cpu().eval()
+    assert isinstance(student, Classifier)
+    return student
+
+
+def checkpoint_of(folder: Path, *about: object) -> Path:
+    """Where the training of a teacher is kept until its folder is written.
+
+    Args:
+        folder: The teacher's.
+        about: All that makes the training: another one must not go on from this checkpoint.
+    """
+    key = hashlib.blake2b(repr(about).encode(), digest_size=6).hexdigest()
+    return folder.with_name(f"{folder.name}.{key}.checkpoint.pt")
+
+
+def train_through(
+    run: Run, epochs: int, stage: str, emit: Emit, checkpoint: Path | None, lock: Path | None = None
+) -> Iterator[int]:
+    """Trains epoch by epoch, with a checkpoint after each.
+
+    Args:
+        run: The training.
+        epochs: How many in all.
+        stage: What events say it is part of.
+        emit: Told how it goes.
+        checkpoint: Written after each epoch, and gone on from where it exists.
+        lock: Of `locks.quiet`, where other workers may measure in the meantime.
+
+    Yields:
+        The number of epochs done, after each epoch's checkpoint is written.
+    """
+    if checkpoint is not None and checkpoint.exists():
+        run.restore(checkpoint)
+    per_epoch = run.feed.examples_per_epoch
+    for epoch in range(run.step // run.feed.steps_per_epoch, epochs):
+        steps = training.distill(run, (epoch + 1) * per_epoch)
+        for progress in steps if lock is None else locks.pausing(steps, lock):
+            left = (epochs * per_epoch - progress.examples) / max(progress.images_per_second, 1e-9)
+            emit(
+                Event(
+                    "progress",
+                    f"epoch {epoch + 1} of {epochs}, loss {progress.loss:.3f}",
+                    stage=stage,
+                    done=progress.examples,
+                    total=epochs * per_epoch,
+                    images_per_second=progress.images_per_second,
+                    eta_seconds=left,
+                )
+            )
+        if checkpoint is not None:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            run.save(checkpoint)
+        yield epoch + 1
+
+
+def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) -> dict[str, Any]:
+    """How good a teacher is on the data.
+
+    Args:
+        teacher: The teacher.
+        dataset: The data.
+        test: Whether to look at the test split too.
+
+    Returns:
+        Accuracy on the validation split with its interval, expected calibration error, accuracy on
+        a sample of the training split, the gap between the two, parameters, MACs and bytes.
+
+    Raises:
+        UserError: If its number of classes is not the data's, or it is barely better than chance.
+    """
+    if teacher.classes != len(dataset.classes):
+        raise UserError(
+            f"teacher {teacher.name!r} tells {teacher.classes} classes apart, the data "
+            f"{dataset.name!r} has {len(dataset.classes)}"
+        )
+    size = teacher.input.size
+    scored = [training.predict(teacher.module, split, size) for split in _validation(dataset)]
+    logits = torch.cat([part for part, _ in scored])
+    labels = torch.cat([part for _, part in scored])
+    counts = count_module(teacher.module, teacher.input)
+    share = accuracy(logits, labels)
+    card: dict[str, Any] = {
+        **teacher.card,
+        "name": teacher.name,
+        "weights_hash": teacher.weights_hash,
+        "params": counts.params,
+        "macs": counts.macs,
+        "bytes": counts.bytes,
+        "validation_accuracy": share,
+        "validation_interval": list(wilson(round(share * len(labels)), len(labels))),
+        "ece": expected_calibration_error(logits.softmax(dim=1), labels),
+    }
+    card["train_accuracy"] = _train_accuracy(teacher, dataset)
+    card["gap"] = card["train_accuracy"] - share
+    if test:
+        test_logits, test_labels = training.predict(teacher.module, dataset.test, size)
+        card["test_accuracy"] = accuracy(test_logits, test_labels)
+        card["test_ece"] = expected_calibration_error(test_logits.softmax(dim=1), test_labels)
+    chance = 1.0 / len(dataset.classes)
+    if card["validation_interval"][0] < chance + 0.1 * (1.0 - chance):
+        raise UserError(
+            f"teacher {teacher.name!r} is barely better than chance on {dataset.name!r}: accuracy "
+            f"{share:.3f}, chance {chance:.3f}. Its classes may be in another order, or its inputs "
+            "prepared in another way. Train one on these data with `nasdistill teacher train`."
+        )
+    return card
+
+
+def probe_answers(teacher: Teacher, dataset: Dataset, count: int = 500) -> AnswerPrecision:
+    """Times a teacher's answers at each precision.
+
+    Args:
+        teacher: The teacher.
+        dataset: Whose training split it is asked about.
+        count: Images in the probe.
+
+    Returns:
+        `bf16` where that is faster and names the same class for nearly all images, else `fp32`.
+    """
+    ids = torch.arange(min(count, len(dataset.train)))
+    [batch] = dataset.train.batches([(ids, None)], teacher.input.size)
+    seconds: dict[AnswerPrecision, float] = {}
+    named: dict[AnswerPrecision, torch.Tensor] = {}
+    kinds: tuple[AnswerPrecision, ...] = ("fp32", "bf16")
+    for kind in kinds:
+        asked = replace(teacher, precision=kind)
+        asked.logits(batch.images[:32]).cpu()
+        start = time.perf_counter()
+        named[kind] = asked.logits(batch.images).argmax(dim=1).cpu()
+        seconds[kind] = time.perf_counter() - start
+    same = float((named["bf16"] == named["fp32"]).double().mean())
+    quicker = seconds["bf16"] < BF16_WORTH * seconds["fp32"]
+    return "bf16" if quicker and same >= SAME_CLASS else "fp32"
+
+
+def warnings_of(card: dict[str, Any]) -> list[str]:
+    """What a user should know of a teacher before trusting it."""
+    if card["gap"] > OVERFITTED_GAP:
+        return [
+            f"the teacher is overfitted: accuracy {card['train_accuracy']:.3f} on training, "
+            f"{card['validation_accuracy']:.3f} on validation data. Its answers on training data "
+            "say little more than the labels."
+        ]
+    return []
+
+
+class _HeadOnly(nn.Module):
+    """A teacher of which only the head learns: the body stays frozen and in eval mode."""
+
+    def __init__(self, module: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.module = module.requires_grad_(False).eval()
+        self._head = [head.requires_grad_(True)]
+
+    def train(self, mode: bool = True) -> _HeadOnly:
+        """Leaves the body alone."""
+        self._head[0].train(mode)
+        return self
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        logits: torch.Tensor = self.module(images)
+        return logits
+
+
+def tune_head(
+    teacher: Teacher, dataset: Dataset, *, epochs: int, seed: int, emit: Emit, keep: Path
+) -> Teacher:
+    """Gives a teacher a new head for the data's classes and trains that head alone.
+
+    Args:
+        teacher: A teacher with other classes; its module is changed.
+        dataset: The data.
+        epochs: Passes over the training split, each one forward pass of the whole teacher.
+        seed: Seeds the head and the order.
+        emit: Told what it costs, and how it goes.
+        keep: Folder where the tuned head is kept: tuned again it might differ in the last digit,
+            and then be another teacher.
+    """
+    classes = len(dataset.classes)
+    about = repr((teacher.weights_hash, dataset.fingerprint, epochs, seed))
+    path = keep / f"head-{hashlib.blake2b(about.encode(), digest_size=8).hexdigest()}.safetensors"
+    replace_head(teacher.module, classes)
+    _, head = head_of(teacher.module)
+    keep.mkdir(parents=True, exist_ok=True)
+    with locks.alone(path.with_suffix(".lock")):
+        if not path.exists():
+            _tune(teacher, head, dataset, epochs, seed, emit)
+            tuned = {name: t.cpu().contiguous() for name, t in head.state_dict().items()}
+            write_whole(path, safetensors.torch.save(tuned))
+    head.load_state_dict(read_weights(path))
+    teacher.module.requires_grad_(False).eval()
+    return replace(
+        teacher,
+        classes=classes,
+        weights_hash=weights_hash(teacher.module),
+        card={**teacher.card, "head_tuned": epochs},
+    )
+
+
+def _tune(
+    teacher: Teacher, head: nn.Module, dataset: Dataset, epochs: int, seed: int, emit: Emit
+) -> None:
+    """Trains the head alone, on labels."""
+    emit(
+        Event(
+            "note",
+            f"teacher {teacher.name!r} tells {teacher.classes} classes apart, the data "
+            f"{len(dataset.classes)}: "
+            f"its head is replaced and tuned, {epochs} x {len(dataset.train):,} forward passes",
+            stage="teacher",
+        )
+    )
+    body = _HeadOnly(teacher.module, head)
+    feed = Feed(dataset, 128, views=epochs, seed=seed)
+    total = epochs * feed.examples_per_epoch
+    run = Run(
+        [body],
+        feed,
+        Objective.labels(),
+        horizon=total,
+        pace=Pace(0.003, 128, 128, total),
+        seed=seed,
+        size=teacher.input.size,
+    )
+    for _ in train_through(run, epochs, "teacher", emit, None):
+        pass
+
+
+def _validation(dataset: Dataset) -> list[Any]:
+    return [dataset.score, dataset.audit]
+
+
+def _train_accuracy(teacher: Teacher, dataset: Dataset) -> float:
+    count = min(TRAIN_SAMPLE, len(dataset.train))
+    ids = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))[:count]
+    right = 0
+    plan = [(part, None) for part in torch.split(ids, training.EVALUATION_BATCH)]
+    for batch in dataset.train.batches(plan, teacher.input.size):
+        right += int((teacher.logits(batch.images).argmax(dim=1) == batch.labels).sum())
+    return right / count

@@ -1,0 +1,133 @@
+"""A few steps that are timed, to see what suits this machine and this kind of student."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from nasdistill.models.depthwise import DepthwiseConv2d
+from nasdistill.training.cuda_graph import CapturedSteps, capturable
+from nasdistill.training.loop import distill
+from nasdistill.training.precision import Precision, set_precision
+from nasdistill.training.run import Run
+
+WARM_UP, ROUNDS = 2, 3
+"""At each precision: steps before they are timed, and rounds."""
+PROBE_STEPS = 50
+"""Steps of a probe of capturing, and of a lap."""
+COMPILED_STEPS = 20
+"""Steps timed to see whether compiling pays."""
+
+
+def precision_steps(device: torch.device) -> int:
+    """Steps that `probe_precision` trains at each precision."""
+    return WARM_UP + ROUNDS * _round(device)
+
+
+def probe_precision(run: Run) -> Precision:
+    """Times a few steps at each precision, in turn, and names the one of the shortest round.
+
+    Steps that can be captured are: one by one, small students wait for launches on a card, of which
+    autocast has more, so that bf16 would always lose.
+
+    Args:
+        run: A fresh run; branches of it are trained for `precision_steps` and thrown away.
+    """
+    kinds: list[Precision] = ["fp32", "bf16"]
+    if any(isinstance(m, DepthwiseConv2d) for m in run.students.modules()):
+        kinds.append("bf16-mixed")
+    captured, steps = capturable(run) is None, _round(run.device)
+    twins: dict[Precision, Run] = {}
+    for kind in kinds:
+        twins[kind] = run.branch(run.pace)
+        twins[kind].precision = kind
+        twins[kind].captured = CapturedSteps() if captured else None
+        set_precision(twins[kind].students, kind)
+        _timed(twins[kind], 0, WARM_UP)
+    rounds = [{kind: _timed(twins[kind], 0, steps) for kind in kinds} for _ in range(ROUNDS)]
+    return min(kinds, key=lambda kind: min(seconds[kind] for seconds in rounds))
+
+
+def probe_capture(run: Run) -> float:
+    """How many times as fast captured steps are as single ones; 0 if capturing fails.
+
+    Args:
+        run: A fresh run whose steps can be captured; branches of it are trained and thrown away.
+    """
+    single, captured = run.branch(run.pace), run.branch(run.pace)
+    single.captured, captured.captured = None, CapturedSteps()
+    warm_up = 10
+    seconds = _timed(single, warm_up, PROBE_STEPS - warm_up)
+    ratio = seconds / _timed(captured, warm_up, PROBE_STEPS - warm_up)
+    return 0.0 if captured.captured.failure is not None else ratio
+
+
+def seconds_a_lap(run: Run) -> float:
+    """What the first `PROBE_STEPS` steps of a run take, trained once more."""
+    start, run.step = time.perf_counter(), 0
+    for _ in distill(run, PROBE_STEPS * run.feed.batch_size):
+        pass
+    return time.perf_counter() - start
+
+
+def steps_a_second(run: Run, begin: float, end: float) -> float:
+    """How many steps a second a run makes between two points in time, lap by lap.
+
+    Args:
+        run: See `seconds_a_lap`.
+        begin: `time.monotonic()`, which processes of a machine share.
+        end: The same.
+
+    Returns:
+        Steps a second; 0 if the run was not ready by `begin`.
+    """
+    seconds_a_lap(run)  # what is done once: kernels chosen, a step captured
+    if time.monotonic() > begin:
+        return 0.0
+    time.sleep(begin - time.monotonic())
+    laps = 0
+    while time.monotonic() < end:
+        seconds_a_lap(run)
+        laps += 1
+    return laps * PROBE_STEPS / (time.monotonic() - begin)
+
+
+def seconds_a_step(run: Run) -> float:
+    """What a step takes, of a branch that is trained and thrown away."""
+    twin = run.branch(run.pace)
+    twin.captured = None if run.captured is None else CapturedSteps()
+    return _timed(twin, 5, COMPILED_STEPS) / COMPILED_STEPS
+
+
+def probe_compilation(run: Run) -> tuple[float, float]:
+    """What a step takes once a run is compiled, and what compiling takes, in seconds.
+
+    Args:
+        run: A run of one student; a branch of it is compiled, trained and thrown away.
+
+    Raises:
+        Exception: Whatever the compiler raises: there may be none on this machine.
+    """
+    start = time.perf_counter()
+    twin = run.branch(run.pace)
+    twin.captured = None if run.captured is None else CapturedSteps()
+    twin.compile()
+    steps = _timed(twin, 5, COMPILED_STEPS)
+    return steps / COMPILED_STEPS, time.perf_counter() - start - steps
+
+
+def _round(device: torch.device) -> int:
+    """Steps of a round: on a card they are so short that starting a stretch of them shows."""
+    return 20 if device.type == "cuda" else 3
+
+
+def _timed(run: Run, warm_up: int, steps: int) -> float:
+    """Seconds of some steps after some that are not timed."""
+    before = run.examples
+    for _ in distill(run, before + warm_up * run.feed.batch_size):
+        pass
+    start = time.perf_counter()
+    for _ in distill(run, before + (warm_up + steps) * run.feed.batch_size):
+        pass
+    return time.perf_counter() - start

@@ -1,0 +1,1 @@
+"""One trial from a proposal to a score, and the loop that runs them."""

@@ -1,0 +1,119 @@
+"""What is tried next: new to the study, and within the limits that need no measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from nasdistill.common.errors import UserError
+from nasdistill.common.events import Emit, Event
+from nasdistill.models.counts import count_architecture
+from nasdistill.results import COUNTED, Candidate
+from nasdistill.study import Study
+from nasdistill.trials.context import Bench
+
+MOST_REJECTIONS = 300
+MOST_DUPLICATES = 500
+MOST_FAILURES = 5
+
+
+def propose(study: Study, bench: Bench, emit: Emit) -> int | None:
+    """Asks until an architecture is new and keeps the limits that need no measuring.
+
+    Returns:
+        The number of the trial that was claimed, or None if the space has nothing new to offer, or
+        the last slot was lost to another worker.
+
+    Raises:
+        UserError: If the samples break the limits again and again and no trial was ever trained.
+    """
+    attempt = 0
+    while attempt < MOST_DUPLICATES:
+        candidates = study.candidates()
+        seen = {c.fingerprint for c in candidates}
+        if study.space.count() == len(seen) or _trailing_rejections(candidates) >= MOST_REJECTIONS:
+            break
+        proposal = study.ask(attempt)
+        if proposal.architecture.fingerprint in seen:
+            attempt += 1
+            continue
+        try:
+            counts = count_architecture(proposal.architecture, bench.dataset.input, bench.classes)
+        except UserError as error:  # A family of the user's own that cannot build this one.
+            number = study.claim(proposal, {})
+            if number is not None:
+                study.fail(number, str(error))
+                emit(Event("trial", f"failed: {error}", stage="search", trial=number))
+                give_up_on_failures(study)
+            attempt = 0
+            continue
+        figures = asdict(counts)
+        excess = excess_over(figures, bench.limits)
+        if excess:
+            study.reject(proposal, figures, excess)
+            attempt = 0
+            continue
+        number = study.claim(proposal, figures)
+        if number is not None:
+            return number
+        attempt += 1
+        if counted(study) >= study.recipe.trials:
+            return None
+    _nothing_to_train(study.candidates(), bench.limits, study.space.name)
+    return None
+
+
+def counted(study: Study) -> int:
+    """How many trials count against the total."""
+    return sum(c.state in COUNTED for c in study.candidates())
+
+
+def excess_over(figures: Mapping[str, float], limits: Mapping[str, float]) -> dict[str, float]:
+    """How far each figure is over its limit, as a share of the limit."""
+    over = {k: figures[k] / limits[k] - 1.0 for k in figures if k in limits}
+    return {k: share for k, share in over.items() if share > 0}
+
+
+def _trailing_rejections(candidates: list[Candidate]) -> int:
+    count = 0
+    for candidate in reversed(candidates):
+        if candidate.state != "rejected":
+            break
+        count += 1
+    return count
+
+
+def _nothing_to_train(candidates: list[Candidate], limits: Mapping[str, float], space: str) -> None:
+    """Raises where a study cannot begin; a study that has trials merely ends."""
+    if any(c.state in COUNTED for c in candidates):
+        return
+    rejected = [c for c in candidates if c.state == "rejected"]
+    if not rejected:
+        raise UserError(f"the space {space!r} gave no architecture at all")
+
+    def distance(candidate: Candidate) -> float:
+        figures = {k: float(getattr(candidate, k) or 0) for k in limits if k != "accuracy"}
+        return max(excess_over(figures, limits).values(), default=0.0)
+
+    closest = min(rejected, key=distance)
+    allowed = ", ".join(f"{k} ≤ {v:,.6g}" for k, v in limits.items() if k != "accuracy")
+    latency = "" if closest.latency is None else f", {closest.latency:.3f} ms"
+    raise UserError(
+        f"none of {len(rejected)} architectures sampled from the space {space!r} keeps the limits "
+        f"({allowed}). The closest has {closest.params:,} params, {closest.macs:,} MACs, "
+        f"{closest.bytes:,} bytes{latency}. Raise the limits or choose a smaller space."
+    )
+
+
+def give_up_on_failures(study: Study) -> None:
+    """Ends a search in which one trial after the other fails.
+
+    Raises:
+        UserError: With the last reason.
+    """
+    ended = [c for c in study.candidates() if c.state in ("complete", "stopped", "failed")]
+    last = ended[-2 * MOST_FAILURES :]
+    if len(last) >= MOST_FAILURES and all(c.state == "failed" for c in last):
+        raise UserError(
+            f"{len(last)} trials in a row failed; the last one because: {last[-1].reason}"
+        )

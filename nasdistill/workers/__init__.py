@@ -1,0 +1,1 @@
+"""The processes that work at a study, and what they are told."""
