@@ -52,7 +52,7 @@ from nasdistill import training
 from nasdistill.common.machine import cores
 from nasdistill.models import Classifier
 from nasdistill.space import Architecture
-from nasdistill.training import Pace, predict
+from nasdistill.training import LRSchedule, predict
 from nasdistill.training.metrics import accuracy
 
 OURS, OFF, ON = "nasdistill", "torchdistill, cache off", "torchdistill, cache on"
@@ -89,22 +89,24 @@ def measure(side: str, seed: int, asked: argparse.Namespace) -> Found:
     }
 
 
-def pace_of_final(setting: Setting, epoch: int, epochs: int) -> Pace:
+def pace_of_final(setting: Setting, epoch: int, epochs: int) -> LRSchedule:
     """Up over the first epoch, down from there to the end; an epoch in examples."""
-    return Pace(setting.recipe.learning_rate, epoch, epoch, epoch * epochs)
+    return LRSchedule(setting.recipe.learning_rate, epoch, epoch, epoch * epochs)
 
 
 def ours(setting: Setting, epochs: int) -> tuple[Classifier, list[float]]:
     """The engine as it does a final; gives the clock before and after the set-up and each epoch."""
     times = [clock(setting.device)]
-    feed, seed = setting.course.feed, setting.recipe.seed
-    pace = pace_of_final(setting, feed.examples_per_epoch, epochs)
-    setting.course.prepare(pace.end, 0)
+    feed, seed = setting.course.stream, setting.recipe.seed
+    lr_schedule = pace_of_final(setting, feed.examples_per_epoch, epochs)
+    setting.course.prepare(lr_schedule.end, 0)
     precision = sides.probe_ours(setting, ARCHITECTURE)
     student = sides.build(setting, ARCHITECTURE)
-    run = setting.course.run([student], horizon=pace.end, pace=pace, seed=seed, precision=precision)
+    run = setting.course.run(
+        [student], horizon=lr_schedule.end, lr_schedule=lr_schedule, seed=seed, precision=precision
+    )
     times.append(clock(setting.device))
-    for _ in training.distill(run, pace.end, every=feed.steps_per_epoch):
+    for _ in training.train(run, lr_schedule.end, every=feed.steps_per_epoch):
         times.append(clock(setting.device))
     return student, times
 
@@ -137,7 +139,7 @@ def theirs(setting: Setting, epochs: int, cache: Path | None) -> tuple[Classifie
 def config_for(setting: Setting, epochs: int, cache: Path | None) -> dict[str, Any]:
     """torchdistill's configuration of the same job."""
     batch, examples = setting.recipe.batch_size, len(setting.data.train)
-    pace = pace_of_final(setting, math.ceil(examples / batch) * batch, epochs)
+    lr_schedule = pace_of_final(setting, math.ceil(examples / batch) * batch, epochs)
     alpha, temperature = sides.weights_of_loss(setting)
     logits = {
         f"{who}_module_{what}": value
@@ -160,10 +162,10 @@ def config_for(setting: Setting, epochs: int, cache: Path | None) -> dict[str, A
         },
         "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
         "student": {"forward_proc": "forward_batch_only"},
-        "optimizer": {"key": "AdamW", "kwargs": {"lr": pace.peak, "weight_decay": 0.01}},
+        "optimizer": {"key": "AdamW", "kwargs": {"lr": lr_schedule.peak, "weight_decay": 0.01}},
         "scheduler": {
             "key": "LambdaLR",
-            "kwargs": {"lr_lambda": lambda step: pace(step * batch) / pace.peak},
+            "kwargs": {"lr_lambda": lambda step: lr_schedule(step * batch) / lr_schedule.peak},
             "scheduling_step": 1,
         },
         "criterion": {

@@ -34,7 +34,7 @@ EXAMPLES, REPEATS = 4000, 5
 
 
 def rate(setting: Setting, size: int) -> float:
-    """Answers a second, in batches of `size`."""
+    """TeacherTargets a second, in batches of `size`."""
     train, teacher = setting.data.train, setting.teacher
     plan = [(ids, 0) for ids in torch.arange(EXAMPLES).split(size)]
     begin = clock(setting.device)

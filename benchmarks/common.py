@@ -16,8 +16,8 @@ from nasdistill.common.machine import describe_machine, describe_versions
 from nasdistill.data import Dataset, load_data
 from nasdistill.recipe import Recipe, load_recipe
 from nasdistill.teachers import Teacher, load_teacher
-from nasdistill.trials.teacher_pool import Faculty
-from nasdistill.trials.training_setup import Course, open_course
+from nasdistill.trials.teacher_pool import TeacherPool
+from nasdistill.trials.training_setup import TrainingSetup, open_setup
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "benchmarks"
@@ -41,8 +41,8 @@ class Setting:
     recipe: Recipe
     data: Dataset
     teacher: Teacher
-    course: Course
-    labels: Course
+    course: TrainingSetup
+    labels: TrainingSetup
     device: torch.device
 
 
@@ -70,10 +70,10 @@ def open_setting(
     data = load_data(spec, device=where, seed=0)
     precision = "bf16" if recipe.precision == "auto" else "fp32"
     frozen = load_teacher(teacher, data, device=where, precision=precision)
-    faculty = Faculty(
+    faculty = TeacherPool(
         data, frozen, recipe.teachers, no_further, cache, lambda examples, seconds: None, print
     )
-    course = open_course(recipe.scoring, recipe, faculty)
+    course = open_setup(recipe.scoring, recipe, faculty)
     return Setting(recipe, data, frozen, course, course.labels_only(), where)
 
 

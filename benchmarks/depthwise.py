@@ -30,7 +30,7 @@ from nasdistill import training
 from nasdistill.models.counts import count_architecture
 from nasdistill.models.depthwise import DepthwiseConv2d
 from nasdistill.space import Architecture
-from nasdistill.training import Pace, Precision, Run
+from nasdistill.training import LRSchedule, Precision, Run
 
 CHUNK = 10
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "bf16-mixed")
@@ -51,7 +51,7 @@ def advance(run: Run, side: str) -> float:
     """Trains a chunk of steps, and gives the seconds of one."""
     begin = clock(run.device)
     with gradients_of(side):
-        for _ in training.distill(run, run.examples + CHUNK * run.feed.batch_size):
+        for _ in training.train(run, run.examples + CHUNK * run.stream.batch_size):
             pass
     return (clock(run.device) - begin) / CHUNK
 
@@ -59,12 +59,12 @@ def advance(run: Run, side: str) -> float:
 def compare(setting: Setting, architecture: Architecture, repeats: int) -> dict[str, Any]:
     """Seconds of a step, by side and precision, in each repeat."""
     course, recipe = setting.course, setting.recipe
-    pace = Pace(recipe.learning_rate, 1, None, 1)
+    pace = LRSchedule(recipe.learning_rate, 1, None, 1)
     runs: dict[str, Run] = {}
     for precision in PRECISIONS:
         for side in (OURS, THEIRS):
             students = course.students(architecture, setting.data, recipe.seed)
-            run = course.run(students, horizon=1, pace=pace, seed=0, precision=precision)
+            run = course.run(students, horizon=1, lr_schedule=pace, seed=0, precision=precision)
             runs[f"{side} {precision}"] = run
             advance(run, side)
     sides = {

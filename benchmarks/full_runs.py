@@ -47,9 +47,9 @@ from nasdistill.models.counts import count_architecture, count_module
 from nasdistill.models.latency import measure_latencies
 from nasdistill.results.rungs import COOL_DOWN, Ladder
 from nasdistill.space import Architecture, SearchSpace
-from nasdistill.training import Pace, Run, predict
+from nasdistill.training import LRSchedule, Run, predict
 from nasdistill.training.metrics import accuracy, agreement
-from nasdistill.trials.training_setup import Course
+from nasdistill.trials.training_setup import TrainingSetup
 
 COUNT, DRAW_SEED, SEEDS = 40, 2026, (0, 1, 2)
 EPOCHS = 12
@@ -76,7 +76,7 @@ def draw(setting: Setting, name: str) -> list[dict[str, Any]]:
     measured = {"teacher": teacher.module.eval()}
     inputs = {"teacher": teacher.input}
     limit_ms = _latency(measured, inputs) / 3
-    batch = next(iter(data.train.batches(setting.course.feed.plan(0, 1), data.input.size)))
+    batch = next(iter(data.train.batches(setting.course.stream.plan(0, 1), data.input.size)))
     space, rng = SearchSpace.load(name), random.Random(DRAW_SEED)
     found: list[dict[str, Any]] = []
     while len(found) < COUNT:
@@ -120,7 +120,7 @@ def setting_of(seed: int, device: str = "cpu") -> Setting:
 
 def total(setting: Setting, share: float) -> int:
     """Examples of a share of a full run."""
-    feed = setting.course.feed
+    feed = setting.course.stream
     return round(share * EPOCHS * feed.steps_per_epoch) * feed.batch_size
 
 
@@ -149,16 +149,18 @@ def figures(setting: Setting, student: Classifier) -> dict[str, dict[str, float]
 
 def fresh(
     setting: Setting,
-    course: Course,
+    course: TrainingSetup,
     architecture: Architecture,
     seed: int,
-    pace: Pace,
+    lr_schedule: LRSchedule,
     horizon: int,
 ) -> Run:
     """A run from its first step."""
     students = course.students(architecture, setting.data, seed)
     course.prepare(horizon, 0)
-    run = course.run(students, horizon=horizon, pace=pace, seed=seed, precision="fp32")
+    run = course.run(
+        students, horizon=horizon, lr_schedule=lr_schedule, seed=seed, precision="fp32"
+    )
     capture(run)
     return run
 
@@ -166,7 +168,7 @@ def fresh(
 def train(run: Run, until: int) -> float:
     """Trains, and gives the CPU-seconds that it took; on a card, the seconds."""
     start = seconds_on(run.device)
-    for _ in training.distill(run, until):
+    for _ in training.train(run, until):
         pass
     return seconds_on(run.device) - start
 
@@ -178,9 +180,9 @@ def seconds_on(device: torch.device) -> float:
 
 def run_full(setting: Setting, architecture: Architecture, seed: int) -> dict[str, Any]:
     """A final's schedule, looked at on the way."""
-    end, epoch = total(setting, 1.0), setting.course.feed.examples_per_epoch
-    pace = Pace(setting.recipe.learning_rate, epoch, epoch, end)
-    run = fresh(setting, setting.course, architecture, seed, pace, end)
+    end, epoch = total(setting, 1.0), setting.course.stream.examples_per_epoch
+    lr_schedule = LRSchedule(setting.recipe.learning_rate, epoch, epoch, end)
+    run = fresh(setting, setting.course, architecture, seed, lr_schedule, end)
     found, seconds = {}, 0.0
     for share in (*SHARES, 1.0):
         seconds += train(run, total(setting, share))
@@ -191,7 +193,7 @@ def run_full(setting: Setting, architecture: Architecture, seed: int) -> dict[st
 
 def student_now(run: Run) -> Classifier:
     """The student as it is now, in eval mode, apart from the run."""
-    student = run.branch(run.pace).students[0]
+    student = run.branch(run.lr_schedule).students[0]
     assert isinstance(student, Classifier)
     return student.eval()
 
@@ -200,13 +202,13 @@ def run_trunk(setting: Setting, architecture: Architecture, seed: int) -> dict[s
     """The search's rungs: a trunk, and a copy cooled down at each."""
     ladder = Ladder(tuple(total(setting, share) for share in RUNGS), 3)
     peak, last = setting.recipe.learning_rate, ladder.budgets[-1]
-    pace = Pace(peak, ladder.budgets[0] // 3, None, last)
-    run = fresh(setting, setting.course, architecture, seed, pace, last)
+    lr_schedule = LRSchedule(peak, ladder.budgets[0] // 3, None, last)
+    run = fresh(setting, setting.course, architecture, seed, lr_schedule, last)
     found, seconds, examples = {}, 0.0, 0
     for rung, share in enumerate(RUNGS):
         turn, budget = ladder.trunk_end(rung), ladder.budgets[rung]
         seconds += train(run, turn)
-        twin = run.branch(Pace(peak, pace.warm_up, turn, budget))
+        twin = run.branch(LRSchedule(peak, lr_schedule.warm_up, turn, budget))
         seconds += train(twin, budget)
         student = twin.students[0].eval()
         assert isinstance(student, Classifier)
@@ -217,14 +219,16 @@ def run_trunk(setting: Setting, architecture: Architecture, seed: int) -> dict[s
 
 
 def run_complete(
-    setting: Setting, architecture: Architecture, seed: int, course: Course | None = None
+    setting: Setting, architecture: Architecture, seed: int, course: TrainingSetup | None = None
 ) -> dict[str, Any]:
     """Short schedules of their own."""
     found = {}
     for share in SHARES:
         end = total(setting, share)
-        pace = Pace(setting.recipe.learning_rate, end // 5, round(end * (1 - COOL_DOWN)), end)
-        run = fresh(setting, course or setting.course, architecture, seed, pace, end)
+        lr_schedule = LRSchedule(
+            setting.recipe.learning_rate, end // 5, round(end * (1 - COOL_DOWN)), end
+        )
+        run = fresh(setting, course or setting.course, architecture, seed, lr_schedule, end)
         seconds = train(run, end)
         student = run.students[0].eval()
         assert isinstance(student, Classifier)

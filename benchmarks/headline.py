@@ -38,7 +38,7 @@ from nasdistill.models.counts import count_module
 from nasdistill.models.latency import measure_latencies
 from nasdistill.recipe import Recipe, load_recipe
 from nasdistill.space import Architecture
-from nasdistill.training import Pace, predict, seed_weights
+from nasdistill.training import LRSchedule, predict, seed_weights
 from nasdistill.training.metrics import accuracy
 from nasdistill.training.run import save_state
 
@@ -122,7 +122,7 @@ def opened(study: Path) -> tuple[Setting, Recipe, int]:
     teacher = "shipped" if recipe.teacher == "auto" else recipe.teacher
     setting = open_setting(recipe.seed, spec=recipe.data, teacher=teacher, cache=CACHE)
     examples = recipe.final_budget.examples(len(setting.data.train))
-    return setting, recipe, max(1, round(examples / setting.course.feed.examples_per_epoch))
+    return setting, recipe, max(1, round(examples / setting.course.stream.examples_per_epoch))
 
 
 def distil(task: tuple[Path, str]) -> None:
@@ -131,12 +131,12 @@ def distil(task: tuple[Path, str]) -> None:
     torch.set_num_threads(1)
     setting, _, epochs = opened(study)
     student = dict(hand_made(setting))[name]
-    epoch = setting.course.feed.examples_per_epoch
+    epoch = setting.course.stream.examples_per_epoch
     end = epochs * epoch
-    pace = Pace(setting.recipe.learning_rate, epoch, epoch, end)
+    pace = LRSchedule(setting.recipe.learning_rate, epoch, epoch, end)
     setting.course.prepare(end, 0)
-    run = setting.course.run([student], horizon=end, pace=pace, seed=0, precision="fp32")
-    for _ in training.distill(run, end):
+    run = setting.course.run([student], horizon=end, lr_schedule=pace, seed=0, precision="fp32")
+    for _ in training.train(run, end):
         pass
     file = kept(study, epochs, name)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def distil(task: tuple[Path, str]) -> None:
 
 def distil_missing(setting: Setting, study: Path, epochs: int) -> None:
     """Distils those hand-made students that were not before."""
-    setting.course.prepare(epochs * setting.course.feed.examples_per_epoch, 0)
+    setting.course.prepare(epochs * setting.course.stream.examples_per_epoch, 0)
     names = [name for name, _ in hand_made(setting)]
     todo = [(study, name) for name in names if not kept(study, epochs, name).exists()]
     with multiprocessing.get_context("spawn").Pool(default_workers(setting.device)) as pool:

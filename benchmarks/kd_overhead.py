@@ -29,8 +29,8 @@ from nasdistill import training
 from nasdistill.common.machine import cores
 from nasdistill.models.counts import count_architecture
 from nasdistill.space import Architecture
-from nasdistill.training import Pace, Precision, Run
-from nasdistill.trials.training_setup import Course
+from nasdistill.training import LRSchedule, Precision, Run
+from nasdistill.trials.training_setup import TrainingSetup
 
 CHUNK = 20
 TARGET = 1.05
@@ -62,12 +62,16 @@ STUDENTS = {
 
 
 def start(
-    setting: Setting, course: Course, architecture: Architecture, precision: Precision, end: int
+    setting: Setting,
+    course: TrainingSetup,
+    architecture: Architecture,
+    precision: Precision,
+    end: int,
 ) -> Run:
     """A fresh run at a constant rate, past its first chunk."""
     students = course.students(architecture, setting.data, setting.recipe.seed)
-    pace = Pace(setting.recipe.learning_rate, end // 5, None, end)
-    run = course.run(students, horizon=end, pace=pace, seed=0, precision=precision)
+    lr_schedule = LRSchedule(setting.recipe.learning_rate, end // 5, None, end)
+    run = course.run(students, horizon=end, lr_schedule=lr_schedule, seed=0, precision=precision)
     sides.capture(run)
     advance(run)
     return run
@@ -76,7 +80,7 @@ def start(
 def advance(run: Run) -> float:
     """Trains a chunk of steps, and gives its seconds."""
     begin = clock(run.device)
-    for _ in training.distill(run, run.examples + CHUNK * run.feed.batch_size, every=CHUNK):
+    for _ in training.train(run, run.examples + CHUNK * run.stream.batch_size, every=CHUNK):
         pass
     return clock(run.device) - begin
 

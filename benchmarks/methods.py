@@ -163,10 +163,10 @@ def measure(
     from nasdistill.recipe import load_recipe
     from nasdistill.space import Architecture
     from nasdistill.teachers import Teacher, load_teacher, weights_hash
-    from nasdistill.training import Pace, predict
+    from nasdistill.training import LRSchedule, predict
     from nasdistill.training.metrics import accuracy
-    from nasdistill.trials.teacher_pool import Faculty
-    from nasdistill.trials.training_setup import open_course
+    from nasdistill.trials.teacher_pool import TeacherPool
+    from nasdistill.trials.training_setup import open_setup
 
     torch.set_num_threads(threads)
     device = torch.device("cpu")
@@ -179,7 +179,7 @@ def measure(
         data = load_data("fashion-mnist-mini", device=device, seed=seed)
         teacher = load_teacher("shipped", data, device=device, precision="bf16")
         for _ in range(generations):
-            faculty = Faculty(
+            faculty = TeacherPool(
                 data,
                 teacher,
                 recipe.teachers,
@@ -188,19 +188,19 @@ def measure(
                 lambda examples, spent: None,
                 print,
             )
-            course = open_course(recipe.final, recipe, faculty)
+            course = open_setup(recipe.final, recipe, faculty)
             students = course.students(architecture, data, seed)
             total = round(epochs * 156) * BATCH
             run = course.run(
                 students,
                 horizon=total,
-                pace=Pace(RATE, 156 * BATCH, 156 * BATCH, total),
+                lr_schedule=LRSchedule(RATE, 156 * BATCH, 156 * BATCH, total),
                 seed=seed,
                 precision="fp32",
             )
             course.prepare(total, 0)
             start = time.perf_counter()
-            for _ in training.distill(run, total):
+            for _ in training.train(run, total):
                 pass
             seconds.append((time.perf_counter() - start) / total * 10_000)
             student = run.students[0].eval()

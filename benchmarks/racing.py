@@ -26,7 +26,7 @@ from common import ROOT, markdown, write
 from replay import Table, climbed
 
 from nasdistill.analysis.pareto import as_points, hypervolume
-from nasdistill.analysis.selection import choose, contenders
+from nasdistill.analysis.selection import contenders, select_finals
 from nasdistill.common.types import Cost
 from nasdistill.results import Candidate, RungScore
 
@@ -107,7 +107,7 @@ def ways(
             candidate(table, i, first[i], scored(share, scores[i]) if i in raced else None)
             for i in places
         ]
-        finals = [c.number for c in choose(there, COSTS, TOP_K, 0.0, WHOLE)]
+        finals = [c.number for c in select_finals(there, COSTS, TOP_K, 0.0, WHOLE)]
         yield name, finals, sum(seconds[i] for i in raced) if seconds is not None else 0.0
 
 

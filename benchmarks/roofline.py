@@ -44,8 +44,8 @@ from nasdistill.losses.schedules import constant
 from nasdistill.models import Classifier, build
 from nasdistill.models.hooks import Outputs
 from nasdistill.space import Architecture
-from nasdistill.teachers.targets import Answers, Question
-from nasdistill.training import Feed, Pace, Precision, Run
+from nasdistill.teachers.targets import TargetRequest, TeacherTargets
+from nasdistill.training import BatchStream, LRSchedule, Precision, Run
 
 WIDTHS = {
     "30 k": (12, 20, 36),
@@ -59,14 +59,14 @@ PASSES = 5
 """How often an activation, or its gradient, is read or written at the least."""
 
 
-class AtHand(Answers):
-    """Answers that lie on the device."""
+class AtHand(TeacherTargets):
+    """TeacherTargets that lie on the device."""
 
     def __init__(self, said_NC: Tensor) -> None:
         self._said_NC = said_NC
 
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
-        """See `Answers`."""
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+        """See `TeacherTargets`."""
         return Outputs(self._said_NC[question.batch.ids])
 
 
@@ -95,10 +95,10 @@ def run_of(data: Dataset, widths: tuple[int, ...], precision: Precision, batch: 
     said = torch.randn(len(data.train), len(data.classes), generator=generator)
     run = Run(
         [student(data, widths)],
-        Feed(data, batch, 4, 0),
+        BatchStream(data, batch, 4, 0),
         Objective.classic(constant(0.1), constant(4.0)),
         horizon=1 << 40,
-        pace=Pace(1e-3, 1, None, 1 << 40),
+        lr_schedule=LRSchedule(1e-3, 1, None, 1 << 40),
         seed=0,
         precision=precision,
         teachers={"teacher": AtHand(said.half().to(data.train.labels.device))},
@@ -110,10 +110,10 @@ def run_of(data: Dataset, widths: tuple[int, ...], precision: Precision, batch: 
 def rate(run: Run, steps: int) -> float:
     """Images a second over some steps."""
     begin = clock(run.device)
-    until = run.examples + steps * run.feed.batch_size
-    for _ in training.distill(run, until, every=steps):
+    until = run.examples + steps * run.stream.batch_size
+    for _ in training.train(run, until, every=steps):
         pass
-    return steps * run.feed.batch_size / (clock(run.device) - begin)
+    return steps * run.stream.batch_size / (clock(run.device) - begin)
 
 
 def needs(module: nn.Module, data: Dataset, width_bytes: int) -> dict[str, float]:
@@ -185,7 +185,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         found[name] = {
             "params": sum(p.numel() for p in run.student.parameters()),
             **need,
-            "batch": run.feed.batch_size,
+            "batch": run.stream.batch_size,
             "bound_by": max(seconds, key=lambda key: seconds[key]),
             "limit": limit,
             "images_per_second": quartiles(rates[name]),

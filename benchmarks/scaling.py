@@ -39,7 +39,7 @@ from nasdistill.common.events import Event
 from nasdistill.common.machine import cores
 from nasdistill.models.counts import count_architecture, count_module
 from nasdistill.space import Architecture, SearchSpace
-from nasdistill.training import Pace
+from nasdistill.training import LRSchedule
 
 DRAW_SEED, WORKERS, MARKS = 2028, (1, 2, 4), (50, 250, 500)
 ON_A_CARD, NO_GROWTH = 1.5, 1.05
@@ -67,8 +67,8 @@ def draw(setting: Setting, count: int) -> list[str]:
 def work(asked: argparse.Namespace, orders: Queue[Any], todo: Queue[Any], done: Queue[Any]) -> None:
     """A process: at each order takes architectures until the queue gives None."""
     setting = opened(asked)
-    pace = sides.pace_for(setting, asked.epochs)
-    setting.course.prepare(pace.end, 0)
+    lr_schedule = sides.pace_for(setting, asked.epochs)
+    setting.course.prepare(lr_schedule.end, 0)
     text = draw(setting, 1)[0]
     precision = sides.probe_ours(setting, Architecture.from_json(text))
     train(setting, text, sides.pace_for(setting, min(0.05, asked.epochs)), precision)
@@ -76,18 +76,18 @@ def work(asked: argparse.Namespace, orders: Queue[Any], todo: Queue[Any], done: 
     while True:
         torch.set_num_threads(max(1, asked.threads // orders.get()))
         while (text := todo.get()) is not None:
-            done.put(train(setting, text, pace, precision))
+            done.put(train(setting, text, lr_schedule, precision))
 
 
-def train(setting: Setting, text: str, pace: Pace, precision: Any) -> float:
+def train(setting: Setting, text: str, lr_schedule: LRSchedule, precision: Any) -> float:
     """One trial; gives its score."""
-    student, steps = sides.start_ours(setting, Architecture.from_json(text), pace, precision)
+    student, steps = sides.start_ours(setting, Architecture.from_json(text), lr_schedule, precision)
     for _ in steps:
         pass
     return sides.score_ours(setting, student)
 
 
-class Crew:
+class WorkerPool:
     """Processes that wait for work, so that starting them is not counted.
 
     Args:
@@ -221,7 +221,7 @@ def main() -> None:
     setting.course.prepare(sides.pace_for(setting, asked.epochs).end, 0)
     del setting
     rates: dict[int, list[float]] = {n: [] for n in WORKERS}
-    crew = Crew(asked)
+    crew = WorkerPool(asked)
     for repeat in range(asked.repeats):
         for n in WORKERS if repeat % 2 == 0 else WORKERS[::-1]:
             rates[n].append(crew.trials_an_hour(drawn, n))

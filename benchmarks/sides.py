@@ -35,8 +35,8 @@ from nasdistill.results.rungs import COOL_DOWN
 from nasdistill.space import Architecture
 from nasdistill.training import (
     EVALUATION_BATCH,
-    CapturedSteps,
-    Pace,
+    GraphedSteps,
+    LRSchedule,
     Precision,
     Run,
     capturable,
@@ -50,11 +50,11 @@ Started = tuple[Classifier, Iterator[object]]
 """A student, and its training: the first item comes after the first step."""
 
 
-def pace_for(setting: Setting, epochs: float) -> Pace:
+def pace_for(setting: Setting, epochs: float) -> LRSchedule:
     """A complete schedule, in whole steps."""
-    feed = setting.course.feed
+    feed = setting.course.stream
     end = max(2, round(epochs * feed.steps_per_epoch)) * feed.batch_size
-    return Pace(setting.recipe.learning_rate, end // 5, round(end * (1 - COOL_DOWN)), end)
+    return LRSchedule(setting.recipe.learning_rate, end // 5, round(end * (1 - COOL_DOWN)), end)
 
 
 def build(setting: Setting, architecture: Architecture) -> Classifier:
@@ -63,23 +63,27 @@ def build(setting: Setting, architecture: Architecture) -> Classifier:
 
 
 def start_ours(
-    setting: Setting, architecture: Architecture, pace: Pace, precision: Precision
+    setting: Setting, architecture: Architecture, lr_schedule: LRSchedule, precision: Precision
 ) -> Started:
-    """Our side; the answers up to the pace's end must be there."""
+    """Our side; the answers up to the lr_schedule's end must be there."""
     student, batch = build(setting, architecture), setting.recipe.batch_size
-    setting.course.prepare(pace.end, 0)
+    setting.course.prepare(lr_schedule.end, 0)
     run = setting.course.run(
-        [student], horizon=pace.end, pace=pace, seed=setting.recipe.seed, precision=precision
+        [student],
+        horizon=lr_schedule.end,
+        lr_schedule=lr_schedule,
+        seed=setting.recipe.seed,
+        precision=precision,
     )
     capture(run)
-    steps = (training.distill(run, until) for until in (batch, pace.end))
+    steps = (training.train(run, until) for until in (batch, lr_schedule.end))
     return student, itertools.chain.from_iterable(steps)
 
 
 def capture(run: Run) -> None:
     """Has steps replayed from a CUDA graph where they can be: a study's probe finds that faster."""
     if capturable(run) is None:
-        run.captured = CapturedSteps()
+        run.graphed = GraphedSteps()
 
 
 def score_ours(setting: Setting, student: Classifier) -> float:
@@ -90,9 +94,9 @@ def score_ours(setting: Setting, student: Classifier) -> float:
 def probe_ours(setting: Setting, architecture: Architecture) -> Precision:
     """The precision of a kind of student, found as a trial finds it."""
     course = setting.course
-    student, pace = build(setting, architecture), Pace(0.0, 1, None, 1)
-    run = course.run([student], horizon=1, pace=pace, seed=0, precision="fp32")
-    course.prepare(precision_steps(run.device) * course.feed.batch_size, 0)
+    student, lr_schedule = build(setting, architecture), LRSchedule(0.0, 1, None, 1)
+    run = course.run([student], horizon=1, lr_schedule=lr_schedule, seed=0, precision="fp32")
+    course.prepare(precision_steps(run.device) * course.stream.batch_size, 0)
     return training.probe_precision(run)
 
 
@@ -205,10 +209,10 @@ class CommonLoop:
         self._alpha, self._temperature = weights_of_loss(self.setting)
         self._teacher = self._laid_out(copy.deepcopy(bare_teacher(self.setting)))
 
-    def start(self, architecture: Architecture, pace: Pace, precision: str) -> Started:
+    def start(self, architecture: Architecture, lr_schedule: LRSchedule, precision: str) -> Started:
         """See `start_ours`; the precision is a key of `HALVES`."""
         student = build(self.setting, architecture).to(self.setting.device)
-        return student, self._steps(self._laid_out(student.net), pace, precision)
+        return student, self._steps(self._laid_out(student.net), lr_schedule, precision)
 
     def probe(self, architecture: Architecture, steps: int = 6) -> str:
         """Times a few steps at each precision, and names the fastest."""
@@ -217,7 +221,9 @@ class CommonLoop:
         device, batch = self.setting.device, self.setting.recipe.batch_size
         seconds = {}
         for name in HALVES:
-            _, training = self.start(architecture, Pace(1e-3, 1, None, (1 + steps) * batch), name)
+            _, training = self.start(
+                architecture, LRSchedule(1e-3, 1, None, (1 + steps) * batch), name
+            )
             next(training)
             begin = clock(device)
             for _ in training:
@@ -235,16 +241,18 @@ class CommonLoop:
                 right += int((said.argmax(dim=1).cpu() == labels).sum())
         return right / len(self._score)
 
-    def _steps(self, net: nn.Module, pace: Pace, precision: str) -> Iterator[float]:
+    def _steps(self, net: nn.Module, lr_schedule: LRSchedule, precision: str) -> Iterator[float]:
         """Trains; gives the mean loss so far."""
-        feed, device = self.setting.course.feed, self.setting.device
-        plan = [ids.tolist() for ids, _ in feed.plan(0, feed.steps(pace.end))]
-        optimizer = torch.optim.AdamW(net.parameters(), lr=pace.peak, fused=self.tuned or None)
+        feed, device = self.setting.course.stream, self.setting.device
+        plan = [ids.tolist() for ids, _ in feed.plan(0, feed.steps(lr_schedule.end))]
+        optimizer = torch.optim.AdamW(
+            net.parameters(), lr=lr_schedule.peak, fused=self.tuned or None
+        )
         total = 0.0
         net.train()
         for step, (images, labels) in enumerate(self._loader(self._train, plan)):
             for group in optimizer.param_groups:
-                group["lr"] = pace(step * feed.batch_size)
+                group["lr"] = lr_schedule(step * feed.batch_size)
             images = self._placed(images)
             loss = self._loss(net, images, labels.to(device, non_blocking=self.tuned), precision)
             optimizer.zero_grad()

@@ -25,9 +25,9 @@ from nasdistill.losses import Objective
 from nasdistill.recipe import load_recipe
 from nasdistill.space import Architecture
 from nasdistill.teachers import load_teacher
-from nasdistill.training import Pace, Run
-from nasdistill.trials.teacher_pool import Faculty
-from nasdistill.trials.training_setup import Course, open_course
+from nasdistill.training import LRSchedule, Run
+from nasdistill.trials.teacher_pool import TeacherPool
+from nasdistill.trials.training_setup import TrainingSetup, open_setup
 
 STEPS = 60
 LITTLE = 1e-4
@@ -53,17 +53,17 @@ OTHERS: dict[str, dict[str, Any]] = {
 OTHERS["dkd"]["others"] = 2
 
 
-def measure(course: Course, run: Run, term: int) -> tuple[float, float]:
+def measure(course: TrainingSetup, run: Run, term: int) -> tuple[float, float]:
     """Loss and gradient norm of one term, the mean over two batches after `STEPS`."""
-    for _ in training.distill(run, STEPS * BATCH):
+    for _ in training.train(run, STEPS * BATCH):
         pass
     only = Objective([*run.objective.terms])
     run.objective = Objective(
         [item if i == term else _off(item) for i, item in enumerate(only.terms)]
     )
     losses, norms = [], []
-    plan = course.feed.plan(STEPS, STEPS + 2)
-    for batch in course.feed.dataset.train.batches(plan, run.size, run.sizes):
+    plan = course.stream.plan(STEPS, STEPS + 2)
+    for batch in course.stream.dataset.train.batches(plan, run.size, run.sizes):
         loss = run.loss(batch)
         found = torch.autograd.grad(loss, list(run.student.parameters()), allow_unused=True)
         weight = only.terms[term].weight(0.0)
@@ -92,13 +92,15 @@ def main() -> None:
     for name, other, term in cases:
         options = {"final": {"terms": [LABELS, KL, other]}, "batch_size": BATCH, "views": 1}
         recipe = load_recipe(None, options)
-        faculty = Faculty(data, teacher, {}, no_further, cache, lambda count, spent: None, print)
-        course = open_course(recipe.final, recipe, faculty)
+        faculty = TeacherPool(
+            data, teacher, {}, no_further, cache, lambda count, spent: None, print
+        )
+        course = open_setup(recipe.final, recipe, faculty)
         total = 936 * BATCH
         run = course.run(
             course.students(architecture, data, 0),
             horizon=total,
-            pace=Pace(RATE, 156 * BATCH, None, total),
+            lr_schedule=LRSchedule(RATE, 156 * BATCH, None, total),
             seed=0,
             precision="fp32",
         )

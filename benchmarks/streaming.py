@@ -45,7 +45,7 @@ from nasdistill.losses import Objective
 from nasdistill.models import Classifier, build
 from nasdistill.models.counts import count_module
 from nasdistill.space import Architecture
-from nasdistill.training import Feed, Pace, Run
+from nasdistill.training import BatchStream, LRSchedule, Run
 
 SIDE, BATCH, CLASSES, TARGET = 256, 64, 4, 0.10
 STUDENTS = {"narrow": ((16, 1), (32, 1), (48, 1)), "wide": ((32, 2), (64, 3), (128, 3))}
@@ -71,10 +71,10 @@ def start(data: Dataset, widths: tuple[tuple[int, int], ...], steps: int) -> Run
     device = data.train.labels.device
     return Run(
         [Classifier(net, data.mean, data.std).to(device)],
-        Feed(data, BATCH, views=4, seed=0),
+        BatchStream(data, BATCH, views=4, seed=0),
         Objective.labels(),
         horizon=steps * BATCH,
-        pace=Pace(0.004, BATCH, None, steps * BATCH),
+        lr_schedule=LRSchedule(0.004, BATCH, None, steps * BATCH),
         seed=0,
         precision="bf16-mixed" if device.type == "cuda" else "fp32",
     )
@@ -84,7 +84,7 @@ def train(run: Run, batches: Iterator[Batch]) -> float:
     """Trains on the batches, and gives the seconds for one."""
     count, begin = 0, clock(run.device)
     for batch in batches:
-        run.learn(batch)
+        run.train_step(batch)
         count += 1
     return (clock(run.device) - begin) / count
 
@@ -92,7 +92,7 @@ def train(run: Run, batches: Iterator[Batch]) -> float:
 def compare(data: Dataset, run: Run, steps: int, repeats: int) -> dict[str, list[float]]:
     """Both sides in turn; both train, and the stream begins anew each time."""
     run.students.train()
-    plan = list(run.feed.plan(0, steps))
+    plan = list(run.stream.plan(0, steps))
     kept = list(data.train.batches(plan[:8], run.size))
     train(run, iter(kept))
     return in_turn(

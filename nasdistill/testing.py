@@ -21,8 +21,8 @@ from nasdistill.losses import Schedule, Term
 from nasdistill.losses.example_weights import ByExample
 from nasdistill.models import hooks
 from nasdistill.models.hooks import Outputs
-from nasdistill.teachers.targets import Question
-from nasdistill.training import Run, distill
+from nasdistill.teachers.targets import TargetRequest
+from nasdistill.training import Run, train
 
 EXAMPLES = 6
 NEAR_ZERO = 1e-4
@@ -110,7 +110,7 @@ def check_answers(
         assert _same(state, _state(module)), f"training changed the teacher {name!r}"
         assert all(p.grad is None for p in module.parameters()), f"gradients reached {name!r}"
     assert _hooks([*frozen, whole.students]) == hooks, "a hook was left behind"
-    kept = [module for each in whole.kept for module in each.children()]
+    kept = [module for each in whole.teacher_copies for module in each.children()]
     for part in [part for module in (*frozen, *kept) for part in module.modules()]:
         assert not part.training, f"the teacher {name!r} left eval mode"
     first = _prepared(make(), name, steps)
@@ -121,7 +121,7 @@ def check_answers(
     _train(second, steps)
     assert _same(_everything(whole), _everything(second)), "a restored run went on differently"
     trunk = _everything(first)
-    branch = first.branch(first.pace)
+    branch = first.branch(first.lr_schedule)
     _train(branch, steps)
     assert _same(_everything(whole), _everything(branch)), "a branch went on differently"
     assert _same(trunk, _everything(first)), "a branch changed its trunk"
@@ -174,7 +174,7 @@ def _bound(
     make: Callable[[], Term], student: nn.Module, teacher: nn.Module, input: Input
 ) -> tuple[Term, nn.Module | None]:
     term = make().bind(
-        hooks.anatomy(student, "student", input), hooks.anatomy(teacher, "teacher", input)
+        hooks.summarise(student, "student", input), hooks.summarise(teacher, "teacher", input)
     )
     torch.manual_seed(0)
     return term, term.auxiliary()
@@ -255,19 +255,19 @@ def _check_zero(make: Callable[[], Term], teacher: nn.Module, batch: Batch, inpu
 
 
 def _prepared(run: Run, name: str, steps: int) -> Run:
-    run.teachers[name].prepare(run.feed.plan(0, steps))
+    run.teachers[name].prepare(run.stream.plan(0, steps))
     return run
 
 
 def _check_answer(run: Run, name: str) -> None:
     """One question, asked twice."""
-    plan = list(run.feed.plan(0, 1))
-    (batch,) = run.feed.dataset.train.batches(plan, run.size, run.sizes)
+    plan = list(run.stream.plan(0, 1))
+    (batch,) = run.stream.dataset.train.batches(plan, run.size, run.sizes)
     run.students.train()
     said = [hooks.ask(student, batch.images, ()) for student in run.students]
     before, modes = _everything(run), [part.training for part in run.students.modules()]
-    question = Question(batch, (), said, 0)
-    kept = dict(run.kept[0].named_children()).get(name)
+    question = TargetRequest(batch, (), said, 0)
+    kept = dict(run.teacher_copies[0].named_children()).get(name)
     answers = [run.teachers[name](question, kept) for _ in range(2)]
     logits = answers[0].logits
     shape = tuple(said[0].logits.shape)
@@ -284,7 +284,7 @@ def _check_answer(run: Run, name: str) -> None:
 
 
 def _train(run: Run, steps: int) -> None:
-    for _ in distill(run, steps * run.feed.batch_size):
+    for _ in train(run, steps * run.stream.batch_size):
         pass
 
 
@@ -295,7 +295,7 @@ def _state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _everything(run: Run) -> dict[str, Tensor]:
-    return _state(nn.ModuleList([run.students, run.auxiliaries, run.kept]))
+    return _state(nn.ModuleList([run.students, run.auxiliaries, run.teacher_copies]))
 
 
 def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

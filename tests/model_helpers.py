@@ -13,15 +13,15 @@ from nasdistill.data import Batch, Dataset
 from nasdistill.losses import Objective, Term, objective_of
 from nasdistill.losses.layer_pairs import OnLayers
 from nasdistill.models import Classifier, vit
-from nasdistill.models.hooks import Outputs, anatomy, ask
+from nasdistill.models.hooks import Outputs, ask, summarise
 from nasdistill.recipe import ObjectiveOptions
 from nasdistill.space import Architecture
 from nasdistill.teachers import Teacher, weights_hash
-from nasdistill.teachers.targets import Answers
-from nasdistill.training import Feed, Pace, Run, seed_weights
+from nasdistill.teachers.targets import TeacherTargets
+from nasdistill.training import BatchStream, LRSchedule, Run, seed_weights
 
 GREY = Input(channels=1, height=16, width=16)
-PACE = Pace(0.01, 100, None, 2000)
+PACE = LRSchedule(0.01, 100, None, 2000)
 
 
 class Net(nn.Module):
@@ -119,7 +119,7 @@ def compared(
 
 
 def bound(made: Term, student: nn.Module, teacher: nn.Module, input: Input = GREY) -> Term:
-    return made.bind(anatomy(student, "student", input), anatomy(teacher, "teacher", input))
+    return made.bind(summarise(student, "student", input), summarise(teacher, "teacher", input))
 
 
 def told(
@@ -151,17 +151,17 @@ def run_of(
     data: Dataset,
     students: Sequence[nn.Module],
     asked: Objective,
-    teachers: Mapping[str, Answers] | None = None,
+    teachers: Mapping[str, TeacherTargets] | None = None,
     *,
     horizon: int = 500,
     seed: int = 3,
 ) -> Run:
     return Run(
         students,
-        Feed(data, 50, 2, 7),
+        BatchStream(data, 50, 2, 7),
         asked,
         horizon=horizon,
-        pace=PACE,
+        lr_schedule=PACE,
         seed=seed,
         teachers=teachers,
     )

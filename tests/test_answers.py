@@ -16,21 +16,21 @@ from torch import Tensor, nn
 
 from nasdistill.common.types import Input
 from nasdistill.data import Dataset, load_data
-from nasdistill.models.hooks import LayerError, Outputs, anatomy
-from nasdistill.teachers.logit_cache import AnswerCache
+from nasdistill.models.hooks import LayerError, Outputs, summarise
+from nasdistill.teachers.logit_cache import LogitCache
 from nasdistill.teachers.table import Table
 from nasdistill.teachers.targets import (
-    Answers,
-    AverageAnswers,
-    EarlierAnswers,
-    FrozenAnswers,
-    MeanAnswers,
-    PeerAnswers,
-    Question,
-    TableAnswers,
+    CachedTargets,
+    EMATargets,
+    EnsembleTargets,
+    PeerTargets,
+    SnapshotTargets,
+    TableTargets,
+    TargetRequest,
+    TeacherTargets,
     students_of,
 )
-from nasdistill.training import Run, distill
+from nasdistill.training import Run, train
 
 CPU = torch.device("cpu")
 
@@ -41,31 +41,31 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return load_data(f"npz:{path}", device=CPU)
 
 
-def train(run: Run, until: int) -> Run:
+def train_until(run: Run, until: int) -> Run:
     for answers in run.teachers.values():
-        answers.prepare(run.feed.plan(0, run.feed.steps(until)))
-    for _ in distill(run, until):
+        answers.prepare(run.stream.plan(0, run.stream.steps(until)))
+    for _ in train(run, until):
         pass
     return run
 
 
 @dataclass
-class Says(Answers):
-    """Answers with given probabilities."""
+class Says(TeacherTargets):
+    """TeacherTargets with given probabilities."""
 
     p: list[list[float]]
     known: list[bool] | None = None
 
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
         known = None if self.known is None else torch.tensor(self.known)
         return Outputs(torch.tensor(self.p).log() + 3.0, known=known)
 
 
-def question(count: int = 2, said: list[Outputs] | None = None, asking: int = 0) -> Question:
-    return Question(batch_of(pictures(count)), (), said or [], asking)
+def question(count: int = 2, said: list[Outputs] | None = None, asking: int = 0) -> TargetRequest:
+    return TargetRequest(batch_of(pictures(count)), (), said or [], asking)
 
 
-def probabilities(answers: Answers, count: int = 2) -> list[list[float]]:
+def probabilities(answers: TeacherTargets, count: int = 2) -> list[list[float]]:
     """What is said about examples with labels 0, 1, …"""
     found: list[list[float]] = answers(question(count), None).logits.exp().tolist()
     return found
@@ -83,8 +83,8 @@ def test_a_mean_by_shares() -> None:
     worked = [
         [0.75 * a + 0.25 * b for a, b in zip(*rows, strict=True)] for rows in zip(A, B, strict=True)
     ]
-    assert near(probabilities(MeanAnswers([Says(A), Says(B)], [0.75, 0.25])), worked)
-    assert near(probabilities(MeanAnswers([Says(A), Says(B)], [3.0, 1.0])), worked)
+    assert near(probabilities(EnsembleTargets([Says(A), Says(B)], [0.75, 0.25])), worked)
+    assert near(probabilities(EnsembleTargets([Says(A), Says(B)], [3.0, 1.0])), worked)
 
 
 def test_a_mean_by_certainty() -> None:
@@ -95,19 +95,19 @@ def test_a_mean_by_certainty() -> None:
     for one, other in zip(A, B, strict=True):
         a, b = 0.4 * sure(one), 0.6 * sure(other)
         worked.append([(a * p + b * q) / (a + b) for p, q in zip(one, other, strict=True)])
-    assert near(probabilities(MeanAnswers([Says(A), Says(B)], [0.4, 0.6], "certainty")), worked)
+    assert near(probabilities(EnsembleTargets([Says(A), Says(B)], [0.4, 0.6], "certainty")), worked)
     even = [[1 / 3] * 3] * 2
-    found = probabilities(MeanAnswers([Says(A), Says(even)], [0.5, 0.5], "certainty"))
+    found = probabilities(EnsembleTargets([Says(A), Says(even)], [0.5, 0.5], "certainty"))
     assert near(found, A), "who does not know does not count"
 
 
 def test_a_mean_of_those_that_are_right() -> None:
     # The labels are 0 and 1: each teacher is right about one.
-    found = probabilities(MeanAnswers([Says(A), Says(B)], [0.5, 0.5], "correct"))
+    found = probabilities(EnsembleTargets([Says(A), Says(B)], [0.5, 0.5], "correct"))
     assert near(found, [A[0], B[1]])
     wrong = [[0.1, 0.2, 0.7], [0.1, 0.2, 0.7]]
     also = [[0.2, 0.2, 0.6], [0.4, 0.2, 0.4]]
-    found = probabilities(MeanAnswers([Says(wrong), Says(also)], [0.5, 0.5], "correct"))
+    found = probabilities(EnsembleTargets([Says(wrong), Says(also)], [0.5, 0.5], "correct"))
     assert near(found, [[0.15, 0.2, 0.65], [0.25, 0.2, 0.55]]), "none is right: all count"
 
 
@@ -116,12 +116,12 @@ def test_a_mean_with_examples_that_one_does_not_know(by: Any) -> None:
     # What stands for an unknown answer would be right, but does not count.
     blank = [[1 / 3] * 3] * 3
     wrong = [[0.1, 0.2, 0.7], [0.6, 0.3, 0.1], [0.7, 0.2, 0.1]]
-    mean = MeanAnswers([Says(wrong), Says(blank, [False, True, False])], [0.5, 0.5], by)
+    mean = EnsembleTargets([Says(wrong), Says(blank, [False, True, False])], [0.5, 0.5], by)
     said = mean(question(3), None)
     assert said.known is not None and said.known.tolist() == [True, True, True]
     found = said.logits.exp().tolist()
     assert near([found[0], found[2]], [wrong[0], wrong[2]])
-    both = MeanAnswers(
+    both = EnsembleTargets(
         [Says(wrong, [True, False, True]), Says(blank, [False, False, True])], [0.5, 0.5], by
     )
     said = both(question(3), None)
@@ -130,25 +130,25 @@ def test_a_mean_with_examples_that_one_does_not_know(by: Any) -> None:
 
 
 def test_who_has_no_layers_says_so() -> None:
-    asked = Question(batch_of(pictures(2)), ("stages.0",), [], 0)
-    table = TableAnswers(Table(np.zeros((2, 3), np.float32), np.ones(2, bool)), CPU)
+    asked = TargetRequest(batch_of(pictures(2)), ("stages.0",), [], 0)
+    table = TableTargets(Table(np.zeros((2, 3), np.float32), np.ones(2, bool)), CPU)
     for answers, words in (
-        (MeanAnswers([Says(A)], [1.0]), "a mean of teachers has no layers"),
+        (EnsembleTargets([Says(A)], [1.0]), "a mean of teachers has no layers"),
         (table, "a table of recorded answers has no layers"),
-        (PeerAnswers(2), "peers teach by their logits alone"),
+        (PeerTargets(2), "peers teach by their logits alone"),
     ):
-        assert answers.anatomy(anatomy(conv(), "student", GREY)) is None
+        assert answers.summary(summarise(conv(), "student", GREY)) is None
         with pytest.raises(LayerError, match=words):
             answers(asked, None)
 
 
 def test_peers_say_the_mean_of_the_others() -> None:
     said = [Outputs(torch.tensor(p).log().requires_grad_()) for p in (A, B, [[0.2, 0.2, 0.6]] * 2)]
-    found = PeerAnswers(3)(question(2, said, asking=1), None)
+    found = PeerTargets(3)(question(2, said, asking=1), None)
     worked = [[(a + 0.2) / 2, (b + 0.2) / 2, (c + 0.6) / 2] for a, b, c in A]
     assert near(found.logits.exp().tolist(), worked) and not found.logits.requires_grad
-    assert near(PeerAnswers(2)(question(2, said[:2], 0), None).logits.exp().tolist(), B)
-    assert students_of({"a": PeerAnswers(3), "b": AverageAnswers(0.9)}) == 3
+    assert near(PeerTargets(2)(question(2, said[:2], 0), None).logits.exp().tolist(), B)
+    assert students_of({"a": PeerTargets(3), "b": EMATargets(0.9)}) == 3
     assert students_of({}) == 1
 
 
@@ -157,8 +157,8 @@ def test_two_peers_learn_from_each_other(data: Dataset) -> None:
     asked = objective(
         {"term": "labels", "weight": 0.5}, {"term": "kl", "teacher": "peers", "temperature": 2}
     )
-    run = run_of(data, students, asked, {"peers": PeerAnswers(2)}, horizon=2000)
-    (batch,) = data.train.batches(run.feed.plan(0, 1), run.size)
+    run = run_of(data, students, asked, {"peers": PeerTargets(2)}, horizon=2000)
+    (batch,) = data.train.batches(run.stream.plan(0, 1), run.size)
     run.students.eval()
     with torch.no_grad():
         log_p = [(s(batch.images) / 2).log_softmax(dim=1) for s in students]
@@ -171,7 +171,7 @@ def test_two_peers_learn_from_each_other(data: Dataset) -> None:
     )
     assert float(run.loss(batch).detach()) == pytest.approx(worked, rel=1e-4)
     before = [p.detach().clone() for p in run.students.parameters()]
-    losses = [p.loss for p in distill(run, 1500)]
+    losses = [p.loss for p in train(run, 1500)]
     assert losses[-1] < losses[0]
     pairs = zip(before, run.students.parameters(), strict=True)
     assert not any(torch.equal(a, b) for a, b in pairs)
@@ -180,8 +180,8 @@ def test_two_peers_learn_from_each_other(data: Dataset) -> None:
 def test_gradients_do_not_cross_between_peers(data: Dataset) -> None:
     def grads(weight: float, students: list[nn.Module]) -> list[Tensor]:
         asked = objective({"term": "kl", "teacher": "peers"}, {"term": "labels", "weight": weight})
-        run = run_of(data, students, asked, {"peers": PeerAnswers(2)})
-        (batch,) = data.train.batches(run.feed.plan(0, 1), run.size)
+        run = run_of(data, students, asked, {"peers": PeerTargets(2)})
+        (batch,) = data.train.batches(run.stream.plan(0, 1), run.size)
         found = torch.autograd.grad(run.loss(batch), list(students[0].parameters()))
         return list(found)
 
@@ -189,8 +189,8 @@ def test_gradients_do_not_cross_between_peers(data: Dataset) -> None:
     frozen = conv((4, 6), seed=1).train()
 
     @dataclass
-    class Other(Answers):
-        def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+    class Other(TeacherTargets):
+        def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
             with torch.no_grad():
                 return Outputs(frozen(question.batch.images))
 
@@ -198,7 +198,7 @@ def test_gradients_do_not_cross_between_peers(data: Dataset) -> None:
     alone = conv((4, 6), seed=0)
     asked = objective({"term": "kl", "teacher": "it"}, {"term": "labels", "weight": 0.5})
     run = run_of(data, [alone], asked, {"it": Other()})
-    (batch,) = data.train.batches(run.feed.plan(0, 1), run.size)
+    (batch,) = data.train.batches(run.stream.plan(0, 1), run.size)
     for one, other in zip(
         crossing, torch.autograd.grad(run.loss(batch), list(alone.parameters())), strict=True
     ):
@@ -207,16 +207,16 @@ def test_gradients_do_not_cross_between_peers(data: Dataset) -> None:
 
 def test_the_average_follows_its_formula(data: Dataset) -> None:
     asked = objective({"term": "labels"}, {"term": "kl", "teacher": "mean"})
-    run = run_of(data, [conv((4, 6), dropout=0.2)], asked, {"mean": AverageAnswers(0.4)})
+    run = run_of(data, [conv((4, 6), dropout=0.2)], asked, {"mean": EMATargets(0.4)})
     average = {k: v.clone() for k, v in run.student.state_dict().items()}
-    for step, _ in enumerate(distill(run, 500, every=1), start=1):
+    for step, _ in enumerate(train(run, 500, every=1), start=1):
         decay = min(0.4, (1 + step) / (10 + step))
         for key, value in run.student.state_dict().items():
             if value.is_floating_point():
                 average[key] = decay * average[key] + (1 - decay) * value
             else:
                 average[key] = value.clone()
-    kept = run.kept[0].get_submodule("mean")
+    kept = run.teacher_copies[0].get_submodule("mean")
     assert not kept.training and not any(p.requires_grad for p in kept.parameters())
     for key, value in kept.state_dict().items():
         torch.testing.assert_close(value, average[key], rtol=1e-5, atol=1e-6)
@@ -225,22 +225,22 @@ def test_the_average_follows_its_formula(data: Dataset) -> None:
 
 def test_the_earlier_student_is_that_of_some_steps_ago(data: Dataset) -> None:
     asked = objective({"term": "labels"}, {"term": "kl", "teacher": "past"})
-    run = run_of(data, [conv((4, 6))], asked, {"past": EarlierAnswers(3)})
+    run = run_of(data, [conv((4, 6))], asked, {"past": SnapshotTargets(3)})
     states = [{k: v.clone() for k, v in run.student.state_dict().items()}]
-    for step, _ in enumerate(distill(run, 400, every=1), start=1):
+    for step, _ in enumerate(train(run, 400, every=1), start=1):
         states.append({k: v.clone() for k, v in run.student.state_dict().items()})
-        kept = run.kept[0].get_submodule("past").state_dict()
+        kept = run.teacher_copies[0].get_submodule("past").state_dict()
         assert all(torch.equal(kept[k], v) for k, v in states[step - step % 3].items())
 
 
 def test_copies_of_the_student_have_its_layers(data: Dataset) -> None:
     asked = objective({"term": "labels"}, {"term": "features", "teacher": "mean", "layers": {0: 0}})
-    run = run_of(data, [conv((4, 6))], asked, {"mean": AverageAnswers(0.9)})
-    (batch,) = data.train.batches(run.feed.plan(0, 1), run.size)
+    run = run_of(data, [conv((4, 6))], asked, {"mean": EMATargets(0.9)})
+    (batch,) = data.train.batches(run.stream.plan(0, 1), run.size)
     assert run.loss(batch).isfinite() and list(run.auxiliaries[0].parameters()) == []
     with pytest.raises(LayerError, match="the moving average has no layer 9"):
         wrong = {"term": "features", "teacher": "mean", "layers": {0: 9}}
-        run_of(data, [conv((4, 6))], objective(wrong), {"mean": AverageAnswers(0.9)})
+        run_of(data, [conv((4, 6))], objective(wrong), {"mean": EMATargets(0.9)})
 
 
 def test_examples_without_a_recorded_answer_add_nothing(data: Dataset) -> None:
@@ -251,10 +251,10 @@ def test_examples_without_a_recorded_answer_add_nothing(data: Dataset) -> None:
     asked = objective(
         {"term": "labels", "weight": 0.5}, {"term": "kl", "teacher": "table", "temperature": 1}
     )
-    table = TableAnswers(Table(logits, known), CPU)
+    table = TableTargets(Table(logits, known), CPU)
     assert not table.complete
     run = run_of(data, [student], asked, {"table": table})
-    (batch,) = data.train.batches(run.feed.plan(0, 1), run.size)
+    (batch,) = data.train.batches(run.stream.plan(0, 1), run.size)
     student.eval()
     with torch.no_grad():
         log_s = student(batch.images).log_softmax(dim=1)
@@ -265,12 +265,12 @@ def test_examples_without_a_recorded_answer_add_nothing(data: Dataset) -> None:
     assert 0 < len(counted) < 50
     worked = 0.5 * labels + sum(counted) / 50
     assert float(run.loss(batch).detach()) == pytest.approx(worked, rel=1e-4)
-    train(run, 200)
+    train_until(run, 200)
 
 
-def frozen(module: nn.Module, data: Dataset, folder: Path, input: Input = GREY) -> FrozenAnswers:
+def frozen(module: nn.Module, data: Dataset, folder: Path, input: Input = GREY) -> CachedTargets:
     found = teacher_of(module, input)
-    return FrozenAnswers(found, AnswerCache(found, data, folder))
+    return CachedTargets(found, LogitCache(found, data, folder))
 
 
 def test_a_live_teacher_is_the_same_after_training(data: Dataset, tmp_path: Path) -> None:
@@ -285,7 +285,9 @@ def test_a_live_teacher_is_the_same_after_training(data: Dataset, tmp_path: Path
         {"term": "adversarial"},
         {"term": "adversarial", "on": "features"},
     )
-    run = train(run_of(data, [conv((4, 6, 8), dropout=0.2)], asked, {"teacher": answers}), 400)
+    run = train_until(
+        run_of(data, [conv((4, 6, 8), dropout=0.2)], asked, {"teacher": answers}), 400
+    )
     assert run.step == 8
     assert not any(part.training for part in teacher.modules())
     assert all(torch.equal(before[key], value) for key, value in teacher.state_dict().items())
@@ -298,8 +300,8 @@ def test_logits_come_from_the_cache_and_layers_from_the_teacher(
     answers = frozen(conv((6, 8), seed=5), data, tmp_path)
     answers.prepare([(torch.arange(40), 0)])
     (batch,) = data.train.batches([(torch.arange(40), 0)], (16, 16))
-    remembered = answers(Question(batch, (), [], 0), None)
-    live = answers(Question(batch, ("stages.0",), [], 0), None)
+    remembered = answers(TargetRequest(batch, (), [], 0), None)
+    live = answers(TargetRequest(batch, ("stages.0",), [], 0), None)
     assert remembered.module is None and remembered.logits.dtype == torch.float16
     assert live.features["stages.0"].shape == (40, 6, 8, 8) and not live.logits.requires_grad
     torch.testing.assert_close(remembered.logits.float(), live.logits, atol=1e-2, rtol=1e-2)
@@ -314,7 +316,7 @@ def test_a_teacher_of_another_size_sees_the_same_view_at_its_own(
     asked = objective({"term": "labels"}, {"term": "features", "layers": {1: 1}})
     run = run_of(data, [conv((4, 6))], asked, {"teacher": answers})
     assert run.sizes == ((32, 32),)
-    plan = list(run.feed.plan(0, 1))
+    plan = list(run.stream.plan(0, 1))
     (batch,) = data.train.batches(plan, run.size, run.sizes)
     (large,) = data.train.batches(plan, (32, 32))
     assert torch.equal(batch.images_at((32, 32)), large.images)
@@ -324,25 +326,25 @@ def test_a_teacher_of_another_size_sees_the_same_view_at_its_own(
         for images in (batch.images, batch.images.roll(1, 0))
     )
     assert own < other / 2, "the same crop"
-    found = answers(Question(batch, ("stages.1",), [], 0), None).features["stages.1"]
+    found = answers(TargetRequest(batch, ("stages.1",), [], 0), None).features["stages.1"]
     with torch.no_grad():
         shown: Any = (large.images.float() / 255 - 0.1) / 0.25
         for stage in teacher.net.stages:  # type: ignore[union-attr]
             shown = stage(shown)
     torch.testing.assert_close(found, shown, atol=1e-5, rtol=1e-4)
     assert found.shape == (50, 8, 8, 8)
-    train(run, 200)
+    train_until(run, 200)
 
 
-def everyone(data: Dataset, folder: Path) -> dict[str, Answers]:
+def everyone(data: Dataset, folder: Path) -> dict[str, TeacherTargets]:
     one = frozen(conv((6, 8), seed=5), data, folder)
     other = frozen(conv((4, 4), seed=6), data, folder)
     return {
         "teacher": one,
-        "both": MeanAnswers([one, other], [0.5, 0.5], "certainty"),
-        "mean": AverageAnswers(0.9),
-        "peers": PeerAnswers(2),
-        "past": EarlierAnswers(3),
+        "both": EnsembleTargets([one, other], [0.5, 0.5], "certainty"),
+        "mean": EMATargets(0.9),
+        "peers": PeerTargets(2),
+        "past": SnapshotTargets(3),
     }
 
 
@@ -361,19 +363,19 @@ def with_everyone(data: Dataset, folder: Path) -> Run:
 
 
 def test_a_run_with_all_that_learns_goes_on_bit_for_bit(data: Dataset, tmp_path: Path) -> None:
-    whole = train(with_everyone(data, tmp_path), 700)
-    first = train(with_everyone(data, tmp_path), 350)
+    whole = train_until(with_everyone(data, tmp_path), 700)
+    first = train_until(with_everyone(data, tmp_path), 350)
     first.save(tmp_path / "run.pt")
     second = with_everyone(data, tmp_path)
     second.restore(tmp_path / "run.pt")
-    branch = first.branch(first.pace)
+    branch = first.branch(first.lr_schedule)
     for run in (second, branch):
-        train(run, 700)
+        train_until(run, 700)
         for name in ("students", "auxiliaries", "kept"):
             assert same(getattr(run, name), getattr(whole, name)), name
     restored = torch.load(tmp_path / "run.pt", weights_only=True)
     assert first.step == restored["step"] == 7
     for key, value in first.students.state_dict().items():
         assert torch.equal(value, restored["students"][key]), "a branch changed its trunk"
-    train(first, 700)
-    assert same(first.students, whole.students) and same(first.kept, whole.kept)
+    train_until(first, 700)
+    assert same(first.students, whole.students) and same(first.teacher_copies, whole.teacher_copies)

@@ -352,7 +352,7 @@ def test_verification_sees_another_model(written: Path, tmp_path: Path) -> None:
 
 
 class Restless(nn.Module):
-    """Answers anew each time it is asked."""
+    """TeacherTargets anew each time it is asked."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.rand_like(images.mean(dim=(1, 2, 3)))[:, None]

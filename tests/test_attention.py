@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nasdistill.common.types import Input
 from nasdistill.losses.attention import AttentionMaps, AttentionRelations
 from nasdistill.models import Classifier
-from nasdistill.models.hooks import LayerError, anatomy
+from nasdistill.models.hooks import LayerError, summarise
 
 Array = NDArray[np.float64]
 RGB = Input(3, 16, 16)
@@ -195,7 +195,7 @@ def test_refused_where_there_is_nothing_to_compare(of: str) -> None:
     with pytest.raises(LayerError, match="17 tokens at .* of the student, 16 at"):
         bound(made, library_vit(), former(input=RGB), RGB)
     with pytest.raises(LayerError, match="attention needs a teacher whose layers can be read"):
-        made.bind(anatomy(former(), "student", GREY), None)
+        made.bind(summarise(former(), "student", GREY), None)
     with pytest.raises(LayerError, match="has no attention layer '5'; it has 0 blocks.0.attention"):
         bound(term("attention", of=of, layers={0: 5}), former(), former())
 

@@ -20,7 +20,7 @@ from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Event
 from nasdistill.finals import audit
-from nasdistill.finals.audit import choose
+from nasdistill.finals.audit import draw_sample
 from nasdistill.recipe import load_recipe
 from nasdistill.results import Candidate, RungScore, StudyRecord, load_study
 from nasdistill.training import Diverged
@@ -132,13 +132,13 @@ def test_a_score_that_says_no_more_than_macs_is_called_that() -> None:
 def test_the_sample_is_in_proportion_and_only_grows() -> None:
     scored = [candidate(n, [0.5], 1, "stopped") for n in range(30)]
     scored += [candidate(n, [0.5, 0.6], 1) for n in range(30, 40)]
-    first = choose(scored, 12, seed=3)
+    first = draw_sample(scored, 12, seed=3)
     assert Counter(n >= 30 for n in first) == {False: 9, True: 3}
-    assert choose(scored, 12, seed=3) == first
-    more = choose(scored, 20, seed=3, before=first)
+    assert draw_sample(scored, 12, seed=3) == first
+    more = draw_sample(scored, 20, seed=3, before=first)
     assert more[:12] == first and len(set(more)) == 20
-    assert choose(scored, 12, seed=4) != first
-    assert len(choose(scored, 99, seed=0)) == 40
+    assert draw_sample(scored, 12, seed=4) != first
+    assert len(draw_sample(scored, 99, seed=0)) == 40
 
 
 def test_a_real_study_is_audited_and_nothing_is_trained_twice(here: Path) -> None:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from nasdistill.data import Dataset, load_data
 from nasdistill.losses.balance import EVERY, Balance
-from nasdistill.teachers.logit_cache import AnswerCache
-from nasdistill.teachers.targets import FrozenAnswers
-from nasdistill.training import Run, distill
+from nasdistill.teachers.logit_cache import LogitCache
+from nasdistill.teachers.targets import CachedTargets
+from nasdistill.training import Run, train
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_a_term_that_begins_with_nothing_is_not_blown_up(kind: Any) -> None:
 
 def teachers(data: Dataset, folder: Path) -> dict[str, Any]:
     teacher = teacher_of(conv((6, 8, 10), seed=5))
-    return {"teacher": FrozenAnswers(teacher, AnswerCache(teacher, data, folder))}
+    return {"teacher": CachedTargets(teacher, LogitCache(teacher, data, folder))}
 
 
 @pytest.mark.parametrize("kind", ["value", "gradient"])
@@ -96,33 +96,33 @@ def test_a_run_with_terms_of_other_size_is_balanced_and_restored(
             balance=kind,
         )
         made = run_of(data, [conv((4, 6, 8))], asked, found)
-        made.teachers["teacher"].prepare(made.feed.plan(0, 30))
+        made.teachers["teacher"].prepare(made.stream.plan(0, 30))
         return made
 
     def size(run: Run) -> Tensor:
         return run.auxiliaries[0].get_submodule("balance").get_buffer("size")
 
     whole = make()
-    for _ in distill(whole, 12 * 50):
+    for _ in train(whole, 12 * 50):
         pass
     assert (size(whole) > 0).all()
     first = make()
-    for _ in distill(first, 3 * 50):
+    for _ in train(first, 3 * 50):
         pass
     assert size(first)[2] == 0.0, "a term that is off has no size"
     first.save(tmp_path / "run.pt")
     second = make()
     second.restore(tmp_path / "run.pt")
-    branch = first.branch(first.pace)
+    branch = first.branch(first.lr_schedule)
     for run in (second, branch):
-        for _ in distill(run, 12 * 50):
+        for _ in train(run, 12 * 50):
             pass
         assert torch.equal(size(run), size(whole))
         for one, other in zip(run.students.parameters(), whole.students.parameters(), strict=True):
             assert torch.equal(one, other)
     assert first.auxiliaries[0].get_submodule("balance").get_extra_state() == [3, 3, 0]
     # Evened out, the features' loss counts half of the labels'.
-    plan = list(whole.feed.plan(12, 13))
+    plan = list(whole.stream.plan(12, 13))
     (batch,) = data.train.batches(plan, whole.size, whole.sizes)
     loss = float(whole.loss(batch).detach())
     assert loss == pytest.approx(2.5, rel=0.5) if kind == "value" else loss > 0

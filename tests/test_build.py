@@ -16,9 +16,9 @@ from nasdistill.losses.adversarial import AdversarialFeatures, AdversarialLogits
 from nasdistill.losses.attention import AttentionMaps, AttentionRelations
 from nasdistill.losses.features import Features
 from nasdistill.recipe import ObjectiveOptions
-from nasdistill.teachers.logit_cache import AnswerCache
-from nasdistill.teachers.targets import FrozenAnswers
-from nasdistill.training import distill
+from nasdistill.teachers.logit_cache import LogitCache
+from nasdistill.teachers.targets import CachedTargets
+from nasdistill.training import train
 
 
 def staged(*stages: dict[str, Any], **more: Any) -> Objective:
@@ -144,7 +144,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def teachers(data: Dataset, folder: Path) -> dict[str, Any]:
     teacher = teacher_of(conv((6, 8, 10), seed=5))
-    return {"teacher": FrozenAnswers(teacher, AnswerCache(teacher, data, folder))}
+    return {"teacher": CachedTargets(teacher, LogitCache(teacher, data, folder))}
 
 
 def test_a_run_through_three_stages_keeps_one_projector(data: Dataset, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_run_through_three_stages_keeps_one_projector(data: Dataset, tmp_path:
     (weight,) = helpers.parameters()
     head = run.student.get_submodule("net.head")
     moved, last = [], (weight.detach().clone(), next(head.parameters()).detach().clone())
-    for _ in distill(run, 500, every=1):
+    for _ in train(run, 500, every=1):
         now = (weight.detach().clone(), next(head.parameters()).detach().clone())
         moved.append(tuple(not torch.equal(a, b) for a, b in zip(last, now, strict=True)))
         last = now
@@ -171,10 +171,10 @@ def test_steps_at_which_all_weights_are_zero_change_nothing(data: Dataset) -> No
     asked = objective({"term": "labels", "weight": {"steps": {0: 0, 0.5: 1}}})
     run = run_of(data, [conv((4, 6))], asked, horizon=500)
     before = [p.detach().clone() for p in run.students.parameters()]
-    for _ in distill(run, 250):
+    for _ in train(run, 250):
         pass
     assert all(torch.equal(a, b) for a, b in zip(before, run.students.parameters(), strict=True))
-    for _ in distill(run, 500):
+    for _ in train(run, 500):
         pass
     pairs = zip(before, run.students.parameters(), strict=True)
     assert not any(torch.equal(a, b) for a, b in pairs)

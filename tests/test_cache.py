@@ -18,7 +18,7 @@ from nasdistill.common.types import Input
 from nasdistill.data import Batch, Dataset, RandAugment, load_data
 from nasdistill.recipe import load_recipe
 from nasdistill.teachers import Teacher, weights_hash
-from nasdistill.teachers.logit_cache import BLOCK, AnswerCache
+from nasdistill.teachers.logit_cache import BLOCK, LogitCache
 
 CPU = torch.device("cpu")
 
@@ -55,7 +55,7 @@ def batch(data: Dataset, ids: torch.Tensor, view: int) -> Batch:
 
 def test_cached_answers_are_the_live_ones_of_the_same_view(data: Dataset, tmp_path: Path) -> None:
     asked = teacher()
-    cache = AnswerCache(asked, data, tmp_path)
+    cache = LogitCache(asked, data, tmp_path)
     ids = torch.tensor([3, 700, 41, 1200])
     for view in (0, 5):
         cache.prepare([(ids, view)])
@@ -69,10 +69,10 @@ def test_cached_answers_are_the_live_ones_of_the_same_view(data: Dataset, tmp_pa
 
 def test_a_hit_gives_what_the_miss_gave(data: Dataset, tmp_path: Path) -> None:
     ids = torch.arange(0, 1200, 7)
-    first = AnswerCache(teacher(), data, tmp_path)
+    first = LogitCache(teacher(), data, tmp_path)
     first.prepare([(ids, 2)])
     asked = teacher()
-    second = AnswerCache(asked, data, tmp_path)
+    second = LogitCache(asked, data, tmp_path)
     second.prepare([(ids, 2)])
     shown = batch(data, ids, 2)
     assert torch.equal(first.logits(shown), second.logits(shown))
@@ -82,7 +82,7 @@ def test_a_hit_gives_what_the_miss_gave(data: Dataset, tmp_path: Path) -> None:
 
 def test_only_the_blocks_that_are_needed_are_filled(data: Dataset, tmp_path: Path) -> None:
     asked = teacher()
-    cache = AnswerCache(asked, data, tmp_path)
+    cache = LogitCache(asked, data, tmp_path)
     cache.prepare([(torch.tensor([BLOCK + 1]), 0)])
     assert isinstance(asked.module, Counting) and asked.module.shown == BLOCK
     cache.prepare([(torch.tensor([BLOCK + 2, 0]), 0)])
@@ -91,14 +91,14 @@ def test_only_the_blocks_that_are_needed_are_filled(data: Dataset, tmp_path: Pat
 
 def test_a_damaged_block_is_asked_again(data: Dataset, tmp_path: Path) -> None:
     ids = torch.arange(20)
-    cache = AnswerCache(teacher(), data, tmp_path)
+    cache = LogitCache(teacher(), data, tmp_path)
     cache.prepare([(ids, 0)])
     shown = batch(data, ids, 0)
     good = cache.logits(shown).clone()
     file = np.memmap(cache.folder / "view-000.f16", dtype=np.float16, mode="r+")
     file[:6] = 77.0
     file.flush()
-    again = AnswerCache(teacher(), data, tmp_path)
+    again = LogitCache(teacher(), data, tmp_path)
     again.prepare([(ids, 0)])
     assert again.asked == BLOCK
     assert torch.equal(again.logits(shown), good)
@@ -107,18 +107,18 @@ def test_a_damaged_block_is_asked_again(data: Dataset, tmp_path: Path) -> None:
 def test_another_teacher_other_data_or_other_views_have_a_cache_of_their_own(
     data: Dataset, tmp_path: Path
 ) -> None:
-    here = AnswerCache(teacher(0), data, tmp_path).folder
-    assert AnswerCache(teacher(0), data, tmp_path).folder == here
-    assert AnswerCache(replace(teacher(0), precision="bf16"), data, tmp_path).folder != here
-    assert AnswerCache(replace(teacher(0), code="timm 1"), data, tmp_path).folder != here
+    here = LogitCache(teacher(0), data, tmp_path).folder
+    assert LogitCache(teacher(0), data, tmp_path).folder == here
+    assert LogitCache(replace(teacher(0), precision="bf16"), data, tmp_path).folder != here
+    assert LogitCache(replace(teacher(0), code="timm 1"), data, tmp_path).folder != here
     augmented = data.with_views(replace(data.views, rand_augment=RandAugment(1, 5)))
-    assert AnswerCache(teacher(0), augmented, tmp_path).folder != here
-    assert AnswerCache(teacher(1), data, tmp_path).folder != here
+    assert LogitCache(teacher(0), augmented, tmp_path).folder != here
+    assert LogitCache(teacher(1), data, tmp_path).folder != here
     path = write_blobs(tmp_path / "other.npz", train=1503)
     other = load_data(f"npz:{path}", device=CPU)
-    assert AnswerCache(teacher(0), other, tmp_path).folder != here
+    assert LogitCache(teacher(0), other, tmp_path).folder != here
     reseeded = load_data(data.name, device=CPU, seed=1)
-    assert AnswerCache(teacher(0), reseeded, tmp_path).folder != here
+    assert LogitCache(teacher(0), reseeded, tmp_path).folder != here
 
 
 # -- what all of it takes on disk ----------------------------------------------------------------
@@ -134,9 +134,9 @@ sys.stdin.readline()
 """
 
 
-def filled(seed: int, data: Dataset, root: Path, limit: int | None = None) -> AnswerCache:
+def filled(seed: int, data: Dataset, root: Path, limit: int | None = None) -> LogitCache:
     """A cache with one view of all examples."""
-    cache = AnswerCache(teacher(seed), data, root, limit=limit)
+    cache = LogitCache(teacher(seed), data, root, limit=limit)
     cache.prepare([(torch.arange(len(data.train)), 0)])
     return cache
 
@@ -156,7 +156,7 @@ def test_what_was_used_least_recently_makes_room(data: Dataset, tmp_path: Path) 
     younger = left_behind(1, data, tmp_path, used=2000)
     older = left_behind(2, data, tmp_path, used=1000)
     one = size(younger.parent) // 2
-    cache = AnswerCache(teacher(3), data, tmp_path, limit=2 * one)
+    cache = LogitCache(teacher(3), data, tmp_path, limit=2 * one)
     assert cache.view_bytes == one and older.exists(), "nothing is written yet"
     cache.prepare([(torch.tensor([0]), 0)])
     assert not older.exists() and younger.exists()
@@ -175,9 +175,9 @@ def test_using_a_cache_keeps_it(data: Dataset, tmp_path: Path) -> None:
 
 def test_a_smaller_limit_holds_from_the_start(data: Dataset, tmp_path: Path) -> None:
     folder = left_behind(1, data, tmp_path, used=1000)
-    AnswerCache(teacher(3), data, tmp_path, limit=size(tmp_path))
+    LogitCache(teacher(3), data, tmp_path, limit=size(tmp_path))
     assert folder.exists()
-    AnswerCache(teacher(3), data, tmp_path, limit=size(tmp_path) - 1)
+    LogitCache(teacher(3), data, tmp_path, limit=size(tmp_path) - 1)
     assert not folder.exists()
 
 

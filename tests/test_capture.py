@@ -17,27 +17,27 @@ from torch import Tensor, nn
 from nasdistill.data import Dataset, Mixing, load_data
 from nasdistill.losses import Objective
 from nasdistill.models import Classifier, build
-from nasdistill.models.hooks import Outputs, anatomy
+from nasdistill.models.hooks import Outputs, summarise
 from nasdistill.space import Architecture
-from nasdistill.teachers.logit_cache import AnswerCache
+from nasdistill.teachers.logit_cache import LogitCache
 from nasdistill.teachers.targets import (
-    Answers,
-    AverageAnswers,
-    FrozenAnswers,
-    PeerAnswers,
-    Question,
+    CachedTargets,
+    EMATargets,
+    PeerTargets,
+    TargetRequest,
+    TeacherTargets,
 )
 from nasdistill.training import (
-    CapturedSteps,
-    Pace,
+    GraphedSteps,
+    LRSchedule,
     Run,
     capturable,
     cuda_graph,
-    distill,
     probe_capture,
     probe_precision,
     set_precision,
     timing,
+    train,
 )
 
 HERE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -69,10 +69,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return load_data(f"npz:{path}", device=HERE)
 
 
-class Remembered(Answers):
-    """Answers that depend on example and view alone, as those of a cache do."""
+class Remembered(TeacherTargets):
+    """TeacherTargets that depend on example and view alone, as those of a cache do."""
 
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
         ids, view = question.batch.ids, question.batch.view or 0
         angle = ids[:, None] * torch.arange(1, 4, device=ids.device) + view
         return Outputs(2.0 * torch.sin(angle.float()), known=ids % 5 != 0)
@@ -91,12 +91,12 @@ def make(data: Dataset, *terms: Mapping[str, Any], dropout: float = 0.3, **more:
 
 
 def captured(run: Run) -> Run:
-    run.captured = CapturedSteps()
+    run.graphed = GraphedSteps()
     return run
 
 
-def train(run: Run, until: int) -> list[float]:
-    return [progress.loss for progress in distill(run, until)]
+def train_until(run: Run, until: int) -> list[float]:
+    return [progress.loss for progress in train(run, until)]
 
 
 def alike(a: Run, b: Run) -> None:
@@ -132,8 +132,8 @@ def without_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_replayed_steps_train_as_single_ones_do(data: Dataset, terms: Any) -> None:
     single, replayed = make(data, *terms), captured(make(data, *terms))
-    assert train(single, 1500) == pytest.approx(train(replayed, 1500), rel=CLOSE)
-    assert replayed.captured is not None and replayed.captured.failure is None
+    assert train_until(single, 1500) == pytest.approx(train_until(replayed, 1500), rel=CLOSE)
+    assert replayed.graphed is not None and replayed.graphed.failure is None
     assert replayed.step == single.step == 30
     alike(single, replayed)
 
@@ -142,13 +142,13 @@ def test_replayed_steps_train_as_single_ones_do(data: Dataset, terms: Any) -> No
 def test_a_trunk_and_its_branches_take_turns(data: Dataset) -> None:
     found = []
     for trunk in (make(data), captured(make(data))):
-        train(trunk, 300)
-        branch = trunk.branch(Pace(0.01, 100, 300, 800))
-        train(branch, 800)
-        train(trunk, 1000)
+        train_until(trunk, 300)
+        branch = trunk.branch(LRSchedule(0.01, 100, 300, 800))
+        train_until(branch, 800)
+        train_until(trunk, 1000)
         found.append((trunk, branch))
     (trunk, branch), (replayed, cooled) = found
-    assert cooled.captured is replayed.captured is not None
+    assert cooled.graphed is replayed.graphed is not None
     alike(trunk, replayed)
     alike(branch, cooled)
 
@@ -156,11 +156,11 @@ def test_a_trunk_and_its_branches_take_turns(data: Dataset) -> None:
 @pytest.mark.usefixtures("without_a_card")
 def test_a_restored_run_goes_on_by_replays(data: Dataset, tmp_path: Path) -> None:
     whole, first, second = captured(make(data)), captured(make(data)), captured(make(data))
-    train(whole, 1000)
-    train(first, 500)
+    train_until(whole, 1000)
+    train_until(first, 500)
     first.save(tmp_path / "run.pt")
     second.restore(tmp_path / "run.pt")
-    train(second, 1000)
+    train_until(second, 1000)
     alike(whole, second)
 
 
@@ -169,7 +169,7 @@ def test_mixed_pictures_are_replayed_with_their_partners(data: Dataset) -> None:
     views = replace(data.train._views, mixing=Mixing("mixup", 1.0))
     mixed = data.with_views(views)
     single, replayed = make(mixed), captured(make(mixed))
-    assert train(single, 800) == pytest.approx(train(replayed, 800), rel=CLOSE)
+    assert train_until(single, 800) == pytest.approx(train_until(replayed, 800), rel=CLOSE)
     alike(single, replayed)
 
 
@@ -186,9 +186,9 @@ def test_views_are_rendered_for_several_steps_at_once(
         return whole(self, plan, *more)
 
     monkeypatch.setattr(type(data.train), "batches", batches)
-    train(captured(make(data)), 600)
+    train_until(captured(make(data)), 600)
     assert rendered == [500, 100]  # an epoch is a view
-    train(make(data), 600)
+    train_until(make(data), 600)
     assert rendered == [500, 100, *[50] * 12]
 
 
@@ -208,9 +208,9 @@ def test_where_capturing_fails_single_steps_take_over(
     terms = (LABELS, {"term": "mse_logits", "weight": {"steps": {0.0: 1.0, 0.25: 0.0}}})
     single, replayed = make(data, *terms), captured(make(data, *terms))
     with pytest.warns(UserWarning, match="not permitted when stream is capturing"):
-        losses = train(replayed, 1500)
-    assert losses == pytest.approx(train(single, 1500), rel=CLOSE)
-    assert len(calls) == 2 and replayed.captured is not None and replayed.captured.failure
+        losses = train_until(replayed, 1500)
+    assert losses == pytest.approx(train_until(single, 1500), rel=CLOSE)
+    assert len(calls) == 2 and replayed.graphed is not None and replayed.graphed.failure
     alike(single, replayed)
 
 
@@ -218,11 +218,11 @@ def test_it_is_said_why_a_run_cannot_be_captured(data: Dataset) -> None:
     teacher = teacher_of(conv((4, 6, 8), seed=5).to(HERE))
 
     class Live(Remembered):
-        def anatomy(self, student: Any) -> Any:
-            return anatomy(teacher.module, "teacher", data.input)
+        def summarise(self, student: Any) -> Any:
+            return summarise(teacher.module, "teacher", data.input)
 
     def reason(
-        *terms: Mapping[str, Any], students: int = 1, by: Answers, **more: Any
+        *terms: Mapping[str, Any], students: int = 1, by: TeacherTargets, **more: Any
     ) -> str | None:
         asked = objective(*terms, **more)
         models = [conv(seed=seed).to(HERE) for seed in range(students)]
@@ -235,8 +235,8 @@ def test_it_is_said_why_a_run_cannot_be_captured(data: Dataset) -> None:
     assert "reads layers" in str(reason(LABELS, {"term": "crd"}, by=Live()))
     assert "on the host" in str(reason(LABELS, {"term": "adversarial"}, by=Live()))
     assert "balanced" in str(reason(LABELS, KL, by=Remembered(), balance="value"))
-    assert "follows it" in str(reason(LABELS, KL, by=AverageAnswers(0.9)))
-    assert "each other" in str(reason(LABELS, KL, by=PeerAnswers(2), students=2))
+    assert "follows it" in str(reason(LABELS, KL, by=EMATargets(0.9)))
+    assert "each other" in str(reason(LABELS, KL, by=PeerTargets(2), students=2))
 
 
 @pytest.mark.parametrize("shape", [(), (1,)])
@@ -285,7 +285,7 @@ def test_precisions_are_probed_with_replays_where_steps_can_be_captured(
     recorded.clear()
     assert probe_precision(run) in ("fp32", "bf16", "bf16-mixed")
     assert len(recorded) == precisions
-    assert run.step == 0 and run.captured is None
+    assert run.step == 0 and run.graphed is None
 
 
 @needs_cuda
@@ -298,16 +298,16 @@ def test_a_graph_gives_the_losses_of_single_steps(
     for replays in (False, True):
         student = conv(dropout=0.3) if kind == "dense" else mobile(data)
         asked = objective(LABELS, KL)
-        cache = AnswerCache(teacher_of(conv(seed=5).to(HERE)), data, tmp_path)
-        answers = FrozenAnswers(cache._teacher, cache)
+        cache = LogitCache(teacher_of(conv(seed=5).to(HERE)), data, tmp_path)
+        answers = CachedTargets(cache._teacher, cache)
         run = run_of(data, [student], asked, {"teacher": answers}, horizon=1000)
         run.precision = precision
         set_precision(run.students, precision)
-        answers.prepare(run.feed.plan(0, 20))
+        answers.prepare(run.stream.plan(0, 20))
         if replays:
             captured(run)
-        losses[replays] = [p.loss for p in distill(run, 1000, every=1)]
-        assert not replays or (run.captured is not None and run.captured.failure is None)
+        losses[replays] = [p.loss for p in train(run, 1000, every=1)]
+        assert not replays or (run.graphed is not None and run.graphed.failure is None)
     tolerance = 1e-2 if precision == "fp32" else 5e-2
     assert len(losses[True]) == 20
     assert losses[True] == pytest.approx(losses[False], rel=tolerance, abs=tolerance)
@@ -317,7 +317,7 @@ def test_a_graph_gives_the_losses_of_single_steps(
 def test_replays_draw_dropout_from_the_seed_of_the_step(data: Dataset) -> None:
     first, second, other = (captured(make(data, LABELS, dropout=0.5)) for _ in range(3))
     other.seed += 1
-    a, b, c = (train(run, 500) for run in (first, second, other))
+    a, b, c = (train_until(run, 500) for run in (first, second, other))
     assert a == pytest.approx(b, rel=1e-4)
     assert a != pytest.approx(c, rel=1e-4)
 
@@ -336,18 +336,18 @@ def test_a_step_that_waits_for_the_device_is_done_singly(data: Dataset) -> None:
     single, replayed = (run_of(data, [student()], objective(LABELS)) for _ in range(2))
     captured(replayed)
     with pytest.warns(UserWarning, match="could not be captured"):
-        losses = train(replayed, 500)
-    assert losses == pytest.approx(train(single, 500), rel=CLOSE)
+        losses = train_until(replayed, 500)
+    assert losses == pytest.approx(train_until(single, 500), rel=CLOSE)
     again = captured(make(data))  # the device and its streams are as they were
-    train(again, 500)
-    assert again.captured is not None and again.captured.failure is None
+    train_until(again, 500)
+    assert again.graphed is not None and again.graphed.failure is None
 
 
 @needs_cuda
 def test_memory_does_not_grow_from_graph_to_graph(data: Dataset) -> None:
     taken = []
     for _ in range(6):
-        train(captured(make(data)), 500)
+        train_until(captured(make(data)), 500)
         torch.cuda.empty_cache()
         taken.append(torch.cuda.memory_reserved())
     assert taken[-1] <= taken[1]
@@ -360,5 +360,5 @@ def test_a_probe_of_capturing_leaves_the_run_alone(data: Dataset) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert probe_capture(run) > 0.0
-    assert run.step == 0 and run.captured is None
+    assert run.step == 0 and run.graphed is None
     assert all(torch.equal(value, before[key]) for key, value in run.students.state_dict().items())

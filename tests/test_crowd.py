@@ -51,7 +51,7 @@ def test_workers_are_kept_where_they_gain(
     monkeypatch.setattr(calibration, "GAIN", gain)
     sizes = []
 
-    def settle(workers: pool.Crew, *others: object) -> None:
+    def settle(workers: pool.WorkerPool, *others: object) -> None:
         assert workers.size == 2
         measure(workers, *others)  # type: ignore[arg-type]
         sizes.append(workers.size)

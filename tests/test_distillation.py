@@ -19,11 +19,11 @@ from nasdistill.losses import Objective
 from nasdistill.losses.schedules import constant
 from nasdistill.models import Classifier
 from nasdistill.models.hooks import Outputs
-from nasdistill.teachers.logit_cache import AnswerCache
-from nasdistill.teachers.targets import Answers, FrozenAnswers, Question
-from nasdistill.training import Diverged, Feed, Pace, Run, distill, predict, seed_weights
+from nasdistill.teachers.logit_cache import LogitCache
+from nasdistill.teachers.targets import CachedTargets, TargetRequest, TeacherTargets
+from nasdistill.training import BatchStream, Diverged, LRSchedule, Run, predict, seed_weights, train
 
-PACE = Pace(0.01, 100, None, 2000)
+PACE = LRSchedule(0.01, 100, None, 2000)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +45,13 @@ def student(data: Dataset) -> nn.Module:
     return Classifier(net, data.mean, data.std)
 
 
-def make(data: Dataset, pace: Pace = PACE, seed: int = 3) -> Run:
-    feed, objective = Feed(data, 50, 2, 7), Objective.labels()
-    return Run([student(data)], feed, objective, horizon=2000, pace=pace, seed=seed)
+def make(data: Dataset, lr_schedule: LRSchedule = PACE, seed: int = 3) -> Run:
+    feed, objective = BatchStream(data, 50, 2, 7), Objective.labels()
+    return Run([student(data)], feed, objective, horizon=2000, lr_schedule=lr_schedule, seed=seed)
 
 
-def train(run: Run, until: int) -> list[float]:
-    return [progress.loss for progress in distill(run, until)]
+def train_until(run: Run, until: int) -> list[float]:
+    return [progress.loss for progress in train(run, until)]
 
 
 WAITING = {
@@ -112,7 +112,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 def test_training_lowers_the_loss_and_learns(data: Dataset) -> None:
     run = make(data)
-    losses = train(run, 4000)
+    losses = train_until(run, 4000)
     assert losses[-1] < losses[0] / 2
     logits, labels = predict(run.student, data.score, (16, 16))
     assert (logits.argmax(1) == labels).float().mean() > 0.7
@@ -120,48 +120,48 @@ def test_training_lowers_the_loss_and_learns(data: Dataset) -> None:
 
 def test_a_run_restored_goes_on_bit_for_bit(data: Dataset, tmp_path: Path) -> None:
     whole = make(data)
-    train(whole, 1500)
+    train_until(whole, 1500)
     first = make(data)
-    train(first, 700)
+    train_until(first, 700)
     first.save(tmp_path / "run.pt")
     second = make(data)
     second.restore(tmp_path / "run.pt")
     assert second.examples == 700
-    train(second, 1500)
+    train_until(second, 1500)
     assert same(whole.student, second.student)
 
 
 def test_a_branch_leaves_the_trunk_alone(data: Dataset) -> None:
     lone, trunk = make(data), make(data)
-    train(lone, 1000)
-    train(trunk, 500)
-    branch = trunk.branch(Pace(0.01, 100, 500, 800))
-    train(branch, 800)
+    train_until(lone, 1000)
+    train_until(trunk, 500)
+    branch = trunk.branch(LRSchedule(0.01, 100, 500, 800))
+    train_until(branch, 800)
     assert not same(branch.student, trunk.student)
-    train(trunk, 1000)
+    train_until(trunk, 1000)
     assert same(lone.student, trunk.student)
 
 
 def test_the_stream_depends_on_the_seed_and_the_step_alone(data: Dataset) -> None:
-    feed = Feed(data, 50, 2, 7)
+    feed = BatchStream(data, 50, 2, 7)
     whole = list(feed.plan(0, 25))
     parts = [*feed.plan(0, 13), *feed.plan(13, 25)]
     assert all(torch.equal(a[0], b[0]) and a[1] == b[1] for a, b in zip(whole, parts, strict=True))
-    assert not torch.equal(whole[0][0], next(Feed(data, 50, 2, 8).plan(0, 1))[0])
+    assert not torch.equal(whole[0][0], next(BatchStream(data, 50, 2, 8).plan(0, 1))[0])
     assert [view for _, view in whole] == [0] * 10 + [1] * 10 + [0] * 5
     seen = torch.cat([ids for ids, _ in whole[:10]])
     assert len(seen.unique()) == 500
 
 
 def test_pace_warms_up_holds_and_cools_down() -> None:
-    pace = Pace(1.0, 100, 500, 1000)
-    assert [pace(n) for n in (49, 99, 300, 750, 1000)] == pytest.approx([0.5, 1, 1, 0.5, 0])
+    lr_schedule = LRSchedule(1.0, 100, 500, 1000)
+    assert [lr_schedule(n) for n in (49, 99, 300, 750, 1000)] == pytest.approx([0.5, 1, 1, 0.5, 0])
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(data: Dataset) -> None:
-    run = make(data, Pace(1e20, 1, None, 1000))
+    run = make(data, LRSchedule(1e20, 1, None, 1000))
     with pytest.raises(Diverged, match="the loss became"):
-        train(run, 1000)
+        train_until(run, 1000)
 
 
 def test_distilling_asks_for_each_batch_and_leaves_the_teacher_alone(data: Dataset) -> None:
@@ -169,8 +169,8 @@ def test_distilling_asks_for_each_batch_and_leaves_the_teacher_alone(data: Datas
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     asked: list[int] = []
 
-    class Live(Answers):
-        def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+    class Live(TeacherTargets):
+        def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
             asked.append(len(question.batch.ids))
             with torch.no_grad():
                 return Outputs(teacher(question.batch.images))
@@ -178,26 +178,26 @@ def test_distilling_asks_for_each_batch_and_leaves_the_teacher_alone(data: Datas
     objective = Objective.classic(constant(0.1), constant(4.0))
     run = Run(
         [student(data)],
-        Feed(data, 50, 2, 7),
+        BatchStream(data, 50, 2, 7),
         objective,
         horizon=500,
-        pace=PACE,
+        lr_schedule=PACE,
         seed=1,
         teachers={"teacher": Live()},
     )
-    assert [p.examples for p in distill(run, 500, every=4)] == [200, 400, 500]
+    assert [p.examples for p in train(run, 500, every=4)] == [200, 400, 500]
     assert asked == [50] * 10
     assert all(torch.equal(before[key], value) for key, value in teacher.state_dict().items())
 
 
 def test_leaving_the_loop_leaves_a_run_that_goes_on(data: Dataset) -> None:
     whole, left = make(data), make(data)
-    train(whole, 1000)
-    for progress in distill(left, 1000, every=3):
+    train_until(whole, 1000)
+    for progress in train(left, 1000, every=3):
         if progress.examples >= 300:
             break
     assert left.examples == 300
-    train(left, 1000)
+    train_until(left, 1000)
     assert same(whole.student, left.student)
 
 
@@ -227,8 +227,8 @@ def test_the_host_waits_for_the_device_only_where_it_tells(
     data = load_data(f"npz:{write_blobs(tmp_path / 'blobs.npz')}", device=device)
     data = data.with_views(replace(data.views, **views))
     teacher = teacher_of(student(data).to(device), data.input)
-    answers = FrozenAnswers(teacher, AnswerCache(teacher, data, tmp_path / "answers"))
-    feed = Feed(data, 50, 2, 7)
+    answers = CachedTargets(teacher, LogitCache(teacher, data, tmp_path / "answers"))
+    feed = BatchStream(data, 50, 2, 7)
     answers.prepare(feed.plan(0, 12))
     objective = Objective.classic(lambda progress: 0.1 + progress / 2, constant(4.0))
     run = Run(
@@ -236,13 +236,13 @@ def test_the_host_waits_for_the_device_only_where_it_tells(
         feed,
         objective,
         horizon=600,
-        pace=PACE,
+        lr_schedule=PACE,
         seed=1,
         teachers={"teacher": answers},
     )
-    for _ in distill(run, 100):  # what is made at first use: moments of the optimiser, tables
+    for _ in train(run, 100):  # what is made at first use: moments of the optimiser, tables
         pass
     with waits() as found:
-        told = [progress.examples for progress in distill(run, 600, every=5)]
+        told = [progress.examples for progress in train(run, 600, every=5)]
     assert told == [250, 500, 600]
     assert len(found) == len(told), found

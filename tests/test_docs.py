@@ -31,10 +31,10 @@ from nasdistill.recipe.terms import TERM_OPTIONS
 from nasdistill.space import Architecture, SearchSpace
 from nasdistill.teachers import Teacher, load_teacher, weights_hash
 from nasdistill.teachers.recorded import recorded_teacher
-from nasdistill.training import Pace
+from nasdistill.training import LRSchedule
 from nasdistill.trials import validation
-from nasdistill.trials.teacher_pool import Faculty
-from nasdistill.trials.training_setup import OF_THE_OBJECTIVE, open_course
+from nasdistill.trials.teacher_pool import TeacherPool
+from nasdistill.trials.training_setup import OF_THE_OBJECTIVE, open_setup
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = ("methods.md", "choosing.md", "../README.md")
@@ -140,7 +140,7 @@ def test_recipes_in_the_docs_are_loaded_and_train(
     record(data, IMAGES if recipe.teacher.startswith("table:") else IMAGES - 4)
     if recipe.teacher.startswith("table:"):
         main = recorded_teacher(recipe.teacher, data)
-    faculty = Faculty(
+    faculty = TeacherPool(
         data,
         main,
         recipe.teachers,
@@ -156,22 +156,22 @@ def test_recipes_in_the_docs_are_loaded_and_train(
 
 
 def train(
-    options: ObjectiveOptions, recipe: Recipe, faculty: Faculty, architecture: Architecture
+    options: ObjectiveOptions, recipe: Recipe, faculty: TeacherPool, architecture: Architecture
 ) -> None:
     """A step at the begin of a run and one in its middle: both change the student."""
-    course = open_course(options, recipe, faculty)
+    course = open_setup(options, recipe, faculty)
     validation._check_tables("final", course)
     students = course.students(architecture, faculty.dataset, 0)
     before = [p.detach().clone() for p in students[0].parameters()]
     run = course.run(
         students,
         horizon=2 * STEPS * BATCH,
-        pace=Pace(0.01, BATCH, None, 1000),
+        lr_schedule=LRSchedule(0.01, BATCH, None, 1000),
         seed=0,
         precision="fp32",
     )
     course.prepare(STEPS * BATCH, 0)
-    losses = [progress.loss for progress in training.distill(run, STEPS * BATCH, every=1)]
+    losses = [progress.loss for progress in training.train(run, STEPS * BATCH, every=1)]
     assert len(losses) == STEPS and all(np.isfinite(losses)) and max(losses) > 0
     after = list(run.students[0].parameters())
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -29,8 +29,8 @@ from nasdistill.recipe import load_recipe
 from nasdistill.results import COUNTED, candidates_frame, load_study
 from nasdistill.study import Study
 from nasdistill.training import Diverged
-from nasdistill.trials.context import open_bench
-from nasdistill.trials.plugins import read_import
+from nasdistill.trials.context import open_context
+from nasdistill.trials.plugins import load_plugins
 
 README = Path(__file__).parents[1] / "README.md"
 DRIVER = Path(__file__).parent / "killed_search.py"
@@ -238,7 +238,7 @@ def test_finals_let_measurements_in_and_keep_to_the_time_limit(here: Path) -> No
     outcome = nasdistill.search(recipe, on_event=look)
     assert held == {False}
     study = Study.open(recipe, Path("studies"), "")
-    bench = open_bench(study, read_import(recipe), look)
+    bench = open_context(study, load_plugins(recipe), look)
     made = {final.number for final in outcome.record.finals}
     another = next(c.number for c in study.candidates() if c.rungs and c.number not in made)
     study.set("finals", [*made, another])

@@ -198,12 +198,12 @@ class Counting(nn.Module):
         return answers
 
 
-def _exam(folder: Path, teacher: nn.Module, side: int = 32, **more: Any) -> evaluation.Exam:
+def _exam(folder: Path, teacher: nn.Module, side: int = 32, **more: Any) -> evaluation.Comparison:
     dataset = load_data(f"npz:{write_blobs(folder / 'b.npz')}", device=torch.device("cpu"))
     asked = Teacher("t", teacher.eval(), Input(1, side, side), 3, "0", {})
     names = ("a", "b", "c")
     given = {"data": "blobs", "part": "test", "corrupted": 60} | more
-    return evaluation.Exam(asked, dataset.test, (16, 16), names, **given)
+    return evaluation.Comparison(asked, dataset.test, (16, 16), names, **given)
 
 
 def test_a_student_that_is_its_teacher_has_no_bias_of_its_own(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from nasdistill.losses.exits import Exits
 from nasdistill.losses.schedules import constant
-from nasdistill.models.hooks import LayerError, Outputs, anatomy, ask
+from nasdistill.models.hooks import LayerError, Outputs, ask, summarise
 
 
 def test_two_exits_against_plain_sums() -> None:
@@ -43,7 +43,7 @@ def test_two_exits_against_plain_sums() -> None:
 
 def test_the_last_layer_is_not_pulled_to_the_exits() -> None:
     student = conv().eval()
-    made = term("exits", soft=1.0).bind(anatomy(student, "student", GREY), None)
+    made = term("exits", soft=1.0).bind(summarise(student, "student", GREY), None)
     assert made.student_layers == ("stages.0", "stages.1")
     heads = made.auxiliary()
     images = pictures(4)
@@ -56,7 +56,7 @@ def test_the_last_layer_is_not_pulled_to_the_exits() -> None:
 
 
 def test_layers_are_named_or_numbered_and_must_be_there() -> None:
-    seen = anatomy(conv(), "student", GREY)
+    seen = summarise(conv(), "student", GREY)
     assert term("exits", layers=[-1, "stages.0"]).bind(seen, None).student_layers == (
         "stages.2",
         "stages.0",
@@ -64,4 +64,4 @@ def test_layers_are_named_or_numbered_and_must_be_there() -> None:
     with pytest.raises(LayerError, match="has no layer 3: its 3 layers are"):
         term("exits", layers=[3]).bind(seen, None)
     with pytest.raises(LayerError, match="has but one layer"):
-        term("exits").bind(anatomy(former(depth=1), "student", GREY), None)
+        term("exits").bind(summarise(former(depth=1), "student", GREY), None)

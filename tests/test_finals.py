@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nasdistill.analysis.selection import choose
+from nasdistill.analysis.selection import select_finals
 from nasdistill.results import Candidate, RungScore
 
 
@@ -30,7 +30,7 @@ TRIALS = [
 
 
 def chosen(count: int, min_accuracy: float = 0.0) -> list[int]:
-    return [c.number for c in choose(TRIALS, ("params",), count, min_accuracy, 10_000)]
+    return [c.number for c in select_finals(TRIALS, ("params",), count, min_accuracy, 10_000)]
 
 
 def test_the_most_accurate_first_then_spread_and_no_neighbour() -> None:
@@ -50,4 +50,4 @@ def test_a_score_may_lie_below_the_floor_by_what_a_full_run_adds() -> None:
 
 def test_trials_without_a_score_are_left_out() -> None:
     blank = Candidate(9, "failed", {}, "9", {}, params=10)
-    assert [c.number for c in choose([blank, TRIALS[0]], ("params",), 5, 0.0, 10_000)] == [0]
+    assert [c.number for c in select_finals([blank, TRIALS[0]], ("params",), 5, 0.0, 10_000)] == [0]

@@ -16,7 +16,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 from nasdistill.common.types import Input
 from nasdistill.losses.qkv import AttentionLayer, attention_layers, attention_scores
 from nasdistill.models import Classifier, vit
-from nasdistill.models.hooks import LayerError, tapped
+from nasdistill.models.hooks import LayerError, hooked
 from nasdistill.space import Architecture
 
 DEPTH, HEADS, WIDTH, SIDE = 3, 4, 32, 16
@@ -123,7 +123,7 @@ def read(model: nn.Module) -> tuple[tuple[AttentionLayer, ...], dict[str, Tensor
     """One forward pass, with all that all layers need, and each attention's output."""
     layers = attention_layers(model)
     taps = [tap for layer in layers for tap in layer.taps]
-    with tapped(model, [*taps, *(layer.name for layer in layers)]) as features:
+    with hooked(model, [*taps, *(layer.name for layer in layers)]) as features:
         model(images())
     return layers, features
 
@@ -222,7 +222,7 @@ def test_an_attention_alone_is_a_model_too() -> None:
     model = vit.Attention(8, 2)
     (layer,) = attention_layers(model)
     assert layer.name == "" and layer.taps == ("q", "k", "v")
-    with tapped(model, layer.taps) as features:
+    with hooked(model, layer.taps) as features:
         model(torch.randn(3, 5, 8))
     assert [x.shape for x in layer.qkv(model, features)] == [(3, 2, 5, 4)] * 3
 

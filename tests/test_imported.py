@@ -13,7 +13,7 @@ import nasdistill
 from nasdistill.common.errors import UserError
 from nasdistill.recipe import load_recipe
 from nasdistill.results import load_study
-from nasdistill.trials.plugins import Imported, import_file
+from nasdistill.trials.plugins import Plugins, import_file
 
 
 def write(folder: Path, text: str, name: str = "own.py") -> str:
@@ -47,7 +47,7 @@ def test_the_fingerprint_follows_the_text(tmp_path: Path) -> None:
 
 
 def test_nothing_asked_nothing_found() -> None:
-    assert import_file(None) == Imported()
+    assert import_file(None) == Plugins()
 
 
 @pytest.mark.parametrize(

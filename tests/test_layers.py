@@ -9,7 +9,7 @@ from torch import nn
 
 from nasdistill.losses.features import Features
 from nasdistill.losses.layer_pairs import OnLayers, Pair, as_map, by_depth, maps_of, met, projector
-from nasdistill.models.hooks import LayerError, anatomy
+from nasdistill.models.hooks import LayerError, summarise
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_layers_that_are_not_there_are_told_with_those_that_are() -> None:
     with pytest.raises(LayerError, match="the student has no layers that could be found"):
         bound(term("features"), flat, teacher)
     with pytest.raises(LayerError, match="features needs a teacher whose layers can be read"):
-        term("features").bind(anatomy(student, "student", GREY), None)
+        term("features").bind(summarise(student, "student", GREY), None)
 
 
 def test_tokens_are_laid_out_in_a_square() -> None:

@@ -25,21 +25,21 @@ from nasdistill.models import Classifier
 from nasdistill.models.hooks import Outputs
 from nasdistill.recipe import load_recipe
 from nasdistill.results import Candidate, StudyRecord, candidates_frame, load_study
-from nasdistill.teachers.targets import Answers, Question
+from nasdistill.teachers.targets import TargetRequest, TeacherTargets
 from nasdistill.training import (
-    Feed,
+    BatchStream,
+    LRSchedule,
     OutOfMemory,
-    Pace,
     Run,
-    distill,
-    fitting,
     predict,
     seed_weights,
+    train,
+    with_micro_batches,
 )
 from nasdistill.training.memory import ran_out
 
 CPU = torch.device("cpu")
-PACE = Pace(0.01, 100, None, 2000)
+PACE = LRSchedule(0.01, 100, None, 2000)
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +55,13 @@ def plain(data: Dataset, *first: nn.Module, seed: int = 0) -> nn.Module:
     return Classifier(net, data.mean, data.std)
 
 
-class Live(Answers):
+class Live(TeacherTargets):
     """A teacher that is asked live."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval()
 
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
         with torch.no_grad():
             return Outputs(self.module(question.batch.images))
 
@@ -71,10 +71,10 @@ def make(data: Dataset, micro_batch: int | None, *first: nn.Module) -> Run:
     objective = Objective.classic(constant(0.3), constant(4.0), by_example=by_example)
     return Run(
         [plain(data, *first)],
-        Feed(data, 50, 2, 7),
+        BatchStream(data, 50, 2, 7),
         objective,
         horizon=2000,
-        pace=PACE,
+        lr_schedule=PACE,
         seed=3,
         teachers={"teacher": Live(plain(data, seed=1))},
         micro_batch=micro_batch,
@@ -83,7 +83,7 @@ def make(data: Dataset, micro_batch: int | None, *first: nn.Module) -> Run:
 
 def gradients(run: Run) -> tuple[float, list[torch.Tensor]]:
     """Loss and gradients of the first step."""
-    [progress] = distill(run, 50)
+    [progress] = train(run, 50)
     return progress.loss, [p.grad for p in run.student.parameters() if p.grad is not None]
 
 
@@ -147,11 +147,11 @@ def train_hungry(data: Dataset, megabytes: int, marked: list[int]) -> int:
     def train(micro_batch: int | None) -> int:
         run = make(data, micro_batch, Hungry())
         with no_more_than(megabytes):
-            for _ in distill(run, 100):
+            for _ in train(run, 100):
                 pass
         return run.examples
 
-    return fitting(train, batch=50, coupled=(), micro_batch=None, mark=marked.append)
+    return with_micro_batches(train, batch=50, coupled=(), micro_batch=None, mark=marked.append)
 
 
 def test_memory_that_really_runs_out_is_met_with_micro_batches(data: Dataset) -> None:
@@ -179,7 +179,7 @@ def test_the_student_is_gone_before_the_second_try() -> None:
         if micro_batch is None:
             torch.empty(2**60, dtype=torch.uint8)
 
-    fitting(
+    with_micro_batches(
         train,
         batch=8,
         coupled=(),

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from nasdistill.analysis.pareto import as_points, hypervolume, non_dominated_ranks, spread
+from nasdistill.analysis.pareto import (
+    as_points,
+    hypervolume,
+    non_dominated_ranks,
+    select_by_hypervolume,
+)
 
 
 def test_ranks_of_three_fronts() -> None:
@@ -29,9 +34,9 @@ def test_points_outside_the_reference_count_nothing() -> None:
 def test_spread_takes_the_far_end_before_a_near_neighbour() -> None:
     points = as_points([[0.90, 100_000], [0.899, 99_000], [0.85, 10_000]])
     reference = points.max(axis=0) + 0.1
-    assert spread(points, reference, 2, first=0) == [0, 2]
+    assert select_by_hypervolume(points, reference, 2, first=0) == [0, 2]
 
 
 def test_spread_gives_no_more_than_there_are() -> None:
     points = as_points([[0.9, 10.0]])
-    assert spread(points, points.max(axis=0) + 1, 5, first=0) == [0]
+    assert select_by_hypervolume(points, points.max(axis=0) + 1, 5, first=0) == [0]

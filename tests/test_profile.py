@@ -187,7 +187,7 @@ def test_a_slower_minute_does_not_make_a_student_look_slow(
         teacher_latency=4.0,
         lock=tmp_path / "latency.lock",
     )
-    job.settled = partial(context.Bench.settled, job)
-    assert context.Bench.measure_latency(job, nn.Identity()) == 2.0
+    job.settled = partial(context.StudyContext.settled, job)
+    assert context.StudyContext.measure_latency(job, nn.Identity()) == 2.0
     job.teacher_latency = None
-    assert context.Bench.measure_latency(job, nn.Identity()) == 7.0, "its own median"
+    assert context.StudyContext.measure_latency(job, nn.Identity()) == 7.0, "its own median"

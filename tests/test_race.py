@@ -10,7 +10,7 @@ import pytest
 
 import nasdistill
 from nasdistill.analysis.front import forecast_of
-from nasdistill.analysis.selection import choose, contenders, settled
+from nasdistill.analysis.selection import contenders, race_adjusted, select_finals
 from nasdistill.api import searching
 from nasdistill.common.events import Event
 from nasdistill.recipe import load_recipe
@@ -42,7 +42,7 @@ def numbers(found: list[Candidate]) -> list[int]:
 
 def test_who_cannot_be_told_apart_contends() -> None:
     some = [trial(n, 0.80 - 0.001 * n, 1000 + n) for n in range(9)]
-    assert numbers(choose(some, ("params",), 2, 0.0, 10_000)) == [0]
+    assert numbers(select_finals(some, ("params",), 2, 0.0, 10_000)) == [0]
     # All but the first are dominated, and hardly worse: as many again as there are to be finals.
     assert numbers(contenders(some, ("params",), 2, 0.0, 10_000)) == [0, 1, 2]
     assert contenders([], ("params",), 2, 0.0, 10_000) == []
@@ -55,25 +55,25 @@ def test_who_lies_far_behind_does_not() -> None:
 
 def test_the_race_decides() -> None:
     some = [trial(0, 0.80, 1000), trial(1, 0.79, 1000), trial(2, 0.50, 1000)]
-    assert numbers(choose(some, ("params",), 1, 0.0, 10_000)) == [0]
+    assert numbers(select_finals(some, ("params",), 1, 0.0, 10_000)) == [0]
     raced = [trial(0, 0.80, 1000, 0.82), trial(1, 0.79, 1000, 0.87), some[2]]
-    assert numbers(choose(raced, ("params",), 1, 0.0, 10_000)) == [1]
+    assert numbers(select_finals(raced, ("params",), 1, 0.0, 10_000)) == [1]
 
 
 def test_who_did_not_race_stands_beside_those_who_did() -> None:
     raced = [trial(0, 0.80, 1000, 0.82), trial(1, 0.78, 1000, 0.86), trial(2, 0.81, 1000)]
     # The race added 0.02 and 0.08: 0.05 in the mean.
-    assert settled(raced) == pytest.approx([0.77, 0.81, 0.81])
-    assert settled(raced[2:]) == [0.81] and settled([]) == []
+    assert race_adjusted(raced) == pytest.approx([0.77, 0.81, 0.81])
+    assert race_adjusted(raced[2:]) == [0.81] and race_adjusted([]) == []
 
 
 def test_a_score_of_nearly_a_full_run_is_followed_where_one_of_a_short_run_is_not() -> None:
     some = [trial(n, 0.80 + 0.001 * n, 1000) for n in range(5)]
     some = [replace(c, macs=10 ** (9 - c.number), depth=9 - c.number) for c in some]
     # The least accurate is the largest and deepest.
-    assert numbers(choose(some, ("params",), 1, 0.0, None)) == [0]
-    assert numbers(choose(some, ("params",), 1, 0.0, 100_000)) == [0]
-    assert numbers(choose(some, ("params",), 1, 0.0, 1250)) == [4]
+    assert numbers(select_finals(some, ("params",), 1, 0.0, None)) == [0]
+    assert numbers(select_finals(some, ("params",), 1, 0.0, 100_000)) == [0]
+    assert numbers(select_finals(some, ("params",), 1, 0.0, 1250)) == [4]
 
 
 @pytest.fixture
@@ -105,9 +105,9 @@ def test_a_race_is_run_once_and_gone_on_with(
 
     def noting(*given: Any) -> Any:
         seeds.append(given[4])
-        return trials.start_trunk(*given)
+        return trials.start_run(*given)
 
-    monkeypatch.setattr(race, "start_trunk", noting)
+    monkeypatch.setattr(race, "start_run", noting)
     nasdistill.search(recipe, on_event=lambda e: told.append(e.text))
     after = {c.number: c for c in record().candidates if c.race is not None}
     assert 2 < len(after) <= 4 and sum(t.startswith("race, second") for t in told) == len(after) - 1
@@ -131,7 +131,7 @@ def test_finals_are_chosen_anew_once_a_trial_that_was_under_way_has_ended(
     before = searching._choice(study)
     number = study.claim(study.ask(9), {"params": 1000, "macs": 1000, "bytes": 4000})
     assert number is not None and searching._choice(study) == before
-    study.fail(number, "gone")
+    study.end(number, "gone")
     assert searching._choice(study) != before
 
 
@@ -151,17 +151,17 @@ def test_a_trial_that_passed_a_rung_is_not_judged_there_again(
         reason = rule(index, accuracies, *rest)
         return None if len(judged) == 1 else reason
 
-    climb_rung = trials.climb_rung
+    train_rung = trials.train_rung
 
     def cut_off(*given: Any) -> RungScore:
         if given[3] == 1:
             raise KeyboardInterrupt
-        return climb_rung(*given)
+        return train_rung(*given)
 
     recipe = load_recipe("recipe.yaml", {"trials": 1, "workers": 1})
     monkeypatch.setattr(trials, "stop_reason", noting)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trials, "climb_rung", cut_off)
+        patch.setattr(trials, "train_rung", cut_off)
         nasdistill.search(recipe)
     (before,) = (c for c in record().candidates if c.rungs)
     assert before.passed == 1 and len(judged) == 1

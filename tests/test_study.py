@@ -183,7 +183,7 @@ def test_what_is_measured_once_is_measured_by_one_worker(here: Path) -> None:
         return made[-1]
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda study: study.once("key", make), workers))
+        found = list(pool.map(lambda study: study.get_or_measure("key", make), workers))
     assert found == [0, 0, 0, 0] and made == [0]
 
 
@@ -197,7 +197,7 @@ def test_what_the_sampler_is_told(here: Path) -> None:
     study.record_rung(stopped, rung(0, 0.60))
     study.stop(stopped, 0, "weak", 500)
     failed = claimed(study)
-    study.fail(failed, "out of memory")
+    study.end(failed, "out of memory")
     for attempt in range(3):
         study.reject(study.ask(50 + attempt), {**COSTS, "params": 99_000}, {"params": 8.9})
     states = [trial.state for trial in study.trials()]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nasdistill.common.types import Input
 from nasdistill.models import Classifier, build
-from nasdistill.models.hooks import INPUT, LayerError, anatomy, ask, body, tapped
+from nasdistill.models.hooks import INPUT, LayerError, ask, body, hooked, summarise
 from nasdistill.space import SearchSpace
 from nasdistill.teachers.pretrained import Answer
 
@@ -82,7 +82,7 @@ def test_any_librarys_model_is_read_by_number_and_name(name: str) -> None:
     make, blocks = FOREIGN[name]
     torch.manual_seed(0)
     model = make()
-    found = anatomy(model, "teacher", RGB)
+    found = summarise(model, "teacher", RGB)
     assert found.blocks == blocks and found.classes == 5
     assert found.params == sum(p.numel() for p in model.parameters())
     assert found.layer("0") == blocks[0] and found.layer("-1") == blocks[-1]
@@ -116,7 +116,7 @@ FAMILIES: dict[str, tuple[tuple[str, ...], ...]] = {
 def test_blocks_of_our_families(name: str, seed: int) -> None:
     input = Input(1, 28, 28)
     architecture = SearchSpace.load(name).random(random.Random(seed))
-    found = anatomy(Classifier(build(architecture, input, 5), (0.5,), (0.2,)), "student", input)
+    found = summarise(Classifier(build(architecture, input, 5), (0.5,), (0.2,)), "student", input)
     if name == "mlp":
         hidden = len(architecture.values["layers"]["widths"])
         assert found.blocks == tuple(f"linear{i}" for i in range(hidden))
@@ -133,7 +133,7 @@ def test_outputs_and_inputs_are_those_of_the_modules() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
     x = torch.randn(5, 4)
-    with tapped(model, ["0", "1", f"2{INPUT}"]) as read:
+    with hooked(model, ["0", "1", f"2{INPUT}"]) as read:
         model(x)
     torch.testing.assert_close(read["0"], model[0](x))
     torch.testing.assert_close(read["1"], torch.tanh(model[0](x)))
@@ -144,7 +144,7 @@ def test_what_the_next_module_changes_in_place_is_read_before() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(inplace=True), nn.Linear(3, 2))
     x = torch.randn(8, 4)
-    with tapped(model, ["0", f"1{INPUT}", "1"]) as read:
+    with hooked(model, ["0", f"1{INPUT}", "1"]) as read:
         out = model(x)
     expected = model[0](x)
     assert (expected < 0).any()
@@ -158,11 +158,11 @@ def test_hooks_are_gone_after_an_error_too() -> None:
     model = conv()
     with pytest.raises(RuntimeError):
         ask(model, torch.zeros(1, 7, 16, 16), ["stages.0"])
-    with pytest.raises(KeyError), tapped(model, ["stages.0", "nowhere"]):
+    with pytest.raises(KeyError), hooked(model, ["stages.0", "nowhere"]):
         pass
     assert hooks_of(model) == 0
     ask(model, pictures(2), ["stages.0", f"head{INPUT}"])
-    anatomy(model, "student", GREY)
+    summarise(model, "student", GREY)
     assert hooks_of(model) == 0
 
 
@@ -177,7 +177,7 @@ def test_a_module_that_runs_twice_says_what_it_said_last() -> None:
             return out
 
     model, x = Twice(), torch.randn(3, 2)
-    with tapped(model, ["step"]) as read:
+    with hooked(model, ["step"]) as read:
         out = model(x)
     assert torch.equal(read["step"], out)
 
@@ -194,7 +194,7 @@ def test_the_tensor_is_found_in_what_a_module_gives(wrap: Callable[[Tensor], Any
             return wrap(2 * x)
 
     giving, x = Giving(), torch.ones(2, 3)
-    with tapped(giving, [""]) as read:
+    with hooked(giving, [""]) as read:
         giving(x)
     assert torch.equal(read[""], 2 * x)
 
@@ -213,7 +213,7 @@ def test_looking_into_a_model_leaves_it_as_it_was() -> None:
     model.net.get_submodule("stages.1").eval()
     modes = [part.training for part in model.modules()]
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    found = anatomy(model, "student", GREY)
+    found = summarise(model, "student", GREY)
     assert [part.training for part in model.modules()] == modes
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert found.shapes["stages.1"] == (6, 4, 4) and found.shapes["head"] == (3,)
@@ -221,7 +221,7 @@ def test_looking_into_a_model_leaves_it_as_it_was() -> None:
 
 
 def test_layers_that_are_not_there_are_told_with_those_that_are() -> None:
-    found = anatomy(conv(), "student", GREY)
+    found = summarise(conv(), "student", GREY)
     with pytest.raises(LayerError, match="has no layer 3: its 3 layers are 0 stages.0, 1 stages.1"):
         found.layer("3")
     with pytest.raises(LayerError, match="the student has no layer -4"):
@@ -234,7 +234,7 @@ def test_layers_that_are_not_there_are_told_with_those_that_are() -> None:
 
 
 def test_of_many_layers_the_shorter_paths_are_told() -> None:
-    found = anatomy(torchvision_model("mobilenet_v3_small"), "teacher", RGB)
+    found = summarise(torchvision_model("mobilenet_v3_small"), "teacher", RGB)
     with pytest.raises(LayerError) as told:
         found.layer("featurs.1")
     message = str(told.value)
@@ -244,6 +244,6 @@ def test_of_many_layers_the_shorter_paths_are_told() -> None:
 
 
 def test_a_transformers_blocks_are_numbered() -> None:
-    found = anatomy(former(2, 8, 5), "student", GREY)
+    found = summarise(former(2, 8, 5), "student", GREY)
     assert found.blocks == tuple(f"blocks.{i}" for i in range(5))
     assert found.shapes["blocks.0"] == (16, 16)

@@ -19,18 +19,18 @@ from nasdistill.losses import TERMS, Term
 from nasdistill.losses.example_weights import FOLLOWS
 from nasdistill.losses.schedules import SCHEDULES, schedule
 from nasdistill.models.hooks import Outputs
-from nasdistill.teachers.logit_cache import AnswerCache
+from nasdistill.teachers.logit_cache import LogitCache
 from nasdistill.teachers.table import read_table
 from nasdistill.teachers.targets import (
     BY,
-    Answers,
-    AverageAnswers,
-    EarlierAnswers,
-    FrozenAnswers,
-    MeanAnswers,
-    PeerAnswers,
-    Question,
-    TableAnswers,
+    CachedTargets,
+    EMATargets,
+    EnsembleTargets,
+    PeerTargets,
+    SnapshotTargets,
+    TableTargets,
+    TargetRequest,
+    TeacherTargets,
 )
 from nasdistill.testing import check_answers, check_follow, check_schedule, check_term
 from nasdistill.training import Run
@@ -120,29 +120,31 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return load_data(f"npz:{path}", device=torch.device("cpu"))
 
 
-def recorded(data: Dataset, folder: Path, known: int) -> TableAnswers:
+def recorded(data: Dataset, folder: Path, known: int) -> TableTargets:
     rng = np.random.default_rng(0)
     path = folder / "answers.npz"
     np.savez(path, ids=np.array(data.names[:known]), logits=rng.normal(size=(known, 3)))
-    return TableAnswers(read_table(path, data.names, data.classes, "skip"), torch.device("cpu"))
+    return TableTargets(read_table(path, data.names, data.classes, "skip"), torch.device("cpu"))
 
 
-def teachers(data: Dataset, folder: Path) -> tuple[dict[str, Answers], list[nn.Module]]:
+def teachers(data: Dataset, folder: Path) -> tuple[dict[str, TeacherTargets], list[nn.Module]]:
     """One of each kind, and the modules behind them."""
     modules = [conv((6, 8), seed=5), conv((4, 4), seed=6)]
     one, other = (
-        FrozenAnswers(found, AnswerCache(found, data, folder / "cache"))
+        CachedTargets(found, LogitCache(found, data, folder / "cache"))
         for found in map(teacher_of, modules)
     )
     table = recorded(data, folder, len(data.names) - 50)
-    made: dict[str, Answers] = {
+    made: dict[str, TeacherTargets] = {
         "frozen": one,
-        **{f"mean by {by}": MeanAnswers([one, other], [0.7, 0.3], by) for by in ("shares", *BY)},  # type: ignore[arg-type]
-        "mean with a table": MeanAnswers([one, table], [0.5, 0.5], "correct"),
-        "average": AverageAnswers(0.9),
-        "earlier": EarlierAnswers(2),
-        "peers": PeerAnswers(2),
-        "three peers": PeerAnswers(3),
+        **{
+            f"mean by {by}": EnsembleTargets([one, other], [0.7, 0.3], by) for by in ("shares", *BY)
+        },  # type: ignore[arg-type]
+        "mean with a table": EnsembleTargets([one, table], [0.5, 0.5], "correct"),
+        "average": EMATargets(0.9),
+        "earlier": SnapshotTargets(2),
+        "peers": PeerTargets(2),
+        "three peers": PeerTargets(3),
         "table": recorded(data, folder, len(data.names)),
         "table with holes": table,
     }
@@ -327,41 +329,41 @@ def test_the_right_one_passes_and_models_are_left_alone() -> None:
 
 
 @dataclass
-class Live(Answers):
+class Live(TeacherTargets):
     """A right teacher, to be made wrong."""
 
     module: nn.Module
     seen: list[int] = field(default_factory=list)
 
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
         with torch.no_grad():
             return Outputs(self.module(question.batch.images))
 
 
 class WithGradients(Live):
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
         return Outputs(self.module.requires_grad_()(question.batch.images))
 
 
 class InTraining(Live):
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
         self.module.train()
         return super().__call__(question, kept)
 
 
 class OtherClasses(Live):
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
         return Outputs(super().__call__(question, kept).logits[:, :2])
 
 
 class Forgetful(Live):
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
         self.seen.append(len(self.seen))
         return Outputs(super().__call__(question, kept).logits + float(len(self.seen)))
 
 
 class Meddling(Live):
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
         module = question.said[question.asking].module
         assert module is not None
         module(question.batch.images)  # moves the student's running means
@@ -371,7 +373,7 @@ class Meddling(Live):
 class Unsaved(Live):
     """What it says depends on all that it was asked, which no run saves."""
 
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
         first = int(question.batch.ids_host[0])
         self.seen += [first] if first not in self.seen else []
         return Outputs(super().__call__(question, kept).logits * len(self.seen))
@@ -389,12 +391,12 @@ class Unsaved(Live):
     ],
 )
 def test_wrong_teachers_fail(
-    wrong: Callable[[nn.Module], Answers], why: str, data: Dataset, tmp_path: Path
+    wrong: Callable[[nn.Module], TeacherTargets], why: str, data: Dataset, tmp_path: Path
 ) -> None:
     module = conv((4, 4), seed=6, dropout=0.3).eval()
 
     def make() -> Run:
-        found: Mapping[str, Answers] = {"it": wrong(module)}
+        found: Mapping[str, TeacherTargets] = {"it": wrong(module)}
         return run_of(data, [conv((4, 6))], objective({"term": "kl", "teacher": "it"}), found)
 
     with pytest.raises(AssertionError, match=why):

@@ -59,7 +59,7 @@ def hypervolume(points: Points, reference: Points) -> float:
     return volume
 
 
-def spread(points: Points, reference: Points, count: int, first: int) -> list[int]:
+def select_by_hypervolume(points: Points, reference: Points, count: int, first: int) -> list[int]:
     """Picks points one by one, each adding the most hypervolume to those picked before.
 
     Args:
@@ -86,7 +86,7 @@ def as_points(rows: Sequence[Sequence[float]]) -> Points:
 
 
 def best(points: Points, count: int) -> list[int]:
-    """The best by non-dominated rank; in a rank by `spread`, beginning with the first objective's.
+    """The best by non-dominated rank; in a rank by hypervolume, the first objective's first.
 
     By hypervolume alone the accurate and costly end of a front would always come last.
 
@@ -103,7 +103,7 @@ def best(points: Points, count: int) -> list[int]:
     for rank in range(int(ranks.max(initial=-1)) + 1):
         members = np.flatnonzero(ranks == rank)
         first = int(np.argmin(points[members, 0]))
-        chosen = spread(points[members], reference, count - len(picked), first)
+        chosen = select_by_hypervolume(points[members], reference, count - len(picked), first)
         picked += [int(members[i]) for i in chosen]
         if len(picked) >= count:
             break

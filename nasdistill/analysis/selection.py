@@ -9,7 +9,13 @@ import numpy as np
 
 from nasdistill.analysis.forecast import Forecast
 from nasdistill.analysis.front import forecast_of
-from nasdistill.analysis.pareto import Points, as_points, best, non_dominated_ranks, spread
+from nasdistill.analysis.pareto import (
+    Points,
+    as_points,
+    best,
+    non_dominated_ranks,
+    select_by_hypervolume,
+)
 from nasdistill.common.types import Cost
 from nasdistill.results import Candidate
 
@@ -17,7 +23,7 @@ LATER_GAIN = 0.05
 """What a full run adds to a short score, in [0, 1]: 0.045 to 0.067 in the first six measured."""
 
 
-def choose(
+def select_finals(
     candidates: Sequence[Candidate],
     costs: Sequence[Cost],
     count: int,
@@ -45,7 +51,7 @@ def choose(
     front = np.flatnonzero(non_dominated_ranks(points) == 0)
     reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0) + 1e-9
     first = int(np.argmin(points[front, 0]))
-    return [able[front[i]] for i in spread(points[front], reference, count, first)]
+    return [able[front[i]] for i in select_by_hypervolume(points[front], reference, count, first)]
 
 
 def contenders(
@@ -62,14 +68,14 @@ def contenders(
         candidates: All trials.
         costs: The costs that the study minimises.
         count: Finals to be made; at most twice as many contend.
-        min_accuracy: As of `choose`.
-        final_examples: As of `choose`.
-        full: As of `choose`.
+        min_accuracy: As of `select_finals`.
+        final_examples: As of `select_finals`.
+        full: As of `select_finals`.
 
     Returns:
         Empty where the choice is clear.
     """
-    chosen = choose(candidates, costs, count, min_accuracy, final_examples, full)
+    chosen = select_finals(candidates, costs, count, min_accuracy, final_examples, full)
     able, expected, points = _able(candidates, costs, min_accuracy, final_examples, full or {})
     if not chosen:
         return []
@@ -79,7 +85,7 @@ def contenders(
     return [*chosen, *(able[i] for i in rivals[:count])] if rivals else []
 
 
-def settled(candidates: Sequence[Candidate]) -> list[float]:
+def race_adjusted(candidates: Sequence[Candidate]) -> list[float]:
     """Scores at the last rung, in [0, 1], with those of the race in the place of the first.
 
     A score of the race counts less the mean of what the race added, so that it stands beside those
@@ -108,7 +114,7 @@ def _able(
     # One share for all, that of the race where there was one: its contenders are who it is about.
     seen = max((c.race or c.rungs[-1]).budget for c in there)
     share = 0.0 if final_examples is None else seen / final_examples
-    expected = forecast_of(there, settled(there), full, share)
+    expected = forecast_of(there, race_adjusted(there), full, share)
     reach = [i for i, c in enumerate(there) if c.rungs[-1].high + LATER_GAIN >= min_accuracy]
     kept = Forecast(expected.guess[reach], expected.deviation[reach])
     able = [there[i] for i in reach]

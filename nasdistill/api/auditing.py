@@ -11,7 +11,7 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, silent
 from nasdistill.common.files import REPORTS, STUDIES
 from nasdistill.results import load_study
-from nasdistill.trials.plugins import check_import, read_import
+from nasdistill.trials.plugins import check_plugins, load_plugins
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,16 @@ def audit(
     emit = on_event or silent
     record = load_study(study, STUDIES)
     recipe = recipe_of(record)
-    imported = read_import(recipe)
+    imported = load_plugins(recipe)
     from nasdistill.finals.audit import run_audit
     from nasdistill.report import write_report
     from nasdistill.report.audit import write_audit
     from nasdistill.study import Study
-    from nasdistill.trials.context import open_bench
+    from nasdistill.trials.context import open_context
 
     opened = Study.open(recipe, STUDIES, record.command)
-    check_import(opened, imported)
-    run_audit(opened, open_bench(opened, imported, emit), count, repeats, emit)
+    check_plugins(opened, imported)
+    run_audit(opened, open_context(opened, imported, emit), count, repeats, emit)
     stored = read_audit(record.folder)
     assert stored is not None
     record = load_study(study, STUDIES)  # more trials may have ended in the meantime

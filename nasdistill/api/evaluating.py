@@ -11,7 +11,7 @@ from nasdistill.common.events import Emit, Event, silent
 from nasdistill.common.files import STUDIES
 from nasdistill.recipe import Recipe
 from nasdistill.results import StudyRecord, load_study
-from nasdistill.trials.plugins import read_import
+from nasdistill.trials.plugins import load_plugins
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ def evaluate(
         raise UserError(f"--split {split!r}: allowed are test and audit")
     folder, record = _locate(target)
     recipe = recipe_of(record)
-    imported, emit = read_import(recipe), on_event or silent
+    imported, emit = load_plugins(recipe), on_event or silent
     module, about = artifact.load(folder), artifact.read_input(folder)
     set_threads(1)
     place = pick_device(device)
@@ -69,7 +69,7 @@ def evaluate(
         order = _order(dataset, shown)
     part: Split = shown.test if split == "test" else shown.audit
     emit(Event("stage", f"asking student and teacher: {len(part):,} examples", stage="evaluate"))
-    exam = evaluation.Exam(
+    exam = evaluation.Comparison(
         teacher,
         part,
         (about["height"], about["width"]),
@@ -130,9 +130,9 @@ def _teacher(
     imported: Any,
     emit: Emit,
 ) -> Teacher:
-    from nasdistill.trials.teacher_pool import load_a_teacher
+    from nasdistill.trials.teacher_pool import open_teacher
 
-    teacher = load_a_teacher(recipe, dataset, place, record.folder.parent, imported, emit)
+    teacher = open_teacher(recipe, dataset, place, record.folder.parent, imported, emit)
     if record.teacher.get("weights_hash") != teacher.weights_hash:
         raise UserError(
             f"study {record.name!r}: the teacher {recipe.teacher!r} has other weights than the one "

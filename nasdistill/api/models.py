@@ -11,7 +11,7 @@ from nasdistill.api.paths import final_folder, recipe_of
 from nasdistill.common.errors import UserError
 from nasdistill.common.files import STUDIES
 from nasdistill.results import load_study
-from nasdistill.trials.plugins import import_own, read_import
+from nasdistill.trials.plugins import load_plugins, register_plugins
 
 if TYPE_CHECKING:
     from nasdistill.space import SearchSpace
@@ -51,7 +51,7 @@ def profile(
     from nasdistill.models.latency import measure_latencies
     from nasdistill.space import Architecture
 
-    import_own(import_file)
+    register_plugins(import_file)
     path = Path(target)
     if not path.exists() and target.count("/") == 1:
         path = _final(*target.split("/"))
@@ -75,7 +75,7 @@ def profile(
 def _final(study: str, rank: str) -> Path:
     """A final's folder; its family may be one of the study's own file."""
     folder = final_folder(study, rank)
-    read_import(recipe_of(load_study(study, STUDIES)))
+    load_plugins(recipe_of(load_study(study, STUDIES)))
     return folder
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasdistill.analysis.audit import full_runs
-from nasdistill.analysis.selection import choose, contenders
+from nasdistill.analysis.selection import contenders, select_finals
 from nasdistill.api.paths import recipe_of
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent, warning_once
@@ -18,14 +18,14 @@ from nasdistill.common.files import REPORTS, STUDIES
 from nasdistill.recipe import Recipe, load_recipe
 from nasdistill.results import COUNTED, Candidate, StudyRecord, load_finals, load_study, study_names
 from nasdistill.trials.loop import Deadlines, note_saved, run
-from nasdistill.trials.plugins import check_import, read_import
+from nasdistill.trials.plugins import check_plugins, load_plugins
 from nasdistill.workers.calibration import settle
-from nasdistill.workers.pool import Crew, crew
+from nasdistill.workers.pool import WorkerPool, crew
 
 if TYPE_CHECKING:
     from nasdistill.study import Study
-    from nasdistill.trials.context import Bench
-    from nasdistill.trials.plugins import Imported
+    from nasdistill.trials.context import StudyContext
+    from nasdistill.trials.plugins import Plugins
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ def search(
     begun = time.monotonic()
     recipe = recipe or load_recipe(None, options)
     emit = warning_once(on_event or silent)
-    imported = read_import(recipe)
+    imported = load_plugins(recipe)
     from nasdistill.common.machine import set_threads
     from nasdistill.study import Study
-    from nasdistill.trials.context import open_bench
+    from nasdistill.trials.context import open_context
 
     study = Study.open(recipe, STUDIES, command)
     try:
-        check_import(study, imported)
+        check_plugins(study, imported)
         if _is_complete(study):
             path = report(study.folder.name)
             return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
@@ -84,7 +84,7 @@ def search(
         with crew(recipe, study, emit) as workers:
             if not workers.on_trial:
                 workers.share("search", workers.size, begun=begun)
-            bench = open_bench(study, imported, emit)
+            bench = open_context(study, imported, emit)
             if workers.on_trial:
                 settle(workers, study, bench, emit)
                 workers.share("search", workers.size, begun=begun)
@@ -141,9 +141,9 @@ def distill(
     emit = warning_once(on_event or silent)
     record = load_study(study, STUDIES)
     recipe = recipe_of(record)
-    imported = read_import(recipe)
+    imported = load_plugins(recipe)
     opened = Study.open(recipe, STUDIES, record.command)
-    check_import(opened, imported)
+    check_plugins(opened, imported)
     if trial is not None:
         _check_trial(trial, opened.candidates())
         opened.set(f"final_failed:{trial}", None)  # Asked for by name, it is tried again.
@@ -155,7 +155,9 @@ def distill(
             return made if trial in made else [*made, trial]
         count, limit = top_k or recipe.top_k, opened.attrs.get("limits", {}).get("accuracy", 0.0)
         final_examples, full = opened.attrs.get("final_examples"), full_runs(opened.folder)
-        ranked = choose(opened.candidates(), recipe.minimize, count, limit, final_examples, full)
+        ranked = select_finals(
+            opened.candidates(), recipe.minimize, count, limit, final_examples, full
+        )
         return made + [c.number for c in ranked if c.number not in made]
 
     with crew(recipe, opened, emit, finals=len(missing(opened, wanted()))) as workers:
@@ -188,11 +190,11 @@ def studies() -> list[StudyRecord]:
 
 def _finish(
     study: Study,
-    imported: Imported,
-    bench: Bench | None,
+    imported: Plugins,
+    bench: StudyContext | None,
     deadlines: Deadlines,
     emit: Emit,
-    workers: Crew,
+    workers: WorkerPool,
     wanted: Callable[[], list[int]] | None = None,
 ) -> bool:
     """Makes the finals: all workers train them, this process tests and exports them.
@@ -210,13 +212,13 @@ def _finish(
         False if another process is at it.
     """
     from nasdistill.finals.pipeline import distill_finals, missing
-    from nasdistill.trials.context import open_bench
+    from nasdistill.trials.context import open_context
 
     with study.finals_lease() as mine:
         if not mine:
             emit(Event("note", "another process is making the finals"))
             return False
-        bench = bench or open_bench(study, imported, emit)
+        bench = bench or open_context(study, imported, emit)
         if wanted is None:
             chosen = _choose(study, bench, deadlines, emit, workers)
         else:
@@ -233,7 +235,7 @@ def _finish(
 
 
 def _choose(
-    study: Study, bench: Bench, deadlines: Deadlines, emit: Emit, workers: Crew
+    study: Study, bench: StudyContext, deadlines: Deadlines, emit: Emit, workers: WorkerPool
 ) -> list[int]:
     """Lets the last rungs race, and chooses the top-k; once for a number of trials and finals."""
     from nasdistill.trials.race import run_race
@@ -252,7 +254,7 @@ def _choose(
         workers.share("race", len(left))
         run_race(study, bench, left, emit, deadlines.search, wait=True)
     candidates = study.candidates()
-    chosen = made + [c.number for c in choose(candidates, *rule) if c.number not in made]
+    chosen = made + [c.number for c in select_finals(candidates, *rule) if c.number not in made]
     if not chosen:
         best = max((c.score or 0.0 for c in candidates), default=0.0)
         emit(

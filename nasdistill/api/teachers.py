@@ -10,7 +10,7 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent
 from nasdistill.common.files import STUDIES
 from nasdistill.recipe import Recipe
-from nasdistill.trials.plugins import read_import
+from nasdistill.trials.plugins import load_plugins
 
 
 def teacher_train(
@@ -157,15 +157,15 @@ def teacher_evaluate(
         evaluate_teacher,
         warnings_of,
     )
-    from nasdistill.trials.teacher_pool import load_a_teacher
+    from nasdistill.trials.teacher_pool import open_teacher
 
-    imported = read_import(Recipe(import_file=import_file))
+    imported = load_plugins(Recipe(import_file=import_file))
     set_threads(1)
     place = pick_device(device)
     dataset = load_data(data, device=place, image_size=image_size, channels=channels)
     recipe = Recipe(data=data, teacher=spec, weights=weights)
     emit = on_event or silent
-    teacher = load_a_teacher(recipe, dataset, place, STUDIES, imported, emit).must_run()
+    teacher = open_teacher(recipe, dataset, place, STUDIES, imported, emit).must_run()
     card = evaluate_teacher(teacher, dataset)
     for text in warnings_of(card):
         emit(Event("warning", text))
@@ -211,17 +211,17 @@ def teacher_record(
     from nasdistill.common.machine import pick_device, set_threads
     from nasdistill.data import load_data
     from nasdistill.teachers.table import check_form, write_table
-    from nasdistill.trials.teacher_pool import load_a_teacher
+    from nasdistill.trials.teacher_pool import open_teacher
 
     if out.exists():
         raise UserError(f"--out {out}: exists already; nothing was written")
     check_form(out)
-    imported = read_import(Recipe(import_file=import_file))
+    imported = load_plugins(Recipe(import_file=import_file))
     set_threads(1)
     place = pick_device(device)
     dataset = load_data(data, device=place, seed=seed, image_size=image_size, channels=channels)
     recipe = Recipe(data=data, teacher=spec, weights=weights)
-    teacher = load_a_teacher(recipe, dataset, place, STUDIES, imported, on_event or silent)
+    teacher = open_teacher(recipe, dataset, place, STUDIES, imported, on_event or silent)
     teacher.must_run()
     logits, _ = training.predict(teacher.module, dataset.train, teacher.input.size)
     probabilities = torch.softmax(logits.double(), dim=1).numpy()

@@ -15,7 +15,7 @@ from nasdistill.common.files import REPORTS, STUDIES
 from nasdistill.common.types import nearest
 from nasdistill.recipe import Recipe, load_recipe
 from nasdistill.results import load_study
-from nasdistill.trials.plugins import check_import, read_import
+from nasdistill.trials.plugins import check_plugins, load_plugins
 
 GRID: dict[str, tuple[float, ...]] = {
     "temperature": (1, 2, 3, 5, 7, 10, 15),
@@ -70,14 +70,14 @@ def tune(
     grid = _grid(over, temperatures, alphas)
     emit = on_event or silent
     recipe, given = _recipe_of(target, data, teacher)
-    imported = read_import(recipe)
+    imported = load_plugins(recipe)
     from nasdistill.finals.tune import best_of, read_architecture, tune
     from nasdistill.report.tune import write_tuned
     from nasdistill.study import Study, architecture_of
-    from nasdistill.trials.context import open_bench
+    from nasdistill.trials.context import open_context
 
     study = Study.open(recipe, STUDIES, f"nasdistill tune {target}")
-    check_import(study, imported)
+    check_plugins(study, imported)
     if given is None:
         candidates = [c for c in study.candidates() if c.state in ("complete", "stopped")]
         if not candidates:
@@ -87,7 +87,7 @@ def tune(
         architecture = architecture_of(best)
     else:
         architecture = read_architecture(given)
-    bench = open_bench(study, imported, emit)
+    bench = open_context(study, imported, emit)
     points = tune(study, bench, architecture, grid, epochs, emit)
     picture = REPORTS / study.folder.name / "tune.html"
     write_tuned(points, picture)

@@ -18,12 +18,12 @@ from nasdistill.training import predict
 BATCH = 250
 CORRUPTED = 1000
 """Examples that are shown under noise and blur: enough for an interval of 2 points on each side."""
-Answers = dict[Corruption | None, Tensor]
+TeacherTargets = dict[Corruption | None, Tensor]
 """Logits float32 `[M, K]` on the CPU, by corruption; None stands for the clean pictures."""
 
 
 @dataclass
-class Exam:
+class Comparison:
     """What students of one teacher are asked.
 
     The teacher is asked once, when the first student needs its answers.
@@ -62,7 +62,7 @@ class Exam:
         return predict(self.teacher.module, self.split, self.teacher.input.size)[0]
 
     @cached_property
-    def taught_corrupted(self) -> Answers:
+    def taught_corrupted(self) -> TeacherTargets:
         """The teacher's answers to the students' pictures, resized to its own input."""
         size = self.teacher.input.size
         clean = self.taught[self.chosen] if size == self.size else None
@@ -79,7 +79,7 @@ class Exam:
         """A student's logits on all examples, float32 `[N, K]`, on the CPU."""
         return predict(student, self.split, self.size)[0]
 
-    def logits_corrupted(self, student: nn.Module, logits_NK: Tensor) -> Answers:
+    def logits_corrupted(self, student: nn.Module, logits_NK: Tensor) -> TeacherTargets:
         """A student's answers to the corrupted pictures.
 
         Args:
@@ -88,9 +88,9 @@ class Exam:
         """
         return self._ask(student, logits_NK[self.chosen])
 
-    def _ask(self, model: Callable[[Tensor], Tensor], clean: Tensor | None) -> Answers:
+    def _ask(self, model: Callable[[Tensor], Tensor], clean: Tensor | None) -> TeacherTargets:
         """Asks about every corruption; about the clean pictures, too, unless they are known."""
-        known: Answers = {} if clean is None else {None: clean}
+        known: TeacherTargets = {} if clean is None else {None: clean}
         asked = [each for each in (None, *CORRUPTIONS) if each not in known]
         found: dict[Corruption | None, list[Tensor]] = {each: [] for each in asked}
         with torch.inference_mode():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nasdistill.analysis.evaluation import QUALITY_FILE, VERSION
 from nasdistill.common.files import write_whole
 from nasdistill.evaluation.bias import LEVEL, confusions, find_bias, holm, paired_p
-from nasdistill.evaluation.comparison import Exam
+from nasdistill.evaluation.comparison import Comparison
 from nasdistill.evaluation.corruptions import CORRUPTIONS
 from nasdistill.models import artifact
 from nasdistill.training.metrics import (
@@ -35,7 +35,9 @@ from nasdistill.training.metrics import (
 WORST_PAIRS = 5
 
 
-def evaluate(student: nn.Module, exam: Exam, logits_NK: Tensor | None = None) -> dict[str, Any]:
+def evaluate(
+    student: nn.Module, exam: Comparison, logits_NK: Tensor | None = None
+) -> dict[str, Any]:
     """Compares a student with its teacher on the examples of an exam.
 
     Args:
@@ -89,7 +91,7 @@ def write_quality(folder: Path, quality: dict[str, Any]) -> Path:
     return path
 
 
-def judge_final(folder: Path, exam: Exam, logits_NK: Tensor | None = None) -> None:
+def judge_final(folder: Path, exam: Comparison, logits_NK: Tensor | None = None) -> None:
     """Evaluates a final as it was stored, and writes its quality.json.
 
     Args:
@@ -182,7 +184,7 @@ def _calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
-def _robustness(student: nn.Module, logits: Tensor, exam: Exam) -> dict[str, Any]:
+def _robustness(student: nn.Module, logits: Tensor, exam: Comparison) -> dict[str, Any]:
     """Accuracy on the same pictures clean, under noise and blurred."""
     labels = exam.labels[exam.chosen]
     answers = {"student": exam.logits_corrupted(student, logits), "teacher": exam.taught_corrupted}

@@ -19,14 +19,14 @@ from nasdistill.models import zero_cost
 from nasdistill.results import Candidate
 from nasdistill.study import Study, architecture_of
 from nasdistill.training.metrics import accuracy
-from nasdistill.trials.context import Bench
+from nasdistill.trials.context import StudyContext
 from nasdistill.trials.trial import FAILURES, reason_of
 
 FEWEST = 3
 """Trials that have an order worth the name."""
 
 
-def run_audit(study: Study, bench: Bench, count: int, repeats: int, emit: Emit) -> None:
+def run_audit(study: Study, bench: StudyContext, count: int, repeats: int, emit: Emit) -> None:
     """Distils the chosen trials in full and stores each accuracy as soon as it is known.
 
     Which trials is decided, and written, before any is trained; a later call with larger numbers
@@ -52,12 +52,12 @@ def run_audit(study: Study, bench: Bench, count: int, repeats: int, emit: Emit) 
         _run_audit(study, bench, count, repeats, emit)
 
 
-def _run_audit(study: Study, bench: Bench, count: int, repeats: int, emit: Emit) -> None:
+def _run_audit(study: Study, bench: StudyContext, count: int, repeats: int, emit: Emit) -> None:
     stored = read_audit(study.folder) or {"chosen": [], "repeated": [], "full": {}}
     scored = [c for c in study.candidates() if c.rungs and c.state in ("complete", "stopped")]
     if len(scored) < FEWEST:
         raise UserError(f"study {study.folder.name!r}: an audit needs three trials with a score")
-    stored["chosen"] = choose(scored, count, study.recipe.seed, stored["chosen"])
+    stored["chosen"] = draw_sample(scored, count, study.recipe.seed, stored["chosen"])
     stored["repeated"] = stored["chosen"][: max(repeats, len(stored["repeated"]))]
     stored["examples"] = bench.final_examples
     by_number = {c.number: c for c in scored}
@@ -87,7 +87,7 @@ def _run_audit(study: Study, bench: Bench, count: int, repeats: int, emit: Emit)
         emit(Event("note", f"{what}: accuracy {found:.4f}", stage="audit", trial=number))
 
 
-def choose(
+def draw_sample(
     scored: Sequence[Candidate], count: int, seed: int, before: Sequence[int] = ()
 ) -> list[int]:
     """Draws trials in proportion from those that ended at each rung; stopped ones, too.
@@ -117,16 +117,18 @@ def choose(
     return [*before, *drawn[: max(0, count - len(before))]]
 
 
-def _untrained(study: Study, bench: Bench, candidate: Candidate) -> dict[str, float]:
+def _untrained(study: Study, bench: StudyContext, candidate: Candidate) -> dict[str, float]:
     """Figures of a trial's student before its first step, on the stream's first batch."""
     course = bench.scoring
     student = course.students(architecture_of(candidate), bench.dataset, study.recipe.seed)[0]
-    train = course.feed.dataset.train
-    batch = next(iter(train.batches(course.feed.plan(0, 1), bench.dataset.input.size)))
+    train = course.stream.dataset.train
+    batch = next(iter(train.batches(course.stream.plan(0, 1), bench.dataset.input.size)))
     return dict(zero_cost.measure(student.to(batch.images.device), batch.images, batch.labels))
 
 
-def _in_full(study: Study, bench: Bench, candidate: Candidate, seed: str, emit: Emit) -> float:
+def _in_full(
+    study: Study, bench: StudyContext, candidate: Candidate, seed: str, emit: Emit
+) -> float:
     """Accuracy on the audit half after full distillation."""
     checkpoint = study.folder / "audit" / f"{candidate.number}-{seed}.pt"
 

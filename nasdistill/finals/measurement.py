@@ -24,7 +24,7 @@ from nasdistill.training.metrics import (
     expected_calibration_error,
     wilson,
 )
-from nasdistill.trials.context import Bench
+from nasdistill.trials.context import StudyContext
 
 TIMED_BATCHES = (1, 64)
 
@@ -37,7 +37,7 @@ def tested(logits: Tensor, labels: Tensor) -> dict[str, Any]:
 
 
 def test_student(
-    bench: Bench, student: Classifier, candidate: Candidate, rank: int
+    bench: StudyContext, student: Classifier, candidate: Candidate, rank: int
 ) -> tuple[dict[str, Any], Tensor]:
     """Everything that needs the student's answers, and its logits on the test split."""
     data = bench.dataset
@@ -81,7 +81,7 @@ def _against_teacher(logits: Tensor, taught: Tensor | None, labels: Tensor) -> d
     return dict(zip(names, figures, strict=True))
 
 
-def export_student(bench: Bench, student: Classifier, path: Path) -> dict[str, Any]:
+def export_student(bench: StudyContext, student: Classifier, path: Path) -> dict[str, Any]:
     """Exports, compares and measures the exported file, side by side with the teacher."""
     student = student.cpu()
     export_onnx(student, bench.dataset.input, path)
@@ -119,7 +119,9 @@ def export_student(bench: Bench, student: Classifier, path: Path) -> dict[str, A
     }
 
 
-def _latencies(bench: Bench, student: nn.Module, path: Path) -> dict[tuple[str, int], Latency]:
+def _latencies(
+    bench: StudyContext, student: nn.Module, path: Path
+) -> dict[tuple[str, int], Latency]:
     """Of student and teacher, by model and batch."""
     engine = bench.recipe.latency_engine
     teacher_path = bench.folder / "teacher.onnx"

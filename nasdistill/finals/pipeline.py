@@ -22,7 +22,7 @@ from nasdistill.models import Classifier, artifact
 from nasdistill.models.export import ExportError
 from nasdistill.results import Candidate, Final, load_finals
 from nasdistill.study import Study, architecture_of
-from nasdistill.trials.context import Bench
+from nasdistill.trials.context import StudyContext
 from nasdistill.trials.trial import FAILURES, reason_of
 
 ALIKE, WORLDS_APART = 2.0, 100.0
@@ -30,7 +30,11 @@ ALIKE, WORLDS_APART = 2.0, 100.0
 
 
 def distill_finals(
-    study: Study, bench: Bench, chosen: Sequence[int], emit: Emit, deadline: float | None = None
+    study: Study,
+    bench: StudyContext,
+    chosen: Sequence[int],
+    emit: Emit,
+    deadline: float | None = None,
 ) -> list[Final]:
     """Makes the finals that are still missing, and recommends one.
 
@@ -47,7 +51,7 @@ def distill_finals(
     """
     candidates = {c.number: c for c in study.candidates()}
     data = bench.dataset
-    exam = evaluation.Exam(
+    exam = evaluation.Comparison(
         bench.teacher, data.test, data.input.size, data.classes, data.name, "test"
     )
     for final in load_finals(study.folder):
@@ -84,7 +88,7 @@ def missing(study: Study, chosen: Sequence[int]) -> list[int]:
     ]
 
 
-def train_ahead(study: Study, bench: Bench, emit: Emit, deadline: float | None) -> None:
+def train_ahead(study: Study, bench: StudyContext, emit: Emit, deadline: float | None) -> None:
     """Trains finals that no other worker is at; another tests and exports them.
 
     Args:
@@ -125,8 +129,8 @@ def _failing_alone(study: Study, number: int, rank: int, emit: Emit) -> Iterator
 
 def _judge(
     study: Study,
-    bench: Bench,
-    exam: evaluation.Exam,
+    bench: StudyContext,
+    exam: evaluation.Comparison,
     folder: Path,
     emit: Emit,
     logits: Tensor | None = None,
@@ -158,7 +162,7 @@ def _lock(study: Study, number: int) -> Path:
 
 
 def _train(
-    study: Study, bench: Bench, candidate: Candidate, rank: int, emit: Emit
+    study: Study, bench: StudyContext, candidate: Candidate, rank: int, emit: Emit
 ) -> tuple[Trained, Classifier | None]:
     """The runs behind a final and, if asked for, its baseline; each goes on where it stands."""
     work = _work_folder(study, candidate.number)
@@ -193,7 +197,9 @@ def _seconds(work: Path) -> dict[str, float]:
     return found
 
 
-def _make_final(study: Study, bench: Bench, candidate: Candidate, rank: int, emit: Emit) -> Tensor:
+def _make_final(
+    study: Study, bench: StudyContext, candidate: Candidate, rank: int, emit: Emit
+) -> Tensor:
     """Makes one final; gives its logits on the test split."""
     work = _work_folder(study, candidate.number)
     _warn_of_size(bench, candidate, emit)
@@ -233,7 +239,7 @@ def _make_final(study: Study, bench: Bench, candidate: Candidate, rank: int, emi
     return logits
 
 
-def _warn_of_size(bench: Bench, candidate: Candidate, emit: Emit) -> None:
+def _warn_of_size(bench: StudyContext, candidate: Candidate, emit: Emit) -> None:
     """Distillation works between models whose sizes are neither alike nor worlds apart."""
     if not bench.teacher.runs:
         return

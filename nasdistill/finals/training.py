@@ -22,13 +22,13 @@ from nasdistill.results import Candidate
 from nasdistill.space import Architecture
 from nasdistill.study import Study, architecture_of
 from nasdistill.teachers import Teacher, weights_hash
-from nasdistill.teachers.targets import FrozenAnswers
-from nasdistill.training import Pace, Run
+from nasdistill.teachers.targets import CachedTargets
+from nasdistill.training import LRSchedule, Run
 from nasdistill.training.metrics import accuracy
 from nasdistill.training.teacher import train_through
-from nasdistill.trials.autotune import precision_for, settle_capture, settle_compilation
-from nasdistill.trials.context import Bench
-from nasdistill.trials.training_setup import Course
+from nasdistill.trials.autotune import choose_capture, choose_compilation, precision_for
+from nasdistill.trials.context import StudyContext
+from nasdistill.trials.training_setup import TrainingSetup
 from nasdistill.trials.trial import FAILURES, reason_of
 
 
@@ -47,7 +47,7 @@ class Trained:
 
 
 def train_final(
-    study: Study, bench: Bench, candidate: Candidate, work: Path, rank: int, emit: Emit
+    study: Study, bench: StudyContext, candidate: Candidate, work: Path, rank: int, emit: Emit
 ) -> Trained:
     """Distils one candidate in full, by way of its generations or assistants if there are any.
 
@@ -65,7 +65,7 @@ def train_final(
     architecture = architecture_of(candidate)
     iterate = bench.recipe.iterate
 
-    def train(course: Course, name: str, what: str) -> Classifier:
+    def train(course: TrainingSetup, name: str, what: str) -> Classifier:
         def tell(event: Event) -> None:
             emit(replace(event, text=f"final {rank}, {what}: {event.text}", trial=candidate.number))
 
@@ -90,8 +90,8 @@ def train_final(
 
 
 def _further(
-    study: Study, bench: Bench, students: Sequence[tuple[str, Classifier]], emit: Emit
-) -> Iterator[tuple[str, Course]]:
+    study: Study, bench: StudyContext, students: Sequence[tuple[str, Classifier]], emit: Emit
+) -> Iterator[tuple[str, TrainingSetup]]:
     """Name and course of each run after the first; looks at the students trained so far."""
     iterate = bench.recipe.iterate
     assert iterate is not None
@@ -103,14 +103,14 @@ def _further(
         yield f"generation-{generation}", taught_by(bench, before)
 
 
-def _teacher_of(course: Course) -> str:
+def _teacher_of(course: TrainingSetup) -> str:
     answers = course.teachers[MAIN]
-    assert isinstance(answers, FrozenAnswers)
+    assert isinstance(answers, CachedTargets)
     return answers.teacher.name
 
 
 def train_baseline(
-    study: Study, bench: Bench, candidate: Candidate, work: Path, rank: int, emit: Emit
+    study: Study, bench: StudyContext, candidate: Candidate, work: Path, rank: int, emit: Emit
 ) -> Classifier:
     """The same architecture on labels alone, with the same budget and seed."""
 
@@ -124,8 +124,8 @@ def train_baseline(
 
 def run_in_full(
     study: Study,
-    bench: Bench,
-    course: Course,
+    bench: StudyContext,
+    course: TrainingSetup,
     architecture: Architecture,
     checkpoint: Path,
     name: str,
@@ -163,9 +163,9 @@ def run_in_full(
             study, bench, course, architecture, checkpoint, name, emit, epochs, micro_batch
         )
 
-    return training.fitting(
+    return training.with_micro_batches(
         train,
-        batch=course.feed.batch_size,
+        batch=course.stream.batch_size,
         coupled=course.objective.coupled,
         micro_batch=micro_batch_of(study, checkpoint),
         mark=mark,
@@ -185,8 +185,8 @@ def _mark(checkpoint: Path) -> str:
 
 def _train_in_full(
     study: Study,
-    bench: Bench,
-    course: Course,
+    bench: StudyContext,
+    course: TrainingSetup,
     architecture: Architecture,
     checkpoint: Path,
     name: str,
@@ -197,21 +197,21 @@ def _train_in_full(
     seed = study.recipe.seed if name == "final" else hash_seed((study.recipe.seed, name)) % 2**32
     students = course.students(architecture, bench.dataset, seed)
     epochs = bench.final_epochs if epochs is None else epochs
-    per_epoch = course.feed.examples_per_epoch
+    per_epoch = course.stream.examples_per_epoch
     total = epochs * per_epoch
     run = course.run(
         students,
         horizon=total,
-        pace=Pace(bench.recipe.learning_rate, per_epoch, per_epoch, total),
+        lr_schedule=LRSchedule(bench.recipe.learning_rate, per_epoch, per_epoch, total),
         seed=hash_seed((seed, architecture.fingerprint, "final")),
         precision=precision_for(study, bench, course, students, micro_batch),
         micro_batch=micro_batch,
     )
-    settle_capture(study, bench, course, run)
+    choose_capture(study, bench, course, run)
     with locks.busy(bench.lock):
         course.prepare(total, 0)
     key = f"{checkpoint.parent.name}/{checkpoint.stem}"
-    found = settle_compilation(study, bench, run, key, epochs * course.feed.steps_per_epoch)
+    found = choose_compilation(study, bench, run, key, epochs * course.stream.steps_per_epoch)
     if found is not None:
         emit(Event("note", found, stage="finals"))
     for _ in train_through(run, epochs, "finals", emit, checkpoint, bench.lock):
@@ -221,14 +221,14 @@ def _train_in_full(
     return student.eval()
 
 
-def taught_by(bench: Bench, teacher: Teacher) -> Course:
+def taught_by(bench: StudyContext, teacher: Teacher) -> TrainingSetup:
     """The course of finals, with another teacher in the place of the first."""
     course = bench.final
-    answers = bench.faculty.frozen(teacher, course.feed.dataset)
+    answers = bench.faculty.frozen(teacher, course.stream.dataset)
     return replace(course, teachers={**course.teachers, MAIN: answers})
 
 
-def make_assistants(study: Study, bench: Bench, emit: Emit) -> list[Teacher]:
+def make_assistants(study: Study, bench: StudyContext, emit: Emit) -> list[Teacher]:
     """Trains the assistants that stand between teacher and students, each taught by the one before.
 
     They are made once for all finals of a study, and kept in its folder (Mirzadeh et al., "Improved
@@ -255,7 +255,12 @@ def make_assistants(study: Study, bench: Bench, emit: Emit) -> list[Teacher]:
 
 
 def _train_assistant(
-    study: Study, bench: Bench, course: Course, architecture: Architecture, folder: Path, emit: Emit
+    study: Study,
+    bench: StudyContext,
+    course: TrainingSetup,
+    architecture: Architecture,
+    folder: Path,
+    emit: Emit,
 ) -> None:
     def tell(event: Event) -> None:
         emit(replace(event, text=f"assistant {folder.name}: {event.text}"))
@@ -275,14 +280,14 @@ def _train_assistant(
     checkpoint.unlink(missing_ok=True)
 
 
-def _as_teacher(name: str, student: nn.Module, bench: Bench) -> Teacher:
+def _as_teacher(name: str, student: nn.Module, bench: StudyContext) -> Teacher:
     module = student.to(bench.dataset.train.labels.device).eval().requires_grad_(False)
     return Teacher(
         name, module, bench.dataset.input, len(bench.dataset.classes), weights_hash(module), {}
     )
 
 
-def _judged(bench: Bench, student: nn.Module) -> dict[str, Any]:
+def _judged(bench: StudyContext, student: nn.Module) -> dict[str, Any]:
     """Parameters and accuracy, on validation data alone."""
     data, size = bench.dataset, bench.dataset.input.size
     return {
@@ -292,7 +297,7 @@ def _judged(bench: Bench, student: nn.Module) -> dict[str, Any]:
     }
 
 
-def _best(bench: Bench, run: Run) -> Classifier:
+def _best(bench: StudyContext, run: Run) -> Classifier:
     """Of students that teach each other, the one that scores highest; most runs have one."""
     data, students = bench.dataset, [s for s in run.students if isinstance(s, Classifier)]
     if len(students) == 1:

@@ -20,12 +20,12 @@ from nasdistill.losses import objective_of
 from nasdistill.space import Architecture
 from nasdistill.study import Study
 from nasdistill.training.metrics import accuracy, wilson
-from nasdistill.trials.context import Bench
+from nasdistill.trials.context import StudyContext
 
 
 def tune(
     study: Study,
-    bench: Bench,
+    bench: StudyContext,
     architecture: Architecture,
     grid: Mapping[str, Sequence[float]],
     epochs: int,
@@ -64,7 +64,7 @@ def tune(
 
 def _tune(
     study: Study,
-    bench: Bench,
+    bench: StudyContext,
     architecture: Architecture,
     grid: Mapping[str, Sequence[float]],
     epochs: int,
@@ -95,7 +95,7 @@ def _tune(
 
 def _try(
     study: Study,
-    bench: Bench,
+    bench: StudyContext,
     architecture: Architecture,
     point: Mapping[str, float],
     epochs: int,

@@ -14,7 +14,7 @@ from nasdistill.losses.layer_pairs import OnLayers, Pair, channels, pooled
 from nasdistill.losses.logits import standardised
 from nasdistill.losses.schedules import Schedule, constant
 from nasdistill.losses.term import Term
-from nasdistill.models.hooks import Anatomy, Outputs
+from nasdistill.models.hooks import ModelSummary, Outputs
 
 
 class _Reverse(torch.autograd.Function):
@@ -75,7 +75,7 @@ class AdversarialLogits(Term):
     width: int = 128
     classes: int = 0
 
-    def bind(self, student: Anatomy, teacher: Anatomy | None) -> Term:
+    def bind(self, student: ModelSummary, teacher: ModelSummary | None) -> Term:
         """See `Term`."""
         return AdversarialLogits(self.strength, self.width, student.classes)
 

@@ -14,7 +14,7 @@ from nasdistill.data import Batch
 from nasdistill.losses.layer_pairs import Layers, OnLayers, by_depth, met
 from nasdistill.losses.qkv import QKV, AttentionLayer, attention_layers, attention_scores
 from nasdistill.losses.term import Term
-from nasdistill.models.hooks import Anatomy, LayerError, Outputs
+from nasdistill.models.hooks import LayerError, ModelSummary, Outputs
 
 Loss = Literal["mse", "kl", "cosine"]
 
@@ -103,7 +103,7 @@ class AttentionRelations(Term):
     layers: Layers = "auto"
     meetings: tuple[_Meeting, ...] = ()
 
-    def bind(self, student: Anatomy, teacher: Anatomy | None) -> Term:
+    def bind(self, student: ModelSummary, teacher: ModelSummary | None) -> Term:
         """See `Term`."""
         if teacher is None:
             raise LayerError("attention needs a teacher whose layers can be read")
@@ -175,7 +175,7 @@ def _cut(value_BHNd: Tensor, parts: int) -> Tensor:
     return joined_BND.reshape(batch, tokens, parts, -1).transpose(1, 2)
 
 
-def _attention_of(model: Anatomy, what: str) -> tuple[AttentionLayer, ...]:
+def _attention_of(model: ModelSummary, what: str) -> tuple[AttentionLayer, ...]:
     found = attention_layers(model.module)
     if not found:
         raise LayerError(
@@ -185,7 +185,7 @@ def _attention_of(model: Anatomy, what: str) -> tuple[AttentionLayer, ...]:
     return found
 
 
-def _find(key: str, layers: Sequence[AttentionLayer], model: Anatomy) -> AttentionLayer:
+def _find(key: str, layers: Sequence[AttentionLayer], model: ModelSummary) -> AttentionLayer:
     """The attention layer of that number or name."""
     by_key = {str(i): layer for i, layer in enumerate(layers)}
     by_key |= {layer.name: layer for layer in layers}
@@ -196,7 +196,7 @@ def _find(key: str, layers: Sequence[AttentionLayer], model: Anatomy) -> Attenti
 
 
 def _check_tokens(
-    student: Anatomy, mine: AttentionLayer, teacher: Anatomy, other: AttentionLayer
+    student: ModelSummary, mine: AttentionLayer, teacher: ModelSummary, other: AttentionLayer
 ) -> None:
     """Matrices can be compared where both see the same tokens, but for a class token."""
     a, b = student.shapes[mine.name][0], teacher.shapes[other.name][0]

@@ -14,7 +14,7 @@ from nasdistill.losses.layer_pairs import as_map, pooled, shape_of_map
 from nasdistill.losses.logits import kl, label_loss
 from nasdistill.losses.schedules import Schedule, constant
 from nasdistill.losses.term import Term
-from nasdistill.models.hooks import Anatomy, LayerError, Outputs
+from nasdistill.models.hooks import LayerError, ModelSummary, Outputs
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Exits(Term):
     found: tuple[tuple[str, int], ...] = ()
     classes: int = 0
 
-    def bind(self, student: Anatomy, teacher: Anatomy | None) -> Term:
+    def bind(self, student: ModelSummary, teacher: ModelSummary | None) -> Term:
         """See `Term`."""
         if self.layers == "auto":
             names = student.blocks[:-1]

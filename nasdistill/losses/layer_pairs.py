@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nasdistill.data import Batch
 from nasdistill.losses.term import Term
-from nasdistill.models.hooks import Anatomy, LayerError, Outputs, is_channels_last
+from nasdistill.models.hooks import LayerError, ModelSummary, Outputs, is_channels_last
 
 Layers = Literal["auto"] | Mapping[str, Sequence[str]]
 Combine = Literal["mean", "concat"]
@@ -85,7 +85,7 @@ class OnLayers(Term):
     combine: Combine = "mean"
     pairs: tuple[Pair, ...] = ()
 
-    def bind(self, student: Anatomy, teacher: Anatomy | None) -> Term:
+    def bind(self, student: ModelSummary, teacher: ModelSummary | None) -> Term:
         """See `Term`."""
         if teacher is None:
             name = type(self).__name__.lower()
@@ -99,7 +99,9 @@ class OnLayers(Term):
             bound.check(pair)
         return bound
 
-    def _names(self, student: Anatomy, teacher: Anatomy) -> list[tuple[str, tuple[str, ...]]]:
+    def _names(
+        self, student: ModelSummary, teacher: ModelSummary
+    ) -> list[tuple[str, tuple[str, ...]]]:
         if self.layers != "auto":
             return [
                 (student.layer(one), tuple(teacher.layer(other) for other in others))

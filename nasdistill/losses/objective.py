@@ -15,7 +15,7 @@ from nasdistill.losses.logits import KL, Labels
 from nasdistill.losses.schedules import Schedule
 from nasdistill.losses.term import Term
 from nasdistill.models import hooks
-from nasdistill.models.hooks import Anatomy, Outputs
+from nasdistill.models.hooks import ModelSummary, Outputs
 
 MAIN = "teacher"
 """The name of the teacher that is asked where a term names none."""
@@ -118,7 +118,7 @@ class Objective:
         weights = ((i, item.weight(progress)) for i, item in enumerate(self.terms))
         return tuple(i for i, weight in weights if isinstance(weight, Tensor) or weight != 0.0)
 
-    def bind(self, student: Anatomy, teachers: Mapping[str, Anatomy | None]) -> Objective:
+    def bind(self, student: ModelSummary, teachers: Mapping[str, ModelSummary | None]) -> Objective:
         """The same objective with the layers of its terms found.
 
         Args:

@@ -34,7 +34,7 @@ class AttentionLayer:
     Attributes:
         kind: Which of the `ADAPTERS` reads it.
         name: Path of the attention module in the model's `body`.
-        taps: What to read with `tapped`.
+        taps: What to read with `hooked`.
         heads: Number of heads H.
         width: D of queries and keys together, H times d.
     """
@@ -53,7 +53,7 @@ class AttentionLayer:
 
         Args:
             module: The model that `attention_layers` found this layer in, or a copy.
-            features: What `tapped` read, all of `taps` among it.
+            features: What `hooked` read, all of `taps` among it.
 
         Returns:
             Each `[B, H, N, d]`, in the precision of the features.
@@ -123,7 +123,7 @@ class _Adapter(NamedTuple):
     Attributes:
         reads: What it reads, for messages.
         find: Looks at a module and at those around it.
-        split: From the module, its number of heads and what was tapped to queries, keys, values.
+        split: From the module, its number of heads and what was hooked to queries, keys, values.
     """
 
     reads: str

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from nasdistill.data import Batch
-from nasdistill.models.hooks import Anatomy, Outputs
+from nasdistill.models.hooks import ModelSummary, Outputs
 
 __all__ = ["Outputs", "Term"]
 
@@ -31,7 +31,7 @@ class Term(ABC):
     student_layers: tuple[str, ...] = ()
     teacher_layers: tuple[str, ...] = ()
 
-    def bind(self, student: Anatomy, teacher: Anatomy | None) -> Term:
+    def bind(self, student: ModelSummary, teacher: ModelSummary | None) -> Term:
         """The same term, with its layers found in one student and its teacher.
 
         Raises:

@@ -44,7 +44,7 @@ def body(module: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def tapped(module: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+def hooked(module: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     """Reads outputs of some modules while the block runs; the hooks are gone afterwards.
 
     Args:
@@ -75,13 +75,13 @@ def ask(module: nn.Module, images: Tensor, layers: Iterable[str]) -> Outputs:
     wanted = tuple(layers)
     if not wanted:
         return Outputs(module(images), module=module)
-    with tapped(module, wanted) as features:
+    with hooked(module, wanted) as features:
         logits = module(images)
     return Outputs(logits, features, module)
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelSummary:
     """What can be read of a model.
 
     Attributes:
@@ -134,7 +134,7 @@ class Anatomy:
         return [name for name in names if name.count(".") < depth]
 
 
-def anatomy(module: nn.Module, name: str, input: Input) -> Anatomy:
+def summarise(module: nn.Module, name: str, input: Input) -> ModelSummary:
     """Looks into a model, by two blank images in eval mode; the model is left as it was.
 
     Args:
@@ -159,7 +159,7 @@ def anatomy(module: nn.Module, name: str, input: Input) -> Anatomy:
             handle.remove()
         for part, mode in modes.items():
             part.training = mode
-    return Anatomy(
+    return ModelSummary(
         name=name,
         module=inner,
         shapes=shapes,

@@ -29,7 +29,7 @@ class Proposal:
     system_attrs: Mapping[str, Any]
 
 
-def propose(
+def sample(
     trials: Sequence[FrozenTrial],
     directions: Sequence[StudyDirection],
     recipe: Recipe,

@@ -39,7 +39,7 @@ from nasdistill.results import (
 )
 from nasdistill.space import Architecture, SearchSpace
 from nasdistill.study.leases import abandoned, lease_of, renewing
-from nasdistill.study.sampling import Proposal, propose
+from nasdistill.study.sampling import Proposal, sample
 
 SETTLE_SECONDS = 0.5
 MOST_DEATHS = 5
@@ -152,7 +152,7 @@ class Study:
         """Writes one attribute of the study; `value` must be JSON."""
         self._study.set_user_attr(key, value)
 
-    def once(self, key: str, make: Callable[[], Any]) -> Any:
+    def get_or_measure(self, key: str, make: Callable[[], Any]) -> Any:
         """Reads an attribute, or makes and stores it: what was measured once is kept."""
         if key not in self.attrs:
             with alone(self.folder / "once.lock"):
@@ -214,7 +214,7 @@ class Study:
         self.note(number, "state", "stopped")
         self._end(number, TrialState.PRUNED, None)
 
-    def fail(self, number: int, reason: str, state: str = "failed") -> None:
+    def end(self, number: int, reason: str, state: str = "failed") -> None:
         """Ends a trial that gave no score; `state` may be `rejected` or `withdrawn` as well."""
         self.note(number, "reason", reason)
         self.note(number, "state", state)
@@ -235,7 +235,7 @@ class Study:
         Args:
             attempt: How many proposals were thrown away as duplicates since the last trial.
         """
-        return propose(self.trials(), self._study.directions, self.recipe, self.space, attempt)
+        return sample(self.trials(), self._study.directions, self.recipe, self.space, attempt)
 
     # -- claims and leases -----------------------------------------------------------------------
 
@@ -269,9 +269,9 @@ class Study:
         counted = sum(a.get("state") in COUNTED for a in earlier)
         fingerprint = proposal.architecture.fingerprint
         if any(a.get("fingerprint") == fingerprint and a["state"] in COUNTED for a in earlier):
-            self.fail(mine.number, "another worker has it", state="withdrawn")
+            self.end(mine.number, "another worker has it", state="withdrawn")
         elif counted >= self.recipe.trials:
-            self.fail(mine.number, "the study's total is reached", state="withdrawn")
+            self.end(mine.number, "the study's total is reached", state="withdrawn")
         else:
             return mine.number
         return None
@@ -310,7 +310,7 @@ class Study:
                 if trial.user_attrs["state"] == "withdrawn":  # it died while withdrawing
                     self._end(trial.number, TrialState.FAIL, None)
                 elif self._deaths(trial) >= MOST_DEATHS:
-                    self.fail(trial.number, f"its process died {MOST_DEATHS} times at one rung")
+                    self.end(trial.number, f"its process died {MOST_DEATHS} times at one rung")
                 else:
                     return trial.number
         return None

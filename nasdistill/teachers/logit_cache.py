@@ -43,7 +43,7 @@ LOCK = "lock"
 ON_DEVICE_BYTES = 1 << 30
 
 
-class AnswerCache:
+class LogitCache:
     """The teacher's logits on one split, remembered exactly.
 
     Args:
@@ -58,7 +58,7 @@ class AnswerCache:
         folder: Of this key.
         view_bytes: What one view takes on disk.
         asked: Examples the teacher answered in this process.
-        served: Answers given out in this process.
+        served: TeacherTargets given out in this process.
     """
 
     def __init__(

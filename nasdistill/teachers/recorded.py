@@ -21,7 +21,7 @@ class Absent(nn.Module):
 
 
 def recorded_teacher(spec: str, dataset: Dataset) -> Teacher:
-    """A teacher made of `table:PATH`; its answers are read by `answers.TableAnswers`.
+    """A teacher made of `table:PATH`; its answers are read by `answers.TableTargets`.
 
     Raises:
         UserError: If there is no such file.

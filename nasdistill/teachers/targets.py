@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from nasdistill.data import Batch
 from nasdistill.models import hooks
-from nasdistill.models.hooks import Anatomy, LayerError, Outputs
-from nasdistill.teachers.logit_cache import AnswerCache
+from nasdistill.models.hooks import LayerError, ModelSummary, Outputs
+from nasdistill.teachers.logit_cache import LogitCache
 from nasdistill.teachers.table import Table
 from nasdistill.teachers.teacher import Teacher
 
@@ -23,7 +23,7 @@ Plan = Iterable[tuple[Tensor, int | None]]
 
 
 @dataclass(frozen=True)
-class Question:
+class TargetRequest:
     """What a teacher is asked.
 
     Attributes:
@@ -39,7 +39,7 @@ class Question:
     asking: int
 
 
-class Answers(ABC):
+class TeacherTargets(ABC):
     """What one teacher says about the batches of a run.
 
     Attributes:
@@ -57,7 +57,7 @@ class Answers(ABC):
             plan: `(ids int64 CPU tensor, view)` of each.
         """
 
-    def anatomy(self, student: Anatomy | None) -> Anatomy | None:
+    def summary(self, student: ModelSummary | None) -> ModelSummary | None:
         """What can be read of it; None if it has no layers.
 
         Args:
@@ -79,8 +79,8 @@ class Answers(ABC):
         """
 
     @abstractmethod
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
-        """Answers, without gradients.
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+        """TeacherTargets, without gradients.
 
         Args:
             question: What is asked.
@@ -88,7 +88,7 @@ class Answers(ABC):
         """
 
 
-class FrozenAnswers(Answers):
+class CachedTargets(TeacherTargets):
     """A frozen teacher: from the cache where logits are enough, live where layers are wanted.
 
     Args:
@@ -96,31 +96,31 @@ class FrozenAnswers(Answers):
         cache: Its remembered logits; shared by all runs of a study.
     """
 
-    def __init__(self, teacher: Teacher, cache: AnswerCache) -> None:
+    def __init__(self, teacher: Teacher, cache: LogitCache) -> None:
         self.teacher = teacher
         self.cache = cache
         self.size = teacher.input.size
-        self._anatomy: Anatomy | None = None
+        self._anatomy: ModelSummary | None = None
 
     def prepare(self, plan: Plan) -> None:
-        """See `Answers`."""
+        """See `TeacherTargets`."""
         self.cache.prepare(plan)
 
-    def anatomy(self, student: Anatomy | None) -> Anatomy:
-        """See `Answers`."""
+    def summary(self, student: ModelSummary | None) -> ModelSummary:
+        """See `TeacherTargets`."""
         if self._anatomy is None:
-            self._anatomy = hooks.anatomy(self.teacher.module, "teacher", self.teacher.input)
+            self._anatomy = hooks.summarise(self.teacher.module, "teacher", self.teacher.input)
         return self._anatomy
 
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
-        """See `Answers`."""
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+        """See `TeacherTargets`."""
         if not question.layers:
             return Outputs(self.cache.logits(question.batch))
         images = question.batch.images_at(self.teacher.input.size)
         return self.teacher.outputs(images, question.layers)
 
 
-class TableAnswers(Answers):
+class TableTargets(TeacherTargets):
     """A black box: recorded answers, the same for every view of an example.
 
     Args:
@@ -133,8 +133,8 @@ class TableAnswers(Answers):
         self._known_N = torch.from_numpy(table.known).to(device)
         self.complete = bool(table.known.all())
 
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
-        """See `Answers`."""
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+        """See `TeacherTargets`."""
         if question.layers:
             raise LayerError("a table of recorded answers has no layers")
         ids = question.batch.ids
@@ -146,7 +146,7 @@ Combination = Literal["shares", "certainty", "correct"]
 
 
 @dataclass(frozen=True)
-class MeanAnswers(Answers):
+class EnsembleTargets(TeacherTargets):
     """Several teachers as one: the mean of their distributions, as log-probabilities.
 
     Attributes:
@@ -157,18 +157,18 @@ class MeanAnswers(Answers):
             that are right, all where none is.
     """
 
-    of: Sequence[Answers]
+    of: Sequence[TeacherTargets]
     shares: Sequence[float]
     by: Combination = "shares"
 
     def prepare(self, plan: Plan) -> None:
-        """See `Answers`."""
+        """See `TeacherTargets`."""
         items = list(plan)
         for answers in self.of:
             answers.prepare(items)
 
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
-        """See `Answers`."""
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+        """See `TeacherTargets`."""
         if question.layers:
             raise LayerError("a mean of teachers has no layers: name one of them for this term")
         said = [answers(question, None) for answers in self.of]
@@ -205,28 +205,28 @@ def correct(log_p_TBC: Tensor, labels_B: Tensor) -> Tensor:
 BY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"certainty": certainty, "correct": correct}
 
 
-class _OwnAnswers(Answers):
+class _SelfTargets(TeacherTargets):
     """A copy of the student, which the run keeps."""
 
     called: ClassVar[str]
 
-    def anatomy(self, student: Anatomy | None) -> Anatomy | None:
-        """See `Answers`."""
+    def summary(self, student: ModelSummary | None) -> ModelSummary | None:
+        """See `TeacherTargets`."""
         return None if student is None else replace(student, name=self.called)
 
     def copy_of(self, student: nn.Module) -> nn.Module:
-        """See `Answers`."""
+        """See `TeacherTargets`."""
         return copy.deepcopy(student).requires_grad_(False).eval()
 
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
-        """See `Answers`."""
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+        """See `TeacherTargets`."""
         assert kept is not None
         with torch.no_grad():
             return hooks.ask(kept, question.batch.images, question.layers)
 
 
 @dataclass(frozen=True)
-class AverageAnswers(_OwnAnswers):
+class EMATargets(_SelfTargets):
     """The exponential moving average of the student (Tarvainen and Valpola, "Mean teachers", 2017).
 
     Attributes:
@@ -239,7 +239,7 @@ class AverageAnswers(_OwnAnswers):
 
     @torch.no_grad()
     def follow(self, kept: nn.Module, student: nn.Module, step: int) -> None:
-        """See `Answers`."""
+        """See `TeacherTargets`."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for mine, theirs in zip(_state(kept), _state(student), strict=True):
             if mine.is_floating_point():
@@ -249,7 +249,7 @@ class AverageAnswers(_OwnAnswers):
 
 
 @dataclass(frozen=True)
-class EarlierAnswers(_OwnAnswers):
+class SnapshotTargets(_SelfTargets):
     """The student as it was some steps ago (Yang et al., "Snapshot Distillation", 2019).
 
     Attributes:
@@ -260,12 +260,12 @@ class EarlierAnswers(_OwnAnswers):
     called: ClassVar[str] = "earlier student"
 
     def follow(self, kept: nn.Module, student: nn.Module, step: int) -> None:
-        """See `Answers`."""
+        """See `TeacherTargets`."""
         if step % self.every == 0:
             kept.load_state_dict(student.state_dict())
 
 
-class PeerAnswers(Answers):
+class PeerTargets(TeacherTargets):
     """The other students of the run (Zhang et al., "Deep Mutual Learning", 2018).
 
     Args:
@@ -275,8 +275,8 @@ class PeerAnswers(Answers):
     def __init__(self, students: int) -> None:
         self.students = students  # type: ignore[misc]
 
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
-        """See `Answers`."""
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+        """See `TeacherTargets`."""
         if question.layers:
             raise LayerError("peers teach by their logits alone")
         others = [o.logits for i, o in enumerate(question.said) if i != question.asking]
@@ -288,6 +288,6 @@ def _state(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def students_of(teachers: Mapping[str, Answers]) -> int:
+def students_of(teachers: Mapping[str, TeacherTargets]) -> int:
     """How many students a run needs."""
     return max((answers.students for answers in teachers.values()), default=1)

@@ -36,7 +36,7 @@ KINDS: dict[str, Callable[[str, Path | None, int | None], Pretrained]] = {
     "transformers": from_transformers,
 }
 
-Imported = Mapping[str, Callable[..., Any]]
+Plugins = Mapping[str, Callable[..., Any]]
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Teacher:
         return self
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
-        """Answers.
+        """TeacherTargets.
 
         Args:
             images_BCHW: uint8, at the size of `input`, on the module's device.
@@ -97,11 +97,11 @@ class Teacher:
         return logits_BK.float().clone()  # outside, so that training may read it
 
     def outputs(self, images_BCHW: Tensor, layers: tuple[str, ...]) -> hooks.Outputs:
-        """Answers, with the outputs of some layers, for training to read.
+        """TeacherTargets, with the outputs of some layers, for training to read.
 
         Args:
             images_BCHW: As for `logits`.
-            layers: Names of modules, see `taps.tapped`.
+            layers: Names of modules, see `taps.hooked`.
         """
         with torch.no_grad(), self._autocast(images_BCHW):
             return hooks.ask(self.module, images_BCHW, layers)
@@ -130,7 +130,7 @@ def load_teacher(
     device: torch.device,
     weights: str | Path | None = None,
     studies_root: Path = Path("studies"),
-    imported: Imported | None = None,
+    imported: Plugins | None = None,
     precision: AnswerPrecision = "fp32",
 ) -> Teacher:
     """Makes a frozen teacher.
@@ -175,7 +175,7 @@ def load_teacher(
     )
 
 
-def _find(asked: Spec, dataset: Dataset, studies_root: Path, imported: Imported) -> _Found:
+def _find(asked: Spec, dataset: Dataset, studies_root: Path, imported: Plugins) -> _Found:
     if asked.kind in KINDS:
         if not asked.name:
             raise UserError(f"--teacher {asked.text}: a model's name must follow the colon")
@@ -197,7 +197,7 @@ def _find(asked: Spec, dataset: Dataset, studies_root: Path, imported: Imported)
     return _unknown(asked, imported)
 
 
-def _unknown(asked: Spec, imported: Imported) -> _Found:
+def _unknown(asked: Spec, imported: Plugins) -> _Found:
     kinds = [*KINDS, "final", "folder"]
     found = asked.kind or asked.name
     hint = nearest(found, [*kinds, "auto", "shipped", *imported])
@@ -208,7 +208,7 @@ def _unknown(asked: Spec, imported: Imported) -> _Found:
     )
 
 
-def _also(imported: Imported) -> str:
+def _also(imported: Plugins) -> str:
     return f" ({', '.join(sorted(imported))})" if imported else ""
 
 

@@ -1,18 +1,18 @@
 """Distillation: a run, what it is fed, and the loop that trains it."""
 
-from nasdistill.training.cuda_graph import CapturedSteps, capturable
+from nasdistill.training.cuda_graph import GraphedSteps, capturable
 from nasdistill.training.loop import (
     EVALUATION_BATCH,
     Diverged,
     Progress,
-    distill,
     predict,
     seed_weights,
+    train,
 )
-from nasdistill.training.memory import OutOfMemory, fitting
+from nasdistill.training.memory import OutOfMemory, with_micro_batches
 from nasdistill.training.precision import Precision, set_precision
 from nasdistill.training.run import Run
-from nasdistill.training.schedule import Feed, Pace
+from nasdistill.training.schedule import BatchStream, LRSchedule
 from nasdistill.training.timing import (
     PROBE_STEPS,
     precision_steps,
@@ -27,17 +27,15 @@ from nasdistill.training.timing import (
 __all__ = [
     "EVALUATION_BATCH",
     "PROBE_STEPS",
-    "CapturedSteps",
+    "BatchStream",
     "Diverged",
-    "Feed",
+    "GraphedSteps",
+    "LRSchedule",
     "OutOfMemory",
-    "Pace",
     "Precision",
     "Progress",
     "Run",
     "capturable",
-    "distill",
-    "fitting",
     "precision_steps",
     "predict",
     "probe_capture",
@@ -48,4 +46,6 @@ __all__ = [
     "seed_weights",
     "set_precision",
     "steps_a_second",
+    "train",
+    "with_micro_batches",
 ]

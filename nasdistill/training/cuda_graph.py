@@ -22,8 +22,8 @@ from nasdistill.losses import Objective, Schedule
 from nasdistill.losses.adversarial import AdversarialFeatures, AdversarialLogits
 from nasdistill.losses.schedules import constant
 from nasdistill.models.hooks import Outputs
-from nasdistill.teachers.targets import Answers, Question
-from nasdistill.training.step_inputs import Lesson, values_of
+from nasdistill.teachers.targets import TargetRequest, TeacherTargets
+from nasdistill.training.step_inputs import StepInputs, values_of
 
 if TYPE_CHECKING:
     from nasdistill.training.run import Run
@@ -39,7 +39,7 @@ def capturable(run: Run) -> str | None:
     """
     if len(run.students) > 1:
         return "its students teach each other"
-    if any(list(kept.children()) for kept in run.kept):
+    if any(list(kept.children()) for kept in run.teacher_copies):
         return "a teacher is made of the student, and follows it after each step"
     if run.micro_batch is not None:
         return "its batches are divided for want of memory"
@@ -56,7 +56,7 @@ def capturable(run: Run) -> str | None:
     return None
 
 
-class CapturedSteps:
+class GraphedSteps:
     """The steps of a run and of its branches, replayed from one graph.
 
     The graph works on a student and an optimiser of its own. A run's state is copied in before a
@@ -72,7 +72,7 @@ class CapturedSteps:
         self.failure: str | None = None
         self._stage: _Stage | None = None
 
-    def train(self, run: Run, given: Iterator[Lesson], until: int) -> Tensor:
+    def train(self, run: Run, given: Iterator[StepInputs], until: int) -> Tensor:
         """Trains a run up to a step; or less far, where capturing fails.
 
         Args:
@@ -108,7 +108,7 @@ class CapturedSteps:
             self._stage.store(run)
         return total
 
-    def _captured(self, run: Run, lesson: Lesson, active: tuple[int, ...]) -> _Stage | None:
+    def _captured(self, run: Run, lesson: StepInputs, active: tuple[int, ...]) -> _Stage | None:
         """The stage, with a graph for these terms; None if that fails."""
         try:
             stage = self._stage or _Stage(run, lesson)
@@ -135,13 +135,13 @@ class _Stage:
         replays: What replays a step, by the numbers of the terms that count in it.
     """
 
-    def __init__(self, run: Run, lesson: Lesson) -> None:
+    def __init__(self, run: Run, lesson: StepInputs) -> None:
         self.replays: dict[tuple[int, ...], Callable[[], object]] = {}
         self._lesson = lesson.each(torch.clone)
         self._values_K = torch.ones(1 + len(run.objective.schedules), device=run.device)
         self._loss = torch.zeros((), device=run.device)
-        self._twin = run.branch(run.pace)
-        self._twin.captured = None
+        self._twin = run.branch(run.lr_schedule)
+        self._twin.graphed = None
         self._twin.teachers = {n: _Told(said) for n, said in self._lesson.answers.items()}
         self._state = _state(self._twin)
         rate, *slots = self._values_K.unbind()
@@ -167,7 +167,7 @@ class _Stage:
         objective = replace(self._objective, terms=terms)
         self.replays[active] = record(lambda: self._learn(objective), self._twin.device)
 
-    def step(self, active: tuple[int, ...], lesson: Lesson, values_K: Tensor) -> Tensor:
+    def step(self, active: tuple[int, ...], lesson: StepInputs, values_K: Tensor) -> Tensor:
         """One step; gives its loss, to be read before the next one."""
         for place, given in zip(self._lesson.tensors(), lesson.tensors(), strict=True):
             place.copy_(given)
@@ -177,17 +177,17 @@ class _Stage:
 
     def _learn(self, objective: Objective) -> None:
         self._twin.objective = objective
-        self._loss.copy_(self._twin.learn(self._lesson.batch))
+        self._loss.copy_(self._twin.train_step(self._lesson.batch))
 
 
-class _Told(Answers):
+class _Told(TeacherTargets):
     """A teacher whose answers lie ready."""
 
     def __init__(self, said: Outputs) -> None:
         self._said = said
 
-    def __call__(self, question: Question, kept: nn.Module | None) -> Outputs:
-        """See `Answers`."""
+    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+        """See `TeacherTargets`."""
         return self._said
 
 

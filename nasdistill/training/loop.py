@@ -16,7 +16,7 @@ from nasdistill.data import Batch, Split
 from nasdistill.training.memory import answers
 from nasdistill.training.precision import depthwise_in
 from nasdistill.training.run import Run
-from nasdistill.training.step_inputs import lessons
+from nasdistill.training.step_inputs import step_inputs
 
 EVALUATION_BATCH = 500
 
@@ -40,7 +40,7 @@ class Progress:
     images_per_second: float
 
 
-def distill(run: Run, until: int, every: int | None = None) -> Iterator[Progress]:
+def train(run: Run, until: int, every: int | None = None) -> Iterator[Progress]:
     """Trains until the run has seen `until` examples.
 
     Leave the loop to stop; the run then stands after the last step whose progress was given.
@@ -57,44 +57,44 @@ def distill(run: Run, until: int, every: int | None = None) -> Iterator[Progress
     Raises:
         Diverged: If the loss stops being finite.
     """
-    last = run.feed.steps(until)
-    every = every or min(100 if run.device.type == "cuda" else 25, run.feed.steps_per_epoch)
+    last = run.stream.steps(until)
+    every = every or min(100 if run.device.type == "cuda" else 25, run.stream.steps_per_epoch)
     run.students.train()
     # What is streamed is decoded ahead, past the next sign of life.
-    given = None if run.captured is None else lessons(run, last)
+    given = None if run.graphed is None else step_inputs(run, last)
     batches: Iterator[Batch] | None = None
     while run.step < last:
         chunk = min(last, (run.step // every + 1) * every)
         start, before = time.perf_counter(), run.step
         total = torch.zeros((), device=run.device)
-        if run.captured is not None and given is not None:
-            total += run.captured.train(run, given, chunk)
+        if run.graphed is not None and given is not None:
+            total += run.graphed.train(run, given, chunk)
         if run.step < chunk and batches is None:  # all of it, or what could not be replayed
-            plan = run.feed.plan(run.step, last)
-            batches = iter(run.feed.dataset.train.batches(plan, run.size, run.sizes))
+            plan = run.stream.plan(run.step, last)
+            batches = iter(run.stream.dataset.train.batches(plan, run.size, run.sizes))
         for batch in itertools.islice(batches or (), chunk - run.step):
             total += _train_step(run, batch)
             run.step += 1
-            run.follow()
+            run.update_targets()
         loss = float(total) / (run.step - before)
         if not math.isfinite(loss):
             raise Diverged(f"the loss became {loss} after {run.examples} training examples")
         seconds = time.perf_counter() - start
-        images = (run.step - before) * run.feed.batch_size
+        images = (run.step - before) * run.stream.batch_size
         yield Progress(run.examples, loss, images / max(seconds, 1e-9))
 
 
 def _train_step(run: Run, batch: Batch) -> Tensor:
     """One optimiser step; gives the loss, detached and not yet synchronised."""
     for group in run.optimizer.param_groups:
-        group["lr"] = run.pace(run.examples)
+        group["lr"] = run.lr_schedule(run.examples)
     torch.manual_seed(seed_of(run.seed, "step", run.step))
-    return run.learn(batch)
+    return run.train_step(batch)
 
 
 @torch.inference_mode()
 def predict(module: nn.Module, split: Split, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Answers of a module to un-augmented images, in fp32.
+    """TeacherTargets of a module to un-augmented images, in fp32.
 
     Where memory runs out, a batch is halved as often as it takes.
 

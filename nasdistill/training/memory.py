@@ -40,7 +40,7 @@ def free() -> None:
     torch.cuda.empty_cache()
 
 
-def fitting(
+def with_micro_batches(
     train: Callable[[int | None], Result],
     *,
     batch: int,

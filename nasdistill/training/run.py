@@ -18,10 +18,10 @@ from nasdistill.data import Batch
 from nasdistill.losses import Objective
 from nasdistill.models import hooks
 from nasdistill.models.hooks import Outputs
-from nasdistill.teachers.targets import Answers, Question
-from nasdistill.training.cuda_graph import CapturedSteps
+from nasdistill.teachers.targets import TargetRequest, TeacherTargets
+from nasdistill.training.cuda_graph import GraphedSteps
 from nasdistill.training.precision import Precision, autocast, set_precision
-from nasdistill.training.schedule import Feed, Pace
+from nasdistill.training.schedule import BatchStream, LRSchedule
 
 
 class Run:
@@ -30,11 +30,11 @@ class Run:
     Args:
         students: The modules that learn, each from uint8 `[B, C, H, W]` to logits: one, or as many
             as teach each other.
-        feed: Examples, order and views.
+        stream: Examples, order and views.
         objective: What they are trained on; its layers are found in the first student.
         teachers: Who can be asked, by name.
         horizon: Training examples at which the objective's progress is 1.
-        pace: The learning rate.
+        lr_schedule: The learning rate.
         seed: Seeds auxiliaries and, together with the step, dropout; of the student, not of the
             study.
         precision: fp32, bf16 autocast, or bf16 with depthwise convolutions in fp32.
@@ -57,26 +57,26 @@ class Run:
     def __init__(
         self,
         students: Sequence[nn.Module],
-        feed: Feed,
+        stream: BatchStream,
         objective: Objective,
         *,
         horizon: int,
-        pace: Pace,
+        lr_schedule: LRSchedule,
         seed: int,
         precision: Precision = "fp32",
-        teachers: Mapping[str, Answers] | None = None,
+        teachers: Mapping[str, TeacherTargets] | None = None,
         size: tuple[int, int] | None = None,
         weight_decay: float = 0.01,
         micro_batch: int | None = None,
     ) -> None:
         assert micro_batch is None or not objective.coupled
-        self.feed = feed
+        self.stream = stream
         self.horizon = horizon
-        self.pace = pace
+        self.lr_schedule = lr_schedule
         self.seed = seed
         self.precision: Precision = precision
-        self.size = size or feed.dataset.input.size
-        self.device = feed.dataset.train.labels.device
+        self.size = size or stream.dataset.input.size
+        self.device = stream.dataset.train.labels.device
         self.weight_decay = weight_decay
         self.micro_batch = micro_batch
         named = teachers or {}
@@ -86,10 +86,10 @@ class Run:
         set_precision(self.students, precision)
         self.objective = self._bound(objective)
         self.auxiliaries = self._each(lambda student: self.objective.auxiliaries())
-        self.kept = self._each(self._copies)
+        self.teacher_copies = self._each(self._copies)
         self.optimizer = self._optimizer()
         self.step = 0
-        self.captured: CapturedSteps | None = None
+        self.graphed: GraphedSteps | None = None
         self.compiled = False
 
     @property
@@ -101,7 +101,7 @@ class Run:
     @property
     def examples(self) -> int:
         """Training examples seen so far."""
-        return self.step * self.feed.batch_size
+        return self.step * self.stream.batch_size
 
     @property
     def progress(self) -> float:
@@ -115,13 +115,13 @@ class Run:
         wanted = (answers.size for name, answers in self.teachers.items() if name in live)
         return tuple({size for size in wanted if size is not None} - {self.size})
 
-    def branch(self, pace: Pace) -> Run:
-        """A copy that goes on by itself, at another pace: for a cool-down."""
+    def branch(self, lr_schedule: LRSchedule) -> Run:
+        """A copy that goes on by itself, at another lr_schedule: for a cool-down."""
         twin = copy.copy(self)
         twin.students = copy.deepcopy(self.students)
         twin.auxiliaries = copy.deepcopy(self.auxiliaries)
-        twin.kept = copy.deepcopy(self.kept)
-        twin.pace = pace
+        twin.teacher_copies = copy.deepcopy(self.teacher_copies)
+        twin.lr_schedule = lr_schedule
         twin.optimizer = twin._optimizer()
         # load_state_dict would share the moments with the trunk.
         twin.optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
@@ -155,13 +155,13 @@ class Run:
         def ask(
             name: str, number: int, layers: tuple[str, ...], said: Sequence[Outputs]
         ) -> Outputs:
-            kept = dict(self.kept[number].named_children())
-            return self.teachers[name](Question(batch, layers, said, number), kept.get(name))
+            kept = dict(self.teacher_copies[number].named_children())
+            return self.teachers[name](TargetRequest(batch, layers, said, number), kept.get(name))
 
         auxiliaries = [dict(each.named_children()) for each in self.auxiliaries]
         return self.objective(list(self.students), auxiliaries, ask, batch, self.progress)
 
-    def learn(self, batch: Batch) -> Tensor:
+    def train_step(self, batch: Batch) -> Tensor:
         """One optimiser step; gives the loss, detached and not yet synchronised."""
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
@@ -174,19 +174,19 @@ class Run:
         self.optimizer.step()
         return total
 
-    def follow(self) -> None:
+    def update_targets(self) -> None:
         """Lets teachers that are made of the students keep up, after a step."""
-        for student, kept in zip(self.students, self.kept, strict=True):
+        for student, kept in zip(self.students, self.teacher_copies, strict=True):
             for name, module in kept.named_children():
                 self.teachers[name].follow(module, student, self.step)
 
     def _bound(self, objective: Objective) -> Objective:
         if not objective.reads_layers:
             return objective
-        shape = self.feed.dataset.input
-        seen = hooks.anatomy(self.students[0], "student", replace(shape, **self._side()))
+        shape = self.stream.dataset.input
+        seen = hooks.summarise(self.students[0], "student", replace(shape, **self._side()))
         return objective.bind(
-            seen, {name: answers.anatomy(seen) for name, answers in self.teachers.items()}
+            seen, {name: answers.summary(seen) for name, answers in self.teachers.items()}
         )
 
     def _side(self) -> dict[str, int]:
@@ -207,7 +207,7 @@ class Run:
     def _optimizer(self) -> torch.optim.AdamW:
         learning = [*_groups(self.students, self.weight_decay)]
         learning += _groups(self.auxiliaries, self.weight_decay)
-        return torch.optim.AdamW(learning, lr=self.pace.peak, fused=True)
+        return torch.optim.AdamW(learning, lr=self.lr_schedule.peak, fused=True)
 
 
 _MODULES = ("students", "auxiliaries", "kept")

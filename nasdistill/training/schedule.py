@@ -1,4 +1,4 @@
-"""What a run is fed, and at what pace it learns."""
+"""What a run is fed, and at what lr_schedule it learns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nasdistill.data import Dataset
 
 
 @dataclass(frozen=True)
-class Pace:
+class LRSchedule:
     """The learning rate over the examples seen: warm up, hold, cool down to zero.
 
     Attributes:
@@ -38,7 +38,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Feed:
+class BatchStream:
     """What a run is fed: the same stream for every student of a study.
 
     Order and views depend on the seed and the step alone.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nasdistill.data import Batch, ResidentSplit
 from nasdistill.models.hooks import Outputs
-from nasdistill.teachers.targets import Question
+from nasdistill.teachers.targets import TargetRequest
 
 if TYPE_CHECKING:
     from nasdistill.training.run import Run
@@ -22,13 +22,13 @@ TOGETHER_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
-class Lesson:
+class StepInputs:
     """A batch, and what each teacher says about it, by name."""
 
     batch: Batch
     answers: Mapping[str, Outputs]
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> Lesson:
+    def each(self, change: Callable[[Tensor], Tensor]) -> StepInputs:
         """The same with each tensor changed; all of them have a row for each example."""
         own = {field.name: getattr(self.batch, field.name) for field in fields(self.batch)}
         changed: dict[str, Any] = {k: change(x) for k, x in own.items() if isinstance(x, Tensor)}
@@ -38,7 +38,7 @@ class Lesson:
             )
             for name, said in self.answers.items()
         }
-        return Lesson(replace(self.batch, **changed), answers)
+        return StepInputs(replace(self.batch, **changed), answers)
 
     def tensors(self) -> list[Tensor]:
         """All of its tensors, always in the same order."""
@@ -47,24 +47,24 @@ class Lesson:
         return [x for x in (*batch, *said) if isinstance(x, Tensor)]
 
 
-def lessons(run: Run, until: int) -> Iterator[Lesson]:
+def step_inputs(run: Run, until: int) -> Iterator[StepInputs]:
     """The lesson of each step from where the run stands; many are rendered and asked at once.
 
     A picture is the same whatever the batch it is in, and so is a remembered answer.
     """
-    split, feed = run.feed.dataset.train, run.feed
-    size = min(feed.batch_size, len(split))
-    bytes_of_step = size * feed.dataset.input.channels * run.size[0] * run.size[1]
+    split, stream = run.stream.dataset.train, run.stream
+    size = min(stream.batch_size, len(split))
+    bytes_of_step = size * stream.dataset.input.channels * run.size[0] * run.size[1]
     # What is streamed is decoded batch by batch, each in a process of its own.
     together = max(1, TOGETHER_BYTES // bytes_of_step) if isinstance(split, ResidentSplit) else 1
     plan: list[tuple[Tensor, int | None]] = []
-    for view, items in itertools.groupby(feed.plan(run.step, until), key=lambda item: item[1]):
+    for view, items in itertools.groupby(stream.plan(run.step, until), key=lambda item: item[1]):
         ids = torch.cat([ids for ids, _ in items])
         plan += [(part, view) for part in torch.split(ids, size * together)]
     for batch in split.batches(plan, run.size):
-        question = Question(batch, (), (), 0)
+        question = TargetRequest(batch, (), (), 0)
         answers = {name: asked(question, None) for name, asked in run.teachers.items()}
-        whole = Lesson(batch, answers)
+        whole = StepInputs(batch, answers)
         for start in range(0, len(batch.ids_host), size):
             yield whole.each(lambda x, at=start: x[at : at + size])  # type: ignore[misc]
 
@@ -79,7 +79,7 @@ def values_of(run: Run, until: int) -> Tensor:
     schedules = run.objective.schedules
     rows = []
     for step in range(run.step, until):
-        examples = step * run.feed.batch_size
+        examples = step * run.stream.batch_size
         progress = min(1.0, examples / run.horizon)
-        rows.append([run.pace(examples), *(schedule(progress) for schedule in schedules)])
+        rows.append([run.lr_schedule(examples), *(schedule(progress) for schedule in schedules)])
     return torch.tensor(rows, dtype=torch.float32).to(run.device, non_blocking=True)

@@ -28,7 +28,7 @@ from nasdistill.teachers import AnswerPrecision, Teacher, head_of, replace_head,
 from nasdistill.training.metrics import accuracy, expected_calibration_error, wilson
 from nasdistill.training.precision import Precision
 from nasdistill.training.run import Run
-from nasdistill.training.schedule import Feed, Pace
+from nasdistill.training.schedule import BatchStream, LRSchedule
 
 TRAIN_SAMPLE = 2000
 OVERFITTED_GAP = 0.1
@@ -72,14 +72,14 @@ def train_teacher(
     """
     training.seed_weights(seed, architecture.fingerprint)
     net = build(architecture, dataset.input, len(dataset.classes))
-    feed = Feed(dataset, batch_size, views=epochs, seed=seed)
-    epoch = feed.examples_per_epoch
+    stream = BatchStream(dataset, batch_size, views=epochs, seed=seed)
+    epoch = stream.examples_per_epoch
     run = Run(
         [Classifier(net, dataset.mean, dataset.std)],
-        feed,
+        stream,
         Objective.labels(),
         horizon=epochs * epoch,
-        pace=Pace(learning_rate, 2 * epoch, 2 * epoch, epochs * epoch),
+        lr_schedule=LRSchedule(learning_rate, 2 * epoch, 2 * epoch, epochs * epoch),
         seed=seed,
         precision=precision,
         weight_decay=weight_decay,
@@ -125,9 +125,9 @@ def train_through(
     """
     if checkpoint is not None and checkpoint.exists():
         run.restore(checkpoint)
-    per_epoch = run.feed.examples_per_epoch
-    for epoch in range(run.step // run.feed.steps_per_epoch, epochs):
-        steps = training.distill(run, (epoch + 1) * per_epoch)
+    per_epoch = run.stream.examples_per_epoch
+    for epoch in range(run.step // run.stream.steps_per_epoch, epochs):
+        steps = training.train(run, (epoch + 1) * per_epoch)
         for progress in steps if lock is None else locks.pausing(steps, lock):
             left = (epochs * per_epoch - progress.examples) / max(progress.images_per_second, 1e-9)
             emit(
@@ -306,14 +306,14 @@ def _tune(
         )
     )
     body = _HeadOnly(teacher.module, head)
-    feed = Feed(dataset, 128, views=epochs, seed=seed)
-    total = epochs * feed.examples_per_epoch
+    stream = BatchStream(dataset, 128, views=epochs, seed=seed)
+    total = epochs * stream.examples_per_epoch
     run = Run(
         [body],
-        feed,
+        stream,
         Objective.labels(),
         horizon=total,
-        pace=Pace(0.003, 128, 128, total),
+        lr_schedule=LRSchedule(0.003, 128, 128, total),
         seed=seed,
         size=teacher.input.size,
     )

@@ -7,8 +7,8 @@ import time
 import torch
 
 from nasdistill.models.depthwise import DepthwiseConv2d
-from nasdistill.training.cuda_graph import CapturedSteps, capturable
-from nasdistill.training.loop import distill
+from nasdistill.training.cuda_graph import GraphedSteps, capturable
+from nasdistill.training.loop import train
 from nasdistill.training.precision import Precision, set_precision
 from nasdistill.training.run import Run
 
@@ -40,9 +40,9 @@ def probe_precision(run: Run) -> Precision:
     captured, steps = capturable(run) is None, _round(run.device)
     twins: dict[Precision, Run] = {}
     for kind in kinds:
-        twins[kind] = run.branch(run.pace)
+        twins[kind] = run.branch(run.lr_schedule)
         twins[kind].precision = kind
-        twins[kind].captured = CapturedSteps() if captured else None
+        twins[kind].graphed = GraphedSteps() if captured else None
         set_precision(twins[kind].students, kind)
         _timed(twins[kind], 0, WARM_UP)
     rounds = [{kind: _timed(twins[kind], 0, steps) for kind in kinds} for _ in range(ROUNDS)]
@@ -55,18 +55,18 @@ def probe_capture(run: Run) -> float:
     Args:
         run: A fresh run whose steps can be captured; branches of it are trained and thrown away.
     """
-    single, captured = run.branch(run.pace), run.branch(run.pace)
-    single.captured, captured.captured = None, CapturedSteps()
+    single, captured = run.branch(run.lr_schedule), run.branch(run.lr_schedule)
+    single.graphed, captured.graphed = None, GraphedSteps()
     warm_up = 10
     seconds = _timed(single, warm_up, PROBE_STEPS - warm_up)
     ratio = seconds / _timed(captured, warm_up, PROBE_STEPS - warm_up)
-    return 0.0 if captured.captured.failure is not None else ratio
+    return 0.0 if captured.graphed.failure is not None else ratio
 
 
 def seconds_a_lap(run: Run) -> float:
     """What the first `PROBE_STEPS` steps of a run take, trained once more."""
     start, run.step = time.perf_counter(), 0
-    for _ in distill(run, PROBE_STEPS * run.feed.batch_size):
+    for _ in train(run, PROBE_STEPS * run.stream.batch_size):
         pass
     return time.perf_counter() - start
 
@@ -95,8 +95,8 @@ def steps_a_second(run: Run, begin: float, end: float) -> float:
 
 def seconds_a_step(run: Run) -> float:
     """What a step takes, of a branch that is trained and thrown away."""
-    twin = run.branch(run.pace)
-    twin.captured = None if run.captured is None else CapturedSteps()
+    twin = run.branch(run.lr_schedule)
+    twin.graphed = None if run.graphed is None else GraphedSteps()
     return _timed(twin, 5, COMPILED_STEPS) / COMPILED_STEPS
 
 
@@ -110,8 +110,8 @@ def probe_compilation(run: Run) -> tuple[float, float]:
         Exception: Whatever the compiler raises: there may be none on this machine.
     """
     start = time.perf_counter()
-    twin = run.branch(run.pace)
-    twin.captured = None if run.captured is None else CapturedSteps()
+    twin = run.branch(run.lr_schedule)
+    twin.graphed = None if run.graphed is None else GraphedSteps()
     twin.compile()
     steps = _timed(twin, 5, COMPILED_STEPS)
     return steps / COMPILED_STEPS, time.perf_counter() - start - steps
@@ -125,9 +125,9 @@ def _round(device: torch.device) -> int:
 def _timed(run: Run, warm_up: int, steps: int) -> float:
     """Seconds of some steps after some that are not timed."""
     before = run.examples
-    for _ in distill(run, before + warm_up * run.feed.batch_size):
+    for _ in train(run, before + warm_up * run.stream.batch_size):
         pass
     start = time.perf_counter()
-    for _ in distill(run, before + (warm_up + steps) * run.feed.batch_size):
+    for _ in train(run, before + (warm_up + steps) * run.stream.batch_size):
         pass
     return time.perf_counter() - start

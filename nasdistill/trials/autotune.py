@@ -16,16 +16,16 @@ from nasdistill.models.depthwise import DepthwiseConv2d
 from nasdistill.study import Study
 from nasdistill.training import (
     PROBE_STEPS,
-    CapturedSteps,
-    Pace,
+    GraphedSteps,
+    LRSchedule,
     Precision,
     Run,
     capturable,
     precision_steps,
 )
-from nasdistill.trials.context import Bench
+from nasdistill.trials.context import StudyContext
 from nasdistill.trials.proposals import excess_over
-from nasdistill.trials.training_setup import Course
+from nasdistill.trials.training_setup import TrainingSetup
 
 CAPTURE_WORTH = 1.05
 """How many times as fast captured steps must be: a capture takes time itself."""
@@ -40,8 +40,8 @@ two itself."""
 
 def precision_for(
     study: Study,
-    bench: Bench,
-    course: Course,
+    bench: StudyContext,
+    course: TrainingSetup,
     students: Sequence[nn.Module],
     micro_batch: int | None,
 ) -> Precision:
@@ -59,19 +59,19 @@ def precision_for(
 
     def probe() -> Precision:
         twins = copy.deepcopy(list(students))
-        pace = Pace(0.0, 1, None, 1)
+        pace = LRSchedule(0.0, 1, None, 1)
         run = course.run(
-            twins, horizon=1, pace=pace, seed=0, precision="fp32", micro_batch=micro_batch
+            twins, horizon=1, lr_schedule=pace, seed=0, precision="fp32", micro_batch=micro_batch
         )
         with locks.busy(bench.lock):
-            course.prepare(precision_steps(run.device) * course.feed.batch_size, 0)
+            course.prepare(precision_steps(run.device) * course.stream.batch_size, 0)
             return training.probe_precision(run)
 
-    chosen: Precision = study.once(f"precision:{kind_of(students)}", probe)
+    chosen: Precision = study.get_or_measure(f"precision:{kind_of(students)}", probe)
     return chosen
 
 
-def settle_capture(study: Study, bench: Bench, course: Course, run: Run) -> None:
+def choose_capture(study: Study, bench: StudyContext, course: TrainingSetup, run: Run) -> None:
     """Has a fresh run's steps captured where they can be, and where that is faster.
 
     Which it is is probed once for a kind of student, and stored.
@@ -87,14 +87,16 @@ def settle_capture(study: Study, bench: Bench, course: Course, run: Run) -> None
 
     def probe() -> float:
         with locks.busy(bench.lock):
-            course.prepare(PROBE_STEPS * course.feed.batch_size, 0)
+            course.prepare(PROBE_STEPS * course.stream.batch_size, 0)
             return training.probe_capture(run)
 
-    if study.once(f"captured:{kind_of(run.students)}", probe) > CAPTURE_WORTH:
-        run.captured = CapturedSteps()
+    if study.get_or_measure(f"captured:{kind_of(run.students)}", probe) > CAPTURE_WORTH:
+        run.graphed = GraphedSteps()
 
 
-def settle_compilation(study: Study, bench: Bench, run: Run, key: str, steps: int) -> str | None:
+def choose_compilation(
+    study: Study, bench: StudyContext, run: Run, key: str, steps: int
+) -> str | None:
     """Compiles a final's run where that pays back; tried only on long runs of one student.
 
     What was found is stored: a run that goes on after an interruption is compiled again or not.
@@ -134,7 +136,7 @@ def settle_compilation(study: Study, bench: Bench, run: Run, key: str, steps: in
     return said if pays else f"not compiled: {said}"
 
 
-def example_run(study: Study, bench: Bench) -> Run:
+def example_run(study: Study, bench: StudyContext) -> Run:
     """A run like a trial's, of a student drawn within the limits, to be timed; it learns nothing.
 
     Every process that draws one for the study draws the same. The answers of its first
@@ -155,13 +157,13 @@ def example_run(study: Study, bench: Bench) -> Run:
     run = course.run(
         students,
         horizon=1,
-        pace=Pace(0.0, 1, None, 1),
+        lr_schedule=LRSchedule(0.0, 1, None, 1),
         seed=0,
         precision=precision_for(study, bench, course, students, None),
     )
-    settle_capture(study, bench, course, run)
+    choose_capture(study, bench, course, run)
     with locks.busy(bench.lock):
-        course.prepare(PROBE_STEPS * course.feed.batch_size, 0)
+        course.prepare(PROBE_STEPS * course.stream.batch_size, 0)
     return run
 
 

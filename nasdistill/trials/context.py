@@ -24,14 +24,14 @@ from nasdistill.recipe import Recipe, TeacherOptions
 from nasdistill.results.rungs import Ladder
 from nasdistill.study import Study
 from nasdistill.teachers import Teacher
-from nasdistill.trials.plugins import Imported
-from nasdistill.trials.teacher_pool import Faculty, evaluated, load_a_teacher
-from nasdistill.trials.training_setup import Course, open_course
-from nasdistill.trials.validation import assistants_of, check_chain, check_course, check_room
+from nasdistill.trials.plugins import Plugins
+from nasdistill.trials.teacher_pool import TeacherPool, evaluated, open_teacher
+from nasdistill.trials.training_setup import TrainingSetup, open_setup
+from nasdistill.trials.validation import assistants_of, check_chain, check_room, check_setup
 
 
 @dataclass
-class Bench:
+class StudyContext:
     """What all trials and finals of one study share.
 
     Attributes:
@@ -52,9 +52,9 @@ class Bench:
     recipe: Recipe
     dataset: Dataset
     teacher: Teacher
-    scoring: Course
-    final: Course
-    faculty: Faculty
+    scoring: TrainingSetup
+    final: TrainingSetup
+    faculty: TeacherPool
     ladder: Ladder
     limits: Mapping[str, float]
     threads: int
@@ -75,14 +75,14 @@ class Bench:
     @property
     def final_epochs(self) -> int:
         """Epochs of a full run, at least one."""
-        feed = self.final.feed
-        examples = self.recipe.final_budget.examples(len(feed.dataset.train))
-        return max(1, round(examples / feed.examples_per_epoch))
+        stream = self.final.stream
+        examples = self.recipe.final_budget.examples(len(stream.dataset.train))
+        return max(1, round(examples / stream.examples_per_epoch))
 
     @property
     def final_examples(self) -> int:
         """Training examples that a full run sees: whole epochs of whole batches."""
-        return self.final_epochs * self.final.feed.examples_per_epoch
+        return self.final_epochs * self.final.stream.examples_per_epoch
 
     @property
     def classes(self) -> int:
@@ -139,7 +139,7 @@ RANKING_TERMS = ("labels", "kl")
 """Terms after whose short runs the order of students is known to be of use."""
 
 
-def open_bench(study: Study, imported: Imported, emit: Emit) -> Bench:
+def open_context(study: Study, imported: Plugins, emit: Emit) -> StudyContext:
     """Loads data and teacher, evaluates the teacher, and settles limits and rungs.
 
     What is measured here is stored with the study and not measured again.
@@ -163,17 +163,17 @@ def open_bench(study: Study, imported: Imported, emit: Emit) -> Bench:
         root=recipe.data_root,
         skip_unreadable=recipe.skip_unreadable,
     )
-    study.once("data", lambda: _describe(dataset))
+    study.get_or_measure("data", lambda: _describe(dataset))
     if study.attrs["data"]["fingerprint"] != dataset.fingerprint:
         raise UserError(
             f"study {study.folder.name!r}: the data {recipe.data!r} are not those it was made with"
         )
     emit(Event("stage", f"teacher {recipe.teacher}", stage="teacher"))
-    teacher = load_a_teacher(recipe, dataset, device, study.folder.parent, imported, emit)
+    teacher = open_teacher(recipe, dataset, device, study.folder.parent, imported, emit)
     card = evaluated(study, "teacher", teacher, dataset, emit)
     _warn_of_scoring(recipe, emit)
-    study.once("machine", lambda: describe_machine(device))
-    study.once("versions", describe_versions)
+    study.get_or_measure("machine", lambda: describe_machine(device))
+    study.get_or_measure("versions", describe_versions)
 
     def filled(examples: int, seconds: float) -> None:
         study.add_seconds("answers", seconds)
@@ -190,14 +190,14 @@ def open_bench(study: Study, imported: Imported, emit: Emit) -> Bench:
         assert options.model is not None
         emit(Event("stage", f"teacher {name}: {options.model}", stage="teacher"))
         named = recipe.model_copy(update={"teacher": options.model, "weights": options.weights})
-        further = load_a_teacher(named, dataset, device, study.folder.parent, imported, emit)
+        further = open_teacher(named, dataset, device, study.folder.parent, imported, emit)
         evaluated(study, f"teacher:{name}", further, dataset, emit)
         return further
 
     def tell(text: str) -> None:
         emit(Event("note", text, stage="teacher"))
 
-    faculty = Faculty(
+    faculty = TeacherPool(
         dataset,
         teacher,
         recipe.teachers,
@@ -207,24 +207,26 @@ def open_bench(study: Study, imported: Imported, emit: Emit) -> Bench:
         tell,
         recipe.cache_size,
     )
-    courses = [open_course(options, recipe, faculty) for options in (recipe.scoring, recipe.final)]
+    courses = [open_setup(options, recipe, faculty) for options in (recipe.scoring, recipe.final)]
     check_room(recipe, faculty, courses[1])
     for key, course in zip(("scoring", "final"), courses, strict=True):
-        check_course(key, course, study.space, dataset, emit)
+        check_setup(key, course, study.space, dataset, emit)
     for name, options in recipe.teachers.items():
         if options.table is not None:
             _check_table(study, name, Path(options.table))
     if recipe.iterate is not None:
         check_chain(courses[1], study.space, dataset)
         sizes = recipe.iterate.assistants or ()
-        study.once("assistants:architectures", lambda: assistants_of(sizes, study.space, dataset))
+        study.get_or_measure(
+            "assistants:architectures", lambda: assistants_of(sizes, study.space, dataset)
+        )
     ladder = Ladder.geometric(
-        recipe.rungs.first.examples(len(courses[0].feed.dataset.train)),
+        recipe.rungs.first.examples(len(courses[0].stream.dataset.train)),
         recipe.rungs.eta,
         recipe.rungs.count,
     )
-    study.once("rungs", lambda: list(ladder.budgets))
-    bench = Bench(
+    study.get_or_measure("rungs", lambda: list(ladder.budgets))
+    bench = StudyContext(
         recipe=recipe,
         dataset=dataset,
         teacher=teacher,
@@ -238,12 +240,14 @@ def open_bench(study: Study, imported: Imported, emit: Emit) -> Bench:
     )
     study.set("final_examples", bench.final_examples)
     if "latency" in recipe.minimize or recipe.max_latency is not None:
-        bench.teacher_latency = study.once("teacher_latency", lambda: _latency_of_teacher(bench))
-    bench.limits = study.once("limits", lambda: _limits(bench, card, emit))
+        bench.teacher_latency = study.get_or_measure(
+            "teacher_latency", lambda: _latency_of_teacher(bench)
+        )
+    bench.limits = study.get_or_measure("limits", lambda: _limits(bench, card, emit))
     return bench
 
 
-def _latency_of_teacher(bench: Bench) -> float | None:
+def _latency_of_teacher(bench: StudyContext) -> float | None:
     """Its median batch-1 latency in milliseconds; None if it cannot be run."""
     if not bench.teacher.runs:
         return None
@@ -265,7 +269,7 @@ def _check_table(study: Study, name: str, path: Path) -> None:
         UserError: If the file has changed since the study was made.
     """
     digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-    if study.once(f"table:{name}", lambda: digest) != digest:
+    if study.get_or_measure(f"table:{name}", lambda: digest) != digest:
         raise UserError(
             f"study {study.folder.name!r}: the table {path} of teacher {name!r} has changed since "
             "the study was made"
@@ -286,7 +290,7 @@ def _warn_of_scoring(recipe: Recipe, emit: Emit) -> None:
         )
 
 
-def _limits(bench: Bench, card: Mapping[str, Any], emit: Emit) -> dict[str, float]:
+def _limits(bench: StudyContext, card: Mapping[str, Any], emit: Emit) -> dict[str, float]:
     """The recipe's limits; where it names none, a tenth of the teacher's size, a third of its
     latency.
     """

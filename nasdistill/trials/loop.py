@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from nasdistill.common.events import Emit, Event
 from nasdistill.recipe import Recipe
 from nasdistill.study import Study
-from nasdistill.trials.context import Bench
+from nasdistill.trials.context import StudyContext
 from nasdistill.trials.proposals import counted, give_up_on_failures, propose
-from nasdistill.trials.trial import OutOfTime, climb
+from nasdistill.trials.trial import OutOfTime, run_trial
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Deadlines:
     whole: float | None
 
 
-def run(study: Study, bench: Bench, begun: float, emit: Emit) -> Deadlines:
+def run(study: Study, bench: StudyContext, begun: float, emit: Emit) -> Deadlines:
     """Runs trials until none is left for this process.
 
     Args:
@@ -56,7 +56,7 @@ def run(study: Study, bench: Bench, begun: float, emit: Emit) -> Deadlines:
         time.sleep(1.0)
 
 
-def note_saved(study: Study, bench: Bench) -> None:
+def note_saved(study: Study, bench: StudyContext) -> None:
     """Stores how many answers the cache gave this worker, less those that it asked for.
 
     The worker that asks is not always the one that uses the answer: only the sum over workers means
@@ -66,7 +66,7 @@ def note_saved(study: Study, bench: Bench) -> None:
     study.set(f"saved:cache:{study.worker}", saved)
 
 
-def _deadlines(study: Study, bench: Bench, begun: float) -> Deadlines:
+def _deadlines(study: Study, bench: StudyContext, begun: float) -> Deadlines:
     """Divides the time limit between search and finals by the examples that each will see."""
     recipe, ladder = study.recipe, bench.ladder
     if recipe.time_limit is None:
@@ -94,7 +94,7 @@ def _full_runs(recipe: Recipe) -> int:
     return each * recipe.top_k + shared
 
 
-def search(study: Study, bench: Bench, emit: Emit, deadline: float | None) -> str:
+def search(study: Study, bench: StudyContext, emit: Emit, deadline: float | None) -> str:
     """Runs trials until the study's total is reached.
 
     Args:
@@ -125,7 +125,7 @@ def search(study: Study, bench: Bench, emit: Emit, deadline: float | None) -> st
                 continue
         try:
             with study.holding(number):
-                climb(study, bench, number, emit, deadline)
+                run_trial(study, bench, number, emit, deadline)
         except OutOfTime:
             return "time"
         give_up_on_failures(study)

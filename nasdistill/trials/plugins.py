@@ -15,7 +15,7 @@ from nasdistill.study import Study
 
 
 @dataclass(frozen=True)
-class Imported:
+class Plugins:
     """What a user's file defines.
 
     Attributes:
@@ -31,7 +31,7 @@ class Imported:
     fingerprint: str = ""
 
 
-def import_file(path: str | None) -> Imported:
+def import_file(path: str | None) -> Plugins:
     """Runs a user's Python file and gathers what it defines.
 
     Args:
@@ -41,7 +41,7 @@ def import_file(path: str | None) -> Imported:
         UserError: If the file is missing or raises while it is imported.
     """
     if path is None:
-        return Imported()
+        return Plugins()
     file = Path(path)
     if not file.is_file():
         raise UserError(f"--import {path}: there is no such file")
@@ -57,7 +57,7 @@ def import_file(path: str | None) -> Imported:
     families = dict(getattr(module, "FAMILIES", {}))
     if not families and "build" in names:
         families = {file.stem: names["build"]}
-    return Imported(
+    return Plugins(
         families=families,
         teachers=names,
         sources=dict(getattr(module, "SOURCES", {})),
@@ -65,12 +65,12 @@ def import_file(path: str | None) -> Imported:
     )
 
 
-def read_import(recipe: Recipe) -> Imported:
+def load_plugins(recipe: Recipe) -> Plugins:
     """Runs the file given by `--import`, and makes its families and sources known."""
-    return import_own(recipe.import_file)
+    return register_plugins(recipe.import_file)
 
 
-def import_own(file: str | None) -> Imported:
+def register_plugins(file: str | None) -> Plugins:
     """Runs a file of the user's own, if there is one, and makes its families and sources known."""
     from nasdistill.data import register_sources
     from nasdistill.models import register_families
@@ -82,13 +82,16 @@ def import_own(file: str | None) -> Imported:
     return imported
 
 
-def check_import(study: Study, imported: Imported) -> None:
+def check_plugins(study: Study, imported: Plugins) -> None:
     """Holds the file given by `--import` against the one that a study was made with.
 
     Raises:
         UserError: If it has changed.
     """
-    if study.once("import_fingerprint", lambda: imported.fingerprint) != imported.fingerprint:
+    if (
+        study.get_or_measure("import_fingerprint", lambda: imported.fingerprint)
+        != imported.fingerprint
+    ):
         raise UserError(
             f"study {study.folder.name!r}: the file given by --import has changed since the study "
             "was made"

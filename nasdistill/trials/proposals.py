@@ -10,14 +10,14 @@ from nasdistill.common.events import Emit, Event
 from nasdistill.models.counts import count_architecture
 from nasdistill.results import COUNTED, Candidate
 from nasdistill.study import Study
-from nasdistill.trials.context import Bench
+from nasdistill.trials.context import StudyContext
 
 MOST_REJECTIONS = 300
 MOST_DUPLICATES = 500
 MOST_FAILURES = 5
 
 
-def propose(study: Study, bench: Bench, emit: Emit) -> int | None:
+def propose(study: Study, bench: StudyContext, emit: Emit) -> int | None:
     """Asks until an architecture is new and keeps the limits that need no measuring.
 
     Returns:
@@ -42,7 +42,7 @@ def propose(study: Study, bench: Bench, emit: Emit) -> int | None:
         except UserError as error:  # A family of the user's own that cannot build this one.
             number = study.claim(proposal, {})
             if number is not None:
-                study.fail(number, str(error))
+                study.end(number, str(error))
                 emit(Event("trial", f"failed: {error}", stage="search", trial=number))
                 give_up_on_failures(study)
             attempt = 0

@@ -17,13 +17,13 @@ from nasdistill.common.events import Emit, Event
 from nasdistill.common.seeds import hash_seed
 from nasdistill.results import Candidate, RungScore
 from nasdistill.study import Study, architecture_of
-from nasdistill.trials.context import Bench
-from nasdistill.trials.trial import FAILURES, OutOfTime, climb_rung, reason_of, start_trunk
+from nasdistill.trials.context import StudyContext
+from nasdistill.trials.trial import FAILURES, OutOfTime, reason_of, start_run, train_rung
 
 
 def run_race(
     study: Study,
-    bench: Bench,
+    bench: StudyContext,
     numbers: Sequence[int],
     emit: Emit,
     deadline: float | None,
@@ -68,25 +68,25 @@ def _key(number: int) -> str:
 
 
 def _run(
-    study: Study, bench: Bench, candidate: Candidate, emit: Emit, deadline: float | None
+    study: Study, bench: StudyContext, candidate: Candidate, emit: Emit, deadline: float | None
 ) -> RungScore:
     """One run up to the race's budget, from another seed."""
     course = bench.scoring.for_architecture(architecture_of(candidate))
     seed = hash_seed((study.recipe.seed, "race")) % 2**32
 
     def train(micro_batch: int | None) -> RungScore:
-        run = start_trunk(study, bench, course, candidate, seed, micro_batch)
+        run = start_run(study, bench, course, candidate, seed, micro_batch)
         last, number = bench.ladder.last, candidate.number
-        return climb_rung(bench, course, run, last, number, emit, deadline)
+        return train_rung(bench, course, run, last, number, emit, deadline)
 
     def mark(micro_batch: int) -> None:
         said = f"out of memory in the race; tried again in micro-batches of {micro_batch}"
         text = f"trial {candidate.number}: {said}"
         emit(Event("warning", text, stage="search", trial=candidate.number))
 
-    return training.fitting(
+    return training.with_micro_batches(
         train,
-        batch=course.feed.batch_size,
+        batch=course.stream.batch_size,
         coupled=course.objective.coupled,
         micro_batch=candidate.micro_batch,
         mark=mark,

@@ -21,19 +21,19 @@ from nasdistill.recipe import Recipe, SyntheticOptions, TeacherOptions
 from nasdistill.space import Architecture
 from nasdistill.study import Study
 from nasdistill.teachers import AnswerPrecision, Teacher, load_teacher, synthesis
-from nasdistill.teachers.logit_cache import AnswerCache
+from nasdistill.teachers.logit_cache import LogitCache
 from nasdistill.teachers.recorded import recorded_teacher
 from nasdistill.teachers.table import read_table
 from nasdistill.teachers.targets import (
-    Answers,
-    AverageAnswers,
-    EarlierAnswers,
-    FrozenAnswers,
-    MeanAnswers,
-    PeerAnswers,
-    TableAnswers,
+    CachedTargets,
+    EMATargets,
+    EnsembleTargets,
+    PeerTargets,
+    SnapshotTargets,
+    TableTargets,
+    TeacherTargets,
 )
-from nasdistill.training import Feed
+from nasdistill.training import BatchStream
 from nasdistill.training.teacher import (
     checkpoint_of,
     evaluate_teacher,
@@ -42,14 +42,14 @@ from nasdistill.training.teacher import (
     tune_head,
     warnings_of,
 )
-from nasdistill.trials.plugins import Imported
+from nasdistill.trials.plugins import Plugins
 
 AUTO_TEACHER_EPOCHS = 30
 HEAD_EPOCHS = 3
 
 
 @dataclass
-class Faculty:
+class TeacherPool:
     """Everyone who can teach in a study, loaded when first asked for.
 
     Attributes:
@@ -58,7 +58,7 @@ class Faculty:
         options: The others, as the recipe describes them, by name.
         load: Loads a teacher from `(name, options)`.
         root: Folder of the caches of answers.
-        on_fill: Told of every fill, see `AnswerCache`.
+        on_fill: Told of every fill, see `LogitCache`.
         tell: Told in words what takes time.
         cache_size: Most bytes of the caches below `root`; None for no limit.
         caches: The caches opened so far, by teacher and data.
@@ -72,35 +72,37 @@ class Faculty:
     on_fill: Callable[[int, float], None]
     tell: Callable[[str], None]
     cache_size: int | None = None
-    caches: dict[tuple[str, str], AnswerCache] = field(default_factory=dict)
+    caches: dict[tuple[str, str], LogitCache] = field(default_factory=dict)
     _loaded: dict[str, Teacher] = field(default_factory=dict)
 
-    def answers(self, name: str, feed: Feed) -> Answers:
-        """What the teacher of that name says about the batches of a feed.
+    def answers(self, name: str, stream: BatchStream) -> TeacherTargets:
+        """What the teacher of that name says about the batches of a stream.
 
         Raises:
             UserError: If it cannot be loaded.
         """
         if name == MAIN:
             if not self.main.runs:
-                return _table(self.main.name.removeprefix("table:"), "error", feed.dataset)
-            return self.frozen(self.main, feed.dataset)
+                return _table(self.main.name.removeprefix("table:"), "error", stream.dataset)
+            return self.frozen(self.main, stream.dataset)
         options = self.options[name]
         if options.mean_of is not None:
-            of = [self.answers(one, feed) for one in options.mean_of]
+            of = [self.answers(one, stream) for one in options.mean_of]
             shares = options.shares or [1.0] * len(of)
-            return MeanAnswers(of, [share / sum(shares) for share in shares], options.by)
+            return EnsembleTargets(of, [share / sum(shares) for share in shares], options.by)
         if options.ema is not None:
-            return AverageAnswers(options.ema)
+            return EMATargets(options.ema)
         if options.earlier is not None:
-            return EarlierAnswers(feed.steps(options.earlier.examples(len(feed.dataset.train))))
+            return SnapshotTargets(
+                stream.steps(options.earlier.examples(len(stream.dataset.train)))
+            )
         if options.peers is not None:
-            return PeerAnswers(options.peers)
+            return PeerTargets(options.peers)
         if options.table is not None:
-            return _table(options.table, options.missing, feed.dataset)
+            return _table(options.table, options.missing, stream.dataset)
         if name not in self._loaded:
             self._loaded[name] = self.load(name, options)
-        return self.frozen(self._loaded[name], feed.dataset)
+        return self.frozen(self._loaded[name], stream.dataset)
 
     def synthetic(self, options: SyntheticOptions) -> tuple[Tensor, Tensor]:
         """Training images made from the main teacher alone, made once and kept.
@@ -131,21 +133,21 @@ class Faculty:
             on_progress=progress,
         )
 
-    def frozen(self, teacher: Teacher, dataset: Dataset) -> FrozenAnswers:
+    def frozen(self, teacher: Teacher, dataset: Dataset) -> CachedTargets:
         """The answers of a frozen teacher, remembered."""
         # Equal weights at another size, or in another precision, give other answers.
         about = (teacher.weights_hash, teacher.input, teacher.precision)
         key = (repr(about), dataset.fingerprint)
         if key not in self.caches:
-            self.caches[key] = AnswerCache(
+            self.caches[key] = LogitCache(
                 teacher, dataset, self.root, self.on_fill, self.cache_size
             )
-        return FrozenAnswers(teacher, self.caches[key])
+        return CachedTargets(teacher, self.caches[key])
 
 
-def _table(path: str, missing: str, dataset: Dataset) -> TableAnswers:
+def _table(path: str, missing: str, dataset: Dataset) -> TableTargets:
     table = read_table(Path(path), dataset.names, dataset.classes, missing)
-    return TableAnswers(table, dataset.train.labels.device)
+    return TableTargets(table, dataset.train.labels.device)
 
 
 def evaluated(
@@ -167,7 +169,7 @@ def evaluated(
         UserError: If it is useless for the data, or not the one that the study was made with.
     """
     examine = evaluate_teacher if teacher.runs else _evaluate_table
-    card: Mapping[str, Any] = study.once(key, lambda: examine(teacher, dataset))
+    card: Mapping[str, Any] = study.get_or_measure(key, lambda: examine(teacher, dataset))
     if card["weights_hash"] != teacher.weights_hash:
         raise UserError(
             f"study {study.folder.name!r}: the teacher {teacher.name!r} has other weights than "
@@ -182,7 +184,7 @@ def evaluated(
         return card
     for text in warnings_of(dict(card)):
         emit(Event("warning", text, stage="teacher"))
-    teacher.precision = study.once(
+    teacher.precision = study.get_or_measure(
         f"precision:{key}", lambda: _answers_in(study.recipe, teacher, dataset)
     )
     emit(
@@ -224,12 +226,12 @@ def _answers_in(recipe: Recipe, teacher: Teacher, dataset: Dataset) -> AnswerPre
     return "fp32" if recipe.precision == "fp32" else "bf16"
 
 
-def load_a_teacher(
+def open_teacher(
     recipe: Recipe,
     dataset: Dataset,
     device: torch.device,
     root: Path,
-    imported: Imported,
+    imported: Plugins,
     emit: Emit,
 ) -> Teacher:
     """Finds the teacher that a recipe names: trained first where it names none, with a new head

@@ -13,36 +13,36 @@ from nasdistill.losses import Objective, objective_of
 from nasdistill.models import Classifier, build
 from nasdistill.recipe import FeedOptions, ObjectiveOptions, Recipe
 from nasdistill.space import Architecture
-from nasdistill.teachers.targets import Answers, students_of
-from nasdistill.training import Feed, Pace, Precision, Run
-from nasdistill.trials.teacher_pool import Faculty
+from nasdistill.teachers.targets import TeacherTargets, students_of
+from nasdistill.training import BatchStream, LRSchedule, Precision, Run
+from nasdistill.trials.teacher_pool import TeacherPool
 
 OF_THE_OBJECTIVE = "distillation"
 """The part of an architecture's values that belongs to its objective, not to its module."""
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingSetup:
     """What a kind of run (scoring, finals) is given.
 
     Attributes:
         options: What the recipe says of its objective.
         objective: Made of them.
-        feed: The stream of batches, the same for every student.
+        stream: The stream of batches, the same for every student.
         teachers: Who can be asked, by name.
     """
 
     options: ObjectiveOptions
     objective: Objective
-    feed: Feed
-    teachers: Mapping[str, Answers]
+    stream: BatchStream
+    teachers: Mapping[str, TeacherTargets]
 
     @property
-    def asked(self) -> dict[str, Answers]:
+    def asked(self) -> dict[str, TeacherTargets]:
         """Those of the teachers that the objective asks."""
         return {name: self.teachers[name] for name in self.objective.teachers}
 
-    def for_architecture(self, architecture: Architecture) -> Course:
+    def for_architecture(self, architecture: Architecture) -> TrainingSetup:
         """The same, with the temperature and α that the architecture brings, if any."""
         found = architecture.values.get(OF_THE_OBJECTIVE)
         if not isinstance(found, Mapping) or not self.objective.teachers:
@@ -50,7 +50,7 @@ class Course:
         options = self.options.with_values(**{k: float(v) for k, v in found.items()})
         return replace(self, options=options, objective=objective_of(options))
 
-    def labels_only(self) -> Course:
+    def labels_only(self) -> TrainingSetup:
         """The same stream, without a teacher: what distillation is held against."""
         return replace(self, objective=Objective.labels())
 
@@ -67,7 +67,7 @@ class Course:
             peer = (number,) if number else ()
             training.seed_weights(seed, architecture.fingerprint, *peer)
             net = build(architecture, dataset.input, len(dataset.classes))
-            data = self.feed.dataset
+            data = self.stream.dataset
             students.append(Classifier(net, data.mean, data.std))
         return students
 
@@ -76,7 +76,7 @@ class Course:
         students: Iterable[nn.Module],
         *,
         horizon: int,
-        pace: Pace,
+        lr_schedule: LRSchedule,
         seed: int,
         precision: Precision,
         micro_batch: int | None = None,
@@ -88,10 +88,10 @@ class Course:
         """
         return Run(
             list(students),
-            self.feed,
+            self.stream,
             self.objective,
             horizon=horizon,
-            pace=pace,
+            lr_schedule=lr_schedule,
             seed=seed,
             precision=precision,
             teachers=self.teachers,
@@ -101,13 +101,13 @@ class Course:
     def prepare(self, until: int, first_step: int) -> None:
         """Asks the teachers ahead for all that a run will see up to `until` examples."""
         plan: list[tuple[Tensor, int | None]] = list(
-            self.feed.plan(first_step, self.feed.steps(until))
+            self.stream.plan(first_step, self.stream.steps(until))
         )
         for answers in self.asked.values():
             answers.prepare(plan)
 
 
-def open_course(options: ObjectiveOptions, recipe: Recipe, faculty: Faculty) -> Course:
+def open_setup(options: ObjectiveOptions, recipe: Recipe, faculty: TeacherPool) -> TrainingSetup:
     """Puts together what a kind of run is given.
 
     Args:
@@ -120,12 +120,12 @@ def open_course(options: ObjectiveOptions, recipe: Recipe, faculty: Faculty) -> 
     """
     objective = objective_of(options)
     dataset = _fed(options.feed, faculty)
-    feed = Feed(dataset, recipe.batch_size, recipe.views, recipe.seed)
-    teachers = {name: faculty.answers(name, feed) for name in objective.teachers}
-    return Course(options, objective, feed, teachers)
+    stream = BatchStream(dataset, recipe.batch_size, recipe.views, recipe.seed)
+    teachers = {name: faculty.answers(name, stream) for name in objective.teachers}
+    return TrainingSetup(options, objective, stream, teachers)
 
 
-def _fed(options: FeedOptions, faculty: Faculty) -> Dataset:
+def _fed(options: FeedOptions, faculty: TeacherPool) -> Dataset:
     """The data, with the training split that the objective is fed with."""
     dataset = faculty.dataset
     mixing = None if options.mix is None else Mixing(options.mix.kind, options.mix.alpha)

@@ -20,12 +20,12 @@ from nasdistill.common.events import Emit, Event
 from nasdistill.common.seeds import hash_seed
 from nasdistill.results import Candidate, RungScore
 from nasdistill.study import Study, TrialEnded, architecture_of
-from nasdistill.training import Diverged, Pace, Run
+from nasdistill.training import Diverged, LRSchedule, Run
 from nasdistill.training.metrics import accuracy, wilson
-from nasdistill.trials.autotune import precision_for, settle_capture
-from nasdistill.trials.context import Bench
+from nasdistill.trials.autotune import choose_capture, precision_for
+from nasdistill.trials.context import StudyContext
 from nasdistill.trials.proposals import excess_over
-from nasdistill.trials.training_setup import Course
+from nasdistill.trials.training_setup import TrainingSetup
 
 FAILURES = (Diverged, MemoryError, RuntimeError, ValueError)
 """What a training may end with that is the student's own: it fails, and the study goes on."""
@@ -35,7 +35,9 @@ class OutOfTime(Exception):  # noqa: N818 - not an error
     """The search's share of the time limit is used up."""
 
 
-def climb(study: Study, bench: Bench, number: int, emit: Emit, deadline: float | None) -> None:
+def run_trial(
+    study: Study, bench: StudyContext, number: int, emit: Emit, deadline: float | None
+) -> None:
     """Takes one trial up the rungs, from where it stands, to its end.
 
     Raises:
@@ -51,12 +53,12 @@ def climb(study: Study, bench: Bench, number: int, emit: Emit, deadline: float |
     except FAILURES as error:
         reason = reason_of(error)
         with suppress(TrialEnded):
-            study.fail(number, reason)
+            study.end(number, reason)
         emit(Event("trial", f"failed: {reason}", stage="search", trial=number))
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _gate_latency(study: Study, bench: Bench, candidate: Candidate) -> Candidate | None:
+def _gate_latency(study: Study, bench: StudyContext, candidate: Candidate) -> Candidate | None:
     """Measures latency where it counts; gives None if the trial ends here."""
     if not bench.needs_latency:
         return candidate
@@ -72,13 +74,18 @@ def _gate_latency(study: Study, bench: Bench, candidate: Candidate) -> Candidate
     excess = excess_over({"latency": candidate.latency or 0.0}, bench.limits)
     if excess:
         reason = f"latency {candidate.latency:.3f} ms, limit {bench.limits['latency']:.3f} ms"
-        study.fail(candidate.number, reason, state="rejected")
+        study.end(candidate.number, reason, state="rejected")
         return None
     return candidate
 
 
 def _train(
-    study: Study, bench: Bench, candidate: Candidate, work: Path, emit: Emit, deadline: float | None
+    study: Study,
+    bench: StudyContext,
+    candidate: Candidate,
+    work: Path,
+    emit: Emit,
+    deadline: float | None,
 ) -> None:
     """Climbs the rungs; a student that does not fit in memory once more, in micro-batches."""
     number, course = candidate.number, bench.scoring.for_architecture(architecture_of(candidate))
@@ -92,9 +99,9 @@ def _train(
         now = study.candidate(number)
         _climb_rungs(study, bench, course, now, micro_batch, work, emit, deadline)
 
-    training.fitting(
+    training.with_micro_batches(
         train,
-        batch=course.feed.batch_size,
+        batch=course.stream.batch_size,
         coupled=course.objective.coupled,
         micro_batch=candidate.micro_batch,
         mark=mark,
@@ -103,22 +110,22 @@ def _train(
 
 def _climb_rungs(
     study: Study,
-    bench: Bench,
-    course: Course,
+    bench: StudyContext,
+    course: TrainingSetup,
     candidate: Candidate,
     micro_batch: int | None,
     work: Path,
     emit: Emit,
     deadline: float | None,
 ) -> None:
-    run = start_trunk(study, bench, course, candidate, study.recipe.seed, micro_batch)
+    run = start_run(study, bench, course, candidate, study.recipe.seed, micro_batch)
     trunk = work / "trunk.pt"
     if trunk.exists():
         run.restore(trunk)
     # What was passed before an interruption is not judged again: there are more peers now.
     for rung in range(candidate.passed, len(bench.ladder.budgets)):
         if rung >= len(candidate.rungs):
-            score = climb_rung(bench, course, run, rung, candidate.number, emit, deadline)
+            score = train_rung(bench, course, run, rung, candidate.number, emit, deadline)
             trunk.parent.mkdir(parents=True, exist_ok=True)
             run.save(trunk)
             study.record_rung(candidate.number, score)
@@ -127,10 +134,10 @@ def _climb_rungs(
             return
 
 
-def start_trunk(
+def start_run(
     study: Study,
-    bench: Bench,
-    course: Course,
+    bench: StudyContext,
+    course: TrainingSetup,
     candidate: Candidate,
     seed: int,
     micro_batch: int | None,
@@ -149,18 +156,18 @@ def start_trunk(
     run = course.run(
         students,
         horizon=bench.ladder.budgets[-1],
-        pace=trunk_pace(bench),
+        lr_schedule=trunk_schedule(bench),
         seed=hash_seed((seed, candidate.fingerprint)),
         precision=precision_for(study, bench, course, students, micro_batch),
         micro_batch=micro_batch,
     )
-    settle_capture(study, bench, course, run)
+    choose_capture(study, bench, course, run)
     return run
 
 
-def climb_rung(
-    bench: Bench,
-    course: Course,
+def train_rung(
+    bench: StudyContext,
+    course: TrainingSetup,
     run: Run,
     rung: int,
     number: int,
@@ -189,9 +196,11 @@ def climb_rung(
     branch = None
     for phase in ("trunk", "branch"):
         if phase == "branch":
-            branch = run.branch(Pace(run.pace.peak, run.pace.warm_up, turn, budget))
+            branch = run.branch(
+                LRSchedule(run.lr_schedule.peak, run.lr_schedule.warm_up, turn, budget)
+            )
         leg, until = (run, turn) if branch is None else (branch, budget)
-        for progress in locks.pausing(training.distill(leg, until), bench.lock):
+        for progress in locks.pausing(training.train(leg, until), bench.lock):
             if deadline is not None and time.monotonic() > deadline:
                 raise OutOfTime
             emit(
@@ -219,7 +228,7 @@ def climb_rung(
     return RungScore(rung, budget, share, low, high, loss, seconds, peers)
 
 
-def _ends_at(study: Study, bench: Bench, number: int, rung: int, emit: Emit) -> bool:
+def _ends_at(study: Study, bench: StudyContext, number: int, rung: int, emit: Emit) -> bool:
     """Decides at a recorded rung whether the trial ends, and ends it."""
     recipe, candidates = study.recipe, study.candidates()
     mine = candidates[[c.number for c in candidates].index(number)]
@@ -278,10 +287,10 @@ def _tell_rung(
     )
 
 
-def trunk_pace(bench: Bench) -> Pace:
+def trunk_schedule(bench: StudyContext) -> LRSchedule:
     """Warm up over a third of the first rung, then hold."""
     first = bench.ladder.budgets[0]
-    return Pace(bench.recipe.learning_rate, first // 3, None, bench.ladder.budgets[-1])
+    return LRSchedule(bench.recipe.learning_rate, first // 3, None, bench.ladder.budgets[-1])
 
 
 def reason_of(error: BaseException) -> str:

@@ -19,9 +19,9 @@ from nasdistill.models.hooks import LayerError
 from nasdistill.recipe import ObjectiveOptions, Recipe
 from nasdistill.space import SearchSpace
 from nasdistill.teachers.logit_cache import bytes_of
-from nasdistill.teachers.targets import MeanAnswers, TableAnswers
-from nasdistill.trials.teacher_pool import Faculty
-from nasdistill.trials.training_setup import OF_THE_OBJECTIVE, Course
+from nasdistill.teachers.targets import EnsembleTargets, TableTargets
+from nasdistill.trials.teacher_pool import TeacherPool
+from nasdistill.trials.training_setup import OF_THE_OBJECTIVE, TrainingSetup
 
 DRAWN = 300
 """Architectures among which an assistant of a given size is looked for."""
@@ -30,8 +30,8 @@ SAMPLES = 6
 """Architectures that an objective's layers are looked for in."""
 
 
-def check_course(
-    key: str, course: Course, space: SearchSpace, dataset: Dataset, emit: Emit
+def check_setup(
+    key: str, course: TrainingSetup, space: SearchSpace, dataset: Dataset, emit: Emit
 ) -> None:
     """Refuses what cannot work with these teachers and this space.
 
@@ -52,7 +52,7 @@ def check_course(
         _check_layers(key, course, space, dataset, emit)
 
 
-def check_room(recipe: Recipe, faculty: Faculty, final: Course) -> None:
+def check_room(recipe: Recipe, faculty: TeacherPool, final: TrainingSetup) -> None:
     """Refuses a study whose teachers' answers could not all be kept.
 
     Args:
@@ -67,7 +67,9 @@ def check_room(recipe: Recipe, faculty: Faculty, final: Course) -> None:
     if recipe.iterate is not None:
         sizes, generations = recipe.iterate.assistants, recipe.iterate.generations or 1
         further = len(sizes) if sizes is not None else (generations - 1) * recipe.top_k
-        of_view += [bytes_of(len(final.feed.dataset.train), len(faculty.dataset.classes))] * further
+        of_view += [
+            bytes_of(len(final.stream.dataset.train), len(faculty.dataset.classes))
+        ] * further
     needed = recipe.views * sum(of_view)
     if needed <= recipe.cache_size:
         return
@@ -91,11 +93,11 @@ def _check_values(key: str, options: ObjectiveOptions, space: SearchSpace) -> No
         )
 
 
-def _check_tables(key: str, course: Course) -> None:
+def _check_tables(key: str, course: TrainingSetup) -> None:
     """What a table cannot answer: other pictures than its own, and batches with holes."""
     for name, answers in course.asked.items():
-        members = answers.of if isinstance(answers, MeanAnswers) else (answers,)
-        tables = [one for one in members if isinstance(one, TableAnswers)]
+        members = answers.of if isinstance(answers, EnsembleTargets) else (answers,)
+        tables = [one for one in members if isinstance(one, TableTargets)]
         if tables and (course.options.feed.mix or course.options.feed.synthetic):
             raise UserError(
                 f"{key}: teacher {name!r} is a table of recorded answers; it has none about mixed "
@@ -114,10 +116,10 @@ def _check_tables(key: str, course: Course) -> None:
             )
 
 
-def _check_means(key: str, course: Course) -> None:
+def _check_means(key: str, course: TrainingSetup) -> None:
     """Whether a teacher is right cannot be known of two examples in one."""
     for name, answers in course.asked.items():
-        by_right = isinstance(answers, MeanAnswers) and answers.by == "correct"
+        by_right = isinstance(answers, EnsembleTargets) and answers.by == "correct"
         if by_right and course.options.feed.mix is not None:
             raise UserError(
                 f"{key}: teacher {name!r} weighs by being correct, which is not known of mixed "
@@ -152,7 +154,7 @@ def assistants_of(
     return found
 
 
-def check_chain(course: Course, space: SearchSpace, dataset: Dataset) -> None:
+def check_chain(course: TrainingSetup, space: SearchSpace, dataset: Dataset) -> None:
     """Students that teach must have the layers that the objective names of its teacher.
 
     Raises:
@@ -164,8 +166,8 @@ def check_chain(course: Course, space: SearchSpace, dataset: Dataset) -> None:
     for number in range(SAMPLES):
         student = course.students(space.random(random.Random(number)), dataset, 0)[0].cpu()
         try:
-            seen = hooks.anatomy(student, "student", dataset.input)
-            others = {k: a.anatomy(seen) for k, a in course.asked.items()}
+            seen = hooks.summarise(student, "student", dataset.input)
+            others = {k: a.summary(seen) for k, a in course.asked.items()}
             course.objective.bind(seen, {**others, MAIN: replace(seen, name="teacher")})
             return
         except (LayerError, UserError) as error:
@@ -174,7 +176,7 @@ def check_chain(course: Course, space: SearchSpace, dataset: Dataset) -> None:
 
 
 def _check_layers(
-    key: str, course: Course, space: SearchSpace, dataset: Dataset, emit: Emit
+    key: str, course: TrainingSetup, space: SearchSpace, dataset: Dataset, emit: Emit
 ) -> None:
     """Looks for the objective's layers in some architectures of the space."""
     reasons = []
@@ -182,8 +184,8 @@ def _check_layers(
         architecture = space.random(random.Random(number))
         student = course.students(architecture, dataset, 0)[0].cpu()
         try:
-            seen = hooks.anatomy(student, "student", dataset.input)
-            course.objective.bind(seen, {k: a.anatomy(seen) for k, a in course.asked.items()})
+            seen = hooks.summarise(student, "student", dataset.input)
+            course.objective.bind(seen, {k: a.summary(seen) for k, a in course.asked.items()})
         except (LayerError, UserError) as error:
             reasons.append(str(error))
     if len(reasons) == SAMPLES:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event
-from nasdistill.workers.pool import Crew
+from nasdistill.workers.pool import WorkerPool
 
 if TYPE_CHECKING:
     from nasdistill.study import Study
-    from nasdistill.trials.context import Bench
+    from nasdistill.trials.context import StudyContext
 
 GAIN = 1.25
 """How many times as many steps a second all workers together must make as one alone."""
@@ -24,7 +24,7 @@ LAPS = 5
 """Laps of this process alone."""
 
 
-def settle(workers: Crew, study: Study, bench: Bench, emit: Emit) -> None:
+def settle(workers: WorkerPool, study: Study, bench: StudyContext, emit: Emit) -> None:
     """Keeps workers that are on trial, or sends them away; which it was is kept with the study.
 
     All train the same student, first this process alone and then all of them in the same seconds.
@@ -56,7 +56,7 @@ def settle(workers: Crew, study: Study, bench: Bench, emit: Emit) -> None:
     emit(Event("note", f"{told}; {'kept' if kept else 'so one at a time'}", stage="search"))
 
 
-def _gain(workers: Crew, study: Study, bench: Bench) -> float | None:
+def _gain(workers: WorkerPool, study: Study, bench: StudyContext) -> float | None:
     """Steps a second of all workers ÷ those of this process alone; None if some did not begin."""
     from nasdistill.common import locks
     from nasdistill.training import PROBE_STEPS, seconds_a_lap, steps_a_second

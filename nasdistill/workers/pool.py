@@ -32,7 +32,7 @@ Task = Literal["search", "race", "finals", "open", "step", "leave"]
 
 
 @dataclass(frozen=True)
-class Crew:
+class WorkerPool:
     """The local workers of a command: this process, and those it started.
 
     Attributes:
@@ -84,7 +84,9 @@ class Crew:
 
 
 @contextmanager
-def crew(recipe: Recipe, study: Study, emit: Emit, *, finals: int | None = None) -> Iterator[Crew]:
+def crew(
+    recipe: Recipe, study: Study, emit: Emit, *, finals: int | None = None
+) -> Iterator[WorkerPool]:
     """Starts the other local workers of a study; their events come here, too.
 
     Args:
@@ -96,7 +98,7 @@ def crew(recipe: Recipe, study: Study, emit: Emit, *, finals: int | None = None)
     of_use = max(recipe.trials, recipe.top_k) if finals is None else max(1, finals)
     size, on_trial = _size(recipe, study.attrs.get("at_once"))
     size = 1 if on_trial and finals is not None else min(size, of_use)
-    started = Crew(tuple(_start() for _ in range(size - 1)), on_trial and size > 1)
+    started = WorkerPool(tuple(_start() for _ in range(size - 1)), on_trial and size > 1)
     first: dict[str, object] = {
         "recipe": recipe.model_dump(mode="json", by_alias=True),
         "name": study.folder.name,

@@ -16,7 +16,7 @@ from nasdistill.common.events import Emit, Event
 from nasdistill.common.files import STUDIES
 from nasdistill.recipe import Recipe
 from nasdistill.trials.loop import Deadlines, note_saved, run
-from nasdistill.trials.plugins import read_import
+from nasdistill.trials.plugins import load_plugins
 
 
 def main() -> None:
@@ -55,21 +55,21 @@ def _work(
 ) -> None:
     recipe = Recipe.model_validate(first["recipe"])
     sys.path += [place for place in first["path"] if place not in sys.path]
-    imported = read_import(recipe)
+    imported = load_plugins(recipe)
     from nasdistill.common import locks
     from nasdistill.common.machine import set_threads
     from nasdistill.finals.pipeline import train_ahead
     from nasdistill.study import Study
     from nasdistill.training import steps_a_second
     from nasdistill.trials.autotune import example_run
-    from nasdistill.trials.context import open_bench
+    from nasdistill.trials.context import open_context
     from nasdistill.trials.race import run_race
     from nasdistill.trials.trial import FAILURES
 
     study = Study.open(recipe, STUDIES, "")
     bench, deadlines = None, Deadlines(None, None)
     while (task := tasks.get())["do"] != "leave":
-        bench = bench or open_bench(study, imported, tell)
+        bench = bench or open_context(study, imported, tell)
         set_threads(task["processes"])
         match task["do"]:
             case "search":
