@@ -18,7 +18,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
-from conftest import RECIPE, prepare
+from small_study import KILLED_SEARCH, RECIPE, prepare
 
 import nasdistill
 from nasdistill.common.errors import UserError
@@ -33,13 +33,14 @@ from nasdistill.trials.context import open_context
 from nasdistill.trials.plugins import load_plugins
 
 README = Path(__file__).parents[1] / "README.md"
-DRIVER = Path(__file__).parent / "killed_search.py"
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = prepare(tmp_path_factory.mktemp("done"), RECIPE + "baseline: true\n")
-    subprocess.run([sys.executable, str(DRIVER), "never"], cwd=folder, check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, str(KILLED_SEARCH), "never"], cwd=folder, check=True, timeout=300
+    )
     return folder
 
 
@@ -134,7 +135,10 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
     folder = prepare(tmp_path)
     both = [
         subprocess.Popen(
-            [sys.executable, str(DRIVER), "never"], cwd=folder, stderr=subprocess.PIPE, text=True
+            [sys.executable, str(KILLED_SEARCH), "never"],
+            cwd=folder,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for _ in range(2)
     ]

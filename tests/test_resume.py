@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import prepare
+from small_study import KILLED_SEARCH, prepare
 
 from nasdistill.results import load_study
 
-DRIVER = Path(__file__).parent / "killed_search.py"
 MOMENTS = ("trial", "rungs", "writing", "final")
 
 
 def run(folder: Path, moment: str) -> int:
     done = subprocess.run(
-        [sys.executable, str(DRIVER), moment],
+        [sys.executable, str(KILLED_SEARCH), moment],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from conftest import write_blobs
 from model_helpers import GREY, conv, former, objective, run_of, teacher_of, term
+from small_study import write_blobs
 from torch import Tensor, nn
 
 from nasdistill.data import Batch, Dataset, load_data

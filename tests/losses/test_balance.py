@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_blobs
 from model_helpers import conv, objective, run_of, teacher_of
+from small_study import write_blobs
 from torch import Tensor, nn
 
 from nasdistill.data import Dataset, load_data

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_blobs
+from small_study import write_blobs
 from torch import nn
 
 from nasdistill.common.errors import UserError

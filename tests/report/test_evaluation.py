@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_report
-from test_report import NASTY, embedded, own_text
+from reported_study import NASTY, drawn_in_chromium, embedded, own_text
 
 from nasdistill.analysis.evaluation import VERSION, findings
 from nasdistill.report import evaluation, write_report
 from nasdistill.results import StudyRecord
 
-record = test_report.record
 CLASSES = ("Coat", NASTY, "Shirt $x$")
 
 
@@ -262,4 +260,4 @@ def test_the_recommended_final_is_shown_first(record: StudyRecord, tmp_path: Pat
 def test_chromium_draws_the_section(record: StudyRecord, tmp_path: Path, theme: str) -> None:
     put(record, 1, found())
     put(record, 2, found())
-    test_report.test_chromium_draws_every_figure(page_of(record, tmp_path), tmp_path, theme)
+    drawn_in_chromium(page_of(record, tmp_path), tmp_path, theme)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import prepare, write_blobs
+from small_study import KILLED_SEARCH, prepare, write_blobs
 from torch import nn
 from typer.testing import CliRunner
 
@@ -28,9 +28,6 @@ from nasdistill.evaluation.bias import can_tell, confusions, find_bias, holm, pa
 from nasdistill.evaluation.corruptions import CORRUPTIONS, Corruption, corrupt
 from nasdistill.evaluation.evaluate import _per_class
 from nasdistill.teachers import Teacher
-
-DRIVER = Path(__file__).parent / "killed_search.py"
-
 
 # -- bias -----------------------------------------------------------------------------------------
 
@@ -322,7 +319,9 @@ def test_another_version_is_not_read(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = prepare(tmp_path_factory.mktemp("done"))
-    subprocess.run([sys.executable, str(DRIVER), "never"], cwd=folder, check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, str(KILLED_SEARCH), "never"], cwd=folder, check=True, timeout=300
+    )
     return folder
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_blobs
 from model_helpers import conv, objective, run_of, same, teacher_of
+from small_study import write_blobs
 
 from nasdistill.data import Dataset, load_data
 from nasdistill.losses import KL, Labels, Objective, objective_of

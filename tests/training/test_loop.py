@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_blobs
 from model_helpers import teacher_of
+from small_study import write_blobs
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

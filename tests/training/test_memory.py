@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_blobs
+from small_study import write_blobs
 from torch import nn
 
 import nasdistill

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import write_blobs
 from model_helpers import GREY, batch_of, conv, objective, pictures, run_of, same, teacher_of
+from small_study import write_blobs
 from torch import Tensor, nn
 
 from nasdistill.common.types import Input

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_blobs
+from small_study import write_blobs
 from torch import nn
 
 import nasdistill

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import RECIPE, prepare
+from small_study import RECIPE, prepare
 
 import nasdistill
 from nasdistill.common.events import Event
