@@ -97,16 +97,16 @@ def pace_of_final(setting: Setting, epoch: int, epochs: int) -> LRSchedule:
 def ours(setting: Setting, epochs: int) -> tuple[Classifier, list[float]]:
     """The engine as it does a final; gives the clock before and after the set-up and each epoch."""
     times = [clock(setting.device)]
-    feed, seed = setting.course.stream, setting.recipe.seed
-    lr_schedule = pace_of_final(setting, feed.examples_per_epoch, epochs)
-    setting.course.prepare(lr_schedule.end, 0)
+    stream, seed = setting.setup.stream, setting.recipe.seed
+    lr_schedule = pace_of_final(setting, stream.examples_per_epoch, epochs)
+    setting.setup.prepare(lr_schedule.end, 0)
     precision = sides.probe_ours(setting, ARCHITECTURE)
     student = sides.build(setting, ARCHITECTURE)
-    run = setting.course.run(
+    run = setting.setup.run(
         [student], horizon=lr_schedule.end, lr_schedule=lr_schedule, seed=seed, precision=precision
     )
     times.append(clock(setting.device))
-    for _ in training.train(run, lr_schedule.end, every=feed.steps_per_epoch):
+    for _ in training.train(run, lr_schedule.end, every=stream.steps_per_epoch):
         times.append(clock(setting.device))
     return student, times
 

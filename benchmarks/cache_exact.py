@@ -42,7 +42,7 @@ def fill(precision: str, device: str, folder: str) -> NDArray[np.float32]:
     """
     setting = opened(precision, device, folder)
     train, teacher = setting.data.train, setting.teacher
-    setting.course.prepare(VIEWS * len(train), 0)
+    setting.setup.prepare(VIEWS * len(train), 0)
     batches = train.batches(plan_of(len(train), BLOCK), teacher.input.size)
     said = [teacher.logits(batch.images).cpu() for batch in batches]
     return torch.cat(said).reshape(VIEWS, -1, teacher.classes).numpy()
@@ -61,9 +61,9 @@ def compare(setting: Setting, said_VNC: torch.Tensor, size: int) -> tuple[bool, 
         Whether every live answer is what was said when the cache was filled, in float32; whether,
         rounded to float16, it is the remembered one; the largest difference from that.
     """
-    course, train, teacher = setting.course, setting.data.train, setting.teacher
-    course.prepare(VIEWS * len(train), 0)
-    answers = course.teachers["teacher"]
+    setup, train, teacher = setting.setup, setting.data.train, setting.teacher
+    setup.prepare(VIEWS * len(train), 0)
+    answers = setup.targets["teacher"]
     before, after, largest = True, True, 0.0
     for batch in train.batches(plan_of(len(train), size), teacher.input.size):
         kept = answers.cache.logits(batch)  # type: ignore[attr-defined]
@@ -91,7 +91,7 @@ def main() -> None:
                 found[f"{precision}, {size}"] = one
                 yes = ["yes" if equal else "no" for equal in (before, after)]
                 rows.append([precision, size, *yes, f"{largest:.2g}"])
-            assert setting.course.teachers["teacher"].cache.asked == 0  # type: ignore[attr-defined]
+            assert setting.setup.targets["teacher"].cache.asked == 0  # type: ignore[attr-defined]
     same = [found[f"{precision}, {BLOCK}"] for precision in ("fp32", "bf16")]
     text = (
         f"{VIEWS} views of {len(setting.data.train):,} examples. In the cache's own blocks: equal "

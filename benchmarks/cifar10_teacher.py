@@ -69,9 +69,7 @@ def write(folder: Path, module: Classifier, data: Dataset, seconds: float) -> di
     artifact.write_final(
         folder,
         module=module.cpu(),
-        architecture=TEACHER,
-        input=data.input,
-        classes=data.classes,
+        spec=artifact.ModelSpec(TEACHER, data.input, data.classes),
         metrics=card,
         card="# Teacher of benchmarks/cifar10_teacher.py\n",
     )

@@ -33,7 +33,7 @@ class Setting:
         recipe: Shipped defaults, but for what a benchmark changes.
         data: The shipped data.
         teacher: The shipped teacher.
-        course: Labels and KL, as trials are scored.
+        setup: Labels and KL, as trials are scored.
         labels: The same stream on labels alone.
         device: Where it all lives.
     """
@@ -41,7 +41,7 @@ class Setting:
     recipe: Recipe
     data: Dataset
     teacher: Teacher
-    course: TrainingSetup
+    setup: TrainingSetup
     labels: TrainingSetup
     device: torch.device
 
@@ -55,7 +55,7 @@ def open_setting(
     teacher: str = "shipped",
     **changes: Any,
 ) -> Setting:
-    """Loads data and teacher, and puts the course together.
+    """Loads data and teacher, and puts the setup together.
 
     Args:
         seed: Of the order of examples, of their views and of weights; the data's split keeps 0.
@@ -70,11 +70,11 @@ def open_setting(
     data = load_data(spec, device=where, seed=0)
     precision = "bf16" if recipe.precision == "auto" else "fp32"
     frozen = load_teacher(teacher, data, device=where, precision=precision)
-    faculty = TeacherPool(
+    teacher_pool = TeacherPool(
         data, frozen, recipe.teachers, no_further, cache, lambda examples, seconds: None, print
     )
-    course = open_setup(recipe.scoring, recipe, faculty)
-    return Setting(recipe, data, frozen, course, course.labels_only(), where)
+    setup = open_setup(recipe.scoring, recipe, teacher_pool)
+    return Setting(recipe, data, frozen, setup, setup.labels_only(), where)
 
 
 def no_further(name: str, options: Any) -> Any:

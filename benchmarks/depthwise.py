@@ -58,13 +58,13 @@ def advance(run: Run, side: str) -> float:
 
 def compare(setting: Setting, architecture: Architecture, repeats: int) -> dict[str, Any]:
     """Seconds of a step, by side and precision, in each repeat."""
-    course, recipe = setting.course, setting.recipe
+    setup, recipe = setting.setup, setting.recipe
     pace = LRSchedule(recipe.learning_rate, 1, None, 1)
     runs: dict[str, Run] = {}
     for precision in PRECISIONS:
         for side in (OURS, THEIRS):
-            students = course.students(architecture, setting.data, recipe.seed)
-            run = course.run(students, horizon=1, lr_schedule=pace, seed=0, precision=precision)
+            students = setup.students(architecture, setting.data, recipe.seed)
+            run = setup.run(students, horizon=1, lr_schedule=pace, seed=0, precision=precision)
             runs[f"{side} {precision}"] = run
             advance(run, side)
     sides = {
@@ -136,7 +136,7 @@ def main() -> None:
         for one in draw(setting, COUNT)
         if one.family == "mobile" and any(kernel.isdigit() for kernel in wide(one))
     ][: asked.students]
-    setting.course.prepare((asked.repeats + 1) * CHUNK * setting.recipe.batch_size, 0)
+    setting.setup.prepare((asked.repeats + 1) * CHUNK * setting.recipe.batch_size, 0)
     found = [compare(setting, one, asked.repeats) for one in drawn]
     results = {"machine": common.machine("cpu"), "options": vars(asked), "figures": found}
     common.write("depthwise", results, describe(found, asked.repeats))

@@ -76,7 +76,7 @@ def draw(setting: Setting, name: str) -> list[dict[str, Any]]:
     measured = {"teacher": teacher.module.eval()}
     inputs = {"teacher": teacher.input}
     limit_ms = _latency(measured, inputs) / 3
-    batch = next(iter(data.train.batches(setting.course.stream.plan(0, 1), data.input.size)))
+    batch = next(iter(data.train.batches(setting.setup.stream.plan(0, 1), data.input.size)))
     space, rng = SearchSpace.load(name), random.Random(DRAW_SEED)
     found: list[dict[str, Any]] = []
     while len(found) < COUNT:
@@ -84,7 +84,7 @@ def draw(setting: Setting, name: str) -> list[dict[str, Any]]:
         counts = count_architecture(architecture, data.input, len(data.classes))
         if counts.params > limit_params:
             continue
-        student = setting.course.students(architecture, data, 0)[0].eval()
+        student = setting.setup.students(architecture, data, 0)[0].eval()
         latency = _latency({"student": student}, {"student": data.input})
         if latency > limit_ms:
             continue
@@ -120,8 +120,8 @@ def setting_of(seed: int, device: str = "cpu") -> Setting:
 
 def total(setting: Setting, share: float) -> int:
     """Examples of a share of a full run."""
-    feed = setting.course.stream
-    return round(share * EPOCHS * feed.steps_per_epoch) * feed.batch_size
+    stream = setting.setup.stream
+    return round(share * EPOCHS * stream.steps_per_epoch) * stream.batch_size
 
 
 def figures(setting: Setting, student: Classifier) -> dict[str, dict[str, float]]:
@@ -149,18 +149,16 @@ def figures(setting: Setting, student: Classifier) -> dict[str, dict[str, float]
 
 def fresh(
     setting: Setting,
-    course: TrainingSetup,
+    setup: TrainingSetup,
     architecture: Architecture,
     seed: int,
     lr_schedule: LRSchedule,
     horizon: int,
 ) -> Run:
     """A run from its first step."""
-    students = course.students(architecture, setting.data, seed)
-    course.prepare(horizon, 0)
-    run = course.run(
-        students, horizon=horizon, lr_schedule=lr_schedule, seed=seed, precision="fp32"
-    )
+    students = setup.students(architecture, setting.data, seed)
+    setup.prepare(horizon, 0)
+    run = setup.run(students, horizon=horizon, lr_schedule=lr_schedule, seed=seed, precision="fp32")
     capture(run)
     return run
 
@@ -180,9 +178,9 @@ def seconds_on(device: torch.device) -> float:
 
 def run_full(setting: Setting, architecture: Architecture, seed: int) -> dict[str, Any]:
     """A final's schedule, looked at on the way."""
-    end, epoch = total(setting, 1.0), setting.course.stream.examples_per_epoch
+    end, epoch = total(setting, 1.0), setting.setup.stream.examples_per_epoch
     lr_schedule = LRSchedule(setting.recipe.learning_rate, epoch, epoch, end)
-    run = fresh(setting, setting.course, architecture, seed, lr_schedule, end)
+    run = fresh(setting, setting.setup, architecture, seed, lr_schedule, end)
     found, seconds = {}, 0.0
     for share in (*SHARES, 1.0):
         seconds += train(run, total(setting, share))
@@ -203,7 +201,7 @@ def run_trunk(setting: Setting, architecture: Architecture, seed: int) -> dict[s
     ladder = Ladder(tuple(total(setting, share) for share in RUNGS), 3)
     peak, last = setting.recipe.learning_rate, ladder.budgets[-1]
     lr_schedule = LRSchedule(peak, ladder.budgets[0] // 3, None, last)
-    run = fresh(setting, setting.course, architecture, seed, lr_schedule, last)
+    run = fresh(setting, setting.setup, architecture, seed, lr_schedule, last)
     found, seconds, examples = {}, 0.0, 0
     for rung, share in enumerate(RUNGS):
         turn, budget = ladder.trunk_end(rung), ladder.budgets[rung]
@@ -219,7 +217,7 @@ def run_trunk(setting: Setting, architecture: Architecture, seed: int) -> dict[s
 
 
 def run_complete(
-    setting: Setting, architecture: Architecture, seed: int, course: TrainingSetup | None = None
+    setting: Setting, architecture: Architecture, seed: int, setup: TrainingSetup | None = None
 ) -> dict[str, Any]:
     """Short schedules of their own."""
     found = {}
@@ -228,7 +226,7 @@ def run_complete(
         lr_schedule = LRSchedule(
             setting.recipe.learning_rate, end // 5, round(end * (1 - COOL_DOWN)), end
         )
-        run = fresh(setting, course or setting.course, architecture, seed, lr_schedule, end)
+        run = fresh(setting, setup or setting.setup, architecture, seed, lr_schedule, end)
         seconds = train(run, end)
         student = run.students[0].eval()
         assert isinstance(student, Classifier)
@@ -282,7 +280,7 @@ def main() -> None:
     asked = parser.parse_args()
     for seed in asked.seeds:  # the answers are there before processes share them
         setting = setting_of(seed, asked.device)
-        setting.course.prepare(total(setting, 1.0), 0)
+        setting.setup.prepare(total(setting, 1.0), 0)
     drawn, runs = architectures_file(asked.space), runs_file(asked.space, asked.device)
     if not drawn.exists():
         found = draw(setting_of(asked.seeds[0]), asked.space)

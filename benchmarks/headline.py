@@ -122,7 +122,7 @@ def opened(study: Path) -> tuple[Setting, Recipe, int]:
     teacher = "shipped" if recipe.teacher == "auto" else recipe.teacher
     setting = open_setting(recipe.seed, spec=recipe.data, teacher=teacher, cache=CACHE)
     examples = recipe.final_budget.examples(len(setting.data.train))
-    return setting, recipe, max(1, round(examples / setting.course.stream.examples_per_epoch))
+    return setting, recipe, max(1, round(examples / setting.setup.stream.examples_per_epoch))
 
 
 def distil(task: tuple[Path, str]) -> None:
@@ -131,11 +131,11 @@ def distil(task: tuple[Path, str]) -> None:
     torch.set_num_threads(1)
     setting, _, epochs = opened(study)
     student = dict(hand_made(setting))[name]
-    epoch = setting.course.stream.examples_per_epoch
+    epoch = setting.setup.stream.examples_per_epoch
     end = epochs * epoch
     pace = LRSchedule(setting.recipe.learning_rate, epoch, epoch, end)
-    setting.course.prepare(end, 0)
-    run = setting.course.run([student], horizon=end, lr_schedule=pace, seed=0, precision="fp32")
+    setting.setup.prepare(end, 0)
+    run = setting.setup.run([student], horizon=end, lr_schedule=pace, seed=0, precision="fp32")
     for _ in training.train(run, end):
         pass
     file = kept(study, epochs, name)
@@ -146,7 +146,7 @@ def distil(task: tuple[Path, str]) -> None:
 
 def distil_missing(setting: Setting, study: Path, epochs: int) -> None:
     """Distils those hand-made students that were not before."""
-    setting.course.prepare(epochs * setting.course.stream.examples_per_epoch, 0)
+    setting.setup.prepare(epochs * setting.setup.stream.examples_per_epoch, 0)
     names = [name for name, _ in hand_made(setting)]
     todo = [(study, name) for name in names if not kept(study, epochs, name).exists()]
     with multiprocessing.get_context("spawn").Pool(default_workers(setting.device)) as pool:

@@ -63,15 +63,15 @@ STUDENTS = {
 
 def start(
     setting: Setting,
-    course: TrainingSetup,
+    setup: TrainingSetup,
     architecture: Architecture,
     precision: Precision,
     end: int,
 ) -> Run:
     """A fresh run at a constant rate, past its first chunk."""
-    students = course.students(architecture, setting.data, setting.recipe.seed)
+    students = setup.students(architecture, setting.data, setting.recipe.seed)
     lr_schedule = LRSchedule(setting.recipe.learning_rate, end // 5, None, end)
-    run = course.run(students, horizon=end, lr_schedule=lr_schedule, seed=0, precision=precision)
+    run = setup.run(students, horizon=end, lr_schedule=lr_schedule, seed=0, precision=precision)
     sides.capture(run)
     advance(run)
     return run
@@ -89,12 +89,11 @@ def compare(setting: Setting, text: str, pairs: int, repeats: int) -> dict[str, 
     """Lets both runs of one student take turns."""
     architecture = Architecture.from_json(text)
     end = (pairs * repeats + 1) * CHUNK * setting.recipe.batch_size
-    setting.course.prepare(end, 0)
+    setting.setup.prepare(end, 0)
     precision = sides.probe_ours(setting, architecture)
-    courses = {"kl": setting.course, "labels": setting.labels}
+    setups = {"kl": setting.setup, "labels": setting.labels}
     runs = {
-        name: start(setting, course, architecture, precision, end)
-        for name, course in courses.items()
+        name: start(setting, setup, architecture, precision, end) for name, setup in setups.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):

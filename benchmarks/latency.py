@@ -31,7 +31,7 @@ def measure(engine: str, order_seed: int) -> dict[str, list[float]]:
     setting = open_setting()
     space, rng = SearchSpace.load("mobile"), random.Random(SEED)
     drawn = [space.random(rng) for _ in range(COUNT)]
-    models = [setting.course.students(a, setting.data, 0)[0].eval() for a in drawn]
+    models = [setting.setup.students(a, setting.data, 0)[0].eval() for a in drawn]
     found = {way: [0.0] * COUNT for way in WAYS}
     for index in random.Random(order_seed).sample(range(COUNT), COUNT):
         measured = measure_latencies(

@@ -179,7 +179,7 @@ def measure(
         data = load_data("fashion-mnist-mini", device=device, seed=seed)
         teacher = load_teacher("shipped", data, device=device, precision="bf16")
         for _ in range(generations):
-            faculty = TeacherPool(
+            teacher_pool = TeacherPool(
                 data,
                 teacher,
                 recipe.teachers,
@@ -188,17 +188,17 @@ def measure(
                 lambda examples, spent: None,
                 print,
             )
-            course = open_setup(recipe.final, recipe, faculty)
-            students = course.students(architecture, data, seed)
+            setup = open_setup(recipe.final, recipe, teacher_pool)
+            students = setup.students(architecture, data, seed)
             total = round(epochs * 156) * BATCH
-            run = course.run(
+            run = setup.run(
                 students,
                 horizon=total,
                 lr_schedule=LRSchedule(RATE, 156 * BATCH, 156 * BATCH, total),
                 seed=seed,
                 precision="fp32",
             )
-            course.prepare(total, 0)
+            setup.prepare(total, 0)
             start = time.perf_counter()
             for _ in training.train(run, total):
                 pass

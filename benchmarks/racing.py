@@ -26,7 +26,7 @@ from common import ROOT, markdown, write
 from replay import Table, climbed
 
 from nasdistill.analysis.pareto import as_points, hypervolume
-from nasdistill.analysis.selection import contenders, select_finals
+from nasdistill.analysis.selection import SelectionRule, contenders, select_finals
 from nasdistill.common.types import Cost
 from nasdistill.results import Candidate, RungScore
 
@@ -36,6 +36,7 @@ RUNGS, FURTHER = (0.03, 0.05), 0.10
 WHOLE = 1000
 """A full run, in units of its budget."""
 COSTS: tuple[Cost, ...] = ("latency", "params")
+RULE = SelectionRule(COSTS, TOP_K, min_accuracy=0.0, final_examples=WHOLE)
 ONE, RACE = "one seed", "the race"
 BUDGET, SEED = "more budget, same seed", "a second seed, same budget"
 KNOWN = "full runs of the contenders"
@@ -89,7 +90,7 @@ def ways(
     )
     means = [(a + b) / 2 for a, b in zip(first, again, strict=True)]
     single = [candidate(table, i, first[i]) for i in places]
-    racing = {c.number for c in contenders(single, COSTS, TOP_K, 0.0, WHOLE)}
+    racing = {c.number for c in contenders(single, RULE)}
     short, long = (table.climbing([share], seeds[1]) for share in (RUNGS[-1], FURTHER))
     climbed_now, climbed_on = (table.climbing(to, seeds[0]) for to in (RUNGS, (*RUNGS, FURTHER)))
     rest = [b - a for a, b in zip(climbed_now, climbed_on, strict=True)]
@@ -107,7 +108,7 @@ def ways(
             candidate(table, i, first[i], scored(share, scores[i]) if i in raced else None)
             for i in places
         ]
-        finals = [c.number for c in select_finals(there, COSTS, TOP_K, 0.0, WHOLE)]
+        finals = [c.number for c in select_finals(there, RULE)]
         yield name, finals, sum(seconds[i] for i in raced) if seconds is not None else 0.0
 
 

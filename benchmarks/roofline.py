@@ -101,7 +101,7 @@ def run_of(data: Dataset, widths: tuple[int, ...], precision: Precision, batch: 
         lr_schedule=LRSchedule(1e-3, 1, None, 1 << 40),
         seed=0,
         precision=precision,
-        teachers={"teacher": AtHand(said.half().to(data.train.labels.device))},
+        targets={"teacher": AtHand(said.half().to(data.train.labels.device))},
     )
     sides.capture(run)
     return run

@@ -68,7 +68,7 @@ def work(asked: argparse.Namespace, orders: Queue[Any], todo: Queue[Any], done: 
     """A process: at each order takes architectures until the queue gives None."""
     setting = opened(asked)
     lr_schedule = sides.pace_for(setting, asked.epochs)
-    setting.course.prepare(lr_schedule.end, 0)
+    setting.setup.prepare(lr_schedule.end, 0)
     text = draw(setting, 1)[0]
     precision = sides.probe_ours(setting, Architecture.from_json(text))
     train(setting, text, sides.pace_for(setting, min(0.05, asked.epochs)), precision)
@@ -218,7 +218,7 @@ def main() -> None:
     asked = parser.parse_args()
     setting = opened(asked)
     drawn = draw(setting, asked.architectures)
-    setting.course.prepare(sides.pace_for(setting, asked.epochs).end, 0)
+    setting.setup.prepare(sides.pace_for(setting, asked.epochs).end, 0)
     del setting
     rates: dict[int, list[float]] = {n: [] for n in WORKERS}
     crew = WorkerPool(asked)

@@ -52,14 +52,14 @@ Started = tuple[Classifier, Iterator[object]]
 
 def pace_for(setting: Setting, epochs: float) -> LRSchedule:
     """A complete schedule, in whole steps."""
-    feed = setting.course.stream
-    end = max(2, round(epochs * feed.steps_per_epoch)) * feed.batch_size
+    stream = setting.setup.stream
+    end = max(2, round(epochs * stream.steps_per_epoch)) * stream.batch_size
     return LRSchedule(setting.recipe.learning_rate, end // 5, round(end * (1 - COOL_DOWN)), end)
 
 
 def build(setting: Setting, architecture: Architecture) -> Classifier:
     """A fresh student, the same on every side."""
-    return setting.course.students(architecture, setting.data, setting.recipe.seed)[0]
+    return setting.setup.students(architecture, setting.data, setting.recipe.seed)[0]
 
 
 def start_ours(
@@ -67,8 +67,8 @@ def start_ours(
 ) -> Started:
     """Our side; the answers up to the lr_schedule's end must be there."""
     student, batch = build(setting, architecture), setting.recipe.batch_size
-    setting.course.prepare(lr_schedule.end, 0)
-    run = setting.course.run(
+    setting.setup.prepare(lr_schedule.end, 0)
+    run = setting.setup.run(
         [student],
         horizon=lr_schedule.end,
         lr_schedule=lr_schedule,
@@ -93,10 +93,10 @@ def score_ours(setting: Setting, student: Classifier) -> float:
 
 def probe_ours(setting: Setting, architecture: Architecture) -> Precision:
     """The precision of a kind of student, found as a trial finds it."""
-    course = setting.course
+    setup = setting.setup
     student, lr_schedule = build(setting, architecture), LRSchedule(0.0, 1, None, 1)
-    run = course.run([student], horizon=1, lr_schedule=lr_schedule, seed=0, precision="fp32")
-    course.prepare(precision_steps(run.device) * course.stream.batch_size, 0)
+    run = setup.run([student], horizon=1, lr_schedule=lr_schedule, seed=0, precision="fp32")
+    setup.prepare(precision_steps(run.device) * setup.stream.batch_size, 0)
     return training.probe_precision(run)
 
 
@@ -164,7 +164,7 @@ def bare_teacher(setting: Setting) -> nn.Module:
 
 def weights_of_loss(setting: Setting) -> tuple[float, float]:
     """α and T of the recipe's classic pair."""
-    labels, kl = setting.course.objective.terms
+    labels, kl = setting.setup.objective.terms
     assert isinstance(kl.term, KL)
     return labels.weight(0.0), kl.term.temperature(0.0)
 
@@ -243,8 +243,8 @@ class CommonLoop:
 
     def _steps(self, net: nn.Module, lr_schedule: LRSchedule, precision: str) -> Iterator[float]:
         """Trains; gives the mean loss so far."""
-        feed, device = self.setting.course.stream, self.setting.device
-        plan = [ids.tolist() for ids, _ in feed.plan(0, feed.steps(lr_schedule.end))]
+        stream, device = self.setting.setup.stream, self.setting.device
+        plan = [ids.tolist() for ids, _ in stream.plan(0, stream.steps(lr_schedule.end))]
         optimizer = torch.optim.AdamW(
             net.parameters(), lr=lr_schedule.peak, fused=self.tuned or None
         )
@@ -252,7 +252,7 @@ class CommonLoop:
         net.train()
         for step, (images, labels) in enumerate(self._loader(self._train, plan)):
             for group in optimizer.param_groups:
-                group["lr"] = lr_schedule(step * feed.batch_size)
+                group["lr"] = lr_schedule(step * stream.batch_size)
             images = self._placed(images)
             loss = self._loss(net, images, labels.to(device, non_blocking=self.tuned), precision)
             optimizer.zero_grad()

@@ -53,7 +53,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 OTHERS["dkd"]["others"] = 2
 
 
-def measure(course: TrainingSetup, run: Run, term: int) -> tuple[float, float]:
+def measure(setup: TrainingSetup, run: Run, term: int) -> tuple[float, float]:
     """Loss and gradient norm of one term, the mean over two batches after `STEPS`."""
     for _ in training.train(run, STEPS * BATCH):
         pass
@@ -62,8 +62,8 @@ def measure(course: TrainingSetup, run: Run, term: int) -> tuple[float, float]:
         [item if i == term else _off(item) for i, item in enumerate(only.terms)]
     )
     losses, norms = [], []
-    plan = course.stream.plan(STEPS, STEPS + 2)
-    for batch in course.stream.dataset.train.batches(plan, run.size, run.sizes):
+    plan = setup.stream.plan(STEPS, STEPS + 2)
+    for batch in setup.stream.dataset.train.batches(plan, run.size, run.sizes):
         loss = run.loss(batch)
         found = torch.autograd.grad(loss, list(run.student.parameters()), allow_unused=True)
         weight = only.terms[term].weight(0.0)
@@ -92,20 +92,20 @@ def main() -> None:
     for name, other, term in cases:
         options = {"final": {"terms": [LABELS, KL, other]}, "batch_size": BATCH, "views": 1}
         recipe = load_recipe(None, options)
-        faculty = TeacherPool(
+        teacher_pool = TeacherPool(
             data, teacher, {}, no_further, cache, lambda count, spent: None, print
         )
-        course = open_setup(recipe.final, recipe, faculty)
+        setup = open_setup(recipe.final, recipe, teacher_pool)
         total = 936 * BATCH
-        run = course.run(
-            course.students(architecture, data, 0),
+        run = setup.run(
+            setup.students(architecture, data, 0),
             horizon=total,
             lr_schedule=LRSchedule(RATE, 156 * BATCH, None, total),
             seed=0,
             precision="fp32",
         )
-        course.prepare((STEPS + 2) * BATCH, 0)
-        loss, norm = measure(course, run, term)
+        setup.prepare((STEPS + 2) * BATCH, 0)
+        loss, norm = measure(setup, run, term)
         print(f"| `{name}` | {loss:.1g} | {norm:.1g} |", flush=True)
 
 

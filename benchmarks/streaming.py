@@ -4,7 +4,7 @@ A folder of JPEG files (256 pixels a side, quality 90, clouds of colour drawn wi
 read as any folder of photographs: students see crops of 224 pixels, decoded in worker processes and
 sent ahead. The same run trains by turns on the stream and on the same batches kept on the device;
 what it takes longer on the stream is what it waited. Labels alone: whatever teaches is remembered.
-Students of `mobile` at several widths: the smaller the student, the harder to feed.
+Students of `mobile` at several widths: the smaller the student, the harder to stream.
 
     python benchmarks/streaming.py
     python benchmarks/streaming.py --device cuda

@@ -141,7 +141,7 @@ def measure_ours(
         return
     pace = sides.pace_for(setting, asked.epochs)
     begin = common.clock(setting.device)
-    setting.course.prepare(pace.end, 0)
+    setting.setup.prepare(pace.end, 0)
     filled = common.clock(setting.device)
     threads = max(1, asked.threads // asked.workers)
     torch.set_num_threads(threads)

@@ -185,11 +185,11 @@ def _ask_both(
 ) -> tuple[Outputs, Outputs | None]:
     """What both say, asked as a run asks them."""
     torch.manual_seed(0)  # for dropout
-    said = hooks.ask(student, images, term.student_layers)
+    said = hooks.forward(student, images, term.student_layers)
     if not term.asks_teacher:
         return said, None
     with torch.no_grad():
-        return said, hooks.ask(teacher, images, term.teacher_layers)
+        return said, hooks.forward(teacher, images, term.teacher_layers)
 
 
 def _check_value(term: Term, loss: Tensor) -> None:
@@ -255,7 +255,7 @@ def _check_zero(make: Callable[[], Term], teacher: nn.Module, batch: Batch, inpu
 
 
 def _prepared(run: Run, name: str, steps: int) -> Run:
-    run.teachers[name].prepare(run.stream.plan(0, steps))
+    run.targets[name].prepare(run.stream.plan(0, steps))
     return run
 
 
@@ -264,11 +264,11 @@ def _check_answer(run: Run, name: str) -> None:
     plan = list(run.stream.plan(0, 1))
     (batch,) = run.stream.dataset.train.batches(plan, run.size, run.sizes)
     run.students.train()
-    said = [hooks.ask(student, batch.images, ()) for student in run.students]
+    said = [hooks.forward(student, batch.images, ()) for student in run.students]
     before, modes = _everything(run), [part.training for part in run.students.modules()]
     question = TargetRequest(batch, (), said, 0)
     kept = dict(run.teacher_copies[0].named_children()).get(name)
-    answers = [run.teachers[name](question, kept) for _ in range(2)]
+    answers = [run.targets[name](question, kept) for _ in range(2)]
     logits = answers[0].logits
     shape = tuple(said[0].logits.shape)
     assert tuple(logits.shape) == shape, f"logits of shape {tuple(logits.shape)}, not {shape}"

@@ -40,8 +40,8 @@ def fill(folder: Path, count: int, size: tuple[int, int] = (20, 20), mode: str =
 def surveyed(folder: Path, size: tuple[int, int], channels: int = 3) -> Files:
     """The images of a folder, brought to one size when decoded."""
     paths = tuple(sorted(folder.iterdir()))
-    found = [survey(path) for path in paths]
-    return Files(paths, tuple(about[1] for about in found if about), channels, size)
+    infos = [survey(path) for path in paths]
+    return Files(paths, tuple(info.digest for info in infos if info), channels, size)
 
 
 def write_npz(path: Path, **changes: Any) -> str:

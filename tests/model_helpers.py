@@ -13,7 +13,7 @@ from nasdistill.data import Batch, Dataset
 from nasdistill.losses import Objective, Term, objective_of
 from nasdistill.losses.layer_pairs import OnLayers
 from nasdistill.models import Classifier, vit
-from nasdistill.models.hooks import Outputs, ask, summarise
+from nasdistill.models.hooks import Outputs, forward, summarise
 from nasdistill.recipe import ObjectiveOptions
 from nasdistill.space import Architecture
 from nasdistill.teachers import Teacher, weights_hash
@@ -131,9 +131,9 @@ def told(
     progress: float = 0.0,
 ) -> Tensor:
     """The loss of a bound term on some images."""
-    said = ask(student, images, made.student_layers)
+    said = forward(student, images, made.student_layers)
     with torch.no_grad():
-        taught = ask(teacher, images, made.teacher_layers)
+        taught = forward(teacher, images, made.teacher_layers)
     return made(said, taught, batch_of(images), progress, auxiliary)
 
 
@@ -163,7 +163,7 @@ def run_of(
         horizon=horizon,
         lr_schedule=PACE,
         seed=seed,
-        teachers=teachers,
+        targets=teachers,
     )
 
 

@@ -49,9 +49,9 @@ def candidate(number: int, rng: random.Random) -> Candidate:
         return dataclasses.replace(base, state="rejected", latency=None, reason=reason)
     if number == 11:
         return dataclasses.replace(base, state="failed", reason=f"loss is not finite {QUOTES}")
-    climbed = 1 + number % 3 if number % 2 else 3
-    scores = tuple(score(i, ability - 0.12 + 0.05 * i) for i in range(climbed))
-    state: State = "complete" if climbed == 3 else "stopped"
+    rungs = 1 + number % 3 if number % 2 else 3
+    scores = tuple(score(i, ability - 0.12 + 0.05 * i) for i in range(rungs))
+    state: State = "complete" if rungs == 3 else "stopped"
     return dataclasses.replace(base, state=state, rungs=scores)
 
 
@@ -109,12 +109,12 @@ def record(tmp_path: Path) -> StudyRecord:
     candidates = [candidate(number, rng) for number in range(32)]
     best = sorted((c for c in candidates if c.state == "complete"), key=lambda c: -(c.score or 0))
     broken = {"latency": {"limit": 0.3, "value": 0.31, "ok": False}}
-    found = [
+    tested = [
         metrics(best[0], 0.912, recommended=True),
         metrics(best[1], 0.905, limits=broken, baseline=None),
         metrics(best[4], 0.89, checkpoint="best", latency=[], speedup=None),
     ]
-    finals = [Final(i + 1, m["trial"], tmp_path / f"{i + 1}", m) for i, m in enumerate(found)]
+    finals = [Final(i + 1, m["trial"], tmp_path / f"{i + 1}", m) for i, m in enumerate(tested)]
     return StudyRecord(
         name=f"study {NASTY}",
         folder=tmp_path,

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from nasdistill.trials.context import StudyContext
+
+OpenContext = Callable[..., StudyContext]
+"""The fixture `opened`: opens the small study, with some keys of its recipe changed."""
 
 KILLED_SEARCH = Path(__file__).parent / "killed_search.py"
 """Runs the recipe below in a process of its own, which dies where it is told to."""

@@ -27,7 +27,7 @@ from nasdistill.recipe import (
     load_recipe,
 )
 from nasdistill.recipe.objective import ExamplesOptions, MixOptions, RandAugmentOptions
-from nasdistill.recipe.terms import TERM_OPTIONS
+from nasdistill.recipe.terms import known_terms
 from nasdistill.space import Architecture, SearchSpace
 from nasdistill.teachers import Teacher, load_teacher, weights_hash
 from nasdistill.teachers.recorded import recorded_teacher
@@ -140,7 +140,7 @@ def test_recipes_in_the_docs_are_loaded_and_train(
     record(data, IMAGES if recipe.teacher.startswith("table:") else IMAGES - 4)
     if recipe.teacher.startswith("table:"):
         main = recorded_teacher(recipe.teacher, data)
-    faculty = TeacherPool(
+    teacher_pool = TeacherPool(
         data,
         main,
         recipe.teachers,
@@ -152,25 +152,25 @@ def test_recipes_in_the_docs_are_loaded_and_train(
     architecture = Architecture("vit", FORMER) if is_vit else Architecture("mobile", STUDENT)
     for options in {id(each): each for each in (recipe.scoring, recipe.final)}.values():
         if options != ObjectiveOptions() or not main.runs:
-            train(small(options), recipe, faculty, architecture)
+            train(small(options), recipe, teacher_pool, architecture)
 
 
 def train(
-    options: ObjectiveOptions, recipe: Recipe, faculty: TeacherPool, architecture: Architecture
+    options: ObjectiveOptions, recipe: Recipe, teacher_pool: TeacherPool, architecture: Architecture
 ) -> None:
     """A step at the begin of a run and one in its middle: both change the student."""
-    course = open_setup(options, recipe, faculty)
-    validation._check_tables("final", course)
-    students = course.students(architecture, faculty.dataset, 0)
+    setup = open_setup(options, recipe, teacher_pool)
+    validation._check_tables("final", setup)
+    students = setup.students(architecture, teacher_pool.dataset, 0)
     before = [p.detach().clone() for p in students[0].parameters()]
-    run = course.run(
+    run = setup.run(
         students,
         horizon=2 * STEPS * BATCH,
         lr_schedule=LRSchedule(0.01, BATCH, None, 1000),
         seed=0,
         precision="fp32",
     )
-    course.prepare(STEPS * BATCH, 0)
+    setup.prepare(STEPS * BATCH, 0)
     losses = [progress.loss for progress in training.train(run, STEPS * BATCH, every=1)]
     assert len(losses) == STEPS and all(np.isfinite(losses)) and max(losses) > 0
     after = list(run.students[0].parameters())
@@ -197,7 +197,7 @@ def test_every_term_has_a_recipe(root: Path) -> None:
 
 
 MODELS: tuple[Any, ...] = (
-    *TERM_OPTIONS.values(),
+    *(term.Options for term in known_terms().values()),
     ObjectiveOptions,
     StageOptions,
     ExamplesOptions,

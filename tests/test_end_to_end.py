@@ -26,10 +26,10 @@ from nasdistill.common.events import Event
 from nasdistill.common.locks import is_held
 from nasdistill.finals import pipeline
 from nasdistill.recipe import load_recipe
-from nasdistill.results import COUNTED, candidates_frame, load_study
+from nasdistill.results import COUNTED, candidates_frame, keys, load_study
 from nasdistill.study import Study
 from nasdistill.training import Diverged
-from nasdistill.trials.context import open_context
+from nasdistill.trials.context import Deadlines, open_context
 from nasdistill.trials.plugins import load_plugins
 
 README = Path(__file__).parents[1] / "README.md"
@@ -242,14 +242,16 @@ def test_finals_let_measurements_in_and_keep_to_the_time_limit(here: Path) -> No
     outcome = nasdistill.search(recipe, on_event=look)
     assert held == {False}
     study = Study.open(recipe, Path("studies"), "")
-    bench = open_context(study, load_plugins(recipe), look)
+    context = open_context(study, load_plugins(recipe.import_file), look)
     made = {final.number for final in outcome.record.finals}
     another = next(c.number for c in study.candidates() if c.rungs and c.number not in made)
-    study.set("finals", [*made, another])
+    study.write(keys.FINALS, [*made, another])
     trained = Path(f"studies/small/finals/.work-{another}/seconds.json")
-    pipeline.train_ahead(study, bench, look, time.monotonic())
+    context.deadlines = Deadlines(whole=time.monotonic())
+    pipeline.train_ahead(context)
     assert not trained.exists()
-    pipeline.train_ahead(study, bench, look, None)
+    context.deadlines = Deadlines()
+    pipeline.train_ahead(context)
     assert trained.exists()
 
 
@@ -347,15 +349,15 @@ def test_finals_are_not_asked_for_beside_a_search(here: Path) -> None:
     study = Study.open(
         load_recipe("recipe.yaml", {"top_k": 1, "final_budget": "1 epochs"}), Path("studies"), ""
     )
-    before = study.attrs["finals"]
+    before = study.require(keys.FINALS)
     other = next(c.number for c in study.candidates() if c.rungs and c.number not in before)
     with study.finals_lease() as mine:
         assert mine
         with pytest.raises(UserError, match="another process is making its finals"):
             nasdistill.distill("small", trial=other)
-    assert study.attrs["finals"] == before
+    assert study.read(keys.FINALS) == before
     nasdistill.distill("small", trial=other)
-    assert study.attrs["finals"] == [*before, other]
+    assert study.read(keys.FINALS) == [*before, other]
 
 
 def test_a_study_that_goes_on_says_so(here: Path) -> None:
@@ -414,10 +416,10 @@ def test_finals_and_scores_have_terms_of_their_own(here: Path) -> None:
 def test_a_final_that_fails_leaves_the_others(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, said = pipeline._make_final, []
 
-    def once_broken(study: Any, bench: Any, candidate: Any, rank: int, emit: Any) -> None:
+    def once_broken(context: Any, candidate: Any, rank: int) -> None:
         if rank == 1:
             raise Diverged("the loss became nan after 50 training examples")
-        made(study, bench, candidate, rank, emit)
+        made(context, candidate, rank)
 
     monkeypatch.setattr(pipeline, "_make_final", once_broken)
     recipe = load_recipe("recipe.yaml", {"stopping": False, "min_accuracy": 0})

@@ -364,7 +364,7 @@ class Forgetful(Live):
 
 class Meddling(Live):
     def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
-        module = question.said[question.asking].module
+        module = question.student_outputs[question.student].module
         assert module is not None
         module(question.batch.images)  # moves the student's running means
         return super().__call__(question, kept)

@@ -1,1 +1,1 @@
-"""What the figures of a study say: fronts, forecasts, choices, audits. Imports no torch."""
+"""Analysis of the figures of a study: fronts, forecasts, selection, audits. Imports no torch."""

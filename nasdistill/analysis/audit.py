@@ -1,4 +1,4 @@
-"""What an audit found: how far the short scores of a study can be trusted."""
+"""The result of an audit: how far the short scores of a study can be trusted."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pvariance
-from typing import Any
+from typing import Any, NamedTuple
 
 from nasdistill.analysis.front import forecast_of
 from nasdistill.analysis.rank_correlation import bootstrap, kendall, partial, spearman, vote
-from nasdistill.results import Candidate, StudyRecord, load_finals
+from nasdistill.results import Candidate, StudyRecord, final_folders
 
 FILE = "audit.json"
 VOTE = "synflow, SNIP, Jacobian: vote"
 TOP = 0.1
-"""Share of the audited trials whose recall is told."""
+"""Share of the audited trials whose recall is computed."""
+_RIVAL_SENTENCES = {
+    "MACs": "Counting MACs, at no cost,",
+    VOTE: "A vote of three figures of the untrained students",
+}
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How one figure's order agrees with that of full accuracy.
+    """Agreement of one figure's order with that of full accuracy.
 
     Attributes:
-        name: What the figure is.
+        name: Name of the figure.
         count: Trials it rests on.
         kendall: Tau-b; None where it is not defined.
         kendall_interval: Its 95 % bootstrap interval.
@@ -95,11 +99,67 @@ def read_audit(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+class FullRuns:
+    """Accuracy on the audit half after full runs, of finals and audited trials.
+
+    What was read is kept in memory: a file is read again only where it has changed.
+
+    Args:
+        folder: The study's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[Path, _ReadFile] = {}
+
+    def accuracy(self) -> dict[int, float]:
+        """Accuracy in [0, 1] by trial number, as the files stand now.
+
+        Of an audited trial it is the mean over its seeds, whether or not it is a final too.
+        """
+        paths = [folder / "metrics.json" for folder in final_folders(self._folder)]
+        paths.append(self._folder / FILE)
+        read = {path: self._refreshed(path) for path in paths}
+        self._read = {path: file for path, file in read.items() if file is not None}
+        accuracy: dict[int, float] = {}
+        for file in self._read.values():
+            accuracy |= file.accuracy
+        return accuracy
+
+    def _refreshed(self, path: Path) -> _ReadFile | None:
+        """A file's figures, read anew where they are out of date; None where it is not there."""
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return None
+        version = (status.st_mtime_ns, status.st_size, status.st_ino)
+        known = self._read.get(path)
+        if known is not None and known.version == version:
+            return known
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if path.name == FILE:
+            seeds_of = content["full"].items()
+            accuracy = {int(n): fmean(seeds.values()) for n, seeds in seeds_of if seeds}
+        else:
+            accuracy = {content["trial"]: content["audit_accuracy"]}
+        return _ReadFile(version, accuracy)
+
+
+class _ReadFile(NamedTuple):
+    """The figures of one file, and of which version of it they are.
+
+    Attributes:
+        version: Its time of modification in nanoseconds, size in bytes, and inode.
+        accuracy: In [0, 1], by trial number.
+    """
+
+    version: tuple[int, int, int]
+    accuracy: dict[int, float]
+
+
 def full_runs(folder: Path) -> dict[int, float]:
-    """Accuracy on the audit half after full runs, by trial number: finals and audited trials."""
-    stored = read_audit(folder) or {"full": {}}
-    audited = {int(n): fmean(seeds.values()) for n, seeds in stored["full"].items() if seeds}
-    return {f.number: f.metrics["audit_accuracy"] for f in load_finals(folder)} | audited
+    """Accuracy after full runs by trial number, read once; see `FullRuns`."""
+    return FullRuns(folder).accuracy()
 
 
 def analyse(record: StudyRecord, stored: Mapping[str, Any]) -> Audit | None:
@@ -170,32 +230,33 @@ def _rivals(
     macs: Sequence[float],
     untrained: Mapping[str, Mapping[str, float]],
 ) -> tuple[Agreement, ...]:
-    """What costs nothing, or nearly: parameters, MACs, a vote of three zero-cost figures."""
-    found = [
+    """Agreement of what costs nothing, or nearly: parameters, MACs, a vote of three figures."""
+    rivals = [
         _agreement("parameters", [float(c.params or 0) for c in done], truth, macs),
         _agreement("MACs", macs, truth, None),
     ]
     figures = [untrained.get(str(c.number)) for c in done]
     if None not in figures:
         votes = vote([list(each.values()) for each in figures if each is not None])
-        found.append(_agreement(VOTE, votes, truth, macs))
-    return tuple(found)
+        rivals.append(_agreement(VOTE, votes, truth, macs))
+    return tuple(rivals)
 
 
 def _by_rung(done: Sequence[Candidate], truth: Sequence[float], examples: int) -> list[Agreement]:
     """The agreement of each rung's score, and of the forecast made of it before any full run."""
-    found = []
+    agreements = []
     for rung in range(max((len(c.rungs) for c in done), default=0)):
-        there = [i for i, c in enumerate(done) if len(c.rungs) > rung]
-        if len(there) >= 3:
-            scores = [done[i].rungs[rung].accuracy for i in there]
-            macs = [float(done[i].macs or 0) for i in there]
-            reached = [truth[i] for i in there]
-            found.append(_agreement(f"rung {rung}", scores, reached, macs))
-            share = done[there[0]].rungs[rung].budget / examples
-            expected = forecast_of([done[i] for i in there], scores, {}, share).guess
-            found.append(_agreement(f"rung {rung}, forecast", list(expected), reached, macs))
-    return found
+        indices = [i for i, c in enumerate(done) if len(c.rungs) > rung]
+        if len(indices) >= 3:
+            reached = [done[i] for i in indices]
+            scores = [c.rungs[rung].accuracy for c in reached]
+            macs = [float(c.macs or 0) for c in reached]
+            full = [truth[i] for i in indices]
+            agreements.append(_agreement(f"rung {rung}", scores, full, macs))
+            share = reached[0].rungs[rung].budget / examples
+            expected = forecast_of(reached, scores, {}, share).guess
+            agreements.append(_agreement(f"rung {rung}, forecast", list(expected), full, macs))
+    return agreements
 
 
 def _ahead(
@@ -205,9 +266,9 @@ def _ahead(
 
     def difference(indices: Sequence[int]) -> float | None:
         drawn = [truth[i] for i in indices]
-        mine = kendall([scores[i] for i in indices], drawn)
-        rival = kendall([macs[i] for i in indices], drawn)
-        return None if mine is None or rival is None else mine - rival
+        by_score = kendall([scores[i] for i in indices], drawn)
+        by_macs = kendall([macs[i] for i in indices], drawn)
+        return None if by_score is None or by_macs is None else by_score - by_macs
 
     return bootstrap(difference, len(truth))
 
@@ -222,12 +283,12 @@ def _ceiling(truth: Sequence[float], noise: float, draws: int = 300) -> float | 
     shrink = math.sqrt(max(0.0, 1 - noise**2 / variance)) if variance else 0.0
     clean, rng = [mean + shrink * (t - mean) for t in truth], random.Random(0)
 
-    def drawn() -> list[float]:
+    def noisy() -> list[float]:
         return [t + rng.gauss(0, noise) for t in clean]
 
-    taus = [kendall(drawn(), drawn()) for _ in range(draws)]
-    found = [tau for tau in taus if tau is not None]
-    return fmean(found) if found else None
+    taus = [kendall(noisy(), noisy()) for _ in range(draws)]
+    defined = [tau for tau in taus if tau is not None]
+    return fmean(defined) if defined else None
 
 
 def _recall(scores: Sequence[float], truth: Sequence[float]) -> float | None:
@@ -236,8 +297,8 @@ def _recall(scores: Sequence[float], truth: Sequence[float]) -> float | None:
         return None
     order = range(len(truth))
     best = set(sorted(order, key=lambda i: -truth[i])[:count])
-    named = set(sorted(order, key=lambda i: -scores[i])[:count])
-    return len(best & named) / count
+    best_by_score = set(sorted(order, key=lambda i: -scores[i])[:count])
+    return len(best & best_by_score) / count
 
 
 def _lost(done: Sequence[Candidate], truth: Sequence[float]) -> float | None:
@@ -257,26 +318,18 @@ def _spent(record: StudyRecord, stored: Mapping[str, Any]) -> dict[str, int]:
 
 
 def verdict(audit: Audit) -> str:
-    """What the audit says, in a sentence or two."""
+    """The outcome of an audit in a sentence or two."""
     last = audit.scored[-1]
     if last.kendall is None:
         return "All scores or all full accuracies are equal: there is no order to compare."
-    said = f"The last score's order agrees with full distillation by tau {last.kendall:.2f}"
+    text = f"The last score's order agrees with full distillation by tau {last.kendall:.2f}"
     if last.kendall_interval is not None:
         low, high = last.kendall_interval
-        said += f" (95 % interval {low:.2f} to {high:.2f})"
-    said += f", on {last.count} trials. "
+        text += f" (95 % interval {low:.2f} to {high:.2f})"
+    text += f", on {last.count} trials. "
     for rival in audit.rivals:
-        if rival.name in TOLD and rival.kendall is not None:
-            said += f"{TOLD[rival.name]} reaches {rival.kendall:.2f}. "
+        if rival.name in _RIVAL_SENTENCES and rival.kendall is not None:
+            text += f"{_RIVAL_SENTENCES[rival.name]} reaches {rival.kendall:.2f}. "
     if audit.ahead is None or audit.ahead[0] <= 0:
-        said += "On this evidence the score is no better than counting MACs."
-    else:
-        said += "The score ranks better than counting MACs."
-    return said
-
-
-TOLD = {
-    "MACs": "Counting MACs, at no cost,",
-    VOTE: "A vote of three figures of the untrained students",
-}
+        return text + "On this evidence the score is no better than counting MACs."
+    return text + "The score ranks better than counting MACs."

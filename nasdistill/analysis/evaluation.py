@@ -1,4 +1,4 @@
-"""What `nasdistill evaluate` found: its file, and what it says in words. Imports no torch."""
+"""The result of `nasdistill evaluate`: its file, and its findings in words. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def read_quality(folder: Path) -> dict[str, Any] | None:
         folder: The final's.
 
     Returns:
-        What `evaluation.evaluate` gave; None where there is no such file, or it is not one that
+        The result of `evaluation.evaluate`; None where there is no such file, or it is not one that
         this version wrote.
     """
     try:
-        found = json.loads((folder / QUALITY_FILE).read_text(encoding="utf-8"))
+        content = json.loads((folder / QUALITY_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.get("version") == VERSION else None
+    return content if isinstance(content, dict) and content.get("version") == VERSION else None
 
 
 def findings(quality: Quality) -> list[str]:
-    """What the figures say, in sentences.
+    """Puts the figures into sentences.
 
     Args:
         quality: As `read_quality` gives it.
@@ -56,18 +56,18 @@ def _classes_in_words(quality: Quality) -> str:
         for row in reversed(changed)
         if row["difference"] > 0
     ]
-    said = []
+    sentences = []
     if worse:
-        said.append(f"Less accurate than the teacher, by more than chance: {_listed(worse)}.")
+        sentences.append(f"Less accurate than the teacher, by more than chance: {_listed(worse)}.")
     if better:
-        said.append(f"More accurate than the teacher, by more than chance: {_listed(better)}.")
-    if not said:
-        said.append("No class's accuracy differs from the teacher's by more than chance.")
+        sentences.append(f"More accurate than the teacher, by more than chance: {_listed(better)}.")
+    if not sentences:
+        sentences.append("No class's accuracy differs from the teacher's by more than chance.")
     losing = [f"{row['class']} ({points(-row['loss'])})" for row in bias["losing_classes"]]
     if losing:
         mean = points(-bias["mean_loss"])
-        said.append(f"Lose more than the mean class ({mean}): {_listed(losing)}.")
-    return " ".join(said)
+        sentences.append(f"Lose more than the mean class ({mean}): {_listed(losing)}.")
+    return " ".join(sentences)
 
 
 def _confusions_in_words(bias: Quality) -> str:
@@ -75,28 +75,30 @@ def _confusions_in_words(bias: Quality) -> str:
         verdict: sum(c["verdict"] == verdict for c in bias["confusions"])
         for verdict in ("inherited", "worsened", "mended")
     }
-    tested, parts = bias["tested_pairs"], []
+    tested, sentences = bias["tested_pairs"], []
     if count["inherited"]:
-        parts.append(f"{_confusions(count['inherited'])} inherited from the teacher.")
+        sentences.append(f"{_confusions(count['inherited'])} inherited from the teacher.")
     else:
-        parts.append("No confusion of the teacher's is inherited.")
+        sentences.append("No confusion of the teacher's is inherited.")
     if count["worsened"] or count["mended"]:
-        parts.append(f"{count['worsened']} worsened and {count['mended']} mended beyond chance.")
+        sentences.append(
+            f"{count['worsened']} worsened and {count['mended']} mended beyond chance."
+        )
     elif tested:
-        parts.append("None is worsened or mended by more than chance.")
+        sentences.append("None is worsened or mended by more than chance.")
     else:
-        parts.append("Too few answers differ to tell whether any is worsened or mended.")
-    return " ".join(parts)
+        sentences.append("Too few answers differ to tell whether any is worsened or mended.")
+    return " ".join(sentences)
 
 
 def _calibration_in_words(calibration: Quality) -> str:
-    said = []
+    clauses = []
     for model in ("student", "teacher"):
         over = calibration[model]["overconfidence"]
         if over is not None:
             word = "over" if over > 0 else "under"
-            said.append(f"the {model} is {word}-confident by {abs(100 * over):.1f} points")
-    text = ", ".join(said) or "no examples to calibrate on"
+            clauses.append(f"the {model} is {word}-confident by {abs(100 * over):.1f} points")
+    text = ", ".join(clauses) or "no examples to calibrate on"
     return text[0].upper() + text[1:] + "."
 
 

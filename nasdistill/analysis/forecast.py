@@ -1,4 +1,4 @@
-"""What a full run is expected to make of trials: short scores, and what is known for nothing."""
+"""Forecasts of accuracy after a full run, from short scores and from what is known for nothing."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ full run is known: short runs do wrong to large and deep students, and equal wei
 (Dawes, "The robust beauty of improper linear models", 1979). Full runs do them no wrong: the more
 of one a score has seen, the less MACs and depth count. Evidence: docs/scoring.md."""
 SHRINKAGE = 3.0
-"""How many full runs' worth of belief lies in the prior."""
+"""Weight of the prior, in full runs."""
 ENOUGH = 16
 """Full runs from which on the weights are fitted: with fewer, equal weights rank better."""
 FEWEST = 4
 """Trials from which on more than the score counts: two or three say nothing of the rest."""
 TYPICAL = 0.7
-"""What is left unexplained before any full run is known, in standard deviations."""
+"""The error of a guess before any full run is known, in standard deviations."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What full runs are expected to reach, in standard deviations among the trials asked about.
+    """Expected accuracy after full runs, in standard deviations among the trials asked about.
 
     Attributes:
         guess: float64 `[N]`; only differences mean anything.
@@ -95,10 +95,10 @@ def forecast(
 
 def _known(values: Sequence[int | None], *, log: bool) -> Array:
     """A column of figures; all zero where one of them is not known."""
-    found = [float(value) for value in values if value]
-    if len(found) < len(values):
+    known = [float(value) for value in values if value]
+    if len(known) < len(values):
         return np.zeros(len(values))
-    return np.array([math.log(value) for value in found] if log else found)
+    return np.array([math.log(value) for value in known] if log else known)
 
 
 def standardised(values: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The front of a study, and what full runs are expected to make of its trials."""
+"""The front of a study, and forecasts of accuracy after full runs of its trials."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def forecast_of(
     full: Mapping[int, float],
     share: float,
 ) -> Forecast:
-    """What full runs are expected to make of trials.
+    """Forecasts accuracy after full runs of trials.
 
     Args:
         candidates: Trials at one rung.

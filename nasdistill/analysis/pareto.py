@@ -27,10 +27,10 @@ def non_dominated_ranks(points: Points) -> NDArray[np.int64]:
     left = np.ones(count, dtype=bool)
     rank = 0
     while left.any():
-        beaten = (dominates & left[:, None]).any(axis=0)
-        now = left & ~beaten
-        ranks[now] = rank
-        left &= ~now
+        dominated = (dominates & left[:, None]).any(axis=0)
+        front = left & ~dominated
+        ranks[front] = rank
+        left &= ~front
         rank += 1
     return ranks
 
@@ -65,7 +65,7 @@ def select_by_hypervolume(points: Points, reference: Points, count: int, first: 
     Args:
         points: float64 `[N, M]`, every column minimised.
         reference: float64 `[M]`.
-        count: How many to pick, at most.
+        count: Number of points to pick, at most.
         first: Index of the point to begin with.
 
     Returns:
@@ -92,7 +92,7 @@ def best(points: Points, count: int) -> list[int]:
 
     Args:
         points: float64 `[N, M]`, every column minimised.
-        count: How many to pick, at most.
+        count: Number of points to pick, at most.
 
     Returns:
         Indices in the order picked.

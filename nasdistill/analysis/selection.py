@@ -1,9 +1,11 @@
-"""Which trials are distilled in full, and which of them race for it first."""
+"""The choice of the trials that are distilled in full, and of those that race for it first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,69 +22,63 @@ from nasdistill.common.types import Cost
 from nasdistill.results import Candidate
 
 LATER_GAIN = 0.05
-"""What a full run adds to a short score, in [0, 1]: 0.045 to 0.067 in the first six measured."""
+"""Gain of a full run over a short score, in [0, 1]: 0.045 to 0.067 in the first six measured."""
 
 
-def select_finals(
-    candidates: Sequence[Candidate],
-    costs: Sequence[Cost],
-    count: int,
-    min_accuracy: float,
-    final_examples: int | None,
-    full: Mapping[int, float] | None = None,
-) -> list[Candidate]:
+@dataclass(frozen=True)
+class SelectionRule:
+    """The rule by which finals are chosen.
+
+    Attributes:
+        costs: The costs that the study minimises.
+        count: Number of finals to choose, at most.
+        min_accuracy: Lowest score, in [0, 1]; one whose interval comes within `LATER_GAIN` of it
+            still counts, because a full run scores higher than a short one.
+        final_examples: Training examples of a full run; None where the study does not know, and
+            scores are taken for very short ones.
+        full_accuracy: Accuracy after full runs on the audit half, in [0, 1], by trial number.
+    """
+
+    costs: Sequence[Cost]
+    count: int
+    min_accuracy: float
+    final_examples: int | None
+    full_accuracy: Mapping[int, float] = field(default_factory=dict)
+
+
+def select_finals(candidates: Sequence[Candidate], rule: SelectionRule) -> list[Candidate]:
     """The top-k: spread along the front of (forecast, costs) by the hypervolume each adds.
 
     The one with the highest forecast comes first; then whichever adds the most to those before.
 
     Args:
         candidates: All trials.
-        costs: The costs that the study minimises.
-        count: How many to choose, at most.
-        min_accuracy: Lowest score, in [0, 1]; one whose interval comes within `LATER_GAIN` of it
-            still counts, because a full run scores higher than a short one.
-        final_examples: Training examples of a full run; None where the study does not know, and
-            scores are taken for very short ones.
-        full: Accuracy after full runs on the audit half, by trial number.
+        rule: Number of finals, costs, and floor of accuracy.
     """
-    able, _, points = _able(candidates, costs, min_accuracy, final_examples, full or {})
-    if not able:
-        return []
-    front = np.flatnonzero(non_dominated_ranks(points) == 0)
-    reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0) + 1e-9
-    first = int(np.argmin(points[front, 0]))
-    return [able[front[i]] for i in select_by_hypervolume(points[front], reference, count, first)]
+    return _select(_eligible(candidates, rule), rule.count)
 
 
-def contenders(
-    candidates: Sequence[Candidate],
-    costs: Sequence[Cost],
-    count: int,
-    min_accuracy: float,
-    final_examples: int | None,
-    full: Mapping[int, float] | None = None,
-) -> list[Candidate]:
+def contenders(candidates: Sequence[Candidate], rule: SelectionRule) -> list[Candidate]:
     """The top-k and those next in line whose forecasts cannot be told from theirs.
 
     Args:
         candidates: All trials.
-        costs: The costs that the study minimises.
-        count: Finals to be made; at most twice as many contend.
-        min_accuracy: As of `select_finals`.
-        final_examples: As of `select_finals`.
-        full: As of `select_finals`.
+        rule: As of `select_finals`; at most twice as many contend as there are to be finals.
 
     Returns:
         Empty where the choice is clear.
     """
-    chosen = select_finals(candidates, costs, count, min_accuracy, final_examples, full)
-    able, expected, points = _able(candidates, costs, min_accuracy, final_examples, full or {})
-    if not chosen:
+    eligible = _eligible(candidates, rule)
+    finals = _select(eligible, rule.count)
+    if not finals:
         return []
-    inside = [i for i, c in enumerate(able) if c in chosen]
-    weakest = min(expected.low[i] for i in inside)
-    rivals = [i for i in best(points, len(able)) if i not in inside and expected.high[i] >= weakest]
-    return [*chosen, *(able[i] for i in rivals[:count])] if rivals else []
+    forecast = eligible.forecast
+    chosen = [i for i, c in enumerate(eligible.candidates) if c in finals]
+    weakest = min(forecast.low[i] for i in chosen)
+    ranked = best(eligible.points, len(eligible.candidates))
+    rivals = [i for i in ranked if i not in chosen and forecast.high[i] >= weakest]
+    next_in_line = [eligible.candidates[i] for i in rivals[: rule.count]]
+    return [*finals, *next_in_line] if rivals else []
 
 
 def race_adjusted(candidates: Sequence[Candidate]) -> list[float]:
@@ -99,27 +95,47 @@ def race_adjusted(candidates: Sequence[Candidate]) -> list[float]:
     return [(c.score or 0.0) if c.race is None else c.race.accuracy - gain for c in candidates]
 
 
-def _able(
-    candidates: Sequence[Candidate],
-    costs: Sequence[Cost],
-    min_accuracy: float,
-    final_examples: int | None,
-    full: Mapping[int, float],
-) -> tuple[list[Candidate], Forecast, Points]:
-    """Those that climbed every rung and reach the floor, their forecasts, and both as points."""
-    there = [c for c in candidates if c.state == "complete" and c.score is not None]
-    there = [c for c in there if all(c.cost(name) is not None for name in costs)]
-    if not there:
-        return [], Forecast(np.empty(0), np.empty(0)), np.empty((0, 1 + len(costs)))
-    # One share for all, that of the race where there was one: its contenders are who it is about.
-    seen = max((c.race or c.rungs[-1]).budget for c in there)
-    share = 0.0 if final_examples is None else seen / final_examples
-    expected = forecast_of(there, race_adjusted(there), full, share)
-    reach = [i for i, c in enumerate(there) if c.rungs[-1].high + LATER_GAIN >= min_accuracy]
-    kept = Forecast(expected.guess[reach], expected.deviation[reach])
-    able = [there[i] for i in reach]
+class _Eligible(NamedTuple):
+    """Trials that may become finals, in the order of their numbers.
+
+    Attributes:
+        candidates: Those that climbed every rung and reach the floor.
+        forecast: Of these, made among all that climbed every rung.
+        points: float64 `[N, 1 + costs]`: forecasts and costs, every column minimised.
+    """
+
+    candidates: list[Candidate]
+    forecast: Forecast
+    points: Points
+
+
+def _eligible(candidates: Sequence[Candidate], rule: SelectionRule) -> _Eligible:
+    none = np.empty((0, 1 + len(rule.costs)))
+    scored = [c for c in candidates if c.state == "complete" and c.score is not None]
+    scored = [c for c in scored if all(c.cost(name) is not None for name in rule.costs)]
+    if not scored:
+        return _Eligible([], Forecast(np.empty(0), np.empty(0)), none)
+    # One share for all, that of the race where there was one: the choice is between its contenders.
+    seen = max((c.race or c.rungs[-1]).budget for c in scored)
+    share = 0.0 if rule.final_examples is None else seen / rule.final_examples
+    expected = forecast_of(scored, race_adjusted(scored), rule.full_accuracy, share)
+    floor = rule.min_accuracy
+    able = [i for i, c in enumerate(scored) if c.rungs[-1].high + LATER_GAIN >= floor]
+    forecast = Forecast(expected.guess[able], expected.deviation[able])
+    kept = [scored[i] for i in able]
     rows = [
-        [guess, *(c.cost(name) or 0.0 for name in costs)]
-        for guess, c in zip(kept.guess, able, strict=True)
+        [guess, *(c.cost(name) or 0.0 for name in rule.costs)]
+        for guess, c in zip(forecast.guess, kept, strict=True)
     ]
-    return able, kept, as_points(rows) if rows else np.empty((0, 1 + len(costs)))
+    return _Eligible(kept, forecast, as_points(rows) if rows else none)
+
+
+def _select(eligible: _Eligible, count: int) -> list[Candidate]:
+    points = eligible.points
+    if not len(points):
+        return []
+    front = np.flatnonzero(non_dominated_ranks(points) == 0)
+    reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0) + 1e-9
+    first = int(np.argmin(points[front, 0]))
+    picked = select_by_hypervolume(points[front], reference, count, first)
+    return [eligible.candidates[front[i]] for i in picked]

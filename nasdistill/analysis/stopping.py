@@ -24,9 +24,9 @@ def stop_reason(
     way from chance to the best.
 
     Args:
-        index: Which of the trials below is asked about.
+        index: Of the trial to decide on, among those below.
         accuracies: Scores at this rung of all trials that reached it, in [0, 1].
-        forecasts: What full runs are expected to make of them, on any scale; see `forecast`.
+        forecasts: Their expected accuracy after full runs, on any scale; see `forecast`.
         costs: Their costs, each a row of the same length.
         eta: See `Ladder`.
         chance: Accuracy of guessing.

@@ -1,4 +1,4 @@
-"""How far a study's short scores can be trusted."""
+"""Audits: the trust that a study's short scores deserve."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, silent
 from nasdistill.common.files import REPORTS, STUDIES
 from nasdistill.results import load_study
-from nasdistill.trials.plugins import check_plugins, load_plugins
 
 
 @dataclass(frozen=True)
 class AuditOutcome:
-    """What an audit left behind.
+    """The outcome of an audit.
 
     Attributes:
-        audit: What was found.
+        audit: Its figures.
         page: Path of the HTML page.
     """
 
@@ -48,27 +47,28 @@ def audit(
     emit = on_event or silent
     record = load_study(study, STUDIES)
     recipe = recipe_of(record)
-    imported = load_plugins(recipe)
     from nasdistill.finals.audit import run_audit
     from nasdistill.report import write_report
     from nasdistill.report.audit import write_audit
     from nasdistill.study import Study
     from nasdistill.trials.context import open_context
+    from nasdistill.trials.plugins import check_plugins, load_plugins
 
+    plugins = load_plugins(recipe.import_file)
     opened = Study.open(recipe, STUDIES, record.command)
-    check_plugins(opened, imported)
-    run_audit(opened, open_context(opened, imported, emit), count, repeats, emit)
+    check_plugins(opened, plugins)
+    run_audit(open_context(opened, plugins, emit), count, repeats)
     stored = read_audit(record.folder)
     assert stored is not None
     record = load_study(study, STUDIES)  # more trials may have ended in the meantime
-    found = analyse(record, stored)
-    if found is None:
-        reasons = "; ".join(f"trial {n}: {why}" for n, why in stored["failed"].items())
+    result = analyse(record, stored)
+    if result is None:
+        reasons = "; ".join(f"trial {n}: {reason}" for n, reason in stored["failed"].items())
         raise UserError(
             f"study {study!r}: fewer than three of the chosen trials could be distilled in full "
             f"({reasons}). Ask for more of them (--count)"
         )
     page = REPORTS / study / "audit.html"
-    write_audit(record, found, page)
+    write_audit(record, result, page)
     write_report(record, page.with_name("index.html"))  # it tells of the audit
-    return AuditOutcome(found, page)
+    return AuditOutcome(result, page)

@@ -9,15 +9,16 @@ from nasdistill.api.paths import final_folder, recipe_of
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent
 from nasdistill.common.files import STUDIES
+from nasdistill.common.types import Input
 from nasdistill.recipe import Recipe
 from nasdistill.results import StudyRecord, load_study
-from nasdistill.trials.plugins import load_plugins
 
 if TYPE_CHECKING:
     import torch
 
     from nasdistill.data import Dataset, Split
     from nasdistill.teachers import Teacher
+    from nasdistill.trials.plugins import Plugins
 
 
 def evaluate(
@@ -50,36 +51,38 @@ def evaluate(
     from nasdistill import evaluation
     from nasdistill.common.machine import pick_device, set_threads
     from nasdistill.models import artifact
+    from nasdistill.trials.plugins import load_plugins
 
     if split not in ("test", "audit"):
         raise UserError(f"--split {split!r}: allowed are test and audit")
     folder, record = _locate(target)
     recipe = recipe_of(record)
-    imported, emit = load_plugins(recipe), on_event or silent
-    module, about = artifact.load(folder), artifact.read_input(folder)
+    plugins, emit = load_plugins(recipe.import_file), on_event or silent
+    module, shape = artifact.load(folder), artifact.input_of(folder)
     set_threads(1)
     place = pick_device(device)
     emit(Event("stage", f"data {recipe.data}, teacher {recipe.teacher}", stage="evaluate"))
     dataset = _own_data(record, recipe, place)
-    teacher = _teacher(record, recipe, dataset, place, imported, emit)
-    shown, order = dataset, None
+    teacher = _teacher(record, recipe, dataset, place, plugins, emit)
+    compared, order = dataset, None
     if data is not None and data != recipe.data:
         emit(Event("stage", f"data {data}", stage="evaluate"))
-        shown = _load(data, recipe, place, about["channels"], _side(about))
-        order = _order(dataset, shown)
-    part: Split = shown.test if split == "test" else shown.audit
-    emit(Event("stage", f"asking student and teacher: {len(part):,} examples", stage="evaluate"))
-    exam = evaluation.Comparison(
+        compared = _load(data, recipe, place, shape.channels, _side(shape))
+        order = _order(dataset, compared)
+    examples: Split = compared.test if split == "test" else compared.audit
+    text = f"asking student and teacher: {len(examples):,} examples"
+    emit(Event("stage", text, stage="evaluate"))
+    comparison = evaluation.Comparison(
         teacher,
-        part,
-        (about["height"], about["width"]),
+        examples,
+        shape.size,
         dataset.classes,
-        shown.name,
+        compared.name,
         split,
         order=order,
     )
-    quality = evaluation.evaluate(module.to(place), exam)
-    own = shown is dataset and split == "test"
+    quality = evaluation.evaluate(module.to(place), comparison)
+    own = compared is dataset and split == "test"
     file = evaluation.write_quality(folder, quality) if own else None
     return {**quality, "final": f"{record.name}/{folder.name}", "file": file and str(file)}
 
@@ -127,12 +130,12 @@ def _teacher(
     recipe: Recipe,
     dataset: Dataset,
     place: torch.device,
-    imported: Any,
+    plugins: Plugins,
     emit: Emit,
 ) -> Teacher:
     from nasdistill.trials.teacher_pool import open_teacher
 
-    teacher = open_teacher(recipe, dataset, place, record.folder.parent, imported, emit)
+    teacher = open_teacher(recipe, dataset, place, record.folder.parent, plugins, emit)
     if record.teacher.get("weights_hash") != teacher.weights_hash:
         raise UserError(
             f"study {record.name!r}: the teacher {recipe.teacher!r} has other weights than the one "
@@ -141,9 +144,9 @@ def _teacher(
     return teacher.must_run()
 
 
-def _side(about: dict[str, Any]) -> int | None:
+def _side(shape: Input) -> int | None:
     """The side of a square picture; one of other proportions is cut from the data's own size."""
-    return int(about["height"]) if about["height"] == about["width"] else None
+    return shape.height if shape.height == shape.width else None
 
 
 def _order(own: Dataset, other: Dataset) -> list[int]:
@@ -156,9 +159,9 @@ def _order(own: Dataset, other: Dataset) -> list[int]:
         lacking = sorted(set(own.classes) - set(other.classes))
         extra = sorted(set(other.classes) - set(own.classes))
         parts = [("it lacks", lacking), ("it adds", extra)]
-        said = "; ".join(f"{word} {_few(names)}" for word, names in parts if names)
+        differences = "; ".join(f"{verb} {_few(names)}" for verb, names in parts if names)
         raise UserError(
-            f"--data {other.name!r} has other classes than the study's {own.name!r}: {said}"
+            f"--data {other.name!r} has other classes than the study's {own.name!r}: {differences}"
         )
     return [own.classes.index(name) for name in other.classes]
 

@@ -11,7 +11,6 @@ from nasdistill.api.paths import final_folder, recipe_of
 from nasdistill.common.errors import UserError
 from nasdistill.common.files import STUDIES
 from nasdistill.results import load_study
-from nasdistill.trials.plugins import load_plugins, register_plugins
 
 if TYPE_CHECKING:
     from nasdistill.space import SearchSpace
@@ -50,32 +49,35 @@ def profile(
     from nasdistill.models.counts import count_module
     from nasdistill.models.latency import measure_latencies
     from nasdistill.space import Architecture
+    from nasdistill.trials.plugins import load_plugins
 
-    register_plugins(import_file)
+    load_plugins(import_file)
     path = Path(target)
     if not path.exists() and target.count("/") == 1:
         path = _final(*target.split("/"))
     if path.is_dir():
-        module, given = artifact.load(path), artifact.input_of(path)
+        module, shape = artifact.load(path), artifact.input_of(path)
     elif path.is_file():
-        given = Input(*data_input)
-        net = build(Architecture.from_json(path.read_text()), given, classes)
-        module = Classifier(net, (0.0,) * given.channels, (1.0,) * given.channels).eval()
+        shape = Input(*data_input)
+        net = build(Architecture.from_json(path.read_text()), shape, classes)
+        module = Classifier(net, (0.0,) * shape.channels, (1.0,) * shape.channels).eval()
     else:
         raise UserError(f"profile: {target!r} is neither a final nor an architecture.json")
-    counts = count_module(module, given)
+    counts = count_module(module, shape)
     lock = path.parent.parent / "latency.lock"
     with quiet(lock) if lock.exists() else nullcontext():
         latency = measure_latencies(
-            {"it": module}, {"it": given}, engine=engine, batch=batch, threads=threads
-        )["it"]
+            {"model": module}, {"model": shape}, engine=engine, batch=batch, threads=threads
+        )["model"]
     return {**asdict(counts), "latency": asdict(latency)}
 
 
 def _final(study: str, rank: str) -> Path:
     """A final's folder; its family may be one of the study's own file."""
+    from nasdistill.trials.plugins import load_plugins
+
     folder = final_folder(study, rank)
-    load_plugins(recipe_of(load_study(study, STUDIES)))
+    load_plugins(recipe_of(load_study(study, STUDIES)).import_file)
     return folder
 
 
@@ -101,11 +103,11 @@ def export(study: str, rank: int, format: str, out: Path | None = None) -> Path:
     path = out or Path(f"{study}-{rank}{suffixes[format]}")
     if path.exists():
         raise UserError(f"{path} exists already; give another --out")
-    module, given = artifact.load(folder), artifact.input_of(folder)
+    module, shape = artifact.load(folder), artifact.input_of(folder)
     if format == "onnx":
-        export_onnx(module, given, path)
+        export_onnx(module, shape, path)
     else:
-        export_program(module, given, path)
+        export_program(module, shape, path)
     return path
 
 
@@ -148,12 +150,12 @@ def spread(
     from nasdistill.models.counts import count_architecture
 
     rng = random.Random(0)
-    given = Input(channels, size, size)
-    counts = [count_architecture(space.random(rng), given, classes) for _ in range(samples)]
-    found: dict[str, Any] = {"samples": samples}
+    shape = Input(channels, size, size)
+    counts = [count_architecture(space.random(rng), shape, classes) for _ in range(samples)]
+    spread: dict[str, Any] = {"samples": samples}
     for key in ("params", "macs"):
         values = sorted(getattr(c, key) for c in counts)
         quartiles = statistics.quantiles(values, n=4)
         names = ("min", "q1", "median", "q3", "max")
-        found[key] = dict(zip(names, [values[0], *quartiles, values[-1]], strict=True))
-    return found
+        spread[key] = dict(zip(names, [values[0], *quartiles, values[-1]], strict=True))
+    return spread

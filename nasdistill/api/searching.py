@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasdistill.analysis.audit import full_runs
-from nasdistill.analysis.selection import contenders, select_finals
 from nasdistill.api.paths import recipe_of
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent, warning_once
 from nasdistill.common.files import REPORTS, STUDIES
 from nasdistill.recipe import Recipe, load_recipe
-from nasdistill.results import COUNTED, Candidate, StudyRecord, load_finals, load_study, study_names
-from nasdistill.trials.loop import Deadlines, note_saved, run
-from nasdistill.trials.plugins import check_plugins, load_plugins
-from nasdistill.workers.calibration import settle
-from nasdistill.workers.pool import WorkerPool, crew
+from nasdistill.results import (
+    COUNTED,
+    Candidate,
+    StudyRecord,
+    keys,
+    load_study,
+    study_names,
+)
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a study's storage is slow to import, and reports need none
     from nasdistill.study import Study
-    from nasdistill.trials.context import StudyContext
-    from nasdistill.trials.plugins import Plugins
 
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """What a search left behind.
+    """The outcome of a search.
 
     Attributes:
         record: The study.
@@ -69,28 +67,18 @@ def search(
     begun = time.monotonic()
     recipe = recipe or load_recipe(None, options)
     emit = warning_once(on_event or silent)
-    imported = load_plugins(recipe)
-    from nasdistill.common.machine import set_threads
+    from nasdistill.api import stages
     from nasdistill.study import Study
-    from nasdistill.trials.context import open_context
+    from nasdistill.trials.plugins import check_plugins, load_plugins
 
+    plugins = load_plugins(recipe.import_file)
     study = Study.open(recipe, STUDIES, command)
     try:
-        check_plugins(study, imported)
-        if _is_complete(study):
+        check_plugins(study, plugins)
+        if stages.is_complete(study):
             path = report(study.folder.name)
             return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
-        study.set("stage", "searching")
-        with crew(recipe, study, emit) as workers:
-            if not workers.on_trial:
-                workers.share("search", workers.size, begun=begun)
-            bench = open_context(study, imported, emit)
-            if workers.on_trial:
-                settle(workers, study, bench, emit)
-                workers.share("search", workers.size, begun=begun)
-            set_threads(workers.size)
-            deadlines = run(study, bench, begun, emit)
-            _finish(study, imported, bench, deadlines, emit, workers)
+        stages.run_search(study, plugins, begun, emit)
     except UserError:
         # A search that could not begin leaves nothing behind that would bind the next try.
         if study.created and not any(c.state in COUNTED for c in study.candidates()):
@@ -135,38 +123,55 @@ def distill(
         UserError: If there is no such trial, it has no score, or another process is making the
             study's finals.
     """
-    from nasdistill.finals.pipeline import missing
+    from nasdistill.api import stages
     from nasdistill.study import Study
+    from nasdistill.trials.plugins import check_plugins, load_plugins
 
     emit = warning_once(on_event or silent)
     record = load_study(study, STUDIES)
     recipe = recipe_of(record)
-    imported = load_plugins(recipe)
+    plugins = load_plugins(recipe.import_file)
     opened = Study.open(recipe, STUDIES, record.command)
-    check_plugins(opened, imported)
+    check_plugins(opened, plugins)
     if trial is not None:
         _check_trial(trial, opened.candidates())
-        opened.set(f"final_failed:{trial}", None)  # Asked for by name, it is tried again.
+        opened.write(keys.FINAL_FAILED.of(trial), None)  # Asked for by name, it is tried again.
 
     def wanted() -> list[int]:
-        """Trials that are finals, or are to become some."""
-        made = list(opened.attrs.get("finals", []))
-        if trial is not None:
-            return made if trial in made else [*made, trial]
-        count, limit = top_k or recipe.top_k, opened.attrs.get("limits", {}).get("accuracy", 0.0)
-        final_examples, full = opened.attrs.get("final_examples"), full_runs(opened.folder)
-        ranked = select_finals(
-            opened.candidates(), recipe.minimize, count, limit, final_examples, full
-        )
-        return made + [c.number for c in ranked if c.number not in made]
+        return _wanted_finals(opened, trial, top_k)
 
-    with crew(recipe, opened, emit, finals=len(missing(opened, wanted()))) as workers:
-        if not _finish(opened, imported, None, Deadlines(None, None), emit, workers, wanted):
-            raise UserError(
-                f"study {study!r}: another process is making its finals; ask again when it has "
-                "ended"
-            )
+    if not stages.distill_more(opened, plugins, wanted, emit):
+        emit(Event("note", "another process is making the finals"))
+        raise UserError(
+            f"study {study!r}: another process is making its finals; ask again when it has ended"
+        )
     return _outcome(opened, emit)
+
+
+def _wanted_finals(study: Study, trial: int | None, top_k: int | None) -> list[int]:
+    """Trials that are finals, or are to become some, by rank."""
+    from nasdistill.analysis.audit import FullRuns
+    from nasdistill.analysis.selection import SelectionRule, select_finals
+
+    finals = list(study.read(keys.FINALS) or ())
+    if trial is not None:
+        return finals if trial in finals else [*finals, trial]
+    rule = SelectionRule(
+        costs=study.recipe.minimize,
+        count=top_k or study.recipe.top_k,
+        min_accuracy=(study.read(keys.LIMITS) or {}).get("accuracy", 0.0),
+        final_examples=study.read(keys.FINAL_EXAMPLES),
+        full_accuracy=FullRuns(study.folder).accuracy(),
+    )
+    chosen = (candidate.number for candidate in select_finals(study.candidates(), rule))
+    return finals + [number for number in chosen if number not in finals]
+
+
+def _check_trial(number: int, candidates: Sequence[Candidate]) -> None:
+    scored = [c.number for c in candidates if c.state in ("complete", "stopped")]
+    if number not in scored:
+        there = ", ".join(map(str, scored)) or "none"
+        raise UserError(f"--trial {number}: no such trial with a score (there: {there})")
 
 
 def report(study: str) -> Path:
@@ -188,123 +193,12 @@ def studies() -> list[StudyRecord]:
     return [load_study(name, STUDIES) for name in study_names(STUDIES)]
 
 
-def _finish(
-    study: Study,
-    imported: Plugins,
-    bench: StudyContext | None,
-    deadlines: Deadlines,
-    emit: Emit,
-    workers: WorkerPool,
-    wanted: Callable[[], list[int]] | None = None,
-) -> bool:
-    """Makes the finals: all workers train them, this process tests and exports them.
-
-    Args:
-        study: The study.
-        imported: What the user's own file brings.
-        bench: What its finals share; opened here if None.
-        deadlines: When search and command must end.
-        emit: Told what happens.
-        workers: Who trains.
-        wanted: Names the trials; the search's own choice if None.
-
-    Returns:
-        False if another process is at it.
-    """
-    from nasdistill.finals.pipeline import distill_finals, missing
-    from nasdistill.trials.context import open_context
-
-    with study.finals_lease() as mine:
-        if not mine:
-            emit(Event("note", "another process is making the finals"))
-            return False
-        bench = bench or open_context(study, imported, emit)
-        if wanted is None:
-            chosen = _choose(study, bench, deadlines, emit, workers)
-        else:
-            chosen = wanted()
-            study.set("finals", chosen)
-        study.set("stage", "distilling")
-        emit(Event("stage", f"finals to distil in full: {len(chosen)}", stage="finals"))
-        workers.share("finals", len(missing(study, chosen)))
-        if chosen:
-            distill_finals(study, bench, chosen, emit, deadlines.whole)
-        note_saved(study, bench)
-        study.set("stage", "complete" if _is_complete(study) else "searching")
-    return True
-
-
-def _choose(
-    study: Study, bench: StudyContext, deadlines: Deadlines, emit: Emit, workers: WorkerPool
-) -> list[int]:
-    """Lets the last rungs race, and chooses the top-k; once for a number of trials and finals."""
-    from nasdistill.trials.race import run_race
-
-    recipe, made = study.recipe, list(study.attrs.get("finals", []))
-    if study.attrs.get("chosen_from") == _choice(study):
-        return made
-    limit, full = study.attrs["limits"]["accuracy"], full_runs(study.folder)
-    rule = (recipe.minimize, recipe.top_k, limit, bench.final_examples, full)
-    if recipe.race and study.attrs.get("raced_from") != _choice(study):
-        study.set("race", [c.number for c in contenders(study.candidates(), *rule)])
-        study.set("raced_from", _choice(study))
-    left = [n for n in study.attrs.get("race", []) if f"race:{n}" not in study.attrs]
-    if recipe.race and left:
-        emit(Event("stage", f"forecasts overlap: {len(left)} trials race", stage="search"))
-        workers.share("race", len(left))
-        run_race(study, bench, left, emit, deadlines.search, wait=True)
-    candidates = study.candidates()
-    chosen = made + [c.number for c in select_finals(candidates, *rule) if c.number not in made]
-    if not chosen:
-        best = max((c.score or 0.0 for c in candidates), default=0.0)
-        emit(
-            Event(
-                "warning",
-                f"no trial reached the accuracy floor of {limit:.3f} (best score {best:.3f}): "
-                "no finals. Lower --min-accuracy, raise the rungs' budgets, or run more trials",
-            )
-        )
-    study.set("finals", chosen)
-    study.set("chosen_from", _choice(study))
-    return chosen
-
-
-def _choice(study: Study) -> list[int]:
-    """What a choice of finals rests on: trials that have ended, finals wanted."""
-    ended = sum(c.state in COUNTED and c.state != "running" for c in study.candidates())
-    return [ended, study.recipe.top_k]
-
-
 def _outcome(study: Study, emit: Emit) -> SearchOutcome:
+    from nasdistill.api.stages import remove_work_files
+
     emit(Event("stage", "writing the report", stage="report"))
     start = time.perf_counter()
     path = report(study.folder.name)
     study.add_seconds("report", time.perf_counter() - start)
-    running = {str(c.number) for c in study.candidates() if c.state == "running"}
-    for work in (study.folder / "trials").glob("*"):
-        if work.name not in running:
-            shutil.rmtree(work, ignore_errors=True)
-    if _is_complete(study):  # no worker looks for the race's files any more
-        shutil.rmtree(study.folder / "race", ignore_errors=True)
+    remove_work_files(study)
     return SearchOutcome(load_study(study.folder.name, STUDIES), path, False)
-
-
-def _is_complete(study: Study) -> bool:
-    """Whether nothing is left to do: trials counted, the top-k distilled."""
-    attrs, candidates, recipe = study.attrs, study.candidates(), study.recipe
-    if "limits" not in attrs or study.others_running():
-        return False
-    counted = sum(c.state in COUNTED for c in candidates)
-    if counted < recipe.trials and attrs.get("exhausted_at") != recipe.trials:
-        return False
-    made = {final.number for final in load_finals(study.folder)}
-    failed = (key for key, why in attrs.items() if key.startswith("final_failed:") and why)
-    made |= {int(key.split(":")[1]) for key in failed}
-    return attrs.get("chosen_from") == _choice(study) and made >= set(attrs["finals"])
-
-
-def _check_trial(number: int, candidates: list[Candidate]) -> None:
-    scored = [c.number for c in candidates if c.state in ("complete", "stopped")]
-    if number not in scored:
-        there = ", ".join(map(str, scored)) or "none"
-        raise UserError(f"--trial {number}: no such trial with a score (there: {there})")

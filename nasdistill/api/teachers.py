@@ -10,7 +10,6 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent
 from nasdistill.common.files import STUDIES
 from nasdistill.recipe import Recipe
-from nasdistill.trials.plugins import load_plugins
 
 
 def teacher_train(
@@ -111,9 +110,7 @@ def teacher_train(
     artifact.write_final(
         out,
         module=module.cpu(),
-        architecture=chosen,
-        input=dataset.input,
-        classes=dataset.classes,
+        spec=artifact.ModelSpec(chosen, dataset.input, dataset.classes),
         metrics=card,
         card=_teacher_card(card),
         half=half,
@@ -157,15 +154,16 @@ def teacher_evaluate(
         evaluate_teacher,
         warnings_of,
     )
+    from nasdistill.trials.plugins import load_plugins
     from nasdistill.trials.teacher_pool import open_teacher
 
-    imported = load_plugins(Recipe(import_file=import_file))
+    plugins = load_plugins(import_file)
     set_threads(1)
     place = pick_device(device)
     dataset = load_data(data, device=place, image_size=image_size, channels=channels)
     recipe = Recipe(data=data, teacher=spec, weights=weights)
     emit = on_event or silent
-    teacher = open_teacher(recipe, dataset, place, STUDIES, imported, emit).must_run()
+    teacher = open_teacher(recipe, dataset, place, STUDIES, plugins, emit).must_run()
     card = evaluate_teacher(teacher, dataset)
     for text in warnings_of(card):
         emit(Event("warning", text))
@@ -185,7 +183,7 @@ def teacher_record(
     import_file: str | None = None,
     on_event: Emit | None = None,
 ) -> int:
-    """Writes what a teacher says about each training example: a table that can teach in its place.
+    """Writes a teacher's answers about the training examples: a table that can teach in its place.
 
     Args:
         spec: The teacher, as in `search`.
@@ -211,17 +209,18 @@ def teacher_record(
     from nasdistill.common.machine import pick_device, set_threads
     from nasdistill.data import load_data
     from nasdistill.teachers.table import check_form, write_table
+    from nasdistill.trials.plugins import load_plugins
     from nasdistill.trials.teacher_pool import open_teacher
 
     if out.exists():
         raise UserError(f"--out {out}: exists already; nothing was written")
     check_form(out)
-    imported = load_plugins(Recipe(import_file=import_file))
+    plugins = load_plugins(import_file)
     set_threads(1)
     place = pick_device(device)
     dataset = load_data(data, device=place, seed=seed, image_size=image_size, channels=channels)
     recipe = Recipe(data=data, teacher=spec, weights=weights)
-    teacher = open_teacher(recipe, dataset, place, STUDIES, imported, on_event or silent)
+    teacher = open_teacher(recipe, dataset, place, STUDIES, plugins, on_event or silent)
     teacher.must_run()
     logits, _ = training.predict(teacher.module, dataset.train, teacher.input.size)
     probabilities = torch.softmax(logits.double(), dim=1).numpy()

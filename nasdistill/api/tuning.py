@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nasdistill.api.paths import recipe_of
 from nasdistill.common.errors import UserError
@@ -14,8 +14,11 @@ from nasdistill.common.events import Emit, silent
 from nasdistill.common.files import REPORTS, STUDIES
 from nasdistill.common.types import nearest
 from nasdistill.recipe import Recipe, load_recipe
-from nasdistill.results import load_study
-from nasdistill.trials.plugins import check_plugins, load_plugins
+from nasdistill.results import load_finals, load_study
+
+if TYPE_CHECKING:  # slow to import
+    from nasdistill.space import Architecture
+    from nasdistill.study import Study
 
 GRID: dict[str, tuple[float, ...]] = {
     "temperature": (1, 2, 3, 5, 7, 10, 15),
@@ -26,7 +29,7 @@ BOUNDS = {"temperature": (0.01, 1000.0), "alpha": (0.0, 1.0)}
 
 @dataclass(frozen=True)
 class TuneOutcome:
-    """What tuning found.
+    """The outcome of tuning.
 
     Attributes:
         points: Each with its values, the accuracy on the score half, and its interval.
@@ -69,35 +72,40 @@ def tune(
         raise UserError(f"epochs must be at least 1, found {epochs}")
     grid = _grid(over, temperatures, alphas)
     emit = on_event or silent
-    recipe, given = _recipe_of(target, data, teacher)
-    imported = load_plugins(recipe)
-    from nasdistill.finals.tune import best_of, read_architecture, tune
+    recipe, file = _recipe_of(target, data, teacher)
+    from nasdistill.finals.tune import best_point, read_architecture
+    from nasdistill.finals.tune import tune as tune_points
     from nasdistill.report.tune import write_tuned
-    from nasdistill.study import Study, architecture_of
+    from nasdistill.study import Study
     from nasdistill.trials.context import open_context
+    from nasdistill.trials.plugins import check_plugins, load_plugins
 
+    plugins = load_plugins(recipe.import_file)
     study = Study.open(recipe, STUDIES, f"nasdistill tune {target}")
-    check_plugins(study, imported)
-    if given is None:
-        candidates = [c for c in study.candidates() if c.state in ("complete", "stopped")]
-        if not candidates:
-            raise UserError(f"study {target!r} has no trial with a score yet")
-        chosen = {f.number for f in load_study(target, STUDIES).finals if f.recommended}
-        best = max(candidates, key=lambda c: (c.number in chosen, c.score or 0.0))
-        architecture = architecture_of(best)
-    else:
-        architecture = read_architecture(given)
-    bench = open_context(study, imported, emit)
-    points = tune(study, bench, architecture, grid, epochs, emit)
+    check_plugins(study, plugins)
+    architecture = _best_architecture(study) if file is None else read_architecture(file)
+    points = tune_points(open_context(study, plugins, emit), architecture, grid, epochs)
     picture = REPORTS / study.folder.name / "tune.html"
     write_tuned(points, picture)
-    return TuneOutcome(points, dict(best_of(points)), picture)
+    return TuneOutcome(points, dict(best_point(points)), picture)
+
+
+def _best_architecture(study: Study) -> Architecture:
+    """That of a study's recommended final, else that of its best trial."""
+    from nasdistill.study import architecture_of
+
+    candidates = [c for c in study.candidates() if c.state in ("complete", "stopped")]
+    if not candidates:
+        raise UserError(f"study {study.folder.name!r} has no trial with a score yet")
+    recommended = {final.number for final in load_finals(study.folder) if final.recommended}
+    best = max(candidates, key=lambda c: (c.number in recommended, c.score or 0.0))
+    return architecture_of(best)
 
 
 def _grid(
     over: Sequence[str], temperatures: Sequence[float] | None, alphas: Sequence[float] | None
 ) -> dict[str, Sequence[float]]:
-    given = {"temperature": temperatures, "alpha": alphas}
+    chosen = {"temperature": temperatures, "alpha": alphas}
     grid: dict[str, Sequence[float]] = {}
     if not over:
         raise UserError(f"nothing to tune: name one of {', '.join(GRID)}")
@@ -106,12 +114,12 @@ def _grid(
             raise UserError(
                 f"--over {name}: unknown{nearest(name, GRID)}; known: {', '.join(GRID)}"
             )
-        grid[name] = given[name] or GRID[name]
+        grid[name] = chosen[name] or GRID[name]
         low, high = BOUNDS[name]
-        wrong = [value for value in grid[name] if not low <= value <= high]
-        if wrong:
-            raise UserError(f"{name} {wrong[0]:g} is not in [{low:g}, {high:g}]")
-    idle = [name for name, values in given.items() if values and name not in grid]
+        outside = [value for value in grid[name] if not low <= value <= high]
+        if outside:
+            raise UserError(f"{name} {outside[0]:g} is not in [{low:g}, {high:g}]")
+    idle = [name for name, values in chosen.items() if values and name not in grid]
     if idle:
         raise UserError(f"values of {idle[0]} are given, but --over does not name it")
     return grid
@@ -131,8 +139,8 @@ def _recipe_of(target: str, data: str | None, teacher: str | None) -> tuple[Reci
     from nasdistill.finals.tune import read_architecture
 
     # No student is turned away here, so there is no limit to derive from a teacher.
-    named = {"data": data, "teacher": teacher, "minimize": "params", "max_params": "1000G"}
-    given = {key: value for key, value in named.items() if value is not None}
-    about = repr((read_architecture(path).fingerprint, sorted(given.items())))
-    digest = hashlib.blake2b(about.encode(), digest_size=4).hexdigest()
-    return load_recipe(None, {**given, "study": f"tune-{digest}"}), path
+    keys = {"data": data, "teacher": teacher, "minimize": "params", "max_params": "1000G"}
+    options = {key: value for key, value in keys.items() if value is not None}
+    identity = repr((read_architecture(path).fingerprint, sorted(options.items())))
+    digest = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
+    return load_recipe(None, {**options, "study": f"tune-{digest}"}), path

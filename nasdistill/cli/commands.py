@@ -1,18 +1,23 @@
-"""The command line: one function a command, no logic."""
+"""The commands: one function each, no logic."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from nasdistill.cli import options
-from nasdistill.cli.console import console, error_messages
+from nasdistill.cli.console import console, error_messages, with_progress
+from nasdistill.cli.teacher_commands import teacher_app
+
+if TYPE_CHECKING:
+    from nasdistill.api import SearchOutcome
+    from nasdistill.common.events import Emit
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,7 +26,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Finds small neural networks that stand in for a big one, and distils them.",
 )
-teacher_app = typer.Typer(no_args_is_help=True, help="Train, evaluate or record a teacher.")
 app.add_typer(teacher_app, name="teacher")
 
 
@@ -75,27 +79,29 @@ def search(
 
     The same command again goes on where it stopped. Every option is a key of a recipe, too.
     """
-    given = {key: value for key, value in context.params.items() if value is not None}
-    given = {key: value for key, value in given.items() if key not in ("as_json", "recipe")}
     with error_messages():
         from nasdistill.recipe import load_recipe
 
-        resolved = load_recipe(recipe, _nested(given))
+        resolved = load_recipe(recipe, _recipe_values(context.params))
         name = resolved.study_name()
     command = shlex.join(["nasdistill", *sys.argv[1:]])
-    _go(name, as_json, lambda api, emit: api.search(resolved, command=command, on_event=emit))
+    _run_and_summarise(
+        name, as_json, lambda api, emit: api.search(resolved, command=command, on_event=emit)
+    )
 
 
-def _nested(given: dict[str, Any]) -> dict[str, Any]:
-    """Puts flags whose key in a recipe lies deeper in their place."""
-    costs = given.pop("minimize", None)
+def _recipe_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of `search` in the shape of a recipe, whose keys may lie deeper."""
+    values = {key: value for key, value in parameters.items() if value is not None}
+    values = {key: value for key, value in values.items() if key not in ("as_json", "recipe")}
+    costs = values.pop("minimize", None)
     if costs:
-        given["minimize"] = ",".join(costs)
-    rungs = {"first_rung": "first", "eta": "eta", "rung_count": "count"}
-    deeper = {key: given.pop(flag) for flag, key in rungs.items() if flag in given}
-    objective = {key: given.pop(key) for key in ("alpha", "temperature") if key in given}
-    parts = {"rungs": deeper, "scoring": objective, "final": dict(objective)}
-    return given | {key: part for key, part in parts.items() if part}
+        values["minimize"] = ",".join(costs)
+    rung_keys = {"first_rung": "first", "eta": "eta", "rung_count": "count"}
+    rungs = {key: values.pop(flag) for flag, key in rung_keys.items() if flag in values}
+    objective = {key: values.pop(key) for key in ("alpha", "temperature") if key in values}
+    parts = {"rungs": rungs, "scoring": objective, "final": dict(objective)}
+    return values | {key: part for key, part in parts.items() if part}
 
 
 @app.command()
@@ -109,19 +115,22 @@ def resume(
     as_json: options.Json = False,
 ) -> None:
     """Go on with a study where it stopped."""
-    given = {
+    flags = {
         "trials": trials,
         "time_limit": time_limit,
         "top_k": top_k,
         "workers": workers,
         "cache_size": cache_size,
     }
+    values = {key: value for key, value in flags.items() if value is not None}
     with error_messages():
         from nasdistill.recipe import load_recipe
 
-        checked = load_recipe(None, {k: v for k, v in given.items() if v is not None})
-        news = {k: getattr(checked, k) for k, v in given.items() if v is not None}
-    _go(study, as_json, lambda api, emit: api.resume(study, overrides=news, on_event=emit))
+        recipe = load_recipe(None, values)
+        overrides = {key: getattr(recipe, key) for key in values}
+    _run_and_summarise(
+        study, as_json, lambda api, emit: api.resume(study, overrides=overrides, on_event=emit)
+    )
 
 
 @app.command()
@@ -139,7 +148,7 @@ def distill(
             raise UserError("give either --trial or --top-k, not both")
         if top_k is not None and top_k < 1:
             raise UserError(f"--top-k: found {top_k}; must be 1 or more")
-    _go(
+    _run_and_summarise(
         study,
         as_json,
         lambda api, emit: api.distill(study, trial=trial, top_k=top_k, on_event=emit),
@@ -161,11 +170,11 @@ def studies(as_json: options.Json = False) -> None:
     """List the studies in ./studies, with state and best final."""
     with error_messages():
         from nasdistill import api
-        from nasdistill.cli.display import studies_table, summary
+        from nasdistill.cli.display import studies_table, study_summary
 
         records = api.studies()
         if as_json:
-            print(json.dumps([summary(record) for record in records]))
+            print(json.dumps([study_summary(record) for record in records]))
         elif records:
             console().print(studies_table(records))
         else:
@@ -186,11 +195,7 @@ def spaces(
         from nasdistill.space import SearchSpace
 
         if name is None:
-            listed = [SearchSpace.load(each) for each in SearchSpace.shipped()]
-            about = {each.name: " ".join(each.description.split()) for each in listed}
-            rows = [{"name": key, "description": text} for key, text in about.items()]
-            lines = [f"{key:10} {text}" for key, text in about.items()]
-            print(json.dumps(rows) if as_json else "\n".join(lines))
+            _print_shipped_spaces(as_json)
             return
         space = SearchSpace.load(name)
         from nasdistill import api
@@ -201,89 +206,14 @@ def spaces(
         print(json.dumps(figures) if as_json else "\n".join(space_lines(space, spread, shape)))
 
 
-@teacher_app.command("train")
-def teacher_train(
-    out: options.Out,
-    data: options.DataOf = "fashion-mnist-mini",
-    architecture: options.ArchitectureFile = None,
-    epochs: options.Epochs = 30,
-    seed: options.SeedOf = 0,
-    learning_rate: options.Rate = 0.003,
-    precision: options.PrecisionOf = "fp32",
-    half: options.Half = False,
-    device: options.DeviceOf = "auto",
-    image_size: options.ImageSizeOf = None,
-    channels: options.ChannelsOf = None,
-    as_json: options.Json = False,
-) -> None:
-    """Train a teacher on labels and write it to a folder."""
-    options: dict[str, Any] = {
-        "data": data,
-        "architecture": architecture,
-        "epochs": epochs,
-        "seed": seed,
-        "out": out,
-        "learning_rate": learning_rate,
-        "precision": precision,
-        "half": half,
-        "device": device,
-        "image_size": image_size,
-        "channels": channels,
-    }
-    _print_card(_shown(lambda api, emit: api.teacher_train(**options, on_event=emit)), as_json)
+def _print_shipped_spaces(as_json: bool) -> None:
+    from nasdistill.space import SearchSpace
 
-
-@teacher_app.command("evaluate")
-def teacher_evaluate(
-    teacher: options.TeacherOf,
-    data: options.DataOf = "fashion-mnist-mini",
-    weights: options.Weights = None,
-    device: options.DeviceOf = "auto",
-    image_size: options.ImageSizeOf = None,
-    channels: options.ChannelsOf = None,
-    import_file: options.Import = None,
-    as_json: options.Json = False,
-) -> None:
-    """Measure a teacher on data: accuracy, calibration, overfitting."""
-    options: dict[str, Any] = {
-        "data": data,
-        "weights": weights,
-        "device": device,
-        "image_size": image_size,
-        "channels": channels,
-        "import_file": import_file,
-    }
-    card = _shown(lambda api, emit: api.teacher_evaluate(teacher, **options, on_event=emit))
-    _print_card(card, as_json)
-
-
-@teacher_app.command("record")
-def teacher_record(
-    teacher: options.TeacherOf,
-    out: options.TableOut,
-    data: options.DataOf = "fashion-mnist-mini",
-    weights: options.Weights = None,
-    device: options.DeviceOf = "auto",
-    image_size: options.ImageSizeOf = None,
-    channels: options.ChannelsOf = None,
-    seed: options.SplitSeed = 0,
-    import_file: options.Import = None,
-    as_json: options.Json = False,
-) -> None:
-    """Write a teacher's answers about the training examples to a table, which can teach for it."""
-    options: dict[str, Any] = {
-        "data": data,
-        "out": out,
-        "weights": weights,
-        "device": device,
-        "image_size": image_size,
-        "channels": channels,
-        "seed": seed,
-        "import_file": import_file,
-    }
-    count = _shown(lambda api, emit: api.teacher_record(teacher, **options, on_event=emit))
-    done = {"path": str(out), "examples": count}
-    print(json.dumps(done) if as_json else f"Written: {out}, {count:,} examples")
+    listed = map(SearchSpace.load, SearchSpace.shipped())
+    descriptions = {space.name: " ".join(space.description.split()) for space in listed}
+    rows = [{"name": name, "description": text} for name, text in descriptions.items()]
+    lines = [f"{name:10} {text}" for name, text in descriptions.items()]
+    print(json.dumps(rows) if as_json else "\n".join(lines))
 
 
 @app.command()
@@ -298,8 +228,9 @@ def evaluate(
 
     On the study's own test split the figures go into the final's quality.json, for the report.
     """
-    options = {"data": data, "split": split, "device": device}
-    quality = _shown(lambda api, emit: api.evaluate(final, **options, on_event=emit))
+    quality = with_progress(
+        lambda api, emit: api.evaluate(final, data=data, split=split, device=device, on_event=emit)
+    )
     if as_json:
         print(json.dumps(quality))
         return
@@ -318,7 +249,7 @@ def audit(
     as_json: options.Json = False,
 ) -> None:
     """Distil a sample of a study's trials in full: how far can its short scores be trusted?"""
-    outcome = _shown(
+    outcome = with_progress(
         lambda api, emit: api.audit(study, count=count, repeats=repeats, on_event=emit), study
     )
     if as_json:
@@ -343,16 +274,16 @@ def tune(
     as_json: options.Json = False,
 ) -> None:
     """Try temperatures and alpha on one architecture, on validation data."""
-    numbers = {"temperatures": _numbers(temperatures), "alphas": _numbers(alphas)}
+    grid = {"temperatures": _parse_numbers(temperatures), "alphas": _parse_numbers(alphas)}
     names = tuple(part.strip() for part in over.split(","))
-    outcome = _shown(
+    outcome = with_progress(
         lambda api, emit: api.tune(
-            target, over=names, **numbers, epochs=epochs, data=data, teacher=teacher, on_event=emit
+            target, over=names, **grid, epochs=epochs, data=data, teacher=teacher, on_event=emit
         )
     )
     if as_json:
-        whole = {"points": outcome.points, "best": outcome.best, "picture": str(outcome.picture)}
-        print(json.dumps(whole))
+        result = {"points": outcome.points, "best": outcome.best, "picture": str(outcome.picture)}
+        print(json.dumps(result))
         return
     from nasdistill.cli.display import tune_lines, tune_table
 
@@ -360,8 +291,8 @@ def tune(
     print("\n".join(tune_lines(outcome.best, outcome.picture)))
 
 
-def _numbers(text: str | None) -> tuple[float, ...] | None:
-    """Numbers, separated by commas."""
+def _parse_numbers(text: str | None) -> tuple[float, ...] | None:
+    """Reads numbers that are separated by commas."""
     if text is None:
         return None
     try:
@@ -418,37 +349,26 @@ def export(
         print(json.dumps({"path": str(path)}) if as_json else f"Written: {path}")
 
 
-def _go(study: str, as_json: bool, run: Callable[[Any, Any], Any]) -> None:
+def _run_and_summarise(
+    study: str, as_json: bool, run: Callable[[Any, Emit], SearchOutcome]
+) -> None:
     """Runs a search, or what goes on with one, and prints how it ended."""
-    outcome = _shown(run, study)
-    from nasdistill.cli.display import finals_table, outcome_lines, summary
+    outcome = with_progress(run, study)
+    from nasdistill.cli.display import finals_table, outcome_lines, study_summary
 
     record = outcome.record
     if as_json:
         finals = [{"rank": final.rank, **final.metrics} for final in record.finals]
-        whole = {**summary(record), "finals_metrics": finals, "report": str(outcome.report)}
-        print(json.dumps(whole))
+        result = {
+            **study_summary(record),
+            "finals_metrics": finals,
+            "report": str(outcome.report),
+        }
+        print(json.dumps(result))
         return
     if record.finals:
         console().print(finals_table(record.finals))
     print("\n".join(outcome_lines(record, outcome.report, outcome.already_complete)))
-
-
-def _shown(run: Callable[[Any, Any], Any], study: str | None = None) -> Any:
-    with error_messages(study):
-        from nasdistill import api
-        from nasdistill.cli.display import Display
-
-        with Display(console(stderr=True)) as display:
-            return run(api, display)
-
-
-def _print_card(card: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(card))
-        return
-    for key, value in card.items():
-        print(f"{key:20} {value:.4f}" if isinstance(value, float) else f"{key:20} {value}")
 
 
 def main() -> None:

@@ -1,19 +1,21 @@
-"""What the commands share: one message for whatever may go wrong, and the console."""
+"""Parts that the commands share: the console, the display of progress, messages for errors."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from nasdistill.common.errors import UserError, disk_problem
+from nasdistill.common.files import STUDIES
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from nasdistill.common.events import Emit
 
 PLAIN_WIDTH = 140
 """Columns where the output is no terminal."""
@@ -21,12 +23,12 @@ PLAIN_WIDTH = 140
 
 @contextmanager
 def error_messages(study: str | None = None) -> Iterator[None]:
-    """Turns what may go wrong into one message on stderr and an exit status.
+    """Turns errors into one message on stderr and an exit status.
 
     Status 2 for what the user can mend, 130 for Ctrl-C, 1 for a full or read-only disk.
 
     Args:
-        study: The study that is being worked on; named when the user interrupts.
+        study: The study that is being worked on; named in how to go on.
     """
     try:
         yield
@@ -34,13 +36,13 @@ def error_messages(study: str | None = None) -> Iterator[None]:
         print(f"nasdistill: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        print(f"\n{_interrupted(study)}", file=sys.stderr)
+        print(f"\n{_interruption_message(study)}", file=sys.stderr)
         raise typer.Exit(130) from None
     except Exception as error:
         problem = disk_problem(error)
         if problem is None:
             raise
-        print(f"nasdistill: cannot write: {problem}{_goes_on(study)}", file=sys.stderr)
+        print(f"nasdistill: cannot write: {problem}{_how_to_go_on(study)}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
@@ -52,17 +54,35 @@ def console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, soft_wrap=not terminal, width=None if terminal else PLAIN_WIDTH)
 
 
+Result = TypeVar("Result")
+
+
+def with_progress(run: Callable[[Any, Emit], Result], study: str | None = None) -> Result:
+    """Calls a function that takes a while, and shows its events on stderr.
+
+    Args:
+        run: Takes `nasdistill.api`, which is imported only now, and the receiver of the events.
+        study: As for `error_messages`.
+    """
+    with error_messages(study):
+        from nasdistill import api
+        from nasdistill.cli.display import Display
+
+        with Display(console(stderr=True)) as display:
+            return run(api, display)
+
+
 def _saved(study: str | None) -> bool:
-    return study is not None and (Path("studies") / study / "recipe.yaml").exists()
+    return study is not None and (STUDIES / study / "recipe.yaml").exists()
 
 
-def _interrupted(study: str | None) -> str:
+def _interruption_message(study: str | None) -> str:
     if _saved(study):
         return f"Saved. Go on with: nasdistill resume {study}"
     return "Interrupted; nothing was begun, so nothing is lost."
 
 
-def _goes_on(study: str | None) -> str:
+def _how_to_go_on(study: str | None) -> str:
     if not _saved(study):
         return ""
     return f"\nWhat was saved is kept. With room again, go on with: nasdistill resume {study}"

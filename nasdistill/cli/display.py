@@ -1,4 +1,4 @@
-"""How news and results look in a terminal."""
+"""The terminal's display: events as they come, and results as tables and lines."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nasdistill.analysis.audit import Audit
+from nasdistill.common import formats
 from nasdistill.common.events import Event
 from nasdistill.results import Final, StudyRecord
 
@@ -20,24 +21,24 @@ if TYPE_CHECKING:
     from nasdistill.space import SearchSpace
 
 PLAIN_SECONDS = 30.0
-"""Time between two signs of life where there is no live line."""
+"""Time between two signs of life where there is no live line, in seconds."""
 
 
 class Display:
     """Shows events: a live line at the bottom on a terminal, plain lines elsewhere.
 
     Args:
-        console: Where to.
+        console: The terminal or file to print to.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
-        self._begun = time.monotonic()
-        self._stage_begun = time.monotonic()
+        self._start = time.monotonic()
+        self._stage_start = time.monotonic()
         self._stage = ""
-        self._trial: Event | None = None
-        self._shown = time.monotonic()
+        self._latest_trial: Event | None = None
+        self._printed = time.monotonic()
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -52,19 +53,19 @@ class Display:
     def __call__(self, event: Event) -> None:
         """Shows one event."""
         if event.kind == "stage" and event.stage != self._stage:
-            self._stage, self._stage_begun = event.stage, time.monotonic()
+            self._stage, self._stage_start = event.stage, time.monotonic()
             if self._live is not None:
                 self._live.update(Text(""))
         if event.kind == "progress":
             self._show_progress(event)
             return
         if event.kind in ("rung", "trial") and event.stage == "search":
-            self._trial = event
+            self._latest_trial = event
         self._print(self._line(event))
 
     def _print(self, line: Text) -> None:
-        self._shown = time.monotonic()
-        self._console.print(Text(f"{self._shown - self._begun:6.0f} s  ", "dim"), line, sep="")
+        self._printed = time.monotonic()
+        self._console.print(Text(f"{self._printed - self._start:6.0f} s  ", "dim"), line, sep="")
 
     def _line(self, event: Event) -> Text:
         label = {"warning": "warning: ", "stage": "", "note": ""}.get(event.kind, "")
@@ -82,21 +83,22 @@ class Display:
     def _eta(self, event: Event) -> str:
         if not event.done:
             return "?"
-        spent = time.monotonic() - self._stage_begun
-        return duration(spent / event.done * (event.total - event.done))
+        spent = time.monotonic() - self._stage_start
+        return short_duration(spent / event.done * (event.total - event.done))
 
     def _show_progress(self, event: Event) -> None:
-        if self._live is None and time.monotonic() - self._shown < PLAIN_SECONDS:
+        if self._live is None and time.monotonic() - self._printed < PLAIN_SECONDS:
             return
-        where = f"trial {event.trial}, {event.text}" if event.stage == "search" else event.text
-        line = f"{event.stage}: {where}, {event.images_per_second:,.0f} images/s"
+        text = f"trial {event.trial}, {event.text}" if event.stage == "search" else event.text
+        line = f"{event.stage}: {text}, {event.images_per_second:,.0f} images/s"
         if event.total:
             line += f", {event.done:,} of {event.total:,} images"
         if event.eta_seconds is not None:
-            line += f", ETA {duration(event.eta_seconds)}"
-        if self._trial is not None and event.stage == "search" and self._trial.total:
-            line += f" | {self._trial.done}/{self._trial.total} trials, "
-            line += f"ETA {self._eta(self._trial)}, front {describe_front(self._trial.front)}"
+            line += f", ETA {short_duration(event.eta_seconds)}"
+        trial = self._latest_trial
+        if trial is not None and event.stage == "search" and trial.total:
+            line += f" | {trial.done}/{trial.total} trials, "
+            line += f"ETA {self._eta(trial)}, front {describe_front(trial.front)}"
         if self._live is None:
             self._print(Text(line))
         else:
@@ -104,22 +106,18 @@ class Display:
 
 
 def describe_front(front: Sequence[tuple[int, float, float]]) -> str:
-    """The front in a few words: accuracy at parameters, most accurate first."""
+    """The front in a few words: accuracy at parameters, most accurate first.
+
+    Args:
+        front: `(trial, accuracy, params)` of each candidate.
+    """
     shown = sorted(front, key=lambda point: -point[1])[:4]
-    text = ", ".join(f"{accuracy:.3f} @ {short(params)}" for _, accuracy, params in shown)
+    text = ", ".join(f"{accuracy:.3f} @ {formats.count(params)}" for _, accuracy, params in shown)
     return (text + (", …" if len(front) > 4 else "")) or "empty"
 
 
-def short(number: float) -> str:
-    """A count in three digits: 84.2k, 1.05M."""
-    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= 0.9995 * factor:  # 999,600 is 1M, not 1000k
-            return f"{number / factor:.3g}{unit}"
-    return f"{number:g}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as `95 s` or `12 min`."""
+def short_duration(seconds: float) -> str:
+    """Seconds as `95 s` or `12 min`: an estimate needs no more."""
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
@@ -129,35 +127,36 @@ def finals_table(finals: Sequence[Final]) -> Table:
     for name in ("", "test accuracy", "of teacher", "params", "latency", "limits"):
         table.add_column(name, no_wrap=True)
     for final in finals:
-        m = final.metrics
-        low, high = m["test_interval"]
-        alone = next(r for r in m["latency"] if r["model"] == "student" and r["batch"] == 1)
+        metrics = final.metrics
+        low, high = metrics["test_interval"]
+        retention = metrics["retention"]
+        latency = next(
+            row for row in metrics["latency"] if row["model"] == "student" and row["batch"] == 1
+        )
         broken = ", ".join(final.broken_limits)
         table.add_row(
             f"{final.rank}{'*' if final.recommended else ''}",
-            f"{m['test_accuracy']:.3f} ({low:.3f}–{high:.3f})",
-            "–" if m["retention"] is None else f"{m['retention']:.1%}",
-            short(m["params"]) + _smaller(m["compression"]),
-            f"{alone['median_ms']:.3f} ms" + _smaller(m["speedup"]),
+            f"{metrics['test_accuracy']:.3f} ({low:.3f}–{high:.3f})",
+            formats.NONE if retention is None else f"{retention:.1%}",
+            formats.count(metrics["params"]) + _ratio(metrics["compression"]),
+            f"{latency['median_ms']:.3f} ms" + _ratio(metrics["speedup"]),
             Text(f"broken: {broken}", "red") if broken else "kept",
         )
     return table
 
 
-def _smaller(ratio: float | None) -> str:
+def _ratio(ratio: float | None) -> str:
     """The teacher's figure ÷ the student's, where there is one."""
     return "" if ratio is None else f" (÷{ratio:.1f})"
 
 
 def studies_table(records: Sequence[StudyRecord]) -> Table:
     """The studies as a table."""
-    table = Table()
-    for name in ("study", "state", "trials", "finals", "best test accuracy", "params"):
-        table.add_column(name)
-    for row in map(summary, records):
+    table = Table("study", "state", "trials", "finals", "best test accuracy", "params")
+    for row in map(study_summary, records):
         best: Mapping[str, Any] = row["best"] or {}
-        accuracy = f"{best['test_accuracy']:.4f}" if best else "–"
-        params = f"{best['params']:,}" if best else "–"
+        accuracy = f"{best['test_accuracy']:.4f}" if best else formats.NONE
+        params = f"{best['params']:,}" if best else formats.NONE
         table.add_row(
             row["study"],
             row["state"],
@@ -169,7 +168,7 @@ def studies_table(records: Sequence[StudyRecord]) -> Table:
     return table
 
 
-def summary(record: StudyRecord) -> dict[str, Any]:
+def study_summary(record: StudyRecord) -> dict[str, Any]:
     """A study in a few JSON values."""
     done = sum(c.state in ("complete", "stopped", "failed") for c in record.candidates)
     finals = sorted(record.finals, key=lambda f: (not f.recommended, -f.metrics["test_accuracy"]))
@@ -186,7 +185,7 @@ def summary(record: StudyRecord) -> dict[str, Any]:
 
 
 def outcome_lines(record: StudyRecord, report: Path, already_complete: bool) -> list[str]:
-    """How a search ended, where its files are, and how to go on."""
+    """The end of a search in words: its state, its files, and how to go on."""
     name, lines = record.name, []
     if already_complete:
         lines.append(
@@ -230,9 +229,8 @@ def profile_lines(figures: Mapping[str, Any]) -> list[str]:
 def tune_table(points: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> Table:
     """The points of a grid, best marked."""
     names = [name for name in points[0] if name not in ("accuracy", "low", "high")]
-    table = Table(title="On the score half of the validation split (* best)")
-    for column in ("", *names, "accuracy", "95 % interval"):
-        table.add_column(column)
+    title = "On the score half of the validation split (* best)"
+    table = Table("", *names, "accuracy", "95 % interval", title=title)
     for point in points:
         values = [f"{point[name]:g}" for name in names]
         bounds = f"{point['low']:.3f}–{point['high']:.3f}"
@@ -242,7 +240,7 @@ def tune_table(points: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> 
 
 
 def tune_lines(best: Mapping[str, Any], picture: Path) -> list[str]:
-    """What the best point means for a search."""
+    """The best point as flags of a search, and the picture's file."""
     flags = " ".join(
         f"--{name} {best[name]:g}" for name in ("temperature", "alpha") if name in best
     )
@@ -254,23 +252,20 @@ def tune_lines(best: Mapping[str, Any], picture: Path) -> list[str]:
 
 
 def audit_table(audit: Audit) -> Table:
-    """How well each figure's order agrees with that after full distillation."""
-    table = Table(
-        title=f"Against full distillation of {len(audit.numbers)} trials (95 % intervals)"
-    )
-    for column in ("figure", "trials", "Kendall τ", "Spearman ρ", "ρ given MACs"):
-        table.add_column(column)
-
-    def shown(value: float | None, interval: tuple[float, float] | None = None) -> str:
-        bounds = "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
-        return "–" if value is None else f"{value:.2f}{bounds}"
-
+    """The agreement of each figure's order with that after full distillation."""
+    title = f"Against full distillation of {len(audit.numbers)} trials (95 % intervals)"
+    table = Table("figure", "trials", "Kendall τ", "Spearman ρ", "ρ given MACs", title=title)
     for row in (*audit.scored, *audit.rivals):
         table.add_row(
             row.name,
             str(row.count),
-            shown(row.kendall, row.kendall_interval),
-            shown(row.spearman, row.spearman_interval),
-            shown(row.partial),
+            _correlation(row.kendall, row.kendall_interval),
+            _correlation(row.spearman, row.spearman_interval),
+            _correlation(row.partial, None),
         )
     return table
+
+
+def _correlation(value: float | None, interval: tuple[float, float] | None) -> str:
+    bounds = "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
+    return formats.NONE if value is None else f"{value:.2f}{bounds}"

@@ -1,4 +1,4 @@
-"""How an evaluation looks in a terminal."""
+"""The terminal's display of an evaluation."""
 
 from __future__ import annotations
 
@@ -9,86 +9,82 @@ from rich.table import Table
 from rich.text import Text
 
 from nasdistill.analysis.evaluation import findings, points
+from nasdistill.common import formats
+
+MODELS = ("student", "teacher")
 
 
 def quality_tables(quality: Mapping[str, Any]) -> list[Table]:
     """An evaluation as tables: in all, by class, under corruption, confusions."""
     tables = [_overall(quality), _by_class(quality["per_class"]), _corrupted(quality["robustness"])]
     if quality["bias"]["confusions"]:
-        tables.append(_confused(quality["bias"]["confusions"]))
+        tables.append(_confusions(quality["bias"]["confusions"]))
     return tables
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", padding=(0, 1))
-    for name in columns:
-        table.add_column(name)
-    return table
+    return Table(*columns, title=title, title_justify="left", padding=(0, 1))
 
 
 def _overall(quality: Mapping[str, Any]) -> Table:
-    agreed, calibration = quality["agreement"], quality["calibration"]
+    agreement, calibration = quality["agreement"], quality["calibration"]
     title = f"{quality['examples']:,} examples of {quality['data']}, {quality['split']} split"
-    table = _table(title, "", "student", "teacher")
-    both = ("student", "teacher")
+    table = _table(title, "", *MODELS)
     drop, spread = quality["robustness"]["mean_drop"], quality["bias"]["spread"]
-    table.add_row("accuracy", *(_bounded(quality["accuracy"][each]) for each in both))
-    table.add_row("calibration error", *(_percent(calibration[each]["ece"]) for each in both))
-    sure = [calibration[each]["overconfidence"] for each in both]
-    table.add_row("confidence − accuracy", *("–" if x is None else points(x) for x in sure))
-    table.add_row("lost under noise and blur", *(_percent(drop[each]) for each in both))
-    table.add_row("best − worst class", *(_percent(spread[each]["range"]) for each in both))
-    table.add_row("deviation", *(_percent(spread[each]["deviation"]) for each in both))
+    surplus = [calibration[model]["overconfidence"] for model in MODELS]
+    percent = formats.percent
+    table.add_row("accuracy", *(_with_interval(quality["accuracy"][m]) for m in MODELS))
+    table.add_row("calibration error", *(percent(calibration[m]["ece"]) for m in MODELS))
+    table.add_row(
+        "confidence − accuracy", *(formats.NONE if x is None else points(x) for x in surplus)
+    )
+    table.add_row("lost under noise and blur", *(percent(drop[m]) for m in MODELS))
+    table.add_row("best − worst class", *(percent(spread[m]["range"]) for m in MODELS))
+    table.add_row("deviation", *(percent(spread[m]["deviation"]) for m in MODELS))
     table.add_section()
-    table.add_row("agreement", _percent(agreed["all"]), "")
-    for which in ("right", "wrong"):
-        count = f"{agreed[f'teacher_{which}_examples']:,} examples"
-        table.add_row(
-            f"  where the teacher is {which}", _percent(agreed[f"teacher_{which}"]), count
-        )
+    table.add_row("agreement", percent(agreement["all"]), "")
+    for case in ("right", "wrong"):
+        share, examples = agreement[f"teacher_{case}"], agreement[f"teacher_{case}_examples"]
+        table.add_row(f"  where the teacher is {case}", percent(share), f"{examples:,} examples")
     relations = quality["class_relations"]
-    table.add_row("class relations kept", _percent(relations["preservation"]), "")
+    table.add_row("class relations kept", percent(relations["preservation"]), "")
     for pair in relations["worst_pairs"][:3]:
-        name = Text(f"  {' / '.join(pair['classes'])}")
-        table.add_row(name, _percent(pair["preserved"]), "")
+        table.add_row(Text(f"  {' / '.join(pair['classes'])}"), percent(pair["preserved"]), "")
     return table
 
 
 def _by_class(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("By class (p: of the difference)", "class", "student", "teacher", "points", "p")
+    table = _table("By class (p: of the difference)", "class", *MODELS, "points", "p")
     for row in sorted(rows, key=lambda row: row["difference"] or 0.0):
-        change = "–" if row["difference"] is None else f"{100 * row['difference']:+.1f}"
-        sides = (_bounded(row["student"]), _bounded(row["teacher"]))
-        table.add_row(Text(row["class"]), *sides, change, f"{row['p']:.2g}")
+        change = formats.NONE if row["difference"] is None else f"{100 * row['difference']:+.1f}"
+        accuracies = (_with_interval(row[model]) for model in MODELS)
+        table.add_row(Text(row["class"]), *accuracies, change, f"{row['p']:.2g}")
     return table
 
 
 def _corrupted(robustness: Mapping[str, Any]) -> Table:
     title = f"Under noise and blur, {robustness['examples']:,} examples (share of the clean)"
-    table = _table(title, "", "severity", "student", "teacher", "agreement")
-    clean = robustness["clean"]
-    table.add_row("clean", "", _percent(clean["student"]), _percent(clean["teacher"]), "")
+    table = _table(title, "", "severity", *MODELS, "agreement")
+    clean, percent = robustness["clean"], formats.percent
+    table.add_row("clean", "", percent(clean["student"]), percent(clean["teacher"]), "")
     for row in robustness["rows"]:
-        sides = [
-            f"{_percent(row[m])} ({_percent(row['retention'][m])})" for m in ("student", "teacher")
-        ]
-        table.add_row(row["kind"], f"{row['severity']:g}", *sides, _percent(row["agreement"]))
+        accuracies = (f"{percent(row[m])} ({percent(row['retention'][m])})" for m in MODELS)
+        severity = f"{row['severity']:g}"
+        table.add_row(row["kind"], severity, *accuracies, percent(row["agreement"]))
     return table
 
 
-def _confused(rows: Sequence[Mapping[str, Any]], most: int = 12) -> Table:
-    more = f"; {len(rows) - most} more with --json" if len(rows) > most else ""
-    table = _table(
-        f"Confusions, share of the class{more}", "class", "taken for", "student", "teacher", "", "p"
-    )
+def _confusions(rows: Sequence[Mapping[str, Any]], max_rows: int = 12) -> Table:
+    more = f"; {len(rows) - max_rows} more with --json" if len(rows) > max_rows else ""
+    title = f"Confusions, share of the class{more}"
+    table = _table(title, "class", "taken for", *MODELS, "", "p")
     ranked = sorted(rows, key=lambda row: (row["verdict"] == "inherited", row["p"]))
-    for row in ranked[:most]:
+    for row in ranked[:max_rows]:
         style = {"worsened": "red", "mended": "green"}.get(row["verdict"], "")
         table.add_row(
             Text(row["true"]),
             Text(row["answered"]),
-            _percent(row["student"]),
-            _percent(row["teacher"]),
+            *(formats.percent(row[model]) for model in MODELS),
             Text(row["verdict"], style),
             f"{row['p']:.2g}",
         )
@@ -96,7 +92,7 @@ def _confused(rows: Sequence[Mapping[str, Any]], most: int = 12) -> Table:
 
 
 def quality_lines(quality: Mapping[str, Any]) -> list[str]:
-    """What an evaluation found, in sentences, and where it is kept."""
+    """The findings of an evaluation in sentences, and its file."""
     lines = findings(quality)
     if quality["file"]:
         study = quality["final"].split("/")[0]
@@ -106,10 +102,6 @@ def quality_lines(quality: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def _bounded(share: Mapping[str, float]) -> str:
+def _with_interval(share: Mapping[str, float]) -> str:
     low, high = share["low"], share["high"]
-    return f"{_percent(share['value'])} ({100 * low:.1f}–{100 * high:.1f})"
+    return f"{formats.percent(share['value'])} ({100 * low:.1f}–{100 * high:.1f})"

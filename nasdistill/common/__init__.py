@@ -1,1 +1,1 @@
-"""What every other package may use and what uses none of them."""
+"""The base of every other package; it imports none of them."""

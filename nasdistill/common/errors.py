@@ -1,4 +1,4 @@
-"""The exception whose message is meant for the person at the keyboard, and what disks say."""
+"""The exception whose message is meant for the user, and the recognition of full disks."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ _FULL = ("no space left on device", "database or disk is full", "disk quota exce
 
 
 class UserError(Exception):
-    """Something the user gave is wrong; the message says what, where, and what is allowed.
+    """An error in the user's input; the message says what is wrong, where, and what is allowed.
 
     The command line prints it without a traceback and exits with status 2.
     """
 
 
 def disk_problem(error: BaseException) -> str | None:
-    """What is wrong with the disk, if that is what an exception says; SQLite says it its own way.
+    """Names what is wrong with the disk, if an exception came of that; SQLite has its own words.
 
     Args:
         error: The exception; those that caused it are looked at, too.
+
+    Returns:
+        None where the disk is not the reason.
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in _REFUSED:
-            return f"{seen.strerror}{f': {seen.filename}' if seen.filename else ''}"
-        text = str(seen).lower()
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _REFUSED:
+            return f"{cause.strerror}{f': {cause.filename}' if cause.filename else ''}"
+        text = str(cause).lower()
         for phrase in _FULL:
             if phrase in text:
                 return phrase
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return None

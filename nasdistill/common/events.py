@@ -1,4 +1,4 @@
-"""News of a search, for whoever displays it."""
+"""Events of a search, for the code that displays them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Event:
-    """One line of news from a search, for whoever displays it.
+    """One line of news from a search.
 
     Attributes:
         kind: `stage` begins a stage; `progress` is a sign of life within a run; `rung` a score;
@@ -19,7 +19,7 @@ class Event:
             empty where the news is of none.
         trial: The trial's number.
         rung: The rung, from 0.
-        done: How much is done: training examples in `progress`, trials in `rung` and `trial`, the
+        done: Progress: training examples in `progress`, trials in `rung` and `trial`, the
             rank in `final`, points in a `note` of `tune`.
         total: Out of so many.
         images_per_second: Training throughput.
@@ -40,22 +40,22 @@ class Event:
 
 
 Emit = Callable[[Event], None]
-"""Who is told the news."""
+"""The receiver of events."""
 
 
 def silent(event: Event) -> None:
-    """Says nothing."""
+    """Drops an event."""
 
 
 def warning_once(emit: Emit) -> Emit:
-    """Passes events on; a warning that several workers give only once."""
+    """Passes events on; of a warning that several workers give, only the first."""
     warned: set[str] = set()
 
-    def told(event: Event) -> None:
+    def filtered(event: Event) -> None:
         if event.kind == "warning":
             if event.text in warned:
                 return
             warned.add(event.text)
         emit(event)
 
-    return told
+    return filtered

@@ -1,4 +1,4 @@
-"""Files that are either old or new, never half."""
+"""Folders by default, and files that are either old or new, never half."""
 
 from __future__ import annotations
 
@@ -29,3 +29,9 @@ def write_whole(path: Path, content: bytes | str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that nobody else may read: a URL may hold a password."""
+    with open(path, "w", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
+        file.write(text)

@@ -45,20 +45,20 @@ def in_turn(
     """Gives items one by one, each locked until the next is asked for.
 
     Args:
-        items: What there is to do, by several processes.
-        lock_of: The file that stands for one.
+        items: The work that several processes share.
+        lock_of: The lock file of an item.
         wait: Whether to wait for those that other processes are at, last; else they are left out.
     """
     if not wait:
         for item in items:
-            with alone_or_not(lock_of(item)) as mine:
-                if mine:
+            with alone_or_not(lock_of(item)) as free:
+                if free:
                     yield item
         return
     left = list(items)
     while left:
-        free = [item for item in left if not is_held(lock_of(item))]
-        item = (free or left)[0]
+        unlocked = [item for item in left if not is_held(lock_of(item))]
+        item = (unlocked or left)[0]
         left.remove(item)
         with alone(lock_of(item)):
             yield item
@@ -94,7 +94,7 @@ def pausing(steps: Iterator[Item], lock: Path) -> Iterator[Item]:
     """Marks a worker as training from step to step, so that measurements come in between.
 
     Args:
-        steps: What trains, up to its next item; an item is never None.
+        steps: The training, up to its next item; an item is never None.
         lock: The file that `quiet` takes.
     """
     while True:

@@ -1,4 +1,4 @@
-"""The machine: device, cores, threads, and what the report says of them."""
+"""The machine: device, cores, threads, memory, and their description for the report."""
 
 from __future__ import annotations
 
@@ -39,56 +39,57 @@ def pick_device(name: str) -> torch.device:
 def cores() -> int:
     """Processor cores that this process may use: by its affinity, and by its container's quota."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    mine = os.cpu_count() or 1 if allowed is None else len(allowed)
-    return max(1, int(min(mine, quota())))
+    present = os.cpu_count() or 1 if allowed is None else len(allowed)
+    return max(1, int(min(present, cpu_quota())))
 
 
-GROUPS, GROUP_OF = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-"""Where Linux mounts control groups (v2), and says in which of them this process is."""
+CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+"""Mount point of Linux control groups (v2), and the file that names this process's group."""
 
 
-def quota(root: Path = GROUPS, of: Path = GROUP_OF) -> float:
+def cpu_quota(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> float:
     """Cores' worth of time that the control groups above this process grant it.
 
     Args:
-        root: Where control groups are mounted.
-        of: Which of them a process is in.
+        root: Mount point of control groups.
+        own: The file that names a process's group.
     """
-    least = math.inf
-    for folder in _groups(root, of):
+    quota = math.inf
+    for folder in _cgroups(root, own):
         if (folder / "cpu.max").is_file():
             granted, period = (folder / "cpu.max").read_text().split()
-            least = least if granted == "max" else min(least, int(granted) / int(period))
-    return least
+            quota = quota if granted == "max" else min(quota, int(granted) / int(period))
+    return quota
 
 
-def allowance(root: Path = GROUPS, of: Path = GROUP_OF) -> float:
+def memory_headroom(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> float:
     """Bytes that the control groups above this process still let it take.
 
     Args:
-        root: As of `quota`.
-        of: As of `quota`.
+        root: Mount point of control groups.
+        own: The file that names a process's group.
     """
-    least = math.inf
-    for folder in _groups(root, of):
+    headroom = math.inf
+    for folder in _cgroups(root, own):
         limit = folder / "memory.max"
         if not limit.is_file() or limit.read_text().strip() == "max":
             continue
-        taken = int((folder / "memory.current").read_text())
+        used = int((folder / "memory.current").read_text())
         lines = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        files = {name: int(value) for name, value in lines}  # the kernel gives these up first
-        least = min(least, int(limit.read_text()) - taken + files.get("inactive_file", 0))
-    return max(0.0, least)
+        stat = {name: int(value) for name, value in lines}
+        reclaimable = stat.get("inactive_file", 0)  # The kernel gives these up first.
+        headroom = min(headroom, int(limit.read_text()) - used + reclaimable)
+    return max(0.0, headroom)
 
 
-def _groups(root: Path, of: Path) -> Iterator[Path]:
+def _cgroups(root: Path, own: Path) -> Iterator[Path]:
     """The control group of a process, and those above it."""
     try:
-        lines = of.read_text().splitlines()
+        lines = own.read_text().splitlines()
     except OSError:
         return
-    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
-    group = root / own.strip("/")
+    name = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    group = root / name.strip("/")
     for folder in (group, *group.parents):
         yield folder
         if folder == root:
@@ -97,7 +98,7 @@ def _groups(root: Path, of: Path) -> Iterator[Path]:
 
 def free_bytes() -> int:
     """Memory that can still be taken without swapping, and within the container's limit."""
-    return int(min(_available(), allowance()))
+    return int(min(_available(), memory_headroom()))
 
 
 def _available() -> int:
@@ -116,7 +117,7 @@ stopped. A worker takes 1.0 to 1.6 GB."""
 def default_workers(device: torch.device) -> int:
     """Local workers where none are asked for: one for each core of a CPU that memory allows.
 
-    On a card one, until more are found to be faster there (`api.crowd`).
+    On a card one, until more are found to be faster there (`workers.calibration`).
 
     Small students leave most of a second thread idle: on two cores two workers of one thread each
     tried 1.26 times as many students an hour as one of two threads on one day, and 1.68 times as
@@ -133,7 +134,7 @@ def set_threads(processes: int) -> None:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What the report says of the machine."""
+    """Processor, cores, memory and accelerator, for the report."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -1,4 +1,4 @@
-"""Seeds made of whatever tells one draw from another."""
+"""Seeds computed from whatever tells one draw from another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Schemas and plain values shared by every module. Imports neither torch nor Optuna."""
+"""Small types and text helpers that several packages share and that have no package of their own.
+
+Imports neither torch nor Optuna.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ class Batch:
         view: Number of the view; None for the plain image.
         partners: int64 `[B]` on the device: labels of the examples that these are mixed with;
             None where they are not mixed.
-        share: float32 `[B]` on the device, in [0, 1]: what of each picture is the example itself.
+        share: float32 `[B]` on the device, in [0, 1]: the part of each picture that is the example
+            itself.
         at: The same pictures in further sizes, by `(height, width)` in pixels.
     """
 
@@ -60,7 +61,7 @@ class Batch:
         )
 
     def images_at(self, size: Size) -> Tensor:
-        """The pictures at a size that the batch was asked for.
+        """The pictures at one of the sizes that the batch was made with.
 
         Args:
             size: `(height, width)` in pixels.
@@ -71,5 +72,5 @@ class Batch:
         size = (size[0], size[1])
         if tuple(self.images.shape[-2:]) == size:
             return self.images
-        assert size in self.at, f"{size} was not among the sizes asked for"
+        assert size in self.at, f"{size} is not among the sizes of this batch"
         return self.at[size]

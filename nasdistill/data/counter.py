@@ -1,4 +1,4 @@
-"""Random numbers by counting: each follows from its place, not from what was drawn before it."""
+"""Counter-based random numbers: each follows from its place, not from earlier draws."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def bits(ids_B: Tensor, view: int, seed: int, draws: int, stream: int = 0) -> Te
         ids_B: int64, on any device.
         view: Number of the view.
         seed: Of the data.
-        draws: How many numbers, up to `DRAWS`.
-        stream: Which use they are for; streams don't depend on one another.
+        draws: Number of draws, up to `DRAWS`.
+        stream: Number of their use; streams don't depend on one another.
 
     Returns:
         int64 `[draws, B]`, of which the upper bits are the better ones.

@@ -1,4 +1,4 @@
-"""Examples in four splits, and what tells one set of them from another."""
+"""Datasets: examples in four splits, with a fingerprint."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Parts = Mapping[str, tuple[Raw, Labels]]
 
 @dataclass(frozen=True)
 class Origins:
-    """Where the training examples are found in their source.
+    """The places of the training examples in their source.
 
     Attributes:
-        rows: int64 `[N]`, their places among the source's own training examples.
-        names: Of all of those; None where their places are their names.
+        rows: int64 `[N]`, their row numbers among the source's own training examples.
+        names: Of all of those; None where their row numbers are their names.
     """
 
     rows: NDArray[np.int64]
@@ -39,20 +39,20 @@ class Dataset:
     """Examples in four splits, on a device.
 
     Attributes:
-        name: What the user called it.
+        name: The user's name of it.
         classes: Names of the classes, by label.
         input: The shape at which students see an image.
-        train: What students and teachers learn from.
+        train: The examples that students and teachers are trained on.
         score: Half of the validation split: steers the search.
         audit: The other half: recommends a final.
         test: Touched once, by finals.
         mean: Of the training split by channel, in [0, 1] units.
         std: Of the training split by channel, in [0, 1] units.
-        views: How views of the training split are drawn.
+        views: The views that the training split shows.
         fingerprint: Hash of content, labels, splits and views.
-        attribution: Where the data come from.
-        origins: Where the training examples come from; None where they are a source's, all of
-            them and in its order.
+        attribution: Credits of the data.
+        origins: Places of the training examples in their source; None where they are all of a
+            source's, in its order.
     """
 
     name: str
@@ -71,9 +71,9 @@ class Dataset:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """By which each training example is found again in its source, in order of their ids.
+        """Names of the training examples in their source, in order of their ids.
 
-        The path of a file, relative to the folder that was given; else the row number in the
+        The path of a file, relative to the source's folder; else the row number in the
         source's training array, as text. Validation and test examples that were cut off it count.
         """
         origins = self.origins or Origins(np.arange(len(self.train)))
@@ -85,15 +85,16 @@ class Dataset:
         """The same data, not copied, whose training split shows other views.
 
         Args:
-            views: How they are drawn; the other splits are only ever shown plain.
+            views: The views; the other splits are only ever shown plain.
 
         Returns:
             A dataset with a fingerprint of its own; this one if these are its views already.
         """
         if views == self.views:
             return self
-        mark = _digest(self.fingerprint.encode(), repr(views).encode())
-        return replace(self, train=self.train.with_views(views), views=views, fingerprint=mark)
+        fingerprint = _digest(self.fingerprint.encode(), repr(views).encode())
+        train = self.train.with_views(views)
+        return replace(self, train=train, views=views, fingerprint=fingerprint)
 
     def with_training(self, images_NCHW: Tensor, labels: Labels, name: str) -> Dataset:
         """Other images to learn from, beside the same validation and test splits.
@@ -101,7 +102,7 @@ class Dataset:
         Args:
             images_NCHW: uint8, with the dataset's channels; kept on its device.
             labels: int64 `[N]`, indices of its classes.
-            name: What the new dataset is called.
+            name: Name of the new dataset.
 
         Returns:
             A dataset with moments and a fingerprint of its own; its training examples are named
@@ -120,7 +121,7 @@ class Dataset:
         labels = labels.astype(np.int64)
         train = ResidentSplit(images_NCHW, labels, self.views, self.train.labels.device)
         mean, std = train.moments()
-        about = repr((content.shape, labels.tolist())).encode()
+        labelled = repr((content.shape, labels.tolist())).encode()
         return replace(
             self,
             name=name,
@@ -128,7 +129,7 @@ class Dataset:
             mean=mean,
             std=std,
             origins=None,
-            fingerprint=_digest(self.fingerprint.encode(), about, content.data),
+            fingerprint=_digest(self.fingerprint.encode(), labelled, content.data),
         )
 
 
@@ -138,24 +139,24 @@ def fingerprint_of(parts: Parts, classes: tuple[str, ...], views: Views) -> str:
     Args:
         parts: Images and labels by the name of their split.
         classes: Names by label.
-        views: How views are drawn.
+        views: The views that the training split shows.
 
     Returns:
         32 hexadecimal digits.
     """
-    told: list[bytes | memoryview] = [repr((classes, views)).encode()]
+    chunks: list[bytes | memoryview] = [repr((classes, views)).encode()]
     for name, (raw, labels) in parts.items():
-        told.append(f"{name} {labels.shape}".encode())
-        told.append(np.ascontiguousarray(labels).tobytes())
+        chunks.append(f"{name} {labels.shape}".encode())
+        chunks.append(np.ascontiguousarray(labels).tobytes())
         if isinstance(raw, np.ndarray):
-            told.append(np.ascontiguousarray(raw).data)
+            chunks.append(np.ascontiguousarray(raw).data)
         else:
-            told.append(raw.identity())
-    return _digest(*told)
+            chunks.append(raw.identity())
+    return _digest(*chunks)
 
 
-def _digest(*told: bytes | memoryview) -> str:
+def _digest(*chunks: bytes | memoryview) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for each in told:
-        digest.update(each)
+    for chunk in chunks:
+        digest.update(chunk)
     return digest.hexdigest()

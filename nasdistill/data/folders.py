@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
+from nasdistill.data.batch import Size
 from nasdistill.data.raw import (
     LARGEST,
     SMALL,
@@ -28,7 +30,45 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 DEFAULT_SIDE = 224
 NAMES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 
-Listed: TypeAlias = tuple[list[Path], list[bytes], Labels]
+
+class _Listing(NamedTuple):
+    """The images of one split.
+
+    Attributes:
+        paths: One per image.
+        labels: int64, as long as `paths`.
+    """
+
+    paths: list[Path]
+    labels: Labels
+
+
+@dataclass
+class _Survey:
+    """The images of a folder that can be read.
+
+    Attributes:
+        listings: By split.
+        digests: Of the images' contents, by split, in the order of its listing.
+        shapes: Number of images of each shape.
+        examples: An image of each shape.
+    """
+
+    listings: dict[str, _Listing] = field(default_factory=dict)
+    digests: dict[str, list[bytes]] = field(default_factory=dict)
+    shapes: dict[Shape, int] = field(default_factory=dict)
+    examples: dict[Shape, Path] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return sum(len(listing.paths) for listing in self.listings.values())
+
+
+class _Sizes(NamedTuple):
+    """Sizes at which images are stored, and at which students see them."""
+
+    stored: Size
+    shown: Size
 
 
 def read_folder(request: Request) -> Source:
@@ -36,7 +76,7 @@ def read_folder(request: Request) -> Source:
 
     PATH holds `train/` and perhaps `val/` and `test/`, each with a folder per class, or the class
     folders themselves. Images of one size keep it up to 256 pixels. Larger ones, and mixed ones of
-    more than 64 pixels, are brought to `image_size` (224 if not given): the middle, where their
+    more than 64 pixels, are brought to `image_size` (224 by default): the middle, where their
     proportions differ. They are decoded at once if all fit `resident_limit`, else when needed.
 
     Raises:
@@ -44,126 +84,120 @@ def read_folder(request: Request) -> Source:
     """
     path = Path(request.argument).expanduser()
     if not path.is_dir():
-        found = "is a file, not a folder" if path.exists() else "is not a folder"
-        raise UserError(f"--data {request.spec!r}: {path} {found}")
-    folders = _parts(path)
-    classes = tuple(_inside(folders["train"]))
+        reason = "is a file, not a folder" if path.exists() else "is not a folder"
+        raise UserError(f"--data {request.spec!r}: {path} {reason}")
+    folders = _split_folders(path)
+    classes = tuple(_subfolders(folders["train"]))
     if not classes:
         raise UserError(
             f"{folders['train']}: no class folders; expected {folders['train']}/<class>/<image>.jpg"
             " (torchvision's ImageFolder layout)"
         )
-    paths = {part: _list_images(folder, classes) for part, folder in folders.items()}
-    listed, shapes, examples = _survey(paths, request)
-    channels = request.channels or min(shape[0] for shape in shapes)
-    if request.channels is None and len({shape[0] for shape in shapes}) > 1:
-        refuse_mixed(request, shapes, examples)
-    held, size = _sizes(request, shapes, examples)
-    read: dict[str, tuple[Raw, Labels]] = {}
-    count = sum(len(labels) for _, _, labels in listed.values())
-    resident = max(held) <= SMALL or count * channels * held[0] * held[1] <= request.resident_limit
-    for part, (inside, digests, labels) in listed.items():
-        files = Files(tuple(inside), tuple(digests), channels, held)
-        read[part] = (files.decode_all() if resident else files, labels)
-    train, train_labels = read["train"]
-    validation, validation_labels = read.get("validation", (None, None))
-    test, test_labels = read.get("test", (None, None))
+    listings = {part: _list_images(folder, classes) for part, folder in folders.items()}
+    images = _survey_images(listings, request)
+    channels = request.channels or min(shape[0] for shape in images.shapes)
+    if request.channels is None and len({shape[0] for shape in images.shapes}) > 1:
+        refuse_mixed(request, images.shapes, images.examples)
+    sizes = _choose_sizes(request, images)
+    height, width = sizes.stored
+    resident = max(sizes.stored) <= SMALL
+    resident = resident or len(images) * channels * height * width <= request.resident_limit
+    raw: dict[str, Raw] = {}
+    for part, listing in images.listings.items():
+        files = Files(tuple(listing.paths), tuple(images.digests[part]), channels, sizes.stored)
+        raw[part] = files.decode_all() if resident else files
+    labels = {part: listing.labels for part, listing in images.listings.items()}
+    train_paths = images.listings["train"].paths
     return Source(
-        train,
-        train_labels,
+        raw["train"],
+        labels["train"],
         classes,
-        Input(channels, *size),
-        validation,
-        validation_labels,
-        test,
-        test_labels,
+        Input(channels, *sizes.shown),
+        raw.get("validation"),
+        labels.get("validation"),
+        raw.get("test"),
+        labels.get("test"),
         attribution=str(path),
-        train_names=tuple(each.relative_to(path).as_posix() for each in listed["train"][0]),
+        train_names=tuple(each.relative_to(path).as_posix() for each in train_paths),
     )
 
 
-def _sizes(
-    request: Request, shapes: Mapping[Shape, int], examples: Mapping[Shape, Path]
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Sizes at which images are held, and at which students see them."""
-    sizes = {(height, width) for _, height, width in shapes}
+def _choose_sizes(request: Request, images: _Survey) -> _Sizes:
+    sizes = {(height, width) for _, height, width in images.shapes}
     largest = max(max(size) for size in sizes)
     own = next(iter(sizes)) if len(sizes) == 1 else None
     if request.image_size is not None:
-        asked = (request.image_size, request.image_size)
-        return (own if own is not None and largest <= SMALL else asked), asked
+        shown = (request.image_size, request.image_size)
+        return _Sizes(own if own is not None and largest <= SMALL else shown, shown)
     if own is not None and largest <= LARGEST:
-        return own, own
+        return _Sizes(own, own)
     if largest <= SMALL:
-        refuse_mixed(request, shapes, examples)
-    return (DEFAULT_SIDE, DEFAULT_SIDE), (DEFAULT_SIDE, DEFAULT_SIDE)
+        refuse_mixed(request, images.shapes, images.examples)
+    return _Sizes((DEFAULT_SIDE, DEFAULT_SIDE), (DEFAULT_SIDE, DEFAULT_SIDE))
 
 
-def _parts(path: Path) -> dict[str, Path]:
+def _split_folders(path: Path) -> dict[str, Path]:
     """The folder of each split that is there."""
-    parts = {
+    folders = {
         part: next(path / name for name in names if (path / name).is_dir())
         for part, names in NAMES.items()
         if any((path / name).is_dir() for name in names)
     }
-    if "train" in parts:
-        return parts
-    if parts and len(_inside(path)) == len(parts):
-        found = ", ".join(f"{folder.name}/" for folder in parts.values())
-        raise UserError(f"{path}: {found} but no train/; expected train/<class>/<image>.jpg")
+    if "train" in folders:
+        return folders
+    if folders and len(_subfolders(path)) == len(folders):
+        present = ", ".join(f"{folder.name}/" for folder in folders.values())
+        raise UserError(f"{path}: {present} but no train/; expected train/<class>/<image>.jpg")
     return {"train": path}
 
 
-def _inside(folder: Path) -> list[str]:
+def _subfolders(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
 
 
-def _list_images(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Labels]:
-    strange = [name for name in _inside(folder) if name not in classes]
-    if strange:
-        raise UserError(f"{folder}: class {strange[0]!r} is not in the training folder")
+def _list_images(folder: Path, classes: Sequence[str]) -> _Listing:
+    unknown = [name for name in _subfolders(folder) if name not in classes]
+    if unknown:
+        raise UserError(f"{folder}: class {unknown[0]!r} is not in the training folder")
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = (p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES)
-        inside = sorted(p for p in found if p.name[0] != ".")
-        paths += inside
-        labels += [label] * len(inside)
+        images = (p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+        visible = sorted(p for p in images if p.name[0] != ".")
+        paths += visible
+        labels += [label] * len(visible)
     if not paths:
         raise UserError(f"{folder}: no images ({', '.join(SUFFIXES)}) in any class folder")
-    return paths, np.array(labels, dtype=np.int64)
+    return _Listing(paths, np.array(labels, dtype=np.int64))
 
 
-def _survey(
-    parts: Mapping[str, tuple[list[Path], Labels]], request: Request
-) -> tuple[dict[str, Listed], dict[Shape, int], dict[Shape, Path]]:
-    """Decodes every image once: those that can be read, the count and an example of each shape."""
-    listed: dict[str, Listed] = {}
-    shapes: dict[Shape, int] = {}
-    examples: dict[Shape, Path] = {}
+def _survey_images(listings: Mapping[str, _Listing], request: Request) -> _Survey:
+    """Decodes every image once; those that cannot be read are left out where the user allows it."""
+    result = _Survey()
     unreadable: list[Path] = []
-    for part, (paths, labels) in parts.items():
+    for part, (paths, labels) in listings.items():
         with ThreadPoolExecutor() as pool:
-            found = list(pool.map(survey, paths))
-        good: list[Path] = []
+            infos = list(pool.map(survey, paths))
+        readable: list[Path] = []
         digests: list[bytes] = []
-        for path, about in zip(paths, found, strict=True):
-            if about is None:
+        for path, info in zip(paths, infos, strict=True):
+            if info is None:
                 unreadable.append(path)
                 continue
-            shapes[about[0]] = shapes.get(about[0], 0) + 1
-            examples.setdefault(about[0], path)
-            good.append(path)
-            digests.append(about[1])
-        kept = np.array([about is not None for about in found])
-        listed[part] = (good, digests, labels[kept])
+            result.shapes[info.shape] = result.shapes.get(info.shape, 0) + 1
+            result.examples.setdefault(info.shape, path)
+            readable.append(path)
+            digests.append(info.digest)
+        kept = np.array([info is not None for info in infos])
+        result.listings[part] = _Listing(readable, labels[kept])
+        result.digests[part] = digests
     if unreadable and not request.skip_unreadable:
         first = ", ".join(str(path) for path in unreadable[:3])
         raise UserError(
             f"{len(unreadable)} unreadable image(s): {first}{'…' if len(unreadable) > 3 else ''}. "
             "Mend or remove them, or give --skip-unreadable"
         )
-    for part, (good, _, _) in listed.items():
-        if not good:
+    for part, listing in result.listings.items():
+        if not listing.paths:
             raise UserError(f"--data {request.spec!r}: no readable image in {part}")
-    return listed, shapes, examples
+    return result

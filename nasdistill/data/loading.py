@@ -1,6 +1,8 @@
-"""From a source of examples to the splits of a study."""
+"""The loading of a source of examples, and its division into the splits of a study."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +36,7 @@ def load_data(
     Args:
         spec: `fashion-mnist-mini`, `fashion-mnist`, `folder:PATH`, `torchvision:NAME`, `npz:PATH`,
             or a name registered by the user's own file.
-        device: Where examples and labels live.
+        device: The device of examples and labels.
         seed: Of the splits and the views.
         image_size: Side in pixels at which students see an image; by default its own size, or 224
             for folders of large images.
@@ -60,18 +62,11 @@ def load_data(
             resident_limit=resident_limit,
         )
     )
-    parts, rows = _split(source, seed, spec)
+    parts, rows = _divide(source, seed, spec)
     train = parts["train"][0]
-    held = train.size if isinstance(train, Files) else train.shape[2:]
-    views = Views("crop" if max(held) > SMALL else "shift", seed, source.flip)
-    total = sum(raw.nbytes for raw, _ in parts.values() if isinstance(raw, np.ndarray))
-    home = device if total <= resident_limit else torch.device("cpu")
-    splits: dict[str, Split] = {}
-    for name, (raw, labels) in parts.items():
-        if isinstance(raw, np.ndarray):
-            splits[name] = ResidentSplit(torch.from_numpy(raw), labels, views, device, home)
-        else:
-            splits[name] = StreamingSplit(raw, labels, views, device)
+    stored = train.size if isinstance(train, Files) else train.shape[2:]
+    views = Views("crop" if max(stored) > SMALL else "shift", seed, source.flip)
+    splits = _splits_of(parts, views, device, resident_limit)
     mean, std = splits["train"].moments()
     return Dataset(
         name=spec,
@@ -90,24 +85,46 @@ def load_data(
     )
 
 
-def _split(source: Source, seed: int, spec: str) -> tuple[Parts, NDArray[np.int64]]:
-    """Cuts validation (and test, where there is none) off the training examples.
+def _splits_of(
+    parts: Parts, views: Views, device: torch.device, resident_limit: int
+) -> dict[str, Split]:
+    total = sum(raw.nbytes for raw, _ in parts.values() if isinstance(raw, np.ndarray))
+    home = device if total <= resident_limit else torch.device("cpu")
+    splits: dict[str, Split] = {}
+    for name, (raw, labels) in parts.items():
+        if isinstance(raw, np.ndarray):
+            splits[name] = ResidentSplit(torch.from_numpy(raw), labels, views, device, home)
+        else:
+            splits[name] = StreamingSplit(raw, labels, views, device)
+    return splits
 
-    Returns:
-        The splits, and which of the source's training examples the training split holds.
+
+class _Division(NamedTuple):
+    """A source's examples by split.
+
+    Attributes:
+        parts: Images and labels by the name of their split.
+        rows: int64, row numbers of the training split among the source's training examples.
     """
+
+    parts: Parts
+    rows: NDArray[np.int64]
+
+
+def _divide(source: Source, seed: int, spec: str) -> _Division:
+    """Cuts validation (and test, where there is none) off the training examples."""
     train, train_labels = source.train, source.train_labels
     test, test_labels = source.test, source.test_labels
     validation, validation_labels = source.validation, source.validation_labels
     rows = np.arange(len(train_labels), dtype=np.int64)
     _check_counts(source, spec)
     if test is None or test_labels is None:
-        rest, held = stratified(train_labels, TEST_SHARE, seed, spec)
-        test, test_labels = train[held], train_labels[held]
+        rest, cut = stratified(train_labels, TEST_SHARE, seed, spec)
+        test, test_labels = train[cut], train_labels[cut]
         train, train_labels, rows = train[rest], train_labels[rest], rows[rest]
     if validation is None or validation_labels is None:
-        rest, held = stratified(train_labels, VALIDATION_SHARE, seed + 1, spec, least=2)
-        validation, validation_labels = train[held], train_labels[held]
+        rest, cut = stratified(train_labels, VALIDATION_SHARE, seed + 1, spec, least=2)
+        validation, validation_labels = train[cut], train_labels[cut]
         train, train_labels, rows = train[rest], train_labels[rest], rows[rest]
     score, audit = stratified(validation_labels, 0.5, seed + 2, spec)
     parts: Parts = {
@@ -116,23 +133,23 @@ def _split(source: Source, seed: int, spec: str) -> tuple[Parts, NDArray[np.int6
         "audit": (validation[audit], validation_labels[audit]),
         "test": (test, test_labels),
     }
-    return parts, rows
+    return _Division(parts, rows)
 
 
 def _check_counts(source: Source, spec: str) -> None:
-    """Each class needs one example in each split that is cut off, and one to learn from.
+    """Checks that each class has an example for each split that is cut off, and one to train on.
 
     Raises:
         UserError: With the classes that have too few.
     """
     cut = {"validation": 2 * (source.validation is None), "test": int(source.test is None)}
     needed = {"train": {"training": 1} | {part: n for part, n in cut.items() if n}}
-    found = {"train": source.train_labels}
+    labels = {"train": source.train_labels}
     if source.validation_labels is not None:
         needed["validation"] = {"score half": 1, "audit half": 1}
-        found["validation"] = source.validation_labels
+        labels["validation"] = source.validation_labels
     for part, uses in needed.items():
-        counts = np.bincount(found[part], minlength=len(source.classes))
+        counts = np.bincount(labels[part], minlength=len(source.classes))
         least = sum(uses.values())
         # A class may be absent from a validation split of the user's own.
         short = [i for i, n in enumerate(counts) if n < least and (n or part == "train")]

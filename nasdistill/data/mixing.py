@@ -28,12 +28,12 @@ LARGEST_ALPHA = 1000.0
 
 @dataclass(frozen=True)
 class Mix:
-    """How some examples are mixed in one view.
+    """The mixing of some examples in one view.
 
     Attributes:
         partners: int64 `[B]`, ids of the other examples.
         share: float32 `[B]` in [0, 1], the share of the example itself.
-        box: int64 `[4, B]`, top, left, bottom and right of what is replaced by the partner, in
+        box: int64 `[4, B]`, top, left, bottom and right of the part that shows the partner, in
             parts of `FINE` of the picture's sides; None where pictures are averaged.
     """
 
@@ -107,7 +107,7 @@ class Mixing:
             count: Examples in the split, any of which may be the partner.
 
         Returns:
-            How the examples are mixed, on the device of `ids_B`.
+            Partners and shares, on the device of `ids_B`.
         """
         bits_4B = bits(ids_B, view, seed, draws=4, stream=STREAM)
         partners_B = below(bits_4B[0], count)
@@ -129,7 +129,7 @@ def quantiles(alpha: float, device: torch.device) -> Tensor:
 
     Args:
         alpha: α.
-        device: Where the table lives; it is computed on the CPU.
+        device: Device of the result; it is computed on the CPU.
 
     Returns:
         int64 `[4096]`, rising, in parts of `FINE`: the inverse CDF at (i + 1/2) / 4096.
@@ -142,9 +142,9 @@ def quantiles(alpha: float, device: torch.device) -> Tensor:
     density = s ** (alpha / power - 1) * (2 - s ** (1 / power)) ** (alpha - 1)
     cdf = torch.cat([s[:1], torch.cumulative_trapezoid(density)])
     cdf *= 0.5 / cdf[-1]
-    wanted = (torch.arange(half, dtype=torch.float64) + 0.5) / (2 * half)
-    after = torch.searchsorted(cdf, wanted)
-    within = (wanted - cdf[after - 1]) / (cdf[after] - cdf[after - 1])
+    level = (torch.arange(half, dtype=torch.float64) + 0.5) / (2 * half)
+    after = torch.searchsorted(cdf, level)
+    within = (level - cdf[after - 1]) / (cdf[after] - cdf[after - 1])
     share = ((after - 1 + within) / points) ** (1 / power) / 2
     lower = (share * FINE).round().long()
     assert math.isfinite(float(share.sum()))

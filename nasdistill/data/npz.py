@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nasdistill.common.errors import UserError
-from nasdistill.data.raw import Labels, Request, Source, present
+from nasdistill.data.raw import Labels, Request, Source, prepare
+
+
+class _Part(NamedTuple):
+    """The images of one split, uint8 `[N, C, H, W]`, and their labels, int64 `[N]`."""
+
+    images: NDArray[np.uint8]
+    labels: Labels
 
 
 def read_npz(request: Request) -> Source:
@@ -26,36 +33,35 @@ def read_npz(request: Request) -> Source:
     arrays = _read_npz(path)
     for name in ("images", "labels"):
         if name not in arrays:
-            found = ", ".join(arrays) or "nothing"
-            raise UserError(f"{path}: no array {name!r} (found: {found})")
-    pairs = {"train": _pair(path, arrays, "")}
+            names = ", ".join(arrays) or "nothing"
+            raise UserError(f"{path}: no array {name!r} (found: {names})")
+    parts = {"train": _part(path, arrays, "")}
     sibling = path.with_name("test.npz")
     if "test_images" in arrays:
-        pairs["test"] = _pair(path, arrays, "test_")
+        parts["test"] = _part(path, arrays, "test_")
     elif path.name == "train.npz" and sibling.is_file():
-        pairs["test"] = _pair(sibling, _read_npz(sibling), "")
+        parts["test"] = _part(sibling, _read_npz(sibling), "")
     if "validation_images" in arrays:
-        pairs["validation"] = _pair(path, arrays, "validation_")
-    train_labels = pairs["train"][1]
+        parts["validation"] = _part(path, arrays, "validation_")
+    train_labels = parts["train"].labels
     if "classes" in arrays:
         classes = tuple(str(name) for name in np.atleast_1d(arrays["classes"]))
     else:
         # Every class needs an example, so that more classes than examples are a wrong label.
         most = min(int(train_labels.max()) + 1, len(train_labels))
         classes = tuple(str(i) for i in range(most))
-    held, shape = present([images for images, _ in pairs.values()], request)
-    read = {part: (images, pairs[part][1]) for part, images in zip(pairs, held, strict=True)}
-    validation, validation_labels = read.get("validation", (None, None))
-    test, test_labels = read.get("test", (None, None))
+    prepared, shape = prepare([part.images for part in parts.values()], request)
+    images = dict(zip(parts, prepared, strict=True))
+    labels = {name: part.labels for name, part in parts.items()}
     return Source(
-        read["train"][0],
+        images["train"],
         train_labels,
         classes,
         shape,
-        validation,
-        validation_labels,
-        test,
-        test_labels,
+        images.get("validation"),
+        labels.get("validation"),
+        images.get("test"),
+        labels.get("test"),
         attribution=str(path),
     )
 
@@ -71,9 +77,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
         raise UserError(f"{path}: not a readable npz of plain arrays ({reason})") from None
 
 
-def _pair(
-    path: Path, arrays: Mapping[str, NDArray[Any]], prefix: str
-) -> tuple[NDArray[np.uint8], Labels]:
+def _part(path: Path, arrays: Mapping[str, NDArray[Any]], prefix: str) -> _Part:
     if prefix + "images" not in arrays:
         raise UserError(f"{path}: no array {prefix + 'images'!r} (found: {', '.join(arrays)})")
     images, labels = arrays[prefix + "images"], arrays.get(prefix + "labels")
@@ -85,12 +89,12 @@ def _pair(
             f"{where} has shape {images.shape}; allowed are [N,H,W], [N,H,W,1] and [N,H,W,3]"
         )
     if labels is None or labels.ndim != 1 or len(labels) != len(images):
-        found = "none" if labels is None else f"of shape {labels.shape}"
-        raise UserError(f"{where} has {len(images)} images, labels are {found}; one each is needed")
+        kind = "none" if labels is None else f"of shape {labels.shape}"
+        raise UserError(f"{where} has {len(images)} images, labels are {kind}; one each is needed")
     if len(images) == 0:
         raise UserError(f"{where} holds no images")
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{path}: labels have dtype {labels.dtype}; allowed are integers from 0")
     images = images[..., None] if images.ndim == 3 else images
     images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    return images, labels.astype(np.int64)
+    return _Part(images, labels.astype(np.int64))

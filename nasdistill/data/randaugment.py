@@ -1,7 +1,7 @@
-"""RandAugment as a part of the view: which operations are applied follows from a counter.
+"""RandAugment as a part of the view: its operations are drawn from a counter.
 
-What moves pixels is a fixed map for each operation, and what blends is counted in whole numbers:
-a picture is the same in every batch and on every device.
+An operation that moves pixels is a fixed map, and one that blends is counted in whole numbers: a
+picture is the same in every batch and on every device.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RandAugment:
     2020; operations and strengths as in torchvision.
 
     Attributes:
-        operations: How many are applied, one after another.
+        operations: Number of operations, applied one after another.
         magnitude: Their strength, 0 to 30.
 
     Raises:
@@ -81,9 +81,9 @@ class RandAugment:
         Returns:
             uint8 `[B, C, H, W]`.
         """
-        which, reverse = self.draw(ids_B, view, seed)
+        operations, reverse = self.draw(ids_B, view, seed)
         # On the CPU: the sizes of the groups are needed here.
-        groups = (2 * which + reverse).cpu()
+        groups = (2 * operations + reverse).cpu()
         for group_B in groups:
             order_B = torch.argsort(group_B, stable=True)
             back_B = torch.argsort(order_B).to(images_BCHW.device)
@@ -146,7 +146,7 @@ def _moved(images_BCHW: Tensor, operation: str, magnitude: int) -> Tensor:
 def _origins(
     operation: str, magnitude: int, height: int, width: int, device: torch.device
 ) -> Tensor:
-    """Where each pixel comes from: int64 `[H * W]`, -1 for outside.
+    """The place that each pixel comes from: int64 `[H * W]`, -1 for outside.
 
     torchvision moves a picture of the pixels' numbers, once and on the CPU: rounding to the nearest
     pixel cannot then depend on the batch or the device.
@@ -171,7 +171,7 @@ def _origins(
 
 
 def _blended(images_BCHW: Tensor, operation: str, magnitude: int) -> Tensor:
-    """Moves images towards or away from what they are without brightness, colour and so on.
+    """Moves images towards or away from their form without brightness, colour and so on.
 
     By hand, as torchvision cuts fractions off: less colour would darken what is grey already, and
     a product that is almost whole may come out one apart on another device.

@@ -1,4 +1,4 @@
-"""Examples as they are found: arrays, or files; and what a source is asked for and gives."""
+"""Examples of a source as arrays or files, and the request that a source is read by."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,7 @@ class Files:
         path = self.paths[index]
         try:
             with Image.open(path) as image:
-                image.draft(None, (2 * max(self.size),) * 2)  # JPEG: skips detail nobody will see.
+                image.draft(None, (2 * max(self.size),) * 2)  # JPEG: skips unneeded detail.
                 return to_array(fit(upright(image, self.channels), self.size))
         except UNREADABLE as error:
             raise UserError(f"{path}: cannot be read any more ({error})") from None
@@ -72,14 +72,14 @@ class Files:
         """Reads all images, uint8 `[N, C, H, W]`."""
         images = np.empty((len(self), self.channels, *self.size), np.uint8)
         with ThreadPoolExecutor() as pool:
-            for at, image in enumerate(pool.map(self.decode, range(len(self)))):
-                images[at] = image
+            for index, image in enumerate(pool.map(self.decode, range(len(self)))):
+                images[index] = image
         return images
 
     def identity(self) -> bytes:
-        """Hash of the files' contents and of what becomes of them."""
-        about = repr((self.channels, self.size)).encode()
-        return hashlib.blake2b(about + b"".join(self.digests), digest_size=16).digest()
+        """Hash of the files' contents and of the form they are brought to."""
+        form = repr((self.channels, self.size)).encode()
+        return hashlib.blake2b(form + b"".join(self.digests), digest_size=16).digest()
 
 
 Raw: TypeAlias = "NDArray[np.uint8] | Files"
@@ -87,19 +87,19 @@ Raw: TypeAlias = "NDArray[np.uint8] | Files"
 
 @dataclass(frozen=True)
 class Source:
-    """Examples as they were found.
+    """The examples of a source, in the splits that it comes with.
 
     Attributes:
         train: Images, uint8 `[N, C, H, W]`, or files.
         train_labels: int64 `[N]`.
         classes: Names by label.
-        shape: At which students see an image.
+        shape: The shape at which students see an image.
         validation, validation_labels: As `train`; None where validation is cut off the training
             examples.
         test, test_labels: As `train`; None where a test split is cut off as well.
         flip: Whether a mirrored image still shows the same class.
-        attribution: Whom to thank.
-        train_names: By which a training example is found again; None for its row number.
+        attribution: Credits of the data.
+        train_names: Names of the training examples; None where row numbers are their names.
     """
 
     train: Raw
@@ -117,11 +117,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for.
+    """The data that the user chose.
 
     Attributes:
-        spec: The whole of it, `name:argument`.
-        argument: What follows the colon, or an empty string.
+        spec: Name and argument, `name:argument`.
+        argument: The part behind the colon, or an empty string.
         root: Folder of a torchvision dataset.
         image_size: Side in pixels at which students see an image.
         channels: 1 or 3, to which images are converted; None to leave them as they are.
@@ -148,16 +148,16 @@ def upright(image: Image.Image, channels: int) -> Image.Image:
     if image.mode.startswith("I"):
         high = np.asarray(image).astype(np.int64) >> 8
         image = Image.fromarray(high.clip(0, 255).astype(np.uint8))
-    shown = ImageOps.exif_transpose(image)
-    return shown.convert("L" if channels == 1 else "RGB")
+    turned = ImageOps.exif_transpose(image)
+    return turned.convert("L" if channels == 1 else "RGB")
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Brings an image to `(height, width)`: its middle, where the proportions differ."""
-    wanted = (size[1], size[0])
-    if image.size == wanted:
+    target = (size[1], size[0])
+    if image.size == target:
         return image
-    return ImageOps.fit(image, wanted, method=Image.Resampling.BILINEAR)
+    return ImageOps.fit(image, target, method=Image.Resampling.BILINEAR)
 
 
 def to_array(image: Image.Image) -> NDArray[np.uint8]:
@@ -166,8 +166,15 @@ def to_array(image: Image.Image) -> NDArray[np.uint8]:
     return (array[None] if array.ndim == 2 else array.transpose(2, 0, 1)).copy()
 
 
-def survey(path: Path) -> tuple[Shape, bytes] | None:
-    """Decodes one file: (channels, height, width) and hash of its content; None if unreadable."""
+class ImageInfo(NamedTuple):
+    """The shape of an image, (channels, height, width), and the hash of its file's content."""
+
+    shape: Shape
+    digest: bytes
+
+
+def survey(path: Path) -> ImageInfo | None:
+    """Decodes one file; None if it cannot be read as an image."""
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
@@ -178,34 +185,36 @@ def survey(path: Path) -> tuple[Shape, bytes] | None:
             width, height = image.size[::-1] if turned else image.size
             channels = channels_of(image)
         digest = hashlib.blake2b(content, digest_size=16).digest()
-        return (channels, height, width), digest
+        return ImageInfo((channels, height, width), digest)
     except UNREADABLE:
         return None
 
 
-def present(
-    arrays: Iterable[NDArray[np.uint8]], request: Request
-) -> tuple[list[NDArray[np.uint8]], Input]:
-    """Brings arrays to the channels and size asked for.
+class Prepared(NamedTuple):
+    """Arrays uint8 `[N, C, H, W]`, and the shape at which students see an image."""
+
+    arrays: list[NDArray[np.uint8]]
+    shape: Input
+
+
+def prepare(arrays: Iterable[NDArray[np.uint8]], request: Request) -> Prepared:
+    """Brings arrays to the channels and size that the user chose.
 
     Small images of one size stay as they are and are resized when shown; others are resized here.
 
     Args:
         arrays: uint8 `[N, C, H, W]` each.
-        request: What the user asked for.
-
-    Returns:
-        The arrays, and the shape at which students see an image.
+        request: The user's choice.
     """
-    held = [_converted(array, request.channels) for array in arrays]
-    _, channels, height, width = held[0].shape
+    converted = [_converted(array, request.channels) for array in arrays]
+    _, channels, height, width = converted[0].shape
     if request.image_size is None:
-        return held, Input(channels, height, width)
+        return Prepared(converted, Input(channels, height, width))
     size = (request.image_size, request.image_size)
-    sizes = {array.shape[2:] for array in held}
+    sizes = {array.shape[2:] for array in converted}
     if len(sizes) > 1 or max(max(each) for each in sizes) > SMALL:
-        held = [fitted(array, size) for array in held]
-    return held, Input(channels, *size)
+        converted = [fitted(array, size) for array in converted]
+    return Prepared(converted, Input(channels, *size))
 
 
 def _converted(images: NDArray[np.uint8], channels: int | None) -> NDArray[np.uint8]:
@@ -221,38 +230,38 @@ def _converted(images: NDArray[np.uint8], channels: int | None) -> NDArray[np.ui
 def fitted(images: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Brings images `[N, C, H, W]` to `(height, width)`; see `fit`."""
     out = np.empty((*images.shape[:2], *size), np.uint8)
-    for at, image in enumerate(images):
-        shown = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
-        out[at] = to_array(fit(shown, size))
+    for index, image in enumerate(images):
+        picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+        out[index] = to_array(fit(picture, size))
     return out
 
 
 def refuse_mixed(
     request: Request, shapes: Mapping[Shape, int], examples: Mapping[Shape, Path]
 ) -> None:
-    """Says which shapes were found and how to bring them to one.
+    """Refuses images of several shapes, and says how to bring them to one.
 
     Args:
-        request: What the user asked for.
+        request: The user's choice.
         shapes: Count by (channels, height, width).
-        examples: Something of each shape, by which the user finds it.
+        examples: A file of each shape, where there are files.
 
     Raises:
         UserError: Always.
     """
     listed = sorted(shapes.items(), key=lambda item: -item[1])
-    found = "; ".join(
+    text = "; ".join(
         f"{count} of {h}x{w} with {c} channel(s)"
         + (f", e.g. {examples[c, h, w]}" if (c, h, w) in examples else "")
         for (c, h, w), count in listed[:4]
     )
     rest = f"; and {len(listed) - 4} other shapes" if len(listed) > 4 else ""
-    mend = []
+    remedies = []
     if request.image_size is None and len({shape[1:] for shape in shapes}) > 1:
-        mend.append("give --image-size for one size")
+        remedies.append("give --image-size for one size")
     if len({shape[0] for shape in shapes}) > 1:
-        mend.append("give --channels 1 (grey) or --channels 3 (RGB)")
+        remedies.append("give --channels 1 (grey) or --channels 3 (RGB)")
     raise UserError(
-        f"data {request.spec!r}: mixed sizes or channels ({found}{rest}). "
-        f"To mend it: {'; '.join(mend)}"
+        f"data {request.spec!r}: mixed sizes or channels ({text}{rest}). "
+        f"To mend it: {'; '.join(remedies)}"
     )

@@ -1,4 +1,4 @@
-"""Where examples come from: the shipped data, well-known ones, and the user's own."""
+"""Sources of examples: the shipped data, well-known ones, and the user's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from nasdistill.data.raw import (
     Source,
     channels_of,
     fitted,
-    present,
+    prepare,
     refuse_mixed,
     to_array,
     upright,
@@ -89,8 +89,8 @@ def read_source(request: Request) -> Source:
         raise UserError(f"channels {request.channels}: allowed are 1 (grey) and 3 (RGB)")
     source = known[name](replace(request, argument=argument))
     if not isinstance(source, Source):
-        found = type(source).__name__
-        raise UserError(f"--data {spec!r}: its function must give a Source, not a {found}")
+        kind = type(source).__name__
+        raise UserError(f"--data {spec!r}: its function must give a Source, not a {kind}")
     _check(source, spec)
     return source
 
@@ -130,37 +130,37 @@ def _check(source: Source, spec: str) -> None:
 
 
 def check_part(where: str, images: Any, labels: Any, classes: tuple[str, ...]) -> None:
-    """Refuses what a user's own source may get wrong, and labels from anywhere.
+    """Checks the images and labels of one split, as a user's own source may give anything.
 
     Args:
         where: Names the data in the message.
-        images: Good are uint8 `[N, 1 or 3, H, W]` and `Files`.
-        labels: Good are integers `[N]`, each the index of a class.
+        images: Allowed are uint8 `[N, 1 or 3, H, W]` and `Files`.
+        labels: Allowed are integers `[N]`, each the index of a class.
         classes: Names by label.
 
     Raises:
         UserError: If they are of another kind, or there are none.
     """
     if isinstance(images, np.ndarray):
-        good = images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] in (1, 3)
-        found = f"{images.dtype} {images.shape}"
+        allowed = images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] in (1, 3)
+        kind = f"{images.dtype} {images.shape}"
     else:
-        good, found = isinstance(images, Files), type(images).__name__
-    if not good:
-        raise UserError(f"{where}: images are {found}; allowed are uint8 [N, 1 or 3, H, W]")
+        allowed, kind = isinstance(images, Files), type(images).__name__
+    if not allowed:
+        raise UserError(f"{where}: images are {kind}; allowed are uint8 [N, 1 or 3, H, W]")
     if not isinstance(labels, np.ndarray) or labels.ndim != 1 or len(labels) != len(images):
-        found = str(getattr(labels, "shape", type(labels).__name__))
-        raise UserError(f"{where}: {len(images)} images, labels are {found}; one each is needed")
+        kind = str(getattr(labels, "shape", type(labels).__name__))
+        raise UserError(f"{where}: {len(images)} images, labels are {kind}; one each is needed")
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{where}: labels have dtype {labels.dtype}; allowed are integers from 0")
     if not len(labels):
         raise UserError(f"{where}: no images")
-    bad = (labels < 0) | (labels >= len(classes))
-    if bad.any():
-        at = int(np.flatnonzero(bad)[0])
+    wrong = (labels < 0) | (labels >= len(classes))
+    if wrong.any():
+        first = int(np.flatnonzero(wrong)[0])
         raise UserError(
-            f"{where}: label {labels[at]} of example {at} is out of range "
-            f"(allowed: 0 to {len(classes) - 1}; {int(bad.sum())} such labels)"
+            f"{where}: label {labels[first]} of example {first} is out of range "
+            f"(allowed: 0 to {len(classes) - 1}; {int(wrong.sum())} such labels)"
         )
 
 
@@ -172,16 +172,16 @@ def _fashion_mnist_mini(request: Request) -> Source:
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     parts = ("train", "validation", "test")
-    held, shape = present([arrays[f"{part}_images"][:, None] for part in parts], request)
+    images, shape = prepare([arrays[f"{part}_images"][:, None] for part in parts], request)
     labels = [arrays[f"{part}_labels"].astype(np.int64) for part in parts]
     return Source(
-        held[0],
+        images[0],
         labels[0],
         FASHION_CLASSES,
         shape,
-        held[1],
+        images[1],
         labels[1],
-        held[2],
+        images[2],
         labels[2],
         attribution=FASHION_ATTRIBUTION,
     )
@@ -211,13 +211,13 @@ def _fashion_mnist(request: Request) -> Source:
         return _torchvision(replace(request, argument="FashionMNIST"))
     arrays = [read_idx(folder / f"{part}-images-idx3-ubyte.gz") for part in ("train", "t10k")]
     labels = [read_idx(folder / f"{part}-labels-idx1-ubyte.gz") for part in ("train", "t10k")]
-    held, shape = present([array[:, None] for array in arrays], request)
+    images, shape = prepare([array[:, None] for array in arrays], request)
     return Source(
-        held[0],
+        images[0],
         labels[0].astype(np.int64),
         FASHION_CLASSES,
         shape,
-        test=held[1],
+        test=images[1],
         test_labels=labels[1].astype(np.int64),
         attribution=FASHION_ATTRIBUTION,
     )
@@ -240,15 +240,16 @@ def _torchvision(request: Request) -> Source:
         reason = " ".join(str(error).split())
         raise UserError(f"--data {request.spec!r}: cannot load from {root}: {reason}") from None
     classes = tuple(str(name) for name in getattr(train, "classes", ()))
-    (images, labels), (test_images, test_labels) = (_arrays_of(d, request) for d in (train, test))
-    held, shape = present([images, test_images], request)
+    arrays = [_arrays_of(dataset, request) for dataset in (train, test)]
+    images, shape = prepare([array.images for array in arrays], request)
+    labels, test_labels = (array.labels for array in arrays)
     classes = classes or tuple(str(i) for i in range(int(labels.max()) + 1))
     return Source(
-        held[0],
+        images[0],
         labels,
         classes,
         shape,
-        test=held[1],
+        test=images[1],
         test_labels=test_labels,
         flip=name not in NEVER_MIRRORED,
         attribution=f"torchvision.datasets.{name}",
@@ -257,19 +258,26 @@ def _torchvision(request: Request) -> Source:
 
 def _open_torchvision(kind: Any, root: str, part: str) -> Any:
     """Opens one split, and downloads it only if it is not there."""
-    takes = inspect.signature(kind).parameters
-    if "train" not in takes and "split" not in takes:
+    parameters = inspect.signature(kind).parameters
+    if "train" not in parameters and "split" not in parameters:
         raise TypeError(f"{kind.__name__} has no training and test split")
-    which = {"train": part == "train"} if "train" in takes else {"split": part}
-    if "download" not in takes:
-        return kind(root, **which)
+    selection = {"train": part == "train"} if "train" in parameters else {"split": part}
+    if "download" not in parameters:
+        return kind(root, **selection)
     try:
-        return kind(root, **which, download=False)
+        return kind(root, **selection, download=False)
     except RuntimeError:
-        return kind(root, **which, download=True)
+        return kind(root, **selection, download=True)
 
 
-def _arrays_of(dataset: Any, request: Request) -> tuple[NDArray[np.uint8], Labels]:
+class _Arrays(NamedTuple):
+    """Images, uint8 `[N, C, H, W]`, and their labels, int64 `[N]`."""
+
+    images: NDArray[np.uint8]
+    labels: Labels
+
+
+def _arrays_of(dataset: Any, request: Request) -> _Arrays:
     """Every picture of a torchvision dataset as one array."""
     from PIL import Image
 
@@ -288,7 +296,7 @@ def _arrays_of(dataset: Any, request: Request) -> tuple[NDArray[np.uint8], Label
         labels.append(int(label))
     if side is not None and len({array.shape for array in pictures}) > 1:
         pictures = [fitted(array[None], (side, side))[0] for array in pictures]
-    return np.stack(pictures), np.array(labels, dtype=np.int64)
+    return _Arrays(np.stack(pictures), np.array(labels, dtype=np.int64))
 
 
 SOURCES: dict[str, Callable[[Request], Source]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,13 @@ from nasdistill.data.raw import Files
 from nasdistill.data.views import Views
 
 Plan = Iterable[tuple[Tensor, int | None]]
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of each channel, in [0, 1] units."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 class Split(ABC):
@@ -42,7 +49,7 @@ class Split(ABC):
         """The same examples in other views; images are shared, unless they need a wider margin."""
 
     @abstractmethod
-    def batches(self, plan: Plan, size: Size, also: Sequence[Size] = ()) -> Iterator[Batch]:
+    def batches(self, plan: Plan, size: Size, more: Sequence[Size] = ()) -> Iterator[Batch]:
         """Shows examples.
 
         The same (seed, id, view) is the same picture, whatever the batch; the same view at another
@@ -52,7 +59,7 @@ class Split(ABC):
             plan: For each batch, example ids (int64 CPU tensor `[B]`) and the number of the view,
                 or None for the whole image as it is.
             size: `(height, width)` of the pictures, in pixels.
-            also: Further sizes in which each batch shows them.
+            more: Further sizes in which each batch shows them.
         """
 
     def _batch(
@@ -63,7 +70,7 @@ class Split(ABC):
         sizes: Sequence[Size],
         mix: Mix | None,
     ) -> Batch:
-        """Puts together what lies on the device; `mix` may lie elsewhere."""
+        """Puts a batch together from pictures on the device; `mix` may lie elsewhere."""
         device = self.labels.device
         ids = ids_host.to(device, non_blocking=True)
         partners = share = None
@@ -73,8 +80,8 @@ class Split(ABC):
         return Batch(pictures[0], self.labels[ids], ids, ids_host, view, partners, share, at)
 
     @abstractmethod
-    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel, in [0, 1] units."""
+    def moments(self) -> Moments:
+        """Mean and standard deviation of each channel over the plain images."""
 
 
 class ResidentSplit(Split):
@@ -83,9 +90,9 @@ class ResidentSplit(Split):
     Args:
         images: uint8 `[N, C, H, W]`.
         labels: int64 `[N]`.
-        views: How views are drawn.
-        device: Where batches go.
-        home: Where the examples live and are rendered; by default the device.
+        views: The views that it shows.
+        device: Device of the batches.
+        home: Device on which the examples are kept and rendered; by default that of the batches.
     """
 
     def __init__(
@@ -106,23 +113,23 @@ class ResidentSplit(Split):
 
     def with_views(self, views: Views) -> Self:
         """See `Split`."""
-        twin = copy.copy(self)
+        split = copy.copy(self)
         if views.margin != self._views.margin:
-            twin._padded = views.pad(self.images)
-        twin._views = views
-        return twin
+            split._padded = views.pad(self.images)
+        split._views = views
+        return split
 
-    def batches(self, plan: Plan, size: Size, also: Sequence[Size] = ()) -> Iterator[Batch]:
+    def batches(self, plan: Plan, size: Size, more: Sequence[Size] = ()) -> Iterator[Batch]:
         """See `Split`."""
-        sizes = _sizes(size, also)
+        sizes = _sizes(size, more)
         for ids_host, view in plan:
             rows = ids_host.to(self._padded.device, non_blocking=True)
             mix = self._views.mix(rows, view, len(self))
-            wanted = _with_partners(rows, mix)
-            shown = _show(self._views, self._padded, wanted, wanted, view, sizes, mix)
+            ids = _with_partners(rows, mix)
+            shown = _show(self._views, self._padded, ids, ids, view, sizes, mix)
             yield self._batch(ids_host, view, [x.to(self._device) for x in shown], sizes, mix)
 
-    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def moments(self) -> Moments:
         """See `Split`."""
         return _moments(torch.split(self.images, 1000))
 
@@ -133,8 +140,8 @@ class StreamingSplit(Split):
     Args:
         files: The files.
         labels: int64 `[N]`.
-        views: How views are drawn.
-        device: Where batches go.
+        views: The views that it shows.
+        device: Device of the batches.
         workers: Processes that decode; by default one for each core of this process but one.
     """
 
@@ -154,17 +161,17 @@ class StreamingSplit(Split):
 
     def with_views(self, views: Views) -> Self:
         """See `Split`."""
-        twin = copy.copy(self)
-        twin._views = views
-        return twin
+        split = copy.copy(self)
+        split._views = views
+        return split
 
-    def batches(self, plan: Plan, size: Size, also: Sequence[Size] = ()) -> Iterator[Batch]:
+    def batches(self, plan: Plan, size: Size, more: Sequence[Size] = ()) -> Iterator[Batch]:
         """See `Split`; the plan is read to its end at once.
 
         Raises:
             UserError: If a file cannot be read any more.
         """
-        items, sizes = list(plan), _sizes(size, also)
+        items, sizes = list(plan), _sizes(size, more)
         # Threads are this process's share of the cores; they may change after the data were read.
         workers = max(1, torch.get_num_threads() - 1) if self._workers is None else self._workers
         loader: DataLoader[list[Tensor] | str] = DataLoader(
@@ -181,7 +188,7 @@ class StreamingSplit(Split):
             mix = self._views.mix(ids_host, view, len(self))
             yield self._batch(ids_host, view, shown, sizes, mix)
 
-    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def moments(self) -> Moments:
         """See `Split`; from 2,000 examples at the most."""
         ids = torch.linspace(0, len(self) - 1, min(2000, len(self))).long()
         plan = [(part, None) for part in torch.split(ids, 100)]
@@ -189,7 +196,7 @@ class StreamingSplit(Split):
 
 
 class _Decoded(TorchDataset["list[Tensor] | str"]):
-    """One item per batch of a plan: its pictures in each size, or what went wrong."""
+    """One item per batch of a plan: its pictures in each size, or the message of an error."""
 
     def __init__(
         self,
@@ -204,16 +211,16 @@ class _Decoded(TorchDataset["list[Tensor] | str"]):
         return len(self._items)
 
     def __getitem__(self, index: int) -> list[Tensor] | str:
-        ids, view = self._items[index]
-        mix = self._views.mix(ids, view, len(self._files))
-        wanted = _with_partners(ids, mix)
-        needed, rows = torch.unique(wanted, return_inverse=True)
+        own_ids, view = self._items[index]
+        mix = self._views.mix(own_ids, view, len(self._files))
+        ids = _with_partners(own_ids, mix)
+        distinct, rows = torch.unique(ids, return_inverse=True)
         try:
-            decoded = np.stack([self._files.decode(int(i)) for i in needed])
+            decoded = np.stack([self._files.decode(int(i)) for i in distinct])
         except UserError as error:
             return str(error)
         padded = self._views.pad(torch.from_numpy(decoded))
-        return _show(self._views, padded, rows, wanted, view, self._sizes, mix)
+        return _show(self._views, padded, rows, ids, view, self._sizes, mix)
 
 
 def _with_partners(ids: Tensor, mix: Mix | None) -> Tensor:
@@ -235,9 +242,9 @@ def _show(
     return shown if mix is None else [mix.blend(*images.chunk(2)) for images in shown]
 
 
-def _sizes(size: Size, also: Sequence[Size]) -> list[Size]:
+def _sizes(size: Size, more: Sequence[Size]) -> list[Size]:
     """All sizes, each once, the main one first."""
-    return list(dict.fromkeys((height, width) for height, width in [size, *also]))
+    return list(dict.fromkeys((height, width) for height, width in [size, *more]))
 
 
 def stratified(
@@ -262,19 +269,19 @@ def stratified(
     first, second = [], []
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        held = max(least, round(len(members) * share))
-        if held >= len(members):
+        count = max(least, round(len(members) * share))
+        if count >= len(members):
             raise UserError(
                 f"data {spec!r}: class {label} has {len(members)} example(s) where a split in two "
                 f"needs at least {least + 1}"
             )
-        second.append(members[:held])
-        first.append(members[held:])
+        second.append(members[:count])
+        first.append(members[count:])
     return np.sort(np.concatenate(first)), np.sort(np.concatenate(second))
 
 
-def _moments(batches: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Exact: counts each of the 256 values, in images `[B, C, H, W]` at a time."""
+def _moments(batches: Iterable[Tensor]) -> Moments:
+    """Exact moments, by counting each of the 256 values, in images `[B, C, H, W]` at a time."""
     total: Tensor | int = 0
     for images in batches:
         counted = [torch.bincount(c.flatten().long(), minlength=256) for c in images.unbind(1)]
@@ -287,4 +294,4 @@ def _moments(batches: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float,
         variance = (counts * (values - average) ** 2).sum() / counts.sum()
         mean.append(float(average))
         std.append(max(float(variance.sqrt()), 1e-3))
-    return tuple(mean), tuple(std)
+    return Moments(tuple(mean), tuple(std))

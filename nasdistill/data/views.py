@@ -21,7 +21,7 @@ CUT_OUT_STREAM = 32
 
 @dataclass(frozen=True)
 class Boxes:
-    """Where each view looks, in the pixels of the source image.
+    """The part of the source image that each view shows, in its pixels.
 
     Attributes:
         top, left, height, width: float32 `[B]`; may reach over the edge.
@@ -37,15 +37,15 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Views:
-    """How views are drawn.
+    """The distribution that views are drawn from.
 
     Attributes:
         kind: `shift` by up to two pixels, for small images; `crop`, a random resized crop
             (Szegedy et al., 2015), for large ones; `none`.
         seed: Of the data, not of a trial.
         flip: Whether half the views are mirrored.
-        mixing: How views are mixed with those of other examples; None for not at all.
-        rand_augment: What is done to an image before it is cut or shifted; None for nothing.
+        mixing: The mixing of views with those of other examples; None for none.
+        rand_augment: Operations on an image before it is cut or shifted; None for none.
         cut_out: Side of a square that is blackened in each view, as a share of the picture's, at a
             random place that may reach over the edge (DeVries and Taylor, "Improved Regularization
             of Convolutional Neural Networks with Cutout", 2017); None for none.
@@ -60,9 +60,9 @@ class Views:
 
     def __repr__(self) -> str:
         # Without what is None: this enters fingerprints, which are older than some attributes.
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        told = (f"{name}={value!r}" for name, value in values.items() if value is not None)
-        return f"Views({', '.join(told)})"
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        parts = (f"{name}={value!r}" for name, value in values.items() if value is not None)
+        return f"Views({', '.join(parts)})"
 
     @property
     def margin(self) -> int:
@@ -98,7 +98,7 @@ class Views:
         return Boxes(u[3] * (height - tall), u[4] * (width - wide), tall, wide, flip)
 
     def mix(self, ids: Tensor, view: int | None, count: int) -> Mix | None:
-        """Draws with whom examples are mixed.
+        """Draws the partners that examples are mixed with.
 
         Args:
             ids: int64 `[B]`.
@@ -106,7 +106,7 @@ class Views:
             count: Examples in the split.
 
         Returns:
-            How they are mixed, on the device of `ids`; None where they are not.
+            Partners and shares, on the device of `ids`; None where examples are not mixed.
         """
         if self.mixing is None or view is None:
             return None
@@ -165,7 +165,7 @@ class Views:
 
 
 def render_shift(padded: Tensor, rows: Tensor, boxes: Boxes) -> Tensor:
-    """Shifts and flips by whole pixels; what comes in at the edge is the margin.
+    """Shifts and flips by whole pixels; the margin comes in at the edge.
 
     Args:
         padded: uint8 `[N, C, H + 2 SHIFT, W + 2 SHIFT]`.

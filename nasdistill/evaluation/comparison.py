@@ -18,7 +18,7 @@ from nasdistill.training import predict
 BATCH = 250
 CORRUPTED = 1000
 """Examples that are shown under noise and blur: enough for an interval of 2 points on each side."""
-TeacherTargets = dict[Corruption | None, Tensor]
+CorruptedLogits = dict[Corruption | None, Tensor]
 """Logits float32 `[M, K]` on the CPU, by corruption; None stands for the clean pictures."""
 
 
@@ -57,15 +57,15 @@ class Comparison:
         return labels_N if self.order is None else torch.tensor(self.order)[labels_N]
 
     @cached_property
-    def taught(self) -> Tensor:
+    def teacher_logits(self) -> Tensor:
         """The teacher's logits on all examples, float32 `[N, K]`, on the CPU."""
         return predict(self.teacher.module, self.split, self.teacher.input.size)[0]
 
     @cached_property
-    def taught_corrupted(self) -> TeacherTargets:
+    def teacher_corrupted(self) -> CorruptedLogits:
         """The teacher's answers to the students' pictures, resized to its own input."""
         size = self.teacher.input.size
-        clean = self.taught[self.chosen] if size == self.size else None
+        clean = self.teacher_logits[self.chosen] if size == self.size else None
         return self._ask(lambda images: self.teacher.module(cover(images, size)), clean)
 
     @cached_property
@@ -79,7 +79,7 @@ class Comparison:
         """A student's logits on all examples, float32 `[N, K]`, on the CPU."""
         return predict(student, self.split, self.size)[0]
 
-    def logits_corrupted(self, student: nn.Module, logits_NK: Tensor) -> TeacherTargets:
+    def logits_corrupted(self, student: nn.Module, logits_NK: Tensor) -> CorruptedLogits:
         """A student's answers to the corrupted pictures.
 
         Args:
@@ -88,9 +88,9 @@ class Comparison:
         """
         return self._ask(student, logits_NK[self.chosen])
 
-    def _ask(self, model: Callable[[Tensor], Tensor], clean: Tensor | None) -> TeacherTargets:
+    def _ask(self, model: Callable[[Tensor], Tensor], clean: Tensor | None) -> CorruptedLogits:
         """Asks about every corruption; about the clean pictures, too, unless they are known."""
-        known: TeacherTargets = {} if clean is None else {None: clean}
+        known: CorruptedLogits = {} if clean is None else {None: clean}
         asked = [each for each in (None, *CORRUPTIONS) if each not in known]
         found: dict[Corruption | None, list[Tensor]] = {each: [] for each in asked}
         with torch.inference_mode():

@@ -36,13 +36,13 @@ WORST_PAIRS = 5
 
 
 def evaluate(
-    student: nn.Module, exam: Comparison, logits_NK: Tensor | None = None
+    student: nn.Module, comparison: Comparison, logits_NK: Tensor | None = None
 ) -> dict[str, Any]:
-    """Compares a student with its teacher on the examples of an exam.
+    """Compares a student with its teacher on the examples of a comparison.
 
     Args:
-        student: In eval mode, on the device of the exam's split; takes uint8 pictures.
-        exam: What is asked.
+        student: In eval mode, on the device of the comparison's split; takes uint8 pictures.
+        comparison: What is asked.
         logits_NK: The student's answers to all clean examples, where they are known.
 
     Returns:
@@ -51,25 +51,25 @@ def evaluate(
         share has no examples.
     """
     start = time.perf_counter()
-    logits = exam.logits(student) if logits_NK is None else logits_NK
-    taught, labels = exam.taught, exam.labels
-    names = list(exam.classes)
-    per_class = _per_class(logits, taught, labels, names)
+    logits = comparison.logits(student) if logits_NK is None else logits_NK
+    teacher_logits, labels = comparison.teacher_logits, comparison.labels
+    names = list(comparison.classes)
+    per_class = _per_class(logits, teacher_logits, labels, names)
     found = {
         "version": VERSION,
-        "data": exam.data,
-        "split": exam.part,
+        "data": comparison.data,
+        "split": comparison.part,
         "examples": len(labels),
-        "accuracy": {"student": _share(logits, labels), "teacher": _share(taught, labels)},
-        "agreement": _agreement(logits, taught, labels),
+        "accuracy": {"student": _share(logits, labels), "teacher": _share(teacher_logits, labels)},
+        "agreement": _agreement(logits, teacher_logits, labels),
         "per_class": per_class,
-        "class_relations": _relations(logits, taught, labels, names),
+        "class_relations": _relations(logits, teacher_logits, labels, names),
         "calibration": {
             "student": _calibration(logits, labels),
-            "teacher": _calibration(taught, labels),
+            "teacher": _calibration(teacher_logits, labels),
         },
-        "robustness": _robustness(student, logits, exam),
-        "bias": _bias(logits, taught, labels, names, per_class),
+        "robustness": _robustness(student, logits, comparison),
+        "bias": _bias(logits, teacher_logits, labels, names, per_class),
         "seconds": time.perf_counter() - start,
     }
     plain: dict[str, Any] = _without_nan(found)
@@ -91,19 +91,19 @@ def write_quality(folder: Path, quality: dict[str, Any]) -> Path:
     return path
 
 
-def judge_final(folder: Path, exam: Comparison, logits_NK: Tensor | None = None) -> None:
+def judge_final(folder: Path, comparison: Comparison, logits_NK: Tensor | None = None) -> None:
     """Evaluates a final as it was stored, and writes its quality.json.
 
     Args:
         folder: The final's.
-        exam: On the test split of the study's data.
+        comparison: On the test split of the study's data.
         logits_NK: The final's answers to all clean examples, where they are known.
 
     Raises:
         UserError: If the final cannot be loaded.
     """
-    student = artifact.load(folder).to(exam.split.labels.device)
-    write_quality(folder, evaluate(student, exam, logits_NK))
+    student = artifact.load(folder).to(comparison.split.labels.device)
+    write_quality(folder, evaluate(student, comparison, logits_NK))
 
 
 def _interval(right: int, examples: int) -> dict[str, float]:
@@ -115,10 +115,10 @@ def _share(logits: Tensor, labels: Tensor) -> dict[str, float]:
     return _interval(int((logits.argmax(1) == labels).sum()), len(labels))
 
 
-def _agreement(logits: Tensor, taught: Tensor, labels: Tensor) -> dict[str, Any]:
-    right, wrong = agreement_by_teacher(logits, taught, labels)
+def _agreement(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    right, wrong = agreement_by_teacher(logits, teacher_logits, labels)
     return {
-        "all": agreement(logits, taught),
+        "all": agreement(logits, teacher_logits),
         "teacher_right": right.share,
         "teacher_right_examples": right.examples,
         "teacher_wrong": wrong.share,
@@ -127,12 +127,12 @@ def _agreement(logits: Tensor, taught: Tensor, labels: Tensor) -> dict[str, Any]
 
 
 def _per_class(
-    logits: Tensor, taught: Tensor, labels: Tensor, names: Sequence[str]
+    logits: Tensor, teacher_logits: Tensor, labels: Tensor, names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Accuracy within each class, and how surely the student's is another than the teacher's."""
     student_K, examples_K = right_by_class(logits, labels)
-    teacher_K, _ = right_by_class(taught, labels)
-    both_N = (logits.argmax(1) == labels) & (taught.argmax(1) == labels)
+    teacher_K, _ = right_by_class(teacher_logits, labels)
+    both_N = (logits.argmax(1) == labels) & (teacher_logits.argmax(1) == labels)
     both_K = torch.bincount(labels[both_N], minlength=len(names))
     counts = list(zip(*(t.tolist() for t in (student_K, teacher_K, both_K)), strict=True))
     p_values = holm([paired_p(s - both, t - both) for s, t, both in counts])
@@ -153,10 +153,10 @@ def _per_class(
 
 
 def _relations(
-    logits: Tensor, taught: Tensor, labels: Tensor, names: Sequence[str]
+    logits: Tensor, teacher_logits: Tensor, labels: Tensor, names: Sequence[str]
 ) -> dict[str, Any]:
     """Class-relation preservation, and the pairs of classes that keep least."""
-    student_P, teacher_P = pairwise_areas(logits, labels), pairwise_areas(taught, labels)
+    student_P, teacher_P = pairwise_areas(logits, labels), pairwise_areas(teacher_logits, labels)
     kept_P = preserved(student_P, teacher_P)
     pairs_2P = torch.triu_indices(len(names), len(names), offset=1)
     order = kept_P.nan_to_num(math.inf).argsort(stable=True)[:WORST_PAIRS].tolist()
@@ -184,10 +184,13 @@ def _calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
-def _robustness(student: nn.Module, logits: Tensor, exam: Comparison) -> dict[str, Any]:
+def _robustness(student: nn.Module, logits: Tensor, comparison: Comparison) -> dict[str, Any]:
     """Accuracy on the same pictures clean, under noise and blurred."""
-    labels = exam.labels[exam.chosen]
-    answers = {"student": exam.logits_corrupted(student, logits), "teacher": exam.taught_corrupted}
+    labels = comparison.labels[comparison.chosen]
+    answers = {
+        "student": comparison.logits_corrupted(student, logits),
+        "teacher": comparison.teacher_corrupted,
+    }
     models = tuple(answers)
     clean = {model: accuracy(answers[model][None], labels) for model in models}
     rows: list[dict[str, Any]] = []
@@ -199,7 +202,7 @@ def _robustness(student: nn.Module, logits: Tensor, exam: Comparison) -> dict[st
         rows.append(row)
     return {
         "examples": len(labels),
-        "seed": exam.seed,
+        "seed": comparison.seed,
         "clean": clean,
         "rows": rows,
         "mean_drop": {
@@ -210,10 +213,14 @@ def _robustness(student: nn.Module, logits: Tensor, exam: Comparison) -> dict[st
 
 
 def _bias(
-    logits: Tensor, taught: Tensor, labels: Tensor, names: Sequence[str], per_class: list[Any]
+    logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    names: Sequence[str],
+    per_class: list[Any],
 ) -> dict[str, Any]:
     """Confusions with a verdict, and how unevenly accuracy and its loss lie over the classes."""
-    counts = confusions(logits.argmax(1), taught.argmax(1), labels, len(names))
+    counts = confusions(logits.argmax(1), teacher_logits.argmax(1), labels, len(names))
     judged, tested = find_bias(counts)
     held = [row for row in per_class if row["examples"]]
     loss = sum(-row["difference"] for row in held) / max(len(held), 1)

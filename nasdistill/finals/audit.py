@@ -1,32 +1,31 @@
-"""Distils a sample of a study's trials in full: how far can their short scores be trusted?"""
+"""Audits: a sample of a study's trials distilled in full, to hold their short scores against."""
 
 from __future__ import annotations
 
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from nasdistill import training
 from nasdistill.analysis.audit import FILE, read_audit
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event
+from nasdistill.common.events import Event
 from nasdistill.common.files import write_whole
 from nasdistill.finals.training import run_in_full
 from nasdistill.models import zero_cost
 from nasdistill.results import Candidate
 from nasdistill.study import Study, architecture_of
+from nasdistill.training.failures import FAILURES, failure_reason
 from nasdistill.training.metrics import accuracy
 from nasdistill.trials.context import StudyContext
-from nasdistill.trials.trial import FAILURES, reason_of
 
 FEWEST = 3
 """Trials that have an order worth the name."""
 
 
-def run_audit(study: Study, bench: StudyContext, count: int, repeats: int, emit: Emit) -> None:
+def run_audit(context: StudyContext, count: int, repeats: int) -> None:
     """Distils the chosen trials in full and stores each accuracy as soon as it is known.
 
     Which trials is decided, and written, before any is trained; a later call with larger numbers
@@ -34,11 +33,9 @@ def run_audit(study: Study, bench: StudyContext, count: int, repeats: int, emit:
     half, which steered nothing.
 
     Args:
-        study: The study.
-        bench: What its runs share.
+        context: The study's.
         count: Trials in all.
         repeats: How many of these are trained with a second seed, too.
-        emit: Told how it goes.
 
     Raises:
         UserError: If fewer than three trials have a score or are asked for, or another process
@@ -46,45 +43,46 @@ def run_audit(study: Study, bench: StudyContext, count: int, repeats: int, emit:
     """
     if count < FEWEST:
         raise UserError(f"an audit compares at least {FEWEST} trials, found {count}")
-    with locks.alone_or_not(study.folder / "audit.lock") as mine:
-        if not mine:
-            raise UserError(f"study {study.folder.name!r}: another process is auditing it")
-        _run_audit(study, bench, count, repeats, emit)
+    with locks.alone_or_not(context.folder / "audit.lock") as alone:
+        if not alone:
+            raise UserError(f"study {context.folder.name!r}: another process is auditing it")
+        _run_audit(context, count, repeats)
 
 
-def _run_audit(study: Study, bench: StudyContext, count: int, repeats: int, emit: Emit) -> None:
-    stored = read_audit(study.folder) or {"chosen": [], "repeated": [], "full": {}}
+def _run_audit(context: StudyContext, count: int, repeats: int) -> None:
+    study = context.study
+    audit = read_audit(study.folder) or {"chosen": [], "repeated": [], "full": {}}
     scored = [c for c in study.candidates() if c.rungs and c.state in ("complete", "stopped")]
     if len(scored) < FEWEST:
         raise UserError(f"study {study.folder.name!r}: an audit needs three trials with a score")
-    stored["chosen"] = draw_sample(scored, count, study.recipe.seed, stored["chosen"])
-    stored["repeated"] = stored["chosen"][: max(repeats, len(stored["repeated"]))]
-    stored["examples"] = bench.final_examples
-    by_number = {c.number: c for c in scored}
-    known = stored.setdefault("zero_cost", {})
-    for number in stored["chosen"]:
-        if str(number) not in known:
-            known[str(number)] = _untrained(study, bench, by_number[number])
-    _store(study, stored)
-    todo = [(n, "1") for n in stored["chosen"]] + [(n, "2") for n in stored["repeated"]]
-    todo = [(n, seed) for n, seed in todo if seed not in stored["full"].get(str(n), {})]
-    failed = stored.setdefault("failed", {})
-    for done, (number, seed) in enumerate(todo):
+    audit["chosen"] = draw_sample(scored, count, study.recipe.seed, audit["chosen"])
+    audit["repeated"] = audit["chosen"][: max(repeats, len(audit["repeated"]))]
+    audit["examples"] = context.final_examples
+    candidates = {c.number: c for c in scored}
+    zero_cost_figures = audit.setdefault("zero_cost", {})
+    for number in audit["chosen"]:
+        if str(number) not in zero_cost_figures:
+            zero_cost_figures[str(number)] = _measure_untrained(context, candidates[number])
+    _store(study, audit)
+    runs = [(n, "1") for n in audit["chosen"]] + [(n, "2") for n in audit["repeated"]]
+    runs = [(n, seed) for n, seed in runs if seed not in audit["full"].get(str(n), {})]
+    failed = audit.setdefault("failed", {})
+    for done, (number, seed) in enumerate(runs):
         if str(number) in failed:
             continue
-        what = f"audit: trial {number}, seed {seed}"
-        emit(Event("stage", f"{what} ({done + 1} of {len(todo)})", stage="audit"))
+        label = f"audit: trial {number}, seed {seed}"
+        context.emit(Event("stage", f"{label} ({done + 1} of {len(runs)})", stage="audit"))
         try:
-            found = _in_full(study, bench, by_number[number], seed, emit)
+            full_accuracy = _distil(context, candidates[number], seed)
         except FAILURES as error:
-            failed[str(number)] = reason_of(error)
-            _store(study, stored)
-            text = f"{what}: failed: {failed[str(number)]}"
-            emit(Event("warning", text, stage="audit", trial=number))
+            failed[str(number)] = failure_reason(error)
+            _store(study, audit)
+            text = f"{label}: failed: {failed[str(number)]}"
+            context.warn(text, stage="audit", trial=number)
             continue
-        stored["full"].setdefault(str(number), {})[seed] = found
-        _store(study, stored)
-        emit(Event("note", f"{what}: accuracy {found:.4f}", stage="audit", trial=number))
+        audit["full"].setdefault(str(number), {})[seed] = full_accuracy
+        _store(study, audit)
+        context.note(f"{label}: accuracy {full_accuracy:.4f}", stage="audit", trial=number)
 
 
 def draw_sample(
@@ -117,32 +115,26 @@ def draw_sample(
     return [*before, *drawn[: max(0, count - len(before))]]
 
 
-def _untrained(study: Study, bench: StudyContext, candidate: Candidate) -> dict[str, float]:
+def _measure_untrained(context: StudyContext, candidate: Candidate) -> dict[str, float]:
     """Figures of a trial's student before its first step, on the stream's first batch."""
-    course = bench.scoring
-    student = course.students(architecture_of(candidate), bench.dataset, study.recipe.seed)[0]
-    train = course.stream.dataset.train
-    batch = next(iter(train.batches(course.stream.plan(0, 1), bench.dataset.input.size)))
+    setup, data = context.scoring, context.dataset
+    student = setup.students(architecture_of(candidate), data, context.recipe.seed)[0]
+    train = setup.stream.dataset.train
+    batch = next(iter(train.batches(setup.stream.plan(0, 1), data.input.size)))
     return dict(zero_cost.measure(student.to(batch.images.device), batch.images, batch.labels))
 
 
-def _in_full(
-    study: Study, bench: StudyContext, candidate: Candidate, seed: str, emit: Emit
-) -> float:
+def _distil(context: StudyContext, candidate: Candidate, seed: str) -> float:
     """Accuracy on the audit half after full distillation."""
-    checkpoint = study.folder / "audit" / f"{candidate.number}-{seed}.pt"
-
-    def tell(event: Event) -> None:
-        emit(replace(event, text=f"trial {candidate.number}: {event.text}", stage="audit"))
-
+    checkpoint = context.folder / "audit" / f"{candidate.number}-{seed}.pt"
+    labelled = context.labelled(f"trial {candidate.number}", stage="audit")
     name = "final" if seed == "1" else f"audit-{seed}"
-    architecture = architecture_of(candidate)
-    student = run_in_full(study, bench, bench.final, architecture, checkpoint, name, tell)
-    data = bench.dataset
-    share = accuracy(*training.predict(student, data.audit, data.input.size))
+    student = run_in_full(labelled, context.final, architecture_of(candidate), checkpoint, name)
+    data = context.dataset
+    full_accuracy = accuracy(*training.predict(student, data.audit, data.input.size))
     checkpoint.unlink(missing_ok=True)
-    return share
+    return full_accuracy
 
 
-def _store(study: Study, stored: dict[str, Any]) -> None:
-    write_whole(study.folder / FILE, json.dumps(stored, indent=1))
+def _store(study: Study, audit: dict[str, Any]) -> None:
+    write_whole(study.folder / FILE, json.dumps(audit, indent=1))

@@ -1,4 +1,4 @@
-"""What is measured of a final: tested once, exported, compared, timed as exported."""
+"""The figures of a final: tested once, exported, compared, timed as exported."""
 
 from __future__ import annotations
 
@@ -19,134 +19,138 @@ from nasdistill.results import Candidate
 from nasdistill.study import Study
 from nasdistill.training.metrics import (
     accuracy,
+    accuracy_with_interval,
     agreement,
     class_relation_preservation,
     expected_calibration_error,
-    wilson,
 )
 from nasdistill.trials.context import StudyContext
 
 TIMED_BATCHES = (1, 64)
 
 
-def tested(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+def accuracy_on_test(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """Test accuracy with its 95 % Wilson interval."""
-    share = accuracy(logits, labels)
-    interval = wilson(round(share * len(labels)), len(labels))
-    return {"test_accuracy": share, "test_interval": list(interval)}
+    share, low, high = accuracy_with_interval(logits, labels)
+    return {"test_accuracy": share, "test_interval": [low, high]}
 
 
-def test_student(
-    bench: StudyContext, student: Classifier, candidate: Candidate, rank: int
+def measure_on_test(
+    context: StudyContext, student: Classifier, candidate: Candidate, rank: int
 ) -> tuple[dict[str, Any], Tensor]:
-    """Everything that needs the student's answers, and its logits on the test split."""
-    data = bench.dataset
+    """All figures that need the student's answers, and its logits on the test split."""
+    data = context.dataset
     logits, labels = training.predict(student, data.test, data.input.size)
-    taught = bench.teacher_on_test
-    audit, audit_labels = training.predict(student, data.audit, data.input.size)
-    own = tested(logits, labels)
-    metrics = own | {
+    audit_logits, audit_labels = training.predict(student, data.audit, data.input.size)
+    metrics = accuracy_on_test(logits, labels) | {
         "rank": rank,
         "trial": candidate.number,
         "fingerprint": candidate.fingerprint,
         "score_accuracy": candidate.score,
-        "audit_accuracy": accuracy(audit, audit_labels),
+        "audit_accuracy": accuracy(audit_logits, audit_labels),
         "ece": expected_calibration_error(logits.softmax(dim=1), labels),
         "checkpoint": "last",
-        "epochs": bench.final_epochs,
+        "epochs": context.final_epochs,
         "precision": "fp32",
     }
-    return metrics | _against_teacher(logits, taught, labels), logits
+    return metrics | _against_teacher(logits, context.teacher_on_test, labels), logits
 
 
-def _against_teacher(logits: Tensor, taught: Tensor | None, labels: Tensor) -> dict[str, Any]:
-    """What a student kept of its teacher; all None where that cannot be run."""
-    names = (
-        "teacher_test_accuracy",
-        "retention",
-        "agreement",
-        "class_relation_preservation",
-        "teacher_ece",
-    )
-    if taught is None:
-        return dict.fromkeys(names)
-    teacher = accuracy(taught, labels)
-    figures = (
-        teacher,
-        accuracy(logits, labels) / max(teacher, 1e-9),
-        agreement(logits, taught),
-        class_relation_preservation(logits, taught, labels),
-        expected_calibration_error(taught.softmax(dim=1), labels),
-    )
-    return dict(zip(names, figures, strict=True))
+def _against_teacher(
+    logits: Tensor, teacher_logits: Tensor | None, labels: Tensor
+) -> dict[str, Any]:
+    """Figures of what a student kept of its teacher; all None where that cannot be run."""
+    if teacher_logits is None:
+        names = ("teacher_test_accuracy", "retention", "agreement", "class_relation_preservation")
+        return dict.fromkeys((*names, "teacher_ece"))
+    teacher_accuracy = accuracy(teacher_logits, labels)
+    return {
+        "teacher_test_accuracy": teacher_accuracy,
+        "retention": accuracy(logits, labels) / max(teacher_accuracy, 1e-9),
+        "agreement": agreement(logits, teacher_logits),
+        "class_relation_preservation": class_relation_preservation(logits, teacher_logits, labels),
+        "teacher_ece": expected_calibration_error(teacher_logits.softmax(dim=1), labels),
+    }
 
 
-def export_student(bench: StudyContext, student: Classifier, path: Path) -> dict[str, Any]:
+def export_student(context: StudyContext, student: Classifier, path: Path) -> dict[str, Any]:
     """Exports, compares and measures the exported file, side by side with the teacher."""
-    student = student.cpu()
-    export_onnx(student, bench.dataset.input, path)
-    verified = verify_onnx(student, bench.dataset.input, path)
-    counts = count_module(student, bench.dataset.input)
-    teacher = bench.teacher
-    taught = count_module(teacher.module, teacher.input) if teacher.runs else None
-    measured = _latencies(bench, student, path)
-    alone = {name: latency for (name, batch), latency in measured.items() if batch == 1}
-    median = {name: latency.median_ms for name, latency in alone.items()}
+    student, shape = student.cpu(), context.dataset.input
+    export_onnx(student, shape, path)
+    verified = verify_onnx(student, shape, path)
+    counts = count_module(student, shape)
+    teacher = context.teacher
+    teacher_counts = count_module(teacher.module, teacher.input) if teacher.runs else None
+    latencies = _measure_latencies(context, student, path)
+    single = {model: latency for (model, batch), latency in latencies.items() if batch == 1}
     figures = {
         "params": counts.params,
         "macs": counts.macs,
         "bytes": path.stat().st_size,
-        "latency": bench.settled(alone["student"], alone.get("teacher")),
+        "latency": context.normalised_latency(single["student"], single.get("teacher")),
     }
     limits = {
         name: {"limit": limit, "value": figures[name], "ok": figures[name] <= limit}
-        for name, limit in bench.limits.items()
+        for name, limit in context.limits.items()
         if name in figures
     }
-    return {
+    metrics: dict[str, Any] = {
         "params": counts.params,
         "macs": counts.macs,
         "bytes": counts.bytes,
         "onnx_bytes": path.stat().st_size,
-        "teacher_params": None if taught is None else taught.params,
-        "teacher_macs": None if taught is None else taught.macs,
-        "teacher_bytes": None if taught is None else taught.bytes,
-        "compression": None if taught is None else taught.params / counts.params,
-        "latency": [{"model": model, **asdict(found)} for (model, _), found in measured.items()],
-        "speedup": None if taught is None else median["teacher"] / median["student"],
+        "teacher_params": None,
+        "teacher_macs": None,
+        "teacher_bytes": None,
+        "compression": None,
+        "latency": [{"model": model, **asdict(row)} for (model, _), row in latencies.items()],
+        "speedup": None,
         "limits": limits,
         "onnx_max_abs_difference": verified.max_abs_difference,
     }
+    if teacher_counts is not None:
+        metrics |= {
+            "teacher_params": teacher_counts.params,
+            "teacher_macs": teacher_counts.macs,
+            "teacher_bytes": teacher_counts.bytes,
+            "compression": teacher_counts.params / counts.params,
+            "speedup": single["teacher"].median_ms / single["student"].median_ms,
+        }
+    return metrics
 
 
-def _latencies(
-    bench: StudyContext, student: nn.Module, path: Path
+def _measure_latencies(
+    context: StudyContext, student: nn.Module, path: Path
 ) -> dict[tuple[str, int], Latency]:
-    """Of student and teacher, by model and batch."""
-    engine = bench.recipe.latency_engine
-    teacher_path = bench.folder / "teacher.onnx"
+    """Latencies of student and teacher, by model and batch."""
+    engine, teacher = context.recipe.latency_engine, context.teacher
     exported = engine not in ("torch", "cuda")
     models: dict[str, nn.Module | Path] = {"student": path if exported else student}
-    if bench.teacher.runs:
-        if exported and not teacher_path.exists():
-            module = bench.teacher.module.cpu()
-            write_whole(teacher_path, quick_onnx(module, bench.teacher.input))
-            bench.teacher.module.to(bench.dataset.train.labels.device)
-        models["teacher"] = teacher_path if exported else bench.teacher.module
-    inputs = {"student": bench.dataset.input, "teacher": bench.teacher.input}
-    found: dict[tuple[str, int], Latency] = {}
-    with locks.quiet(bench.lock):
+    if teacher.runs:
+        models["teacher"] = _exported_teacher(context) if exported else teacher.module
+    inputs = {"student": context.dataset.input, "teacher": teacher.input}
+    latencies: dict[tuple[str, int], Latency] = {}
+    with locks.quiet(context.latency_lock):
         for batch in TIMED_BATCHES:
             measured = measure_latencies(
                 models,
                 {name: inputs[name] for name in models},
                 engine=engine,
                 batch=batch,
-                threads=bench.threads,
+                threads=context.threads,
                 seconds=0.5,
             )
-            found |= {(name, batch): latency for name, latency in measured.items()}
-    return found
+            latencies |= {(name, batch): latency for name, latency in measured.items()}
+    return latencies
+
+
+def _exported_teacher(context: StudyContext) -> Path:
+    """The teacher's ONNX file, which is written if it is not there yet."""
+    path, teacher = context.folder / "teacher.onnx", context.teacher
+    if not path.exists():
+        write_whole(path, quick_onnx(teacher.module.cpu(), teacher.input))
+        teacher.module.to(context.dataset.train.labels.device)
+    return path
 
 
 def model_card(study: Study, metrics: dict[str, Any]) -> str:
@@ -157,14 +161,14 @@ def model_card(study: Study, metrics: dict[str, Any]) -> str:
         f"| {row['median_ms']:.3f} | {row['q1_ms']:.3f}–{row['q3_ms']:.3f} |"
         for row in metrics["latency"]
     )
-    kept = ("", "", "")
+    retention = compression = agreement_text = ""
     if metrics["retention"] is not None:
-        kept = (
+        retention = (
             f",\n  {metrics['retention']:.2%} of the teacher's "
-            f"{metrics['teacher_test_accuracy']:.4f}",
-            f" ({metrics['compression']:.1f}x fewer than the teacher)",
-            f"; agreement with the teacher\n  {metrics['agreement']:.4f}",
+            f"{metrics['teacher_test_accuracy']:.4f}"
         )
+        compression = f" ({metrics['compression']:.1f}x fewer than the teacher)"
+        agreement_text = f"; agreement with the teacher\n  {metrics['agreement']:.4f}"
     parts = metrics["micro_batch"]
     in_parts = "" if parts is None else f", in micro-batches of {parts} for want of memory"
     return f"""# {study.folder.name}, final {metrics["rank"]}
@@ -173,10 +177,10 @@ Found by nasdistill in the space `{study.recipe.space}` on `{study.recipe.data}`
 {metrics["trial"]}, architecture `{metrics["fingerprint"]}`;
 distilled for {metrics["epochs"]} epochs{in_parts}.
 
-- test accuracy {metrics["test_accuracy"]:.4f} (95 % interval {low:.4f}–{high:.4f}){kept[0]}
-- {metrics["params"]:,} parameters{kept[1]},
+- test accuracy {metrics["test_accuracy"]:.4f} (95 % interval {low:.4f}–{high:.4f}){retention}
+- {metrics["params"]:,} parameters{compression},
   {metrics["macs"]:,} multiply-adds an image
-- expected calibration error {metrics["ece"]:.4f}{kept[2]}
+- expected calibration error {metrics["ece"]:.4f}{agreement_text}
 
 | model | engine | batch | threads | median ms | quartiles ms |
 |---|---|---|---|---|---|

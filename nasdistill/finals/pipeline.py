@@ -14,125 +14,122 @@ from torch import Tensor
 from nasdistill import evaluation, training
 from nasdistill.analysis.evaluation import read_quality
 from nasdistill.common import locks
-from nasdistill.common.events import Emit, Event
+from nasdistill.common.events import Event
 from nasdistill.common.files import write_whole
-from nasdistill.finals.measurement import export_student, model_card, test_student, tested
-from nasdistill.finals.training import Trained, micro_batch_of, train_baseline, train_final
+from nasdistill.finals.measurement import (
+    accuracy_on_test,
+    export_student,
+    measure_on_test,
+    model_card,
+)
+from nasdistill.finals.training import TrainedFinal, micro_batch_of, train_baseline, train_final
 from nasdistill.models import Classifier, artifact
 from nasdistill.models.export import ExportError
-from nasdistill.results import Candidate, Final, load_finals
+from nasdistill.results import Candidate, Final, keys, load_finals
 from nasdistill.study import Study, architecture_of
+from nasdistill.training.failures import FAILURES, failure_reason
 from nasdistill.trials.context import StudyContext
-from nasdistill.trials.trial import FAILURES, reason_of
 
 ALIKE, WORLDS_APART = 2.0, 100.0
 """Ratios of the teacher's parameters to the student's at which a run warns."""
 
 
-def distill_finals(
-    study: Study,
-    bench: StudyContext,
-    chosen: Sequence[int],
-    emit: Emit,
-    deadline: float | None = None,
-) -> list[Final]:
+def make_finals(context: StudyContext, chosen: Sequence[int]) -> list[Final]:
     """Makes the finals that are still missing, and recommends one.
 
+    One is always made; a further one only if it is expected to end by the command's deadline.
+
     Args:
-        study: The study.
-        bench: What its finals share.
+        context: The study's.
         chosen: Trial numbers, by rank.
-        emit: Told what happens.
-        deadline: `time.monotonic()` by which a further final must be expected to end (one is
-            always made).
 
     Returns:
         All finals of the study, by rank.
     """
+    study, data = context.study, context.dataset
     candidates = {c.number: c for c in study.candidates()}
-    data = bench.dataset
-    exam = evaluation.Comparison(
-        bench.teacher, data.test, data.input.size, data.classes, data.name, "test"
+    comparison = evaluation.Comparison(
+        context.teacher, data.test, data.input.size, data.classes, data.name, "test"
     )
-    for final in load_finals(study.folder):
-        _judge(study, bench, exam, final.folder, emit)
+    for final in load_finals(context.folder):
+        _evaluate(context, comparison, final.folder)
     late: list[int] = []
-    for number in locks.in_turn(missing(study, chosen), lambda n: _lock(study, n), wait=True):
+    numbers = missing_finals(study, chosen)
+    for number in locks.in_turn(numbers, lambda n: _lock(study, n), wait=True):
         rank = chosen.index(number) + 1
-        if number not in missing(study, chosen):  # another worker found that it fails
+        if number not in missing_finals(study, chosen):  # another worker found that it fails
             continue
-        longest = _longest(study)
-        out_of_time = deadline is not None and longest and time.monotonic() + longest > deadline
-        if out_of_time and not _is_trained(study, number):
+        if _is_late(context) and not _is_trained(study, number):
             late.append(rank)
             continue
-        with _failing_alone(study, number, rank, emit):
-            logits = _make_final(study, bench, candidates[number], rank, emit)
-            _judge(study, bench, exam, study.folder / "finals" / str(rank), emit, logits)
+        with _failing_alone(context, number, rank):
+            logits = _make_final(context, candidates[number], rank)
+            _evaluate(context, comparison, context.folder / "finals" / str(rank), logits)
     if late:
-        emit(Event("warning", f"no time left for finals: {', '.join(map(str, sorted(late)))}"))
-    for lock in (study.folder / "finals").glob(".work-*.lock"):
+        context.warn(f"no time left for finals: {', '.join(map(str, sorted(late)))}")
+    for lock in (context.folder / "finals").glob(".work-*.lock"):
         lock.unlink(missing_ok=True)
     _recommend(study)
-    return load_finals(study.folder)
+    return load_finals(context.folder)
 
 
-def missing(study: Study, chosen: Sequence[int]) -> list[int]:
+def missing_finals(study: Study, chosen: Sequence[int]) -> list[int]:
     """Those of the trials to distil in full that are not finals yet and have not failed."""
-    folder, attrs = study.folder / "finals", study.attrs
+    folder = study.folder / "finals"
     return [
         number
         for rank, number in enumerate(chosen, start=1)
         if not (folder / str(rank) / "metrics.json").exists()
-        and not attrs.get(f"final_failed:{number}")
+        and not study.read(keys.FINAL_FAILED.of(number))
     ]
 
 
-def train_ahead(study: Study, bench: StudyContext, emit: Emit, deadline: float | None) -> None:
+def train_ahead(context: StudyContext) -> None:
     """Trains finals that no other worker is at; another tests and exports them.
 
-    Args:
-        study: The study.
-        bench: What its finals share.
-        emit: Told what happens.
-        deadline: `time.monotonic()` by which a final must be expected to end to be begun.
+    None is begun that is expected to end after the command's deadline.
     """
+    study = context.study
     candidates = {c.number: c for c in study.candidates()}
-    chosen: Sequence[int] = study.attrs["finals"]
+    chosen = study.require(keys.FINALS)
     for number in locks.in_turn(chosen, lambda n: _lock(study, n), wait=False):
-        rank = chosen.index(number) + 1
-        if deadline is not None and time.monotonic() + _longest(study) > deadline:
+        rank, deadline = chosen.index(number) + 1, context.deadlines.whole
+        if deadline is not None and time.monotonic() + _longest(context.folder) > deadline:
             return
-        if number in missing(study, chosen):
-            with _failing_alone(study, number, rank, emit):
-                _train(study, bench, candidates[number], rank, emit)
+        if number in missing_finals(study, chosen):
+            with _failing_alone(context, number, rank):
+                _train(context, candidates[number], rank)
 
 
-def _longest(study: Study) -> float:
+def _is_late(context: StudyContext) -> bool:
+    """Whether a further final is expected to end after the command's deadline."""
+    deadline, longest = context.deadlines.whole, _longest(context.folder)
+    return deadline is not None and longest > 0 and time.monotonic() + longest > deadline
+
+
+def _longest(folder: Path) -> float:
     """Seconds of the final that took the longest so far, whoever trained it."""
-    made = (final.metrics["seconds"] for final in load_finals(study.folder))
-    under_way = (_seconds(work) for work in (study.folder / "finals").glob(".work-*/"))
-    return max((sum(seconds.values()) for seconds in (*made, *under_way)), default=0.0)
+    finished = (final.metrics["seconds"] for final in load_finals(folder))
+    under_way = (_seconds(work) for work in (folder / "finals").glob(".work-*/"))
+    return max((sum(seconds.values()) for seconds in (*finished, *under_way)), default=0.0)
 
 
 @contextmanager
-def _failing_alone(study: Study, number: int, rank: int, emit: Emit) -> Iterator[None]:
-    """What goes wrong with one final is noted, and the others go on."""
+def _failing_alone(context: StudyContext, number: int, rank: int) -> Iterator[None]:
+    """Notes what goes wrong with one final, and lets the others go on."""
     try:
         yield
     except (*FAILURES, ExportError) as error:
-        reason = reason_of(error)
-        study.set(f"final_failed:{number}", reason)
-        shutil.rmtree(_work_folder(study, number), ignore_errors=True)
-        emit(Event("warning", f"final {rank} (trial {number}) failed: {reason}"))
+        reason = failure_reason(error)
+        context.study.write(keys.FINAL_FAILED.of(number), reason)
+        shutil.rmtree(_work_folder(context.study, number), ignore_errors=True)
+        context.warn(f"final {rank} (trial {number}) failed: {reason}")
 
 
-def _judge(
-    study: Study,
-    bench: StudyContext,
-    exam: evaluation.Comparison,
+def _evaluate(
+    context: StudyContext,
+    comparison: evaluation.Comparison,
     folder: Path,
-    emit: Emit,
     logits: Tensor | None = None,
 ) -> None:
     """Holds a final against its teacher, once; if that fails, the final stays as it is."""
@@ -140,14 +137,14 @@ def _judge(
         return
     start = time.perf_counter()
     try:
-        taught = bench.teacher_on_test
-        if taught is None:
+        teacher_logits = context.teacher_on_test
+        if teacher_logits is None:
             return
-        exam.taught = taught
-        evaluation.judge_final(folder, exam, logits)
+        comparison.teacher_logits = teacher_logits
+        evaluation.judge_final(folder, comparison, logits)
     except FAILURES as error:
-        emit(Event("warning", f"final {folder.name} could not be evaluated: {reason_of(error)}"))
-    study.add_seconds("quality", time.perf_counter() - start)
+        context.warn(f"final {folder.name} could not be evaluated: {failure_reason(error)}")
+    context.study.add_seconds("quality", time.perf_counter() - start)
 
 
 def _work_folder(study: Study, number: int) -> Path:
@@ -162,17 +159,17 @@ def _lock(study: Study, number: int) -> Path:
 
 
 def _train(
-    study: Study, bench: StudyContext, candidate: Candidate, rank: int, emit: Emit
-) -> tuple[Trained, Classifier | None]:
+    context: StudyContext, candidate: Candidate, rank: int
+) -> tuple[TrainedFinal, Classifier | None]:
     """The runs behind a final and, if asked for, its baseline; each goes on where it stands."""
-    work = _work_folder(study, candidate.number)
+    work = _work_folder(context.study, candidate.number)
     work.mkdir(parents=True, exist_ok=True)
     with _timed(work, "distill"):
-        trained = train_final(study, bench, candidate, work, rank, emit)
-    if not bench.recipe.baseline:
+        trained = train_final(context, candidate, work, rank)
+    if not context.recipe.baseline:
         return trained, None
     with _timed(work, "baseline"):
-        return trained, train_baseline(study, bench, candidate, work, rank, emit)
+        return trained, train_baseline(context, candidate, work, rank)
 
 
 @contextmanager
@@ -193,39 +190,34 @@ def _is_trained(study: Study, number: int) -> bool:
 
 def _seconds(work: Path) -> dict[str, float]:
     file = work / "seconds.json"
-    found: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
-    return found
+    seconds: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+    return seconds
 
 
-def _make_final(
-    study: Study, bench: StudyContext, candidate: Candidate, rank: int, emit: Emit
-) -> Tensor:
+def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tensor:
     """Makes one final; gives its logits on the test split."""
+    study, dataset = context.study, context.dataset
     work = _work_folder(study, candidate.number)
-    _warn_of_size(bench, candidate, emit)
-    trained, plain = _train(study, bench, candidate, rank, emit)
+    _warn_of_size(context, candidate)
+    trained, plain = _train(context, candidate, rank)
     student, baseline = trained.student, None
-    emit(Event("note", f"final {rank}: testing, exporting, measuring", stage="finals"))
+    context.note(f"final {rank}: testing, exporting, measuring", stage="finals")
     with _timed(work, "test"):
         if plain is not None:
-            baseline = tested(
-                *training.predict(plain, bench.dataset.test, bench.dataset.input.size)
-            )
-        metrics, logits = test_student(bench, student, candidate, rank)
+            predictions = training.predict(plain, dataset.test, dataset.input.size)
+            baseline = accuracy_on_test(*predictions)
+        metrics, logits = measure_on_test(context, student, candidate, rank)
     with _timed(work, "export"):
-        metrics |= export_student(bench, student, work / "model.onnx")
+        metrics |= export_student(context, student, work / "model.onnx")
     seconds = _seconds(work)
     metrics |= {"seconds": seconds, "baseline": baseline, "steps": list(trained.steps)}
     metrics["micro_batch"] = micro_batch_of(study, work / "final.pt")
-    floor, audit = bench.limits["accuracy"], metrics["audit_accuracy"]
+    floor, audit = context.limits["accuracy"], metrics["audit_accuracy"]
     metrics["limits"]["accuracy"] = {"limit": floor, "value": audit, "ok": audit >= floor}
-    architecture = architecture_of(candidate)
     artifact.write_final(
-        study.folder / "finals" / str(rank),
+        context.folder / "finals" / str(rank),
         module=student,
-        architecture=architecture,
-        input=bench.dataset.input,
-        classes=bench.dataset.classes,
+        spec=artifact.ModelSpec(architecture_of(candidate), dataset.input, dataset.classes),
         metrics=metrics,
         card=model_card(study, metrics),
         onnx=work / "model.onnx",
@@ -233,18 +225,19 @@ def _make_final(
     for stage, spent in seconds.items():
         study.add_seconds({"distill": "finals"}.get(stage, stage), spent)
     shutil.rmtree(work)
-    kept = "" if metrics["retention"] is None else f" ({metrics['retention']:.1%} of the teacher's)"
+    retention = metrics["retention"]
+    kept = "" if retention is None else f" ({retention:.1%} of the teacher's)"
     text = f"test accuracy {metrics['test_accuracy']:.4f}{kept}, {metrics['params']:,} parameters"
-    emit(Event("final", text, stage="finals", trial=candidate.number, done=rank))
+    context.emit(Event("final", text, stage="finals", trial=candidate.number, done=rank))
     return logits
 
 
-def _warn_of_size(bench: StudyContext, candidate: Candidate, emit: Emit) -> None:
+def _warn_of_size(context: StudyContext, candidate: Candidate) -> None:
     """Distillation works between models whose sizes are neither alike nor worlds apart."""
-    if not bench.teacher.runs:
+    if not context.teacher.runs:
         return
-    taught = sum(p.numel() for p in bench.teacher.module.parameters())
-    ratio = taught / max(1, candidate.params or 1)
+    teacher_params = sum(p.numel() for p in context.teacher.module.parameters())
+    ratio = teacher_params / max(1, candidate.params or 1)
     if ratio < ALIKE:
         hint = "there is little to gain in size; choose a tighter limit"
     elif ratio > WORLDS_APART:
@@ -252,18 +245,18 @@ def _warn_of_size(bench: StudyContext, candidate: Candidate, emit: Emit) -> None
     else:
         return
     text = (
-        f"trial {candidate.number} has {candidate.params:,} parameters, the teacher {taught:,} "
-        f"(÷{ratio:.1f}): {hint}"
+        f"trial {candidate.number} has {candidate.params:,} parameters, the teacher "
+        f"{teacher_params:,} (÷{ratio:.1f}): {hint}"
     )
-    emit(Event("warning", text, stage="finals", trial=candidate.number))
+    context.warn(text, stage="finals", trial=candidate.number)
 
 
 def _recommend(study: Study) -> None:
     """Recommends the final that keeps its limits and is best on the audit half."""
     finals = [f for f in load_finals(study.folder) if not f.broken_limits]
-    chosen = study.folder / "finals" / "recommended.json"
+    recommended = study.folder / "finals" / "recommended.json"
     if not finals:
-        chosen.unlink(missing_ok=True)
+        recommended.unlink(missing_ok=True)
         return
     best = max(finals, key=lambda f: (f.metrics["audit_accuracy"], -f.metrics["params"]))
-    write_whole(chosen, json.dumps({"rank": best.rank, "by": "audit_accuracy"}))
+    write_whole(recommended, json.dumps({"rank": best.rank, "by": "audit_accuracy"}))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,19 @@ from typing import Any
 from nasdistill import training
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event
 from nasdistill.common.files import write_whole
 from nasdistill.finals.training import run_in_full
-from nasdistill.losses import objective_of
 from nasdistill.space import Architecture
-from nasdistill.study import Study
-from nasdistill.training.metrics import accuracy, wilson
+from nasdistill.training.metrics import accuracy_with_interval
 from nasdistill.trials.context import StudyContext
+from nasdistill.trials.training_setup import OF_THE_OBJECTIVE
 
 
 def tune(
-    study: Study,
-    bench: StudyContext,
+    context: StudyContext,
     architecture: Architecture,
     grid: Mapping[str, Sequence[float]],
     epochs: int,
-    emit: Emit,
 ) -> list[dict[str, Any]]:
     """Distils one architecture once for each point of a grid, all with the same weights and stream.
 
@@ -37,12 +32,10 @@ def tune(
     and not tried again.
 
     Args:
-        study: The study; its objective for finals is what the grid's values are put into.
-        bench: What its runs share.
-        architecture: What is trained.
+        context: The study's; its objective for finals is what the grid's values are put into.
+        architecture: Of the student.
         grid: Values of `temperature` and `alpha`.
         epochs: Passes over the training split for each point.
-        emit: Told how it goes.
 
     Returns:
         For each point its values, the accuracy on the score half and its 95 % Wilson interval.
@@ -50,77 +43,60 @@ def tune(
     Raises:
         UserError: If the objective has neither, or another process tunes in this study.
     """
-    options = bench.final.options
+    options, name = context.final.options, context.folder.name
     if options.terms is not None or options.stages is not None:
         raise UserError(
-            f"study {study.folder.name!r}: its final objective has terms or stages; alpha and "
-            "temperature belong to the classic pair"
+            f"study {name!r}: its final objective has terms or stages; alpha and temperature "
+            "belong to the classic pair"
         )
-    with locks.alone_or_not(study.folder / "tune.lock") as mine:
-        if not mine:
-            raise UserError(f"study {study.folder.name!r}: another process is tuning in it")
-        return _tune(study, bench, architecture, grid, epochs, emit)
+    with locks.alone_or_not(context.folder / "tune.lock") as alone:
+        if not alone:
+            raise UserError(f"study {name!r}: another process is tuning in it")
+        return _tune(context, architecture, grid, epochs)
 
 
 def _tune(
-    study: Study,
-    bench: StudyContext,
+    context: StudyContext,
     architecture: Architecture,
     grid: Mapping[str, Sequence[float]],
     epochs: int,
-    emit: Emit,
 ) -> list[dict[str, Any]]:
-    path = study.folder / "tune.json"
+    path = context.folder / "tune.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    found = []
+    results = []
     for number, point in enumerate(points, start=1):
         key = json.dumps([architecture.fingerprint, epochs, point], sort_keys=True)
         if key not in known:
-            known[key] = _try(study, bench, architecture, point, epochs, emit)
+            known[key] = _try_point(context, architecture, point, epochs)
             write_whole(path, json.dumps(known, indent=1))
-        found.append(known[key])
-        text = ", ".join(f"{name} {value:g}" for name, value in point.items())
-        emit(
-            Event(
-                "note",
-                f"{text}: accuracy {known[key]['accuracy']:.4f}",
-                stage="tune",
-                done=number,
-                total=len(points),
-            )
-        )
-    return found
+        results.append(known[key])
+        values = ", ".join(f"{name} {value:g}" for name, value in point.items())
+        text = f"{values}: accuracy {known[key]['accuracy']:.4f}"
+        context.note(text, stage="tune", done=number, total=len(points))
+    return results
 
 
-def _try(
-    study: Study,
-    bench: StudyContext,
-    architecture: Architecture,
-    point: Mapping[str, float],
-    epochs: int,
-    emit: Emit,
+def _try_point(
+    context: StudyContext, architecture: Architecture, point: Mapping[str, float], epochs: int
 ) -> dict[str, Any]:
-    options = bench.final.options.with_values(**point)
-    course = replace(bench.final, options=options, objective=objective_of(options))
-    plain = Architecture(
-        architecture.family, {k: v for k, v in architecture.values.items() if k != "distillation"}
-    )
-    about = repr((architecture.fingerprint, epochs, sorted(point.items())))
-    digest = hashlib.blake2b(about.encode(), digest_size=6).hexdigest()
-    checkpoint = study.folder / f"tune-{digest}.pt"
-    student = run_in_full(study, bench, course, plain, checkpoint, "final", emit, epochs=epochs)
+    setup = context.final.with_values(**point)
+    values = {k: v for k, v in architecture.values.items() if k != OF_THE_OBJECTIVE}
+    plain = Architecture(architecture.family, values)
+    identity = repr((architecture.fingerprint, epochs, sorted(point.items())))
+    digest = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
+    checkpoint = context.folder / f"tune-{digest}.pt"
+    student = run_in_full(context, setup, plain, checkpoint, "final", epochs=epochs)
     checkpoint.unlink(missing_ok=True)
-    data = bench.dataset
-    logits, labels = training.predict(student, data.score, data.input.size)
-    share = accuracy(logits, labels)
-    low, high = wilson(round(share * len(labels)), len(labels))
+    data = context.dataset
+    predictions = training.predict(student, data.score, data.input.size)
+    share, low, high = accuracy_with_interval(*predictions)
     return {**point, "accuracy": share, "low": low, "high": high}
 
 
-def best_of(found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+def best_point(points: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The point of highest accuracy; the first of equals."""
-    return max(found, key=lambda point: point["accuracy"])
+    return max(points, key=lambda point: point["accuracy"])
 
 
 def read_architecture(path: Path) -> Architecture:

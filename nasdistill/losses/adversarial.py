@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from nasdistill.common.values import Weight
 from nasdistill.data import Batch
-from nasdistill.losses.layer_pairs import OnLayers, Pair, channels, pooled
+from nasdistill.losses.layer_pairs import OnLayers, Pair, channels_of, pooled
 from nasdistill.losses.logits import standardised
+from nasdistill.losses.options import LayersOptions, TermOptions
 from nasdistill.losses.schedules import Schedule, constant
 from nasdistill.losses.term import Term
 from nasdistill.models.hooks import ModelSummary, Outputs
+
+ON_THE_HOST = "scales gradients by a number on the host"
+
+
+class AdversarialOptions(LayersOptions):
+    """`adversarial`: a discriminator tells teacher from student, the student learns to fool it.
+
+    Attributes:
+        on: `logits` or `features` (pooled).
+        width: Of the discriminator's hidden layers.
+        weight: How strongly the student is driven; the discriminator learns at full strength.
+    """
+
+    term: Literal["adversarial"]
+    on: Literal["logits", "features"] = "logits"
+    width: int = Field(default=128, ge=2, le=4096)
+    weight: Weight = 0.1
+
+    @model_validator(mode="after")
+    def _logits_have_no_layers(self) -> AdversarialOptions:
+        named = [name for name in ("layers", "combine") if name in self.model_fields_set]
+        if self.on == "logits" and named:
+            raise ValueError(f"{named[0]} goes with on: features; found on: logits")
+        return self
 
 
 class _Reverse(torch.autograd.Function):
@@ -69,11 +96,22 @@ class AdversarialLogits(Term):
         width: Of the discriminator's hidden layers.
     """
 
+    Options: ClassVar[type[TermOptions]] = AdversarialOptions
     asks_teacher: ClassVar[bool] = True
     reads_layers: ClassVar[bool] = True  # for the number of logits
+    adversarial: ClassVar[bool] = True
+    weight_field: ClassVar[str | None] = "strength"
+    capture_obstacle: ClassVar[str | None] = ON_THE_HOST
     strength: Schedule = constant(0.1)
     width: int = 128
     classes: int = 0
+
+    @classmethod
+    def make(cls, **arguments: Any) -> Term:
+        """See `Term`: `on` tells logits from features."""
+        if arguments.pop("on", "logits") == "features":
+            return AdversarialFeatures(**arguments)
+        return cls(arguments["strength"], arguments["width"])
 
     def bind(self, student: ModelSummary, teacher: ModelSummary | None) -> Term:
         """See `Term`."""
@@ -93,8 +131,8 @@ class AdversarialLogits(Term):
     ) -> Tensor:
         """See `Term`."""
         assert teacher is not None and auxiliary is not None
-        mine, theirs = standardised(student.logits), standardised(teacher.logits)
-        return _sides(auxiliary, mine, theirs, self.strength(progress))
+        student_BC, teacher_BC = standardised(student.logits), standardised(teacher.logits)
+        return _sides(auxiliary, student_BC, teacher_BC, self.strength(progress))
 
 
 @dataclass(frozen=True)
@@ -107,14 +145,17 @@ class AdversarialFeatures(OnLayers):
     """
 
     whole_depth: ClassVar[bool] = False
+    adversarial: ClassVar[bool] = True
+    weight_field: ClassVar[str | None] = "strength"
+    capture_obstacle: ClassVar[str | None] = ON_THE_HOST
     strength: Schedule = constant(0.1)
     width: int = 128
 
     def helper(self, pair: Pair) -> nn.Module:
         """The discriminator, and the projection to the teacher's channels."""
-        mine, theirs = channels(pair, self.combine)
+        student, teacher = channels_of(pair, self.combine)
         return nn.ModuleDict(
-            {"project": nn.Linear(mine, theirs), "judge": Discriminator(theirs, self.width)}
+            {"project": nn.Linear(student, teacher), "judge": Discriminator(teacher, self.width)}
         )
 
     def compare(
@@ -122,5 +163,5 @@ class AdversarialFeatures(OnLayers):
     ) -> Tensor:
         """See `OnLayers`."""
         assert isinstance(helper, nn.ModuleDict)
-        mine = helper["project"](pooled(student_BCHW)).float()
-        return _sides(helper["judge"], mine, pooled(teacher_BCHW), self.strength(progress))
+        student_BD = helper["project"](pooled(student_BCHW)).float()
+        return _sides(helper["judge"], student_BD, pooled(teacher_BCHW), self.strength(progress))

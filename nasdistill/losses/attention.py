@@ -4,19 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from nasdistill.data import Batch
-from nasdistill.losses.layer_pairs import Layers, OnLayers, by_depth, met
+from nasdistill.losses.layer_pairs import OnLayers, at_one_size, by_depth
+from nasdistill.losses.options import LayerPairs, LayersOptions, TermOptions
 from nasdistill.losses.qkv import QKV, AttentionLayer, attention_layers, attention_scores
 from nasdistill.losses.term import Term
 from nasdistill.models.hooks import LayerError, ModelSummary, Outputs
 
 Loss = Literal["mse", "kl", "cosine"]
+
+
+class AttentionOptions(LayersOptions):
+    """`attention`: where a model looks.
+
+    Attributes:
+        of: `maps` of features (channels squared and summed), attention `matrices` of transformers,
+            or relations of their `values`.
+        loss: `mse`, `kl` or `cosine`.
+    """
+
+    term: Literal["attention"]
+    of: Literal["maps", "matrices", "values"] = "maps"
+    loss: Loss = "mse"
+
+    @model_validator(mode="after")
+    def _matrices_have_no_channels(self) -> AttentionOptions:
+        if self.of != "maps" and self.combine != "mean":
+            raise ValueError(f"{self.of} of several layers are averaged; concat is for maps")
+        return self
 
 
 @dataclass(frozen=True)
@@ -31,14 +53,24 @@ class AttentionMaps(OnLayers):
         loss: How maps are compared.
     """
 
+    Options: ClassVar[type[TermOptions]] = AttentionOptions
     loss: Loss = "mse"
+
+    @classmethod
+    def make(cls, **arguments: Any) -> Term:
+        """See `Term`: `of` tells maps from the attention of transformers, which is read apart."""
+        of = arguments.pop("of", "maps")
+        if of == "maps":
+            return cls(**arguments)
+        arguments.pop("combine", None)
+        return AttentionRelations(of=of, **arguments)
 
     def compare(
         self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
     ) -> Tensor:
         """See `OnLayers`."""
-        mine, theirs = met(student_BCHW, teacher_BCHW)
-        student_BN, teacher_BN = (x.square().mean(dim=1).flatten(1) for x in (mine, theirs))
+        maps = at_one_size(student_BCHW, teacher_BCHW)
+        student_BN, teacher_BN = (x.square().mean(dim=1).flatten(1) for x in maps)
         if self.loss == "mse":
             student_BN, teacher_BN = F.normalize(student_BN), F.normalize(teacher_BN)
         if self.loss == "kl":
@@ -72,8 +104,8 @@ COMPARE: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class _Meeting:
-    """A layer of the student with the teacher's that it learns from."""
+class _AttentionPair:
+    """An attention layer of the student, and those of the teacher that it learns from."""
 
     student: AttentionLayer
     teachers: tuple[AttentionLayer, ...]
@@ -81,7 +113,7 @@ class _Meeting:
 
 @dataclass(frozen=True)
 class AttentionRelations(Term):
-    """What attends to what: matrices `[N, N]` of student and teacher, row by row.
+    """Attention from position to position: matrices `[N, N]` of student and teacher, row by row.
 
     `matrices` are the attention itself, softmax(Q Kᵀ / √d), of each head where both have as many,
     else of the mean over heads (Jiao et al., "TinyBERT", 2020); `values` are softmax(V Vᵀ / √d) of
@@ -93,45 +125,47 @@ class AttentionRelations(Term):
         of: `matrices` or `values`.
         loss: How rows are compared.
         layers: The teacher's layers by the student's: numbers of attention layers, or their names.
-        meetings: What `bind` found.
+        pairs: The attention layers, in a bound term.
     """
 
     asks_teacher: ClassVar[bool] = True
     reads_layers: ClassVar[bool] = True
     of: Literal["matrices", "values"] = "matrices"
     loss: Loss = "kl"
-    layers: Layers = "auto"
-    meetings: tuple[_Meeting, ...] = ()
+    layers: LayerPairs = "auto"
+    pairs: tuple[_AttentionPair, ...] = ()
 
     def bind(self, student: ModelSummary, teacher: ModelSummary | None) -> Term:
         """See `Term`."""
         if teacher is None:
             raise LayerError("attention needs a teacher whose layers can be read")
-        mine, theirs = _attention_of(student, self.of), _attention_of(teacher, self.of)
+        own, teachers = _attention_of(student, self.of), _attention_of(teacher, self.of)
         if self.layers == "auto":
             share = student.params / max(1, teacher.params)
-            meetings = [_Meeting(one, (other,)) for one, other in by_depth(mine, theirs, share)]
-        else:
-            meetings = [
-                _Meeting(
-                    _find(one, mine, student), tuple(_find(o, theirs, teacher) for o in others)
-                )
-                for one, others in self.layers.items()
+            pairs = [
+                _AttentionPair(layer, (paired,)) for layer, paired in by_depth(own, teachers, share)
             ]
-        for meeting in meetings:
-            for other in meeting.teachers:
-                _check_tokens(student, meeting.student, teacher, other)
-        return replace(self, meetings=tuple(meetings))
+        else:
+            pairs = [
+                _AttentionPair(
+                    _find(key, own, student), tuple(_find(k, teachers, teacher) for k in keys)
+                )
+                for key, keys in self.layers.items()
+            ]
+        for pair in pairs:
+            for layer in pair.teachers:
+                _check_tokens(student, pair.student, teacher, layer)
+        return replace(self, pairs=tuple(pairs))
 
     @property
     def student_layers(self) -> tuple[str, ...]:  # type: ignore[override]
         """See `Term`."""
-        return tuple(tap for meeting in self.meetings for tap in meeting.student.taps)
+        return tuple(name for pair in self.pairs for name in pair.student.layers)
 
     @property
     def teacher_layers(self) -> tuple[str, ...]:  # type: ignore[override]
         """See `Term`."""
-        return tuple(tap for m in self.meetings for layer in m.teachers for tap in layer.taps)
+        return tuple(name for p in self.pairs for layer in p.teachers for name in layer.layers)
 
     def __call__(
         self,
@@ -142,19 +176,19 @@ class AttentionRelations(Term):
         auxiliary: nn.Module | None = None,
     ) -> Tensor:
         """See `Term`."""
-        assert teacher is not None and self.meetings, "bind first"
+        assert teacher is not None and self.pairs, "bind first"
         losses = []
-        for meeting in self.meetings:
-            mine = _read(student, meeting.student)
+        for pair in self.pairs:
+            student_qkv = _read(student, pair.student)
             with torch.no_grad():
-                theirs = [_read(teacher, layer) for layer in meeting.teachers]
-            rows_BRNN, *taught = self._relations([mine, *theirs])
-            target_BRNN = _without_class_token(torch.stack(taught).mean(dim=0), rows_BRNN)
+                teacher_qkvs = [_read(teacher, layer) for layer in pair.teachers]
+            rows_BRNN, *teacher_rows = self._relations([student_qkv, *teacher_qkvs])
+            target_BRNN = _without_class_token(torch.stack(teacher_rows).mean(dim=0), rows_BRNN)
             losses.append(COMPARE[self.loss](rows_BRNN, target_BRNN).mean(dim=(1, 2)))
         return torch.stack(losses).mean(dim=0)
 
     def _relations(self, models: Sequence[QKV]) -> list[Tensor]:
-        """Rows that sum to 1, `[B, R, N, N]`, R the same for all models that meet."""
+        """Rows that sum to 1, `[B, R, N, N]`, R the same for all models that are compared."""
         heads = [query.shape[1] for query, _, _ in models]
         if self.of == "matrices":
             scores = [attention_scores(query, key) for query, key, _ in models]
@@ -176,13 +210,13 @@ def _cut(value_BHNd: Tensor, parts: int) -> Tensor:
 
 
 def _attention_of(model: ModelSummary, what: str) -> tuple[AttentionLayer, ...]:
-    found = attention_layers(model.module)
-    if not found:
+    layers = attention_layers(model.module)
+    if not layers:
         raise LayerError(
             f"attention: the {model.name} has no attention layers, so it has no {what}; "
             "of: maps suits convolutional features"
         )
-    return found
+    return layers
 
 
 def _find(key: str, layers: Sequence[AttentionLayer], model: ModelSummary) -> AttentionLayer:
@@ -196,21 +230,21 @@ def _find(key: str, layers: Sequence[AttentionLayer], model: ModelSummary) -> At
 
 
 def _check_tokens(
-    student: ModelSummary, mine: AttentionLayer, teacher: ModelSummary, other: AttentionLayer
+    student: ModelSummary, own: AttentionLayer, teacher: ModelSummary, other: AttentionLayer
 ) -> None:
     """Matrices can be compared where both see the same tokens, but for a class token."""
-    a, b = student.shapes[mine.name][0], teacher.shapes[other.name][0]
+    a, b = student.shapes[own.name][0], teacher.shapes[other.name][0]
     if b not in (a, a + 1):
         raise LayerError(
-            f"attention: {a} tokens at {mine.name} of the student, {b} at {other.name} of the "
+            f"attention: {a} tokens at {own.name} of the student, {b} at {other.name} of the "
             f"{teacher.name}: their matrices cannot be compared. Choose a patch that gives both as "
             "many, or of: maps"
         )
 
 
-def _read(said: Outputs, layer: AttentionLayer) -> QKV:
-    assert said.module is not None
-    return layer.qkv(said.module, said.features)
+def _read(outputs: Outputs, layer: AttentionLayer) -> QKV:
+    assert outputs.module is not None
+    return layer.qkv(outputs.module, outputs.features)
 
 
 def _without_class_token(rows: Tensor, like: Tensor) -> Tensor:

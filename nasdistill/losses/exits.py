@@ -7,14 +7,33 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from nasdistill.common.values import Temperature, Weight
 from nasdistill.data import Batch
-from nasdistill.losses.layer_pairs import as_map, pooled, shape_of_map
+from nasdistill.losses.layer_pairs import as_map, map_shape, pooled
 from nasdistill.losses.logits import kl, label_loss
+from nasdistill.losses.options import StudentLayers, TermOptions
 from nasdistill.losses.schedules import Schedule, constant
 from nasdistill.losses.term import Term
 from nasdistill.models.hooks import LayerError, ModelSummary, Outputs
+
+
+class ExitsOptions(TermOptions):
+    """`exits`: shallow layers get classifiers of their own, taught by the student's last layer.
+
+    Attributes:
+        layers: Names or numbers of the student's layers; all but the last if `auto`.
+        soft: Share of the student's own answer against the labels.
+        temperature: Of that answer.
+    """
+
+    term: Literal["exits"]
+    weight: Weight = 1.0
+    layers: StudentLayers = "auto"
+    soft: float = Field(default=0.5, ge=0, le=1)
+    temperature: Temperature = 4.0
 
 
 @dataclass(frozen=True)
@@ -28,16 +47,17 @@ class Exits(Term):
         layers: Names or numbers of the student's layers; all but the last if `auto`.
         soft: Share of the own answer against the labels.
         temperature: T, over progress.
-        found: What `bind` found: name and channels of each layer.
+        exits: Name and channels of each layer, in a bound term.
         classes: Number of logits.
     """
 
+    Options: ClassVar[type[TermOptions]] = ExitsOptions
     asks_teacher: ClassVar[bool] = False
     reads_layers: ClassVar[bool] = True
     layers: Literal["auto"] | Sequence[str] = "auto"
     soft: float = 0.5
     temperature: Schedule = constant(4.0)
-    found: tuple[tuple[str, int], ...] = ()
+    exits: tuple[tuple[str, int], ...] = ()
     classes: int = 0
 
     def bind(self, student: ModelSummary, teacher: ModelSummary | None) -> Term:
@@ -45,20 +65,20 @@ class Exits(Term):
         if self.layers == "auto":
             names = student.blocks[:-1]
         else:
-            names = tuple(student.layer(one) for one in self.layers)
+            names = tuple(student.layer(key) for key in self.layers)
         if not names:
             raise LayerError("exits: the student has but one layer, and no shallower one to teach")
-        found = tuple((name, shape_of_map(student.shapes[name])[0]) for name in names)
-        return replace(self, found=found, classes=student.classes)
+        exits = tuple((name, map_shape(student.shapes[name])[0]) for name in names)
+        return replace(self, exits=exits, classes=student.classes)
 
     @property
     def student_layers(self) -> tuple[str, ...]:  # type: ignore[override]
         """See `Term`."""
-        return tuple(name for name, _ in self.found)
+        return tuple(name for name, _ in self.exits)
 
     def auxiliary(self) -> nn.Module:
         """A linear classifier for each exit."""
-        return nn.ModuleList([nn.Linear(inside, self.classes) for _, inside in self.found])
+        return nn.ModuleList([nn.Linear(inside, self.classes) for _, inside in self.exits])
 
     def __call__(
         self,
@@ -73,7 +93,7 @@ class Exits(Term):
         temperature = self.temperature(progress)
         own_BC = (student.logits.detach().float() / temperature).log_softmax(dim=1)
         losses = []
-        for (name, _), head in zip(self.found, auxiliary, strict=True):
+        for (name, _), head in zip(self.exits, auxiliary, strict=True):
             exit_BC = head(pooled(as_map(student.features[name]))).float()
             soft_B = kl(own_BC, (exit_BC / temperature).log_softmax(dim=1)) * temperature**2
             hard_B = label_loss(exit_BC, batch)

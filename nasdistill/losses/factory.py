@@ -1,13 +1,14 @@
-"""From a recipe's options to an objective."""
+"""The terms that a recipe can name, and objectives made of a recipe's options."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
-from nasdistill.losses.adversarial import AdversarialFeatures, AdversarialLogits
-from nasdistill.losses.attention import AttentionMaps, AttentionRelations
+from nasdistill.common.values import is_schedule
+from nasdistill.losses.adversarial import AdversarialLogits
+from nasdistill.losses.attention import AttentionMaps
 from nasdistill.losses.example_weights import ByExample
 from nasdistill.losses.exits import Exits
 from nasdistill.losses.features import NST, Features, Gram
@@ -16,24 +17,8 @@ from nasdistill.losses.objective import MAIN, Objective, Weighted
 from nasdistill.losses.relational import CRD, RKD, Similarity
 from nasdistill.losses.schedules import Schedule, constant, during, schedule, within
 from nasdistill.losses.term import Term
-from nasdistill.recipe import ObjectiveOptions, StageOptions
 
-
-def _attention(of: str, **options: Any) -> Term:
-    """Feature maps and transformers' attention are one term to users, two kinds of reading here."""
-    if of == "maps":
-        return AttentionMaps(**options)
-    options.pop("combine")
-    return AttentionRelations(of=of, **options)  # type: ignore[arg-type]
-
-
-def _adversarial(on: str, **options: Any) -> Term:
-    if on == "features":
-        return AdversarialFeatures(**options)
-    return AdversarialLogits(options["strength"], options["width"])
-
-
-TERMS: dict[str, Callable[..., Term]] = {
+TERMS: dict[str, type[Term]] = {
     "labels": Labels,
     "kl": KL,
     "reverse_kl": ReverseKL,
@@ -43,25 +28,63 @@ TERMS: dict[str, Callable[..., Term]] = {
     "dkd": DKD,
     "dist": DIST,
     "features": Features,
-    "attention": _attention,
+    "attention": AttentionMaps,
     "gram": Gram,
     "similarity": Similarity,
     "rkd": RKD,
     "nst": NST,
     "crd": CRD,
-    "adversarial": _adversarial,
+    "adversarial": AdversarialLogits,
     "exits": Exits,
 }
-ACTS_INSIDE = {"adversarial": "strength"}
-"""Terms whose weight acts inside them, and what they call it."""
+
+
+class PartOptions(Protocol):
+    """Options of an objective, or of a stage of one: the classic pair, or terms."""
+
+    @property
+    def alpha(self) -> Any:
+        """Weight of the labels in the classic pair: a number or a schedule."""
+
+    @property
+    def temperature(self) -> Any:
+        """T of the classic pair: a number or a schedule."""
+
+    @property
+    def terms(self) -> Sequence[Any] | None:
+        """Options of terms; None for the classic pair."""
+
+
+class StageOptions(PartOptions, Protocol):
+    """Options of a stage."""
+
+    @property
+    def until(self) -> float:
+        """Where it ends, as a share of the run."""
+
+
+class ObjectiveOptions(PartOptions, Protocol):
+    """Options of an objective, as a recipe holds them."""
+
+    @property
+    def stages(self) -> Sequence[StageOptions] | None:
+        """Parts of the run, one after the other; None for one."""
+
+    @property
+    def examples(self) -> Any:
+        """How far the teacher is followed on each example; None for on all alike."""
+
+    @property
+    def balance(self) -> Any:
+        """What the sizes of the terms are evened out by; None for not at all."""
 
 
 def objective_of(options: ObjectiveOptions) -> Objective:
     """The objective that a recipe describes: the classic pair, its terms, or its stages."""
     by_example = None
     if options.examples is not None:
-        given = options.examples
-        by_example = ByExample(given.by, given.least(), given.teacher)
+        examples = options.examples
+        by_example = ByExample(examples.by, examples.least(), examples.teacher)
     if options.stages is None:
         terms = _part(options, lambda inner: inner, lambda inner: inner)
         return Objective(terms, by_example, options.balance)
@@ -89,7 +112,7 @@ def _identity(stage: StageOptions, number: int, index: int) -> str:
         if key not in ("weight", "layers")
     ):
         return f"{number}.{index}"
-    return stage.terms[index].model_dump_json(exclude={"weight"})
+    return str(stage.terms[index].model_dump_json(exclude={"weight"}))
 
 
 def _both(first: Weighted, second: Weighted) -> Weighted:
@@ -98,17 +121,17 @@ def _both(first: Weighted, second: Weighted) -> Weighted:
     def added(one: Schedule, other: Schedule) -> Schedule:
         return lambda progress: one(progress) + other(progress)
 
-    term = first.term
-    if isinstance(term, (AdversarialLogits, AdversarialFeatures)):
-        assert isinstance(second.term, (AdversarialLogits, AdversarialFeatures))
-        term = replace(term, strength=added(term.strength, second.term.strength))
+    term, field = first.term, first.term.weight_field
+    if field is not None:
+        weights = getattr(term, field), getattr(second.term, field)
+        term = replace(term, **{field: added(*weights)})  # type: ignore[type-var]
     return replace(first, term=term, weight=added(first.weight, second.weight))
 
 
 Place = Callable[[Schedule], Schedule]
 
 
-def _part(options: Any, weight: Place, value: Place) -> list[Weighted]:
+def _part(options: PartOptions, weight: Place, value: Place) -> list[Weighted]:
     """The terms of an objective or a stage.
 
     Args:
@@ -127,13 +150,16 @@ def _part(options: Any, weight: Place, value: Place) -> list[Weighted]:
     ]
 
 
-def _weighted(item: Any, weight: Place, value: Place) -> Weighted:
-    outside = ("term", "weight", "teacher")
-    given = {k: getattr(item, k) for k in type(item).model_fields if k not in outside}
-    if "temperature" in given:
-        given["temperature"] = value(schedule(given["temperature"]))
-    own = weight(schedule(item.weight))
-    if item.term in ACTS_INSIDE:
-        given[ACTS_INSIDE[item.term]] = own
-        own = weight(constant(1.0))
-    return Weighted(TERMS[item.term](**given), own, getattr(item, "teacher", MAIN))
+def _weighted(options: Any, weight: Place, value: Place) -> Weighted:
+    """The term of these options, with its weight and its teacher."""
+    arguments: dict[str, Any] = {
+        key: value(schedule(getattr(options, key))) if is_schedule(field) else getattr(options, key)
+        for key, field in type(options).model_fields.items()
+        if key != "weight"
+    }
+    kind, teacher = TERMS[arguments.pop("term")], arguments.pop("teacher", MAIN)
+    own_weight = weight(schedule(options.weight))
+    if kind.weight_field is not None:
+        arguments[kind.weight_field] = own_weight
+        own_weight = weight(constant(1.0))
+    return Weighted(kind.make(**arguments), own_weight, teacher)

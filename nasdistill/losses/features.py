@@ -1,15 +1,30 @@
-"""Terms on intermediate outputs, each for itself: their values, channels and positions."""
+"""Terms on the intermediate outputs of single examples: values, channels and positions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasdistill.losses.layer_pairs import OnLayers, Pair, Resize, met, projector
+from nasdistill.common.values import Temperature
+from nasdistill.losses.layer_pairs import OnLayers, Pair, Resize, at_one_size, projector
+from nasdistill.losses.options import LayersOptions, TermOptions
 from nasdistill.losses.schedules import Schedule, constant
+
+
+class FeaturesOptions(LayersOptions):
+    """`features`: mean squared error between feature maps.
+
+    Attributes:
+        resize: Where sizes differ: `pool` the larger to the smaller, or `bilinear`, the teacher's
+            to the student's.
+    """
+
+    term: Literal["features"]
+    resize: Resize = "pool"
 
 
 @dataclass(frozen=True)
@@ -20,6 +35,7 @@ class Features(OnLayers):
         resize: How maps of different size are brought together.
     """
 
+    Options: ClassVar[type[TermOptions]] = FeaturesOptions
     resize: Resize = "pool"
 
     def helper(self, pair: Pair) -> nn.Module | None:
@@ -30,10 +46,21 @@ class Features(OnLayers):
         self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
     ) -> Tensor:
         """See `OnLayers`."""
-        mine, theirs = met(student_BCHW, teacher_BCHW, self.resize)
+        student_BCHW, teacher_BCHW = at_one_size(student_BCHW, teacher_BCHW, self.resize)
         if helper is not None:
-            mine = helper(mine).float()
-        return (mine - theirs).square().mean(dim=(1, 2, 3))
+            student_BCHW = helper(student_BCHW).float()
+        return (student_BCHW - teacher_BCHW).square().mean(dim=(1, 2, 3))
+
+
+class GramOptions(LayersOptions):
+    """`gram`: cosines between channels, softened by a temperature.
+
+    Attributes:
+        temperature: Of the cosines.
+    """
+
+    term: Literal["gram"]
+    temperature: Temperature = 0.2
 
 
 @dataclass(frozen=True)
@@ -48,6 +75,7 @@ class Gram(OnLayers):
         temperature: Of the cosines, over progress.
     """
 
+    Options: ClassVar[type[TermOptions]] = GramOptions
     temperature: Schedule = constant(0.2)
 
     def helper(self, pair: Pair) -> nn.Module | None:
@@ -58,11 +86,13 @@ class Gram(OnLayers):
         self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
     ) -> Tensor:
         """See `OnLayers`."""
-        mine, theirs = met(student_BCHW, teacher_BCHW)
+        student_BCHW, teacher_BCHW = at_one_size(student_BCHW, teacher_BCHW)
         if helper is not None:
-            mine = helper(mine).float()
+            student_BCHW = helper(student_BCHW).float()
         temperature = self.temperature(progress)
-        log_s_BCC, log_t_BCC = ((gram(x) / temperature).log_softmax(dim=2) for x in (mine, theirs))
+        log_s_BCC, log_t_BCC = (
+            (gram(x) / temperature).log_softmax(dim=2) for x in (student_BCHW, teacher_BCHW)
+        )
         return (log_t_BCC.exp() * (log_t_BCC - log_s_BCC)).sum(dim=2).mean(dim=1)
 
 
@@ -70,6 +100,12 @@ def gram(x_BCHW: Tensor) -> Tensor:
     """Cosines between channels, `[B, C, C]`."""
     x_BCN = F.normalize(x_BCHW.flatten(2), dim=2)
     return x_BCN @ x_BCN.transpose(1, 2)
+
+
+class NSTOptions(LayersOptions):
+    """`nst`: where neurons are active, as a distribution over positions."""
+
+    term: Literal["nst"]
 
 
 @dataclass(frozen=True)
@@ -81,12 +117,14 @@ class NST(OnLayers):
     "Like What You Like", 2017). Channels may differ in number.
     """
 
+    Options: ClassVar[type[TermOptions]] = NSTOptions
+
     def compare(
         self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
     ) -> Tensor:
         """See `OnLayers`."""
-        mine, theirs = met(student_BCHW, teacher_BCHW)
-        s_BCN, t_BDN = (F.normalize(x.flatten(2), dim=2) for x in (mine, theirs))
+        maps = at_one_size(student_BCHW, teacher_BCHW)
+        s_BCN, t_BDN = (F.normalize(x.flatten(2), dim=2) for x in maps)
         return _kernel(t_BDN, t_BDN) + _kernel(s_BCN, s_BCN) - 2.0 * _kernel(s_BCN, t_BDN)
 
 

@@ -1,28 +1,27 @@
-"""Which layer of the student learns from which of the teacher, and in what shape they meet."""
+"""Pairs of layers, of the student and of its teacher, and the shape in which they are compared."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasdistill.data import Batch
+from nasdistill.losses.options import Combine, LayerPairs
 from nasdistill.losses.term import Term
 from nasdistill.models.hooks import LayerError, ModelSummary, Outputs, is_channels_last
 
-Layers = Literal["auto"] | Mapping[str, Sequence[str]]
-Combine = Literal["mean", "concat"]
 Resize = Literal["pool", "bilinear"]
 
 SMALL, LARGE = 1 / 20, 1 / 5
 """Shares of the teacher's parameters below which a student is small, and from which it is large."""
 
-Found = TypeVar("Found")
+Layer = TypeVar("Layer")
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,10 @@ class Pair:
     """A student's layer and the teacher's layers that it learns from.
 
     Attributes:
-        student: Its name.
-        teachers: Their names.
-        student_shape: Of its output, without the batch.
-        teacher_shapes: Of theirs.
+        student: Name of the student's layer.
+        teachers: Names of the teacher's layers.
+        student_shape: Shape of the student's output, without the batch.
+        teacher_shapes: Shapes of the teacher's outputs.
     """
 
     student: str
@@ -43,20 +42,25 @@ class Pair:
 
 
 def by_depth(
-    student: Sequence[Found], teacher: Sequence[Found], share: float
-) -> list[tuple[Found, Found]]:
-    """Pairs rows of layers by relative depth, and keeps those that suit the student's size.
+    student: Sequence[Layer], teacher: Sequence[Layer], share: float
+) -> list[tuple[Layer, Layer]]:
+    """Pairs layers by relative depth, and keeps those that suit the student's size.
 
     A small student is taught at its first third, where it can still follow; a middle-sized one in
     the middle; a large one at its first and last layer.
 
     Args:
-        student: Its layers, from shallow to deep.
+        student: The student's layers, from shallow to deep.
         teacher: The teacher's.
         share: The student's parameters ÷ the teacher's.
+
+    Returns:
+        Pairs of a student's layer and a teacher's, from shallow to deep.
     """
     last = max(1, len(student) - 1)
-    pairs = [(one, teacher[round(i * (len(teacher) - 1) / last)]) for i, one in enumerate(student)]
+    pairs = [
+        (layer, teacher[round(i * (len(teacher) - 1) / last)]) for i, layer in enumerate(student)
+    ]
     if len(student) == 1:
         pairs = [(student[0], teacher[-1])]
     third = max(1, round(len(pairs) / 3))
@@ -74,14 +78,14 @@ class OnLayers(Term):
 
     Attributes:
         layers: The teacher's layers by the student's, by name or number; `auto` to find them.
-        combine: What is done with several layers of the teacher.
-        pairs: What `bind` found.
+        combine: How several layers of the teacher become one.
+        pairs: The layers, with their shapes, in a bound term.
     """
 
     asks_teacher: ClassVar[bool] = True
     reads_layers: ClassVar[bool] = True
     whole_depth: ClassVar[bool] = True  # `auto` looks for pairs along the depth, else at the end
-    layers: Layers = "auto"
+    layers: LayerPairs = "auto"
     combine: Combine = "mean"
     pairs: tuple[Pair, ...] = ()
 
@@ -91,21 +95,22 @@ class OnLayers(Term):
             name = type(self).__name__.lower()
             raise LayerError(f"{name} needs a teacher whose layers can be read")
         pairs = tuple(
-            Pair(one, others, student.shapes[one], tuple(teacher.shapes[other] for other in others))
-            for one, others in self._names(student, teacher)
+            Pair(name, names, student.shapes[name], tuple(teacher.shapes[n] for n in names))
+            for name, names in self._paired_names(student, teacher)
         )
         bound = replace(self, pairs=pairs)
         for pair in pairs:
             bound.check(pair)
         return bound
 
-    def _names(
+    def _paired_names(
         self, student: ModelSummary, teacher: ModelSummary
     ) -> list[tuple[str, tuple[str, ...]]]:
+        """Names of the student's layers, each with those of the teacher that it learns from."""
         if self.layers != "auto":
             return [
-                (student.layer(one), tuple(teacher.layer(other) for other in others))
-                for one, others in self.layers.items()
+                (student.layer(key), tuple(teacher.layer(k) for k in keys))
+                for key, keys in self.layers.items()
             ]
         for model in (student, teacher):
             if not model.blocks:
@@ -113,7 +118,9 @@ class OnLayers(Term):
         if not self.whole_depth:
             return [(student.blocks[-1], (teacher.blocks[-1],))]
         share = student.params / max(1, teacher.params)
-        return [(one, (other,)) for one, other in by_depth(student.blocks, teacher.blocks, share)]
+        return [
+            (layer, (paired,)) for layer, paired in by_depth(student.blocks, teacher.blocks, share)
+        ]
 
     def check(self, pair: Pair) -> None:
         """Refuses layers that do not fit.
@@ -121,15 +128,14 @@ class OnLayers(Term):
         Raises:
             LayerError: With both shapes.
         """
-        theirs = zip(pair.teachers, pair.teacher_shapes, strict=True)
-        named = ((pair.student, pair.student_shape), *theirs)
-        for name, shape in named:
+        teachers = zip(pair.teachers, pair.teacher_shapes, strict=True)
+        for name, shape in ((pair.student, pair.student_shape), *teachers):
             if is_channels_last(shape):
                 raise LayerError(
                     f"layer {name} gives {shape}, which looks like channels last; name a layer "
                     "that gives maps [channels, height, width]"
                 )
-        if self.combine == "mean" and len({shape_of_map(s)[0] for s in pair.teacher_shapes}) > 1:
+        if self.combine == "mean" and len({map_shape(s)[0] for s in pair.teacher_shapes}) > 1:
             shapes = " and ".join(map(str, pair.teacher_shapes))
             raise LayerError(
                 f"layers {', '.join(pair.teachers)} of the teacher have different channels "
@@ -148,12 +154,12 @@ class OnLayers(Term):
 
     def auxiliary(self) -> nn.Module | None:
         """See `Term`."""
-        made = {str(i): self.helper(pair) for i, pair in enumerate(self.pairs)}
-        found = {key: module for key, module in made.items() if module is not None}
-        return nn.ModuleDict(found) if found else None
+        helpers = {str(i): self.helper(pair) for i, pair in enumerate(self.pairs)}
+        modules = {key: module for key, module in helpers.items() if module is not None}
+        return nn.ModuleDict(modules) if modules else None
 
     def helper(self, pair: Pair) -> nn.Module | None:
-        """What learns with the student for one pair, if anything."""
+        """The module that learns with the student for one pair, if any."""
         return None
 
     def __call__(
@@ -171,13 +177,13 @@ class OnLayers(Term):
             helper = None
             if isinstance(auxiliary, nn.ModuleDict) and str(index) in auxiliary:
                 helper = auxiliary[str(index)]
-            mine, theirs = maps_of(
+            student_BCHW, teacher_BCHW = as_maps(
                 student.features[pair.student],
                 [teacher.features[name].detach() for name in pair.teachers],
                 self.combine,
             )
-            with torch.autocast(mine.device.type, enabled=False):
-                losses.append(self.compare(mine, theirs, helper, progress))
+            with torch.autocast(student_BCHW.device.type, enabled=False):
+                losses.append(self.compare(student_BCHW, teacher_BCHW, helper, progress))
         return torch.stack(losses).mean(dim=0)
 
     @abstractmethod
@@ -189,7 +195,7 @@ class OnLayers(Term):
         Args:
             student_BCHW: float32, the student's output as a map.
             teacher_BCHW: float32, the teacher's; channels and size may differ.
-            helper: What `helper` gave.
+            helper: The module that `helper` made.
             progress: Share of the run that is done.
 
         Returns:
@@ -197,7 +203,7 @@ class OnLayers(Term):
         """
 
 
-def shape_of_map(shape: tuple[int, ...]) -> tuple[int, ...]:
+def map_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape `(C, H, W)` that `as_map` gives to an output of this shape, without the batch."""
     return tuple(as_map(torch.empty(1, *shape, device="meta")).shape[1:])
 
@@ -220,22 +226,30 @@ def as_map(x: Tensor) -> Tensor:
     return x.transpose(1, 2)[..., None]
 
 
-def maps_of(student: Tensor, teachers: Sequence[Tensor], combine: Combine) -> tuple[Tensor, Tensor]:
+def as_maps(student: Tensor, teachers: Sequence[Tensor], combine: Combine) -> tuple[Tensor, Tensor]:
     """Both sides as float32 maps; several of the teacher's at the size of the first.
 
     Tokens of the same number on both sides stay as they are, class token included.
+
+    Args:
+        student: Output of the student's layer.
+        teachers: Outputs of the teacher's layers.
+        combine: How several of these become one.
+
+    Returns:
+        The student's map, and the teacher's.
     """
     if student.ndim == 3 and all(t.ndim == 3 and t.shape[1] == student.shape[1] for t in teachers):
-        mine = student.transpose(1, 2)[..., None]
-        theirs = [t.transpose(1, 2)[..., None] for t in teachers]
+        student_map = student.transpose(1, 2)[..., None]
+        teacher_maps = [t.transpose(1, 2)[..., None] for t in teachers]
     else:
-        mine, theirs = as_map(student), [as_map(t) for t in teachers]
-    size = theirs[0].shape[-2:]
-    fitted = [resized(t.float(), size, "pool") for t in theirs]
-    if len(fitted) == 1:
-        return mine.float(), fitted[0]
-    joined = torch.cat(fitted, dim=1) if combine == "concat" else torch.stack(fitted).mean(dim=0)
-    return mine.float(), joined
+        student_map, teacher_maps = as_map(student), [as_map(t) for t in teachers]
+    size = teacher_maps[0].shape[-2:]
+    sized = [resized(t.float(), size, "pool") for t in teacher_maps]
+    if len(sized) == 1:
+        return student_map.float(), sized[0]
+    joined = torch.cat(sized, dim=1) if combine == "concat" else torch.stack(sized).mean(dim=0)
+    return student_map.float(), joined
 
 
 def resized(x_BCHW: Tensor, size: Sequence[int], how: Resize) -> Tensor:
@@ -247,8 +261,14 @@ def resized(x_BCHW: Tensor, size: Sequence[int], how: Resize) -> Tensor:
     return F.interpolate(x_BCHW, size=list(size), mode="bilinear", align_corners=False)
 
 
-def met(student_BCHW: Tensor, teacher_BCHW: Tensor, how: Resize = "pool") -> tuple[Tensor, Tensor]:
-    """Both maps at one size: the smaller of both by pooling, or the student's by interpolation."""
+def at_one_size(
+    student_BCHW: Tensor, teacher_BCHW: Tensor, how: Resize = "pool"
+) -> tuple[Tensor, Tensor]:
+    """Both maps at one size: the smaller of both by pooling, or the student's by interpolation.
+
+    Returns:
+        The student's map, and the teacher's.
+    """
     if how == "bilinear":
         return student_BCHW, resized(teacher_BCHW, student_BCHW.shape[-2:], how)
     shapes = zip(student_BCHW.shape[-2:], teacher_BCHW.shape[-2:], strict=True)
@@ -261,10 +281,18 @@ def pooled(x_BCHW: Tensor) -> Tensor:
     return x_BCHW.mean(dim=(2, 3))
 
 
-def channels(pair: Pair, combine: Combine) -> tuple[int, int]:
-    """Channels of the student's map, and of the teacher's."""
-    theirs = [shape_of_map(shape)[0] for shape in pair.teacher_shapes]
-    return shape_of_map(pair.student_shape)[0], sum(theirs) if combine == "concat" else theirs[0]
+class Channels(NamedTuple):
+    """Numbers of channels of two maps that are compared."""
+
+    student: int
+    teacher: int
+
+
+def channels_of(pair: Pair, combine: Combine) -> Channels:
+    """Channels of the student's map, and of the teacher's layers combined."""
+    teachers = [map_shape(shape)[0] for shape in pair.teacher_shapes]
+    teacher = sum(teachers) if combine == "concat" else teachers[0]
+    return Channels(map_shape(pair.student_shape)[0], teacher)
 
 
 def projector(pair: Pair, combine: Combine) -> nn.Module | None:
@@ -272,5 +300,5 @@ def projector(pair: Pair, combine: Combine) -> nn.Module | None:
 
     Romero et al., "FitNets: Hints for Thin Deep Nets", 2015.
     """
-    mine, theirs = channels(pair, combine)
-    return None if mine == theirs else nn.Conv2d(mine, theirs, 1, bias=False)
+    student, teacher = channels_of(pair, combine)
+    return None if student == teacher else nn.Conv2d(student, teacher, 1, bias=False)

@@ -5,16 +5,27 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from nasdistill.common.values import Temperature, Weight
 from nasdistill.data import Batch
+from nasdistill.losses.options import AskingOptions, Factor, LogitsOptions, TermOptions
 from nasdistill.losses.schedules import Schedule
 from nasdistill.losses.term import Term
 from nasdistill.models.hooks import Outputs
+
+
+class LabelsOptions(TermOptions):
+    """`labels`: cross-entropy against the labels."""
+
+    term: Literal["labels"]
+    weight: Weight = 1.0
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,7 @@ class Labels(Term):
         smoothing: Probability mass spread evenly over the classes (Szegedy et al., 2016).
     """
 
+    Options: ClassVar[type[TermOptions]] = LabelsOptions
     asks_teacher: ClassVar[bool] = False
     smoothing: float = 0.0
 
@@ -68,8 +80,8 @@ class Softened(Term):
         assert teacher is not None
         temperature = self.temperature(progress)
         student_BC, teacher_BC = (
-            (standardised(said.logits) if self.standardise else said.logits.float()) / temperature
-            for said in (student, teacher)
+            _prepared(outputs.logits, self.standardise) / temperature
+            for outputs in (student, teacher)
         )
         return self.compare(student_BC, teacher_BC, batch.labels) * temperature**2
 
@@ -87,6 +99,12 @@ class Softened(Term):
         """
 
 
+class KLOptions(LogitsOptions):
+    """`kl`: KL(teacher ‖ student)."""
+
+    term: Literal["kl"]
+
+
 @dataclass(frozen=True)
 class KL(Softened):
     """KL(teacher ‖ student).
@@ -94,9 +112,17 @@ class KL(Softened):
     Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015.
     """
 
+    Options: ClassVar[type[TermOptions]] = KLOptions
+
     def compare(self, student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
         """See `Softened`."""
         return kl(teacher_BC.log_softmax(dim=1), student_BC.log_softmax(dim=1))
+
+
+class ReverseKLOptions(LogitsOptions):
+    """`reverse_kl`: KL(student ‖ teacher)."""
+
+    term: Literal["reverse_kl"]
 
 
 @dataclass(frozen=True)
@@ -106,14 +132,24 @@ class ReverseKL(Softened):
     Used for distillation by Gu et al., "MiniLLM", 2024.
     """
 
+    Options: ClassVar[type[TermOptions]] = ReverseKLOptions
+
     def compare(self, student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
         """See `Softened`."""
         return kl(student_BC.log_softmax(dim=1), teacher_BC.log_softmax(dim=1))
 
 
+class JSOptions(LogitsOptions):
+    """`js`: the Jensen-Shannon divergence."""
+
+    term: Literal["js"]
+
+
 @dataclass(frozen=True)
 class JS(Softened):
     """Jensen-Shannon divergence: the mean KL of both to their mean (Lin, 1991)."""
+
+    Options: ClassVar[type[TermOptions]] = JSOptions
 
     def compare(self, student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
         """See `Softened`."""
@@ -122,13 +158,34 @@ class JS(Softened):
         return 0.5 * (kl(log_p_BC, log_mean_BC) + kl(log_q_BC, log_mean_BC))
 
 
+class SoftCEOptions(LogitsOptions):
+    """`soft_ce`: cross-entropy against the teacher's distribution."""
+
+    term: Literal["soft_ce"]
+
+
 @dataclass(frozen=True)
 class SoftCE(Softened):
     """Cross-entropy against the teacher's distribution: KL plus the teacher's entropy."""
 
+    Options: ClassVar[type[TermOptions]] = SoftCEOptions
+
     def compare(self, student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
         """See `Softened`."""
         return -(teacher_BC.softmax(dim=1) * student_BC.log_softmax(dim=1)).sum(dim=1)
+
+
+class DKDOptions(LogitsOptions):
+    """`dkd`: target and non-target class apart.
+
+    Attributes:
+        target: Weight of the target class's part, the paper's α.
+        others: Weight of the other classes' part, the paper's β.
+    """
+
+    term: Literal["dkd"]
+    target: Factor = 1.0
+    others: Factor = 8.0
 
 
 @dataclass(frozen=True)
@@ -144,6 +201,8 @@ class DKD(Softened):
         others: Weight of the second part, the paper's β.
     """
 
+    Options: ClassVar[type[TermOptions]] = DKDOptions
+    one_label: ClassVar[bool] = True
     target: float = 1.0
     others: float = 8.0
 
@@ -166,6 +225,20 @@ class DKD(Softened):
         )
 
 
+class DISTOptions(LogitsOptions):
+    """`dist`: correlations between classes, and between examples.
+
+    Attributes:
+        inter: Weight of the correlation over classes, the paper's β.
+        intra: Weight of the correlation over the examples of a batch, the paper's γ.
+    """
+
+    term: Literal["dist"]
+    temperature: Temperature = 1.0
+    inter: Factor = 1.0
+    intra: Factor = 1.0
+
+
 @dataclass(frozen=True)
 class DIST(Softened):
     """One minus the correlation of probabilities, over classes and over examples.
@@ -178,6 +251,7 @@ class DIST(Softened):
         intra: Weight of the correlation over the examples of a class, the paper's γ.
     """
 
+    Options: ClassVar[type[TermOptions]] = DISTOptions
     coupled: ClassVar[bool] = True
     inter: float = 1.0
     intra: float = 1.0
@@ -190,6 +264,13 @@ class DIST(Softened):
         return self.inter * over_classes + self.intra * over_examples
 
 
+class MSELogitsOptions(AskingOptions):
+    """`mse_logits`: the mean squared difference of logits."""
+
+    term: Literal["mse_logits"]
+    standardise: bool = False
+
+
 @dataclass(frozen=True)
 class MSELogits(Term):
     """Mean squared difference of logits (Ba and Caruana, 2014).
@@ -198,6 +279,7 @@ class MSELogits(Term):
         standardise: See `Softened`.
     """
 
+    Options: ClassVar[type[TermOptions]] = MSELogitsOptions
     asks_teacher: ClassVar[bool] = True
     standardise: bool = False
 
@@ -212,8 +294,7 @@ class MSELogits(Term):
         """See `Term`."""
         assert teacher is not None
         student_BC, teacher_BC = (
-            standardised(said.logits) if self.standardise else said.logits.float()
-            for said in (student, teacher)
+            _prepared(outputs.logits, self.standardise) for outputs in (student, teacher)
         )
         return (student_BC - teacher_BC).square().mean(dim=1)
 
@@ -236,6 +317,10 @@ def label_loss(logits_BC: Tensor, batch: Batch, smoothing: float = 0.0) -> Tenso
     if partners_B is None or batch.share is None:
         return own_B
     return batch.share * own_B + (1.0 - batch.share) * partners_B
+
+
+def _prepared(logits_BC: Tensor, standardise: bool) -> Tensor:
+    return standardised(logits_BC) if standardise else logits_BC.float()
 
 
 def standardised(logits_BC: Tensor) -> Tensor:

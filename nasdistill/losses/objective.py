@@ -165,7 +165,7 @@ class Objective:
         """
         active = self.active(progress)
         layers = _union(self.terms[i].term.student_layers for i in active)
-        said = [hooks.ask(student, batch.images, layers) for student in students]
+        said = [hooks.forward(student, batch.images, layers) for student in students]
         total = torch.zeros((), device=batch.labels.device)
         for number, student in enumerate(students):
             taught = self._taught(active, ask, number, said)

@@ -34,14 +34,14 @@ class AttentionLayer:
     Attributes:
         kind: Which of the `ADAPTERS` reads it.
         name: Path of the attention module in the model's `body`.
-        taps: What to read with `hooked`.
+        layers: Names of the layers to read with `hooked`.
         heads: Number of heads H.
         width: D of queries and keys together, H times d.
     """
 
     kind: str
     name: str
-    taps: tuple[str, ...]
+    layers: tuple[str, ...]
     heads: int
     width: int
 
@@ -53,13 +53,13 @@ class AttentionLayer:
 
         Args:
             module: The model that `attention_layers` found this layer in, or a copy.
-            features: What `hooked` read, all of `taps` among it.
+            features: The outputs that `hooked` read, all of `layers` among them.
 
         Returns:
             Each `[B, H, N, d]`, in the precision of the features.
         """
         part = body(module).get_submodule(self.name)
-        read = tuple(features[tap] for tap in self.taps)
+        read = tuple(features[layer] for layer in self.layers)
         return ADAPTERS[self.kind].split(part, self.heads, read)
 
 
@@ -109,10 +109,10 @@ def attention_scores(q_BHNd: Tensor, k_BHNd: Tensor) -> Tensor:
         return (scores_BHNN / math.sqrt(q_BHNd.shape[-1])).softmax(dim=-1)
 
 
-class _Found(NamedTuple):
-    """What an adapter recognised: names to tap within the attention, heads, and width."""
+class _Match(NamedTuple):
+    """An attention that an adapter recognised: names of layers within it, heads, and width."""
 
-    taps: tuple[str, ...]
+    layers: tuple[str, ...]
     heads: int
     width: int
 
@@ -127,17 +127,17 @@ class _Adapter(NamedTuple):
     """
 
     reads: str
-    find: Callable[[nn.Module, Around], _Found | None]
+    find: Callable[[nn.Module, Around], _Match | None]
     split: Callable[[nn.Module, int, tuple[Tensor, ...]], QKV]
 
 
-def _find_ours(part: nn.Module, around: Around) -> _Found | None:
+def _find_ours(part: nn.Module, around: Around) -> _Match | None:
     if type(part) is not vit.Attention:
         return None
-    return _Found(("q", "k", "v"), part.heads, part.q.out_features)
+    return _Match(("q", "k", "v"), part.heads, part.q.out_features)
 
 
-def _find_timm(part: nn.Module, around: Around) -> _Found | None:
+def _find_timm(part: nn.Module, around: Around) -> _Match | None:
     """One linear layer for all three; `q_norm` and `k_norm`, often the identity, see each head."""
     places = {type(outer).__module__ for outer in around if _class(outer).startswith(_TIMM_MODELS)}
     if _class(part) not in _TIMM or not places <= _TIMM_PLACES:
@@ -149,10 +149,10 @@ def _find_timm(part: nn.Module, around: Around) -> _Found | None:
     width = qkv.out_features // 3
     if not _is_usual_scale(getattr(part, "scale", None), width // heads):
         return None
-    return _Found(("q_norm", "k_norm", "qkv"), heads, width)
+    return _Match(("q_norm", "k_norm", "qkv"), heads, width)
 
 
-def _find_torch(part: nn.Module, around: Around) -> _Found | None:
+def _find_torch(part: nn.Module, around: Around) -> _Match | None:
     """`nn.MultiheadAttention`, where its surroundings give it one tensor as q, k and v."""
     known = bool(around) and _class(around[0]) in _TORCH_PARENTS
     if type(part) is not nn.MultiheadAttention or not known:
@@ -160,23 +160,23 @@ def _find_torch(part: nn.Module, around: Around) -> _Found | None:
     packed = part.in_proj_weight is not None and part._qkv_same_embed_dim
     if not packed or not part.batch_first or part.bias_k is not None or part.add_zero_attn:
         return None
-    return _Found((INPUT,), part.num_heads, part.embed_dim)
+    return _Match((INPUT,), part.num_heads, part.embed_dim)
 
 
-def _find_transformers(part: nn.Module, around: Around) -> _Found | None:
+def _find_transformers(part: nn.Module, around: Around) -> _Match | None:
     """Three linear layers: `q_proj` and so on since version 5, `query` and so on before."""
     known = _TRANSFORMERS.fullmatch(_class(part))
     heads = getattr(part, "num_attention_heads", 0)
     if known is None or getattr(part, "is_causal", False) or _has_position_bias(part, known["of"]):
         return None
-    for taps in (("q_proj", "k_proj", "v_proj"), ("query", "key", "value")):
-        children = (part._modules.get(tap) for tap in taps)
+    for layers in (("q_proj", "k_proj", "v_proj"), ("query", "key", "value")):
+        children = (part._modules.get(layer) for layer in layers)
         linear = [child for child in children if isinstance(child, nn.Linear)]
         widths = {layer.out_features for layer in linear}
         if len(linear) != 3 or len(widths) != 1 or not _divides(heads, min(widths)):
             continue
         if _is_usual_scale(getattr(part, "scaling", None), min(widths) // heads):
-            return _Found(taps, heads, min(widths))
+            return _Match(layers, heads, min(widths))
     return None
 
 
@@ -257,19 +257,19 @@ _PROJECTION = re.compile(
 
 
 def _layer(model: nn.Module, name: str, part: nn.Module) -> AttentionLayer | None:
-    around: list[nn.Module] = []
+    outer_parts: list[nn.Module] = []
     outer = name
     while outer:
         outer = outer.rpartition(".")[0]
-        around.append(model.get_submodule(outer))
+        outer_parts.append(model.get_submodule(outer))
     for kind, adapter in ADAPTERS.items():
-        found = adapter.find(part, tuple(around))
-        if found is not None:
-            taps = tuple(
-                f"{name}{tap}" if tap == INPUT or not name else f"{name}.{tap}"
-                for tap in found.taps
+        match = adapter.find(part, tuple(outer_parts))
+        if match is not None:
+            layers = tuple(
+                f"{name}{inner}" if inner == INPUT or not name else f"{name}.{inner}"
+                for inner in match.layers
             )
-            return AttentionLayer(kind, name, taps, found.heads, found.width)
+            return AttentionLayer(kind, name, layers, match.heads, match.width)
     return None
 
 

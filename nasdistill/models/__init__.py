@@ -1,6 +1,6 @@
-"""From an architecture to a module: families, and what is counted, read and exported of it."""
+"""Models: families of architectures, and what is counted, measured, read and exported of them."""
 
 from nasdistill.models.classifier import Classifier
-from nasdistill.models.families import FAMILIES, Build, build, families, register_families
+from nasdistill.models.families import FAMILIES, Build, build, family_names, register_families
 
-__all__ = ["FAMILIES", "Build", "Classifier", "build", "families", "register_families"]
+__all__ = ["FAMILIES", "Build", "Classifier", "build", "family_names", "register_families"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,31 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.models.classifier import Classifier
 from nasdistill.models.export import export_onnx
-from nasdistill.models.families import build, families
+from nasdistill.models.families import build, family_names
 from nasdistill.models.weights import load_weights, read_weights
 from nasdistill.space import Architecture
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The specification of a classifier, from which its module is built.
+
+    Attributes:
+        architecture: A point of a space.
+        input: The image.
+        classes: Names by label.
+    """
+
+    architecture: Architecture
+    input: Input
+    classes: tuple[str, ...]
 
 
 def write_final(
     folder: Path,
     *,
     module: Classifier,
-    architecture: Architecture,
-    input: Input,
-    classes: Sequence[str],
+    spec: ModelSpec,
     metrics: Mapping[str, Any],
     card: str,
     onnx: Path | None = None,
@@ -36,11 +50,9 @@ def write_final(
     """Writes a final's folder: whole, or not at all.
 
     Args:
-        folder: Where; must not exist, or be empty.
+        folder: The folder; must not exist, or be empty.
         module: The model, normalisation inside; it is moved to the CPU.
-        architecture: What it was built from.
-        input: The image.
-        classes: Names by label.
+        spec: The specification that the model was built from.
         metrics: Content of metrics.json.
         card: Content of README.md.
         onnx: An ONNX file to copy as model.onnx; without it, one is exported.
@@ -52,29 +64,23 @@ def write_final(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists already and is not replaced")
     module = module.cpu().eval()
+    texts = {
+        "architecture.json": spec.architecture.to_json(),
+        "input.json": json.dumps(_input_content(module, spec), indent=1),
+        "metrics.json": json.dumps(metrics, indent=1),
+        "README.md": card,
+    }
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    about = {
-        "channels": input.channels,
-        "height": input.height,
-        "width": input.width,
-        "range": [0, 1],
-        "resize": "bilinear",
-        "classes": list(classes),
-        "mean": module.mean.flatten().tolist(),
-        "std": module.std.flatten().tolist(),
-    }
     try:
-        (temporary / "model.safetensors").write_bytes(_packed(module, half))
-        (temporary / "architecture.json").write_text(architecture.to_json(), encoding="utf-8")
-        (temporary / "input.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-        (temporary / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-        (temporary / "README.md").write_text(card, encoding="utf-8")
+        (temporary / "model.safetensors").write_bytes(_serialised(module, half))
+        for name, text in texts.items():
+            (temporary / name).write_text(text, encoding="utf-8")
         if onnx is not None:
             shutil.copyfile(onnx, temporary / "model.onnx")
         else:
-            export_onnx(module, input, temporary / "model.onnx")
+            export_onnx(module, spec.input, temporary / "model.onnx")
         for path in (*temporary.iterdir(), temporary):
             _sync(path)
         temporary.rename(folder)
@@ -84,7 +90,20 @@ def write_final(
         raise
 
 
-def _packed(module: Classifier, half: bool) -> bytes:
+def _input_content(module: Classifier, spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "channels": spec.input.channels,
+        "height": spec.input.height,
+        "width": spec.input.width,
+        "range": [0, 1],
+        "resize": "bilinear",
+        "classes": list(spec.classes),
+        "mean": module.mean.flatten().tolist(),
+        "std": module.std.flatten().tolist(),
+    }
+
+
+def _serialised(module: Classifier, half: bool) -> bytes:
     from safetensors.torch import save
 
     weights = {k: v.contiguous() for k, v in module.state_dict().items()}
@@ -107,7 +126,7 @@ def load(folder: str | Path) -> Classifier:
     """Loads a final: built from its architecture, never from code in the folder.
 
     Args:
-        folder: What `write_final` wrote.
+        folder: A folder that `write_final` wrote.
 
     Returns:
         The classifier in eval mode, on the CPU.
@@ -116,18 +135,17 @@ def load(folder: str | Path) -> Classifier:
         UserError: If a file is missing, broken, or belongs to another model.
     """
     folder = Path(folder)
-    about = read_input(folder)
+    content = read_input(folder)
     architecture = Architecture.from_json(_read(folder / "architecture.json"))
-    given = Input(about["channels"], about["height"], about["width"])
     # A family of the user's own can be built only after --import has registered it.
-    if architecture.family not in families():
+    if architecture.family not in family_names():
         raise UserError(
             f"{folder}: family {architecture.family!r} is not one of ours "
-            f"({', '.join(families())}), and a final never brings code; give the file that "
+            f"({', '.join(family_names())}), and a final never brings code; give the file that "
             "defines it with --import"
         )
-    net = build(architecture, given, len(about["classes"]))
-    module = Classifier(net, tuple(about["mean"]), tuple(about["std"]))
+    net = build(architecture, _input(content), len(content["classes"]))
+    module = Classifier(net, tuple(content["mean"]), tuple(content["std"]))
     weights = read_weights(folder / "model.safetensors")
     load_weights(module, weights, str(folder / "model.safetensors"))
     return module.eval()
@@ -141,14 +159,14 @@ def read_input(folder: Path) -> dict[str, Any]:
     """
     path = folder / "input.json"
     try:
-        about = json.loads(_read(path))
+        content = json.loads(_read(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not a final's input.json ({error})") from None
-    wrong = "an object is expected" if not isinstance(about, dict) else _wrong_key(about)
-    if wrong:
-        raise UserError(f"{path}: not a final's input.json ({wrong})")
-    found: dict[str, Any] = about
-    return found
+    problem = _problem_of(content) if isinstance(content, dict) else "an object is expected"
+    if problem:
+        raise UserError(f"{path}: not a final's input.json ({problem})")
+    checked: dict[str, Any] = content
+    return checked
 
 
 def input_of(folder: Path) -> Input:
@@ -157,21 +175,25 @@ def input_of(folder: Path) -> Input:
     Raises:
         UserError: As of `read_input`.
     """
-    about = read_input(folder)
-    return Input(about["channels"], about["height"], about["width"])
+    return _input(read_input(folder))
 
 
-def _wrong_key(about: Mapping[str, Any]) -> str:
+def _input(content: Mapping[str, Any]) -> Input:
+    return Input(content["channels"], content["height"], content["width"])
+
+
+def _problem_of(content: Mapping[str, Any]) -> str:
+    """The first missing or wrong key of an input.json, in words; empty if there is none."""
     for key in ("channels", "height", "width"):
-        if type(about.get(key)) is not int or about[key] < 1:
-            return f"{key}: found {about.get(key)!r}, allowed: a whole number from 1"
-    names = about.get("classes")
+        if type(content.get(key)) is not int or content[key] < 1:
+            return f"{key}: found {content.get(key)!r}, allowed: a whole number from 1"
+    names = content.get("classes")
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         return f"classes: found {str(names)[:80]}, allowed: a list of names"
     for key in ("mean", "std"):
-        values = about.get(key)
+        values = content.get(key)
         numbers = isinstance(values, list) and all(type(v) in (int, float) for v in values)
-        if not numbers or len(about[key]) != about["channels"]:
+        if not numbers or len(content[key]) != content["channels"]:
             return f"{key}: found {str(values)[:80]}, allowed: a number for each channel"
     return ""
 
@@ -191,20 +213,20 @@ def classify(folder: str | Path, image: str | Path) -> list[tuple[str, float]]:
     """
     from PIL import Image
 
-    module, about = load(folder), read_input(Path(folder))
+    module, content = load(folder), read_input(Path(folder))
     try:
         with Image.open(image) as opened:
-            shown = opened.convert("L" if about["channels"] == 1 else "RGB")
+            picture = opened.convert("L" if content["channels"] == 1 else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{image}: cannot be read as an image ({error})") from None
-    size = (about["width"], about["height"])
-    pixels = np.asarray(shown.resize(size, Image.Resampling.BILINEAR))
+    size = (content["width"], content["height"])
+    pixels = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     with torch.inference_mode():
         logits = module(torch.from_numpy(planes.copy())[None])
-    ranked = logits.softmax(dim=1)[0]
-    order = ranked.argsort(descending=True).tolist()
-    return [(about["classes"][i], float(ranked[i])) for i in order]
+    probabilities = logits.softmax(dim=1)[0]
+    order = probabilities.argsort(descending=True).tolist()
+    return [(content["classes"][i], float(probabilities[i])) for i in order]
 
 
 def _read(path: Path) -> str:

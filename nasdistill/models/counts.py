@@ -42,7 +42,7 @@ norm, pool, or look up.
 
 @dataclass(frozen=True)
 class Counts:
-    """What a model costs before it runs.
+    """The costs of a model that are known before it runs.
 
     Attributes:
         params: Learned numbers.
@@ -96,7 +96,7 @@ def count_module(module: nn.Module, input: Input) -> Counts:
     """Counts a module; it is copied, not changed.
 
     Warns:
-        UncountedWarning: As `count`.
+        UncountedWarning: As `count_architecture`.
     """
     return _count_meta(copy.deepcopy(module).to("meta"), input)
 
@@ -108,10 +108,10 @@ def _count_meta(module: nn.Module, input: Input) -> Counts:
         warnings.simplefilter("ignore")
         # The mode entered last sees an operator first: what arrives at the outer one has been
         # taken apart by the counter already.
-        with torch.no_grad(), _Uncounted() as left, FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), _Uncounted() as uncounted, FlopCounterMode(display=False) as counter:
             module(image)
-    if left.names:
-        names = ", ".join(sorted(left.names))
+    if uncounted.names:
+        names = ", ".join(sorted(uncounted.names))
         warnings.warn(f"not counted in the MACs: {names}", UncountedWarning, stacklevel=3)
     params = sum(p.numel() for p in module.parameters())
     stored = params + sum(b.numel() for b in module.buffers())

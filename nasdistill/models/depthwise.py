@@ -45,8 +45,8 @@ class DepthwiseConv2d(nn.Conv2d):
             return super().forward(x_BCHW)
         weight, stride = self.weight, self.stride[0]
         if torch.is_autocast_enabled("cpu"):
-            kind = torch.get_autocast_dtype("cpu")
-            x_BCHW, weight = x_BCHW.to(kind), weight.to(kind)
+            dtype = torch.get_autocast_dtype("cpu")
+            x_BCHW, weight = x_BCHW.to(dtype), weight.to(dtype)
         y_BCHW: Tensor
         if self.kernel_size[1] <= QUICK and (stride == 1 or x_BCHW.dtype.itemsize >= 4):
             y_BCHW = self._conv_forward(x_BCHW, weight, None)
@@ -62,7 +62,7 @@ class _Depthwise(torch.autograd.Function):
     def forward(ctx: Any, x_BCHW: Tensor, w_C1KK: Tensor, stride: int, padding: int) -> Tensor:
         """Convolves."""
         ctx.save_for_backward(x_BCHW, w_C1KK)
-        ctx.place = stride, padding
+        ctx.geometry = stride, padding
         return F.conv2d(x_BCHW, w_C1KK, None, stride, padding, 1, len(w_C1KK))
 
     @staticmethod
@@ -73,9 +73,9 @@ class _Depthwise(torch.autograd.Function):
         of_input = of_filters = None
         with torch.autocast("cpu", enabled=False):
             if ctx.needs_input_grad[0]:
-                of_input = input_gradient(x_BCHW, w_C1KK, g_BCHW, *ctx.place)
+                of_input = input_gradient(x_BCHW, w_C1KK, g_BCHW, *ctx.geometry)
             if ctx.needs_input_grad[1]:
-                of_filters = filter_gradient(x_BCHW, w_C1KK.shape[-1], g_BCHW, *ctx.place)
+                of_filters = filter_gradient(x_BCHW, w_C1KK.shape[-1], g_BCHW, *ctx.geometry)
         return of_input, of_filters, None, None
 
 
@@ -95,12 +95,12 @@ def input_gradient(
         `[B, C, H, W]` in the filters' dtype.
     """
     channels, side = len(w_C1KK), w_C1KK.shape[-1]
-    if stride == 1:  # a convolution with the filters turned round
-        turned = w_C1KK.flip(2, 3)
-        return F.conv2d(g_BCHW, turned, None, 1, side - 1 - padding, 1, channels)
-    kind = torch.promote_types(w_C1KK.dtype, torch.float32)
-    given = x_BCHW.to(kind), w_C1KK.to(kind), g_BCHW.to(kind)
-    return _built_in(*given, stride, (padding, padding), of_input=True).to(w_C1KK.dtype)
+    if stride == 1:  # A convolution with the filters turned round.
+        flipped = w_C1KK.flip(2, 3)
+        return F.conv2d(g_BCHW, flipped, None, 1, side - 1 - padding, 1, channels)
+    dtype = torch.promote_types(w_C1KK.dtype, torch.float32)
+    operands = x_BCHW.to(dtype), w_C1KK.to(dtype), g_BCHW.to(dtype)
+    return _built_in(*operands, stride, (padding, padding), of_input=True).to(w_C1KK.dtype)
 
 
 def filter_gradient(x_BCHW: Tensor, side: int, g_BCHW: Tensor, stride: int, padding: int) -> Tensor:
@@ -120,15 +120,15 @@ def filter_gradient(x_BCHW: Tensor, side: int, g_BCHW: Tensor, stride: int, padd
     parts = []
     for left in range(0, side, QUICK):
         columns = min(QUICK, side - left)
-        place = x_BCHW.new_empty(channels, 1, side, columns)
+        filters = x_BCHW.new_empty(channels, 1, side, columns)
         if columns == side:
-            return _built_in(x_BCHW, place, g_BCHW, stride, (padding, padding), of_input=False)
-        # What these columns see of the input, from their first place to their last one.
+            return _built_in(x_BCHW, filters, g_BCHW, stride, (padding, padding), of_input=False)
+        # The part of the input that these columns see, from their first place to their last one.
         first, span = left - padding, last + columns
         inside = slice(max(first, 0), max(first + span, 0))
         before, behind = max(-first, 0), max(first + span - wide, 0)
         seen_BCHW = F.pad(x_BCHW[..., inside], (min(before, span), min(behind, span)))
-        parts.append(_built_in(seen_BCHW, place, g_BCHW, stride, (padding, 0), of_input=False))
+        parts.append(_built_in(seen_BCHW, filters, g_BCHW, stride, (padding, 0), of_input=False))
     return torch.cat(parts, dim=3)
 
 
@@ -142,7 +142,7 @@ def _built_in(
     of_input: bool,
 ) -> Tensor:
     """One of PyTorch's own gradients; the values of the other operand do not count."""
-    found = torch.ops.aten.convolution_backward(
+    gradients = torch.ops.aten.convolution_backward(
         g_BCHW,
         x_BCHW,
         w_C1KK,
@@ -155,5 +155,5 @@ def _built_in(
         x_BCHW.shape[1],
         [of_input, not of_input, False],
     )
-    gradient: Tensor = found[0] if of_input else found[1]
+    gradient: Tensor = gradients[0] if of_input else gradients[1]
     return gradient

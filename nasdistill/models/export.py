@@ -1,4 +1,4 @@
-"""From a module to ONNX or a torch.export program, and whether the two agree."""
+"""Export of a module to ONNX or a torch.export program, and verification of the result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ExportError(UserError, RuntimeError):
 
 @dataclass(frozen=True)
 class Verification:
-    """What comparing an exported file with its module gave.
+    """The result of comparing an exported file with its module.
 
     Attributes:
         max_abs_difference: Largest difference between any two logits; infinite where the shapes
@@ -108,7 +108,7 @@ def verify_onnx(
     """Runs an ONNX file in ONNX Runtime beside its module, on random images.
 
     Args:
-        module: What was exported.
+        module: The exported module.
         input: The image.
         onnx: The file, or its content.
         batches: Batch sizes to try.
@@ -125,16 +125,18 @@ def verify_onnx(
     with _evaluated(module), torch.inference_mode():
         for batch in batches:
             images = torch.rand(batch, input.channels, *input.size, generator=generator)
-            ours = module(images.to(_device_of(module))).float().cpu().numpy()
-            (theirs,) = session.run(None, {name: images.numpy()})
-            worst = max(worst, _difference(ours, theirs))
+            expected = module(images.to(_device_of(module))).float().cpu().numpy()
+            (exported,) = session.run(None, {name: images.numpy()})
+            worst = max(worst, _max_abs_difference(expected, exported))
     return Verification(worst, worst <= TOLERANCE)
 
 
-def _difference(ours: Any, theirs: Any) -> float:
-    if ours.shape != theirs.shape or not np.isfinite(ours).all() or not np.isfinite(theirs).all():
+def _max_abs_difference(expected: Any, exported: Any) -> float:
+    if expected.shape != exported.shape:
         return float("inf")
-    return float(np.abs(ours - theirs).max())
+    if not np.isfinite(expected).all() or not np.isfinite(exported).all():
+        return float("inf")
+    return float(np.abs(expected - exported).max())
 
 
 def fix_batch(content: bytes, batch: int) -> bytes:
@@ -163,22 +165,22 @@ def fix_batch(content: bytes, batch: int) -> bytes:
 
 
 def _first_of(exporters: Sequence[Exporter], module: nn.Module, input: Input) -> bytes:
-    reasons: list[Exception] = []
+    errors: list[Exception] = []
     for exporter in exporters:
         try:
             with _evaluated(module), _silence():
                 return exporter(module, input)
-        except Exception as error:  # exporters raise nearly anything
-            reasons.append(error)
-    told = "; ".join((str(e).strip().splitlines() or [type(e).__name__])[0][:200] for e in reasons)
-    raise ExportError(f"the model cannot be exported ({told})") from reasons[0]
+        except Exception as error:  # Exporters raise nearly anything.
+            errors.append(error)
+    lines = ((str(e).strip().splitlines() or [type(e).__name__])[0][:200] for e in errors)
+    raise ExportError(f"the model cannot be exported ({'; '.join(lines)})") from errors[0]
 
 
 def _agreeing(exporter: Exporter, module: nn.Module, input: Input) -> bytes:
     content = exporter(module, input)
-    found = verify_onnx(module, input, content)
-    if not found.ok:
-        apart = f"{found.max_abs_difference:.2g} apart; allowed is {TOLERANCE:g}"
+    verification = verify_onnx(module, input, content)
+    if not verification.ok:
+        apart = f"{verification.max_abs_difference:.2g} apart; allowed is {TOLERANCE:g}"
         raise RuntimeError(f"the file's logits and the module's are up to {apart}")
     return content
 
@@ -198,7 +200,7 @@ def _traced(module: nn.Module, input: Input) -> bytes:
 
 
 def _captured(module: nn.Module, input: Input) -> bytes:
-    """Through torch.export; without the stack traces that it notes at every node."""
+    """Exports through torch.export, without the stack traces that it notes at every node."""
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     program = torch.onnx.export(
         module,
@@ -213,9 +215,9 @@ def _captured(module: nn.Module, input: Input) -> bytes:
     assert program is not None
     proto: Any = program.model_proto
     graph = proto.graph
-    for noted in (*graph.node, *graph.input, *graph.output, *graph.initializer):
-        noted.ClearField("metadata_props")
-        noted.ClearField("doc_string")
+    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
     graph.ClearField("metadata_props")
     graph.ClearField("value_info")
     content: bytes = proto.SerializeToString()
@@ -245,7 +247,7 @@ def _evaluated(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keeps the exporters' chatter from the user."""
+    """Suppresses the exporters' logs, warnings and prints."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     sink = io.StringIO()

@@ -1,4 +1,4 @@
-"""From an architecture to a module."""
+"""The families of architectures, and the building of their modules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
     """Builds the module that an architecture describes.
 
     Args:
-        architecture: Which one.
+        architecture: A point of a space.
         input: The shape of an image.
         classes: Number of logits.
 
@@ -38,15 +38,16 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
     Raises:
         UserError: If the family is unknown, or its values are not what the family expects.
     """
-    if architecture.family not in families():
+    name, known = architecture.family, family_names()
+    if name not in known:
         raise UserError(
-            f"unknown family {architecture.family!r}{nearest(architecture.family, families())} "
-            f"(known: {', '.join(families())}); a family of your own comes with --import FILE.py"
+            f"unknown family {name!r}{nearest(name, known)} (known: {', '.join(known)}); a family "
+            "of your own comes with --import FILE.py"
         )
-    where = f"architecture {architecture.fingerprint}: the family {architecture.family!r}"
-    if architecture.family in _USER_FAMILIES:
+    where = f"architecture {architecture.fingerprint}: the family {name!r}"
+    if name in _USER_FAMILIES:
         try:
-            return _USER_FAMILIES[architecture.family](architecture, input, classes)
+            return _USER_FAMILIES[name](architecture, input, classes)
         except Exception as error:
             line = traceback.extract_tb(error.__traceback__)[-1]
             raise UserError(
@@ -54,7 +55,7 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
                 f"({line.filename}:{line.lineno})"
             ) from error
     try:
-        return FAMILIES[architecture.family](architecture, input, classes)
+        return FAMILIES[name](architecture, input, classes)
     except KeyError as error:
         raise UserError(f"{where} needs the key {error}, which is not there") from None
     except (
@@ -69,7 +70,7 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
         raise UserError(f"{where} cannot be built from these values ({reason})") from None
 
 
-def families() -> tuple[str, ...]:
+def family_names() -> tuple[str, ...]:
     """Names of all families: ours, and those of the user's own file."""
     return (*FAMILIES, *_USER_FAMILIES)
 

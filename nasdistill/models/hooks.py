@@ -1,4 +1,4 @@
-"""Reading a model's intermediate outputs by module name, through forward hooks."""
+"""Intermediate outputs of a model by module name, read through forward hooks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from nasdistill.common.types import Input, nearest
 from nasdistill.models.classifier import Classifier
 
 INPUT = ":in"
-"""Stands after a module's name where what goes into it is meant."""
+"""Suffix of a module's name where its input is meant."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model said about a batch.
+    """The outputs of a model for a batch.
 
     Attributes:
         logits: Floating point `[B, C]`.
-        features: Intermediate outputs by module name, for terms that ask for them.
-        module: Who said it; None where that is no module.
-        known: bool `[B]`, the examples that there is an answer to; None for all.
+        features: Intermediate outputs by module name, for terms that need them.
+        module: The model that gave them; None where that is no module.
+        known: bool `[B]`, the examples that there are outputs for; None for all.
     """
 
     logits: Tensor
@@ -49,7 +49,7 @@ def hooked(module: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tenso
 
     Args:
         module: The model; names are those of its `body`.
-        layers: Names of modules; with `:in` behind it, what goes into that module.
+        layers: Names of modules; with the suffix `:in`, the input of that module.
 
     Yields:
         A dictionary that each forward pass fills, by the names given.
@@ -59,33 +59,33 @@ def hooked(module: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tenso
     handles = []
     try:
         for layer in layers:
-            found = modules[layer.removesuffix(INPUT)]
+            target = modules[layer.removesuffix(INPUT)]
             if layer.endswith(INPUT):
-                handles.append(found.register_forward_pre_hook(_keep_input(read, layer)))
+                handles.append(target.register_forward_pre_hook(_keep_input(read, layer)))
             else:
-                handles.append(found.register_forward_hook(_keep_output(read, layer)))
+                handles.append(target.register_forward_hook(_keep_output(read, layer)))
         yield read
     finally:
         for handle in handles:
             handle.remove()
 
 
-def ask(module: nn.Module, images: Tensor, layers: Iterable[str]) -> Outputs:
-    """One forward pass, with the outputs of some layers."""
-    wanted = tuple(layers)
-    if not wanted:
+def forward(module: nn.Module, images: Tensor, layers: Iterable[str]) -> Outputs:
+    """Runs one forward pass, and reads the outputs of some layers."""
+    names = tuple(layers)
+    if not names:
         return Outputs(module(images), module=module)
-    with hooked(module, wanted) as features:
+    with hooked(module, names) as features:
         logits = module(images)
     return Outputs(logits, features, module)
 
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """What can be read of a model.
+    """The layers of a model, and its size.
 
     Attributes:
-        name: What messages call it.
+        name: Its name in messages.
         module: The model's `body`.
         shapes: Shape of each module's output by name, without the batch, in order of execution;
             modules whose output is no tensor are left out.
@@ -103,10 +103,10 @@ class ModelSummary:
     classes: int
 
     def layer(self, key: str) -> str:
-        """The layer that a name, or a number among the `blocks`, means.
+        """The full name of a layer, from its name or its number among the `blocks`.
 
         Raises:
-            LayerError: If there is none, with those that there are.
+            LayerError: If there is none; the message lists those that there are.
         """
         index = key.removeprefix("-")
         if index.isdecimal():
@@ -135,11 +135,11 @@ class ModelSummary:
 
 
 def summarise(module: nn.Module, name: str, input: Input) -> ModelSummary:
-    """Looks into a model, by two blank images in eval mode; the model is left as it was.
+    """Summarises a model by a forward pass of two blank images in eval mode.
 
     Args:
-        module: Takes images `[B, C, H, W]`, gives logits.
-        name: What messages call it.
+        module: Takes images `[B, C, H, W]`, gives logits; left as it was.
+        name: Its name in messages.
         input: Shape of its images.
     """
     inner = body(module)
@@ -147,8 +147,8 @@ def summarise(module: nn.Module, name: str, input: Input) -> ModelSummary:
     blank = torch.zeros(2, input.channels, *input.size, device=device)
     shapes: dict[str, tuple[int, ...]] = {}
     handles = [
-        found.register_forward_hook(_keep_shape(shapes, path))
-        for path, found in inner.named_modules()
+        part.register_forward_hook(_keep_shape(shapes, path))
+        for path, part in inner.named_modules()
     ]
     modes = {part: part.training for part in module.modules()}
     try:
@@ -247,7 +247,7 @@ def _children(module: nn.Module, path: str, shapes: Mapping[str, tuple[int, ...]
 
 
 def _tensor(value: Any) -> Tensor | None:
-    """The tensor in what a module gave: itself, the first of a tuple, or the hidden state."""
+    """The tensor in a module's output: itself, the first of a tuple, or the hidden state."""
     if isinstance(value, Tensor):
         return value
     if isinstance(value, (tuple, list)) and value:
@@ -258,27 +258,27 @@ def _tensor(value: Any) -> Tensor | None:
 
 def _keep_output(read: dict[str, Tensor], layer: str) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        found = _tensor(output)
-        assert found is not None, f"{layer} gives no tensor"
-        read[layer] = found.clone()  # the next module may change it in place
+        tensor = _tensor(output)
+        assert tensor is not None, f"{layer} gives no tensor"
+        read[layer] = tensor.clone()  # The next module may change it in place.
 
     return hook
 
 
 def _keep_input(read: dict[str, Tensor], layer: str) -> Any:
     def hook(module: nn.Module, inputs: Any) -> None:
-        found = _tensor(inputs)
-        assert found is not None, f"{layer} takes no tensor"
-        read[layer] = found.clone()  # this module may change it in place
+        tensor = _tensor(inputs)
+        assert tensor is not None, f"{layer} takes no tensor"
+        read[layer] = tensor.clone()  # This module may change it in place.
 
     return hook
 
 
 def _keep_shape(shapes: dict[str, tuple[int, ...]], path: str) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        found = _tensor(output)
-        if found is not None and found.ndim > 1:
-            shapes.pop(path, None)  # a module that runs twice stands where it ran last
-            shapes[path] = tuple(found.shape[1:])
+        tensor = _tensor(output)
+        if tensor is not None and tensor.ndim > 1:
+            shapes.pop(path, None)  # A module that runs twice stands where it ran last.
+            shapes[path] = tuple(tensor.shape[1:])
 
     return hook

@@ -1,4 +1,4 @@
-"""How long one call of a model takes: measured, never predicted."""
+"""Latency of one call of a model: measured, never predicted."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ Call = Callable[[], None]
 
 @dataclass(frozen=True)
 class Latency:
-    """How long one call takes.
+    """The duration of one call of a model.
 
     Attributes:
-        engine: What ran the model.
+        engine: The engine that ran the model.
         batch: Images in a call.
         threads: Threads the engine was given.
         median_ms: Median, in milliseconds.
@@ -71,8 +71,11 @@ def measure_latencies(
             ONNX file, of a fixed batch, as its last argument and prints milliseconds, one number
             a line.
         batch: Images in a call.
-        threads: For the engine.
-        seconds: To spend on each model, after the warm-up.
+        threads: Threads of the engine.
+        seconds: Time to spend on each model, after the warm-up.
+
+    Returns:
+        Latencies by the models' names.
 
     Raises:
         UserError: If the engine is unknown or fails.
@@ -96,10 +99,11 @@ def measure_latencies(
         times = _in_turn(calls, seconds)
     finally:
         torch.set_num_threads(before)
-    return {name: _summary(engine, batch, threads, found) for name, found in times.items()}
+    return {name: _summary(engine, batch, threads, ms) for name, ms in times.items()}
 
 
 def _in_turn(calls: Mapping[str, Call], seconds: float) -> dict[str, list[float]]:
+    """Times of each call in milliseconds, by name."""
     for call in calls.values():
         for _ in range(WARM_UP):
             call()
@@ -137,11 +141,11 @@ def _onnxruntime(model: nn.Module | Path, input: Input, image: torch.Tensor, thr
 
 def _torch(model: nn.Module | Path, input: Input, image: torch.Tensor, threads: int) -> Call:
     module = copy.deepcopy(_module(model)).cpu().eval().to(memory_format=torch.channels_last)
-    given = image.to(memory_format=torch.channels_last)
+    images = image.to(memory_format=torch.channels_last)
 
     def call() -> None:
         with torch.inference_mode():
-            module(given)
+            module(images)
 
     return call
 
@@ -150,11 +154,11 @@ def _cuda(model: nn.Module | Path, input: Input, image: torch.Tensor, threads: i
     if not torch.cuda.is_available():
         raise UserError("latency engine 'cuda': this machine has no usable CUDA device")
     module = copy.deepcopy(_module(model)).cuda().eval().to(memory_format=torch.channels_last)
-    given = image.cuda().to(memory_format=torch.channels_last)
+    images = image.cuda().to(memory_format=torch.channels_last)
 
     def call() -> None:
         with torch.inference_mode():
-            module(given)
+            module(images)
         torch.cuda.synchronize()
 
     return call

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from nasdistill.common.types import Input
@@ -16,12 +18,12 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def conv_bn(
-    inside: int, outside: int, kernel: int, stride: int = 1, activation: str | None = None
+    in_channels: int, out_channels: int, kernel: int, stride: int = 1, activation: str | None = None
 ) -> nn.Sequential:
     """Convolution, batch norm, and an activation if one is named."""
     layers: list[nn.Module] = [
-        nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outside),
+        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
     ]
     if activation is not None:
         layers.append(ACTIVATIONS[activation]())
@@ -56,22 +58,34 @@ class SqueezeExcite(nn.Module):
         return scaled
 
 
-def down_sampling_plan(input: Input, stages: int) -> tuple[int, list[int]]:
-    """Strides that bring an image down to a last feature map of about 4 to 8 pixels.
+class Strides(NamedTuple):
+    """Strides of a network's stem and of its stages.
+
+    Attributes:
+        stem: The stem's, 1 to 8.
+        stages: That of each stage, 1 or 2.
+    """
+
+    stem: int
+    stages: list[int]
+
+
+def down_sampling_plan(input: Input, stages: int) -> Strides:
+    """The strides that bring an image down to a last feature map of about 4 to 8 pixels.
 
     Args:
         input: The image.
         stages: Number of stages after the stem.
 
     Returns:
-        The stem's stride, and that of each stage. Later stages shrink before earlier ones, so that
-        small images are not squeezed at once; what stages cannot do the stem does, up to 8.
+        Strides by which later stages shrink before earlier ones, so that small images are not
+        squeezed at once; what stages cannot do the stem does, up to 8.
     """
     halvings = 0
     while min(input.size) >> halvings > 8:
         halvings += 1
     stem = min(1, halvings) if min(input.size) >= 24 else 0
-    inside = min(stages, halvings - stem)
-    stem += max(0, halvings - stem - inside)
-    strides = [1] * (stages - inside) + [2] * inside
-    return 2 ** min(stem, 3), strides
+    in_stages = min(stages, halvings - stem)
+    stem += max(0, halvings - stem - in_stages)
+    strides = [1] * (stages - in_stages) + [2] * in_stages
+    return Strides(2 ** min(stem, 3), strides)

@@ -17,18 +17,18 @@ class InvertedResidual(nn.Module):
     """Expand, filter each channel, project (Sandler et al., MobileNetV2, 2018)."""
 
     def __init__(
-        self, inside: int, outside: int, stride: int, act: str, options: Mapping[str, Any]
+        self, in_channels: int, out_channels: int, stride: int, act: str, options: Mapping[str, Any]
     ) -> None:
         super().__init__()
-        hidden = inside * int(options["expansion"])
+        hidden = in_channels * int(options["expansion"])
         layers = [
-            conv_bn(inside, hidden, 1, 1, act),
+            conv_bn(in_channels, hidden, 1, 1, act),
             depthwise_bn(hidden, int(options["kernel"]), stride, act),
         ]
         if options["squeeze_excite"]:
             layers.append(nn.Sequential(SqueezeExcite(hidden)))
-        self.body = nn.Sequential(*layers, conv_bn(hidden, outside, 1))
-        self.skip = stride == 1 and inside == outside
+        self.body = nn.Sequential(*layers, conv_bn(hidden, out_channels, 1))
+        self.skip = stride == 1 and in_channels == out_channels
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """One block."""
@@ -40,14 +40,14 @@ class FusedInvertedResidual(nn.Module):
     """Expansion and filter in one dense convolution (Tan and Le, EfficientNetV2, 2021)."""
 
     def __init__(
-        self, inside: int, outside: int, stride: int, act: str, options: Mapping[str, Any]
+        self, in_channels: int, out_channels: int, stride: int, act: str, options: Mapping[str, Any]
     ) -> None:
         super().__init__()
-        hidden = inside * int(options["expansion"])
+        hidden = in_channels * int(options["expansion"])
         self.body = nn.Sequential(
-            conv_bn(inside, hidden, 3, stride, act), conv_bn(hidden, outside, 1)
+            conv_bn(in_channels, hidden, 3, stride, act), conv_bn(hidden, out_channels, 1)
         )
-        self.skip = stride == 1 and inside == outside
+        self.skip = stride == 1 and in_channels == out_channels
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """One block."""
@@ -59,14 +59,14 @@ class DepthwiseSeparable(nn.Module):
     """Filter each channel, then mix them (Howard et al., MobileNet, 2017)."""
 
     def __init__(
-        self, inside: int, outside: int, stride: int, act: str, options: Mapping[str, Any]
+        self, in_channels: int, out_channels: int, stride: int, act: str, options: Mapping[str, Any]
     ) -> None:
         super().__init__()
-        layers = [depthwise_bn(inside, int(options["kernel"]), stride, act)]
+        layers = [depthwise_bn(in_channels, int(options["kernel"]), stride, act)]
         if options["squeeze_excite"]:
-            layers.append(nn.Sequential(SqueezeExcite(inside)))
-        self.body = nn.Sequential(*layers, conv_bn(inside, outside, 1, 1, act))
-        self.skip = stride == 1 and inside == outside
+            layers.append(nn.Sequential(SqueezeExcite(in_channels)))
+        self.body = nn.Sequential(*layers, conv_bn(in_channels, out_channels, 1, 1, act))
+        self.skip = stride == 1 and in_channels == out_channels
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """One block."""
@@ -77,32 +77,32 @@ class DepthwiseSeparable(nn.Module):
 class GhostModule(nn.Module):
     """Half the channels by convolution, the rest by cheap filters of those (GhostNet, 2020)."""
 
-    def __init__(self, inside: int, outside: int, kernel: int, act: str | None) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, act: str | None) -> None:
         super().__init__()
-        half = -(-outside // 2)
-        self.primary = conv_bn(inside, half, 1, 1, act)
+        half = -(-out_channels // 2)
+        self.primary = conv_bn(in_channels, half, 1, 1, act)
         self.cheap = depthwise_bn(half, kernel, 1, act)
-        self.outside = outside
+        self.out_channels = out_channels
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Own channels first, then their ghosts."""
         own = self.primary(x_BCHW)
-        return torch.cat([own, self.cheap(own)], dim=1)[:, : self.outside]
+        return torch.cat([own, self.cheap(own)], dim=1)[:, : self.out_channels]
 
 
 class Ghost(nn.Module):
     """Two ghost modules around an optional stride (Han et al., GhostNet, 2020)."""
 
     def __init__(
-        self, inside: int, outside: int, stride: int, act: str, options: Mapping[str, Any]
+        self, in_channels: int, out_channels: int, stride: int, act: str, options: Mapping[str, Any]
     ) -> None:
         super().__init__()
-        hidden, kernel = inside * int(options["expansion"]), int(options["kernel"])
-        layers: list[nn.Module] = [GhostModule(inside, hidden, kernel, act)]
+        hidden, kernel = in_channels * int(options["expansion"]), int(options["kernel"])
+        layers: list[nn.Module] = [GhostModule(in_channels, hidden, kernel, act)]
         if stride > 1:
             layers.append(depthwise_bn(hidden, kernel, stride, None))
-        self.body = nn.Sequential(*layers, GhostModule(hidden, outside, kernel, None))
-        self.skip = stride == 1 and inside == outside
+        self.body = nn.Sequential(*layers, GhostModule(hidden, out_channels, kernel, None))
+        self.skip = stride == 1 and in_channels == out_channels
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """One block."""
@@ -158,16 +158,16 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
 
 
 def _early(strides: list[int]) -> list[int]:
-    """Shrinks right after the first stage: what a phone's network saves, it saves early."""
-    inside, stages = strides.count(2), len(strides)
-    before = min(1, stages - inside)
-    return [1] * before + [2] * inside + [1] * (stages - inside - before)
+    """The same strides right after the first stage: on a phone early shrinking saves the most."""
+    halvings, stages = strides.count(2), len(strides)
+    before = min(1, stages - halvings)
+    return [1] * before + [2] * halvings + [1] * (stages - halvings - before)
 
 
-def _stem(inside: int, outside: int, stride: int, act: str) -> nn.Sequential:
+def _stem(in_channels: int, out_channels: int, stride: int, act: str) -> nn.Sequential:
     """The first convolution; a stride above 2 is divided over several."""
-    layers = [conv_bn(inside, outside, 3, min(2, stride), act)]
+    layers = [conv_bn(in_channels, out_channels, 3, min(2, stride), act)]
     while stride > 2:
-        layers.append(conv_bn(outside, outside, 3, 2, act))
+        layers.append(conv_bn(out_channels, out_channels, 3, 2, act))
         stride //= 2
     return nn.Sequential(*layers)

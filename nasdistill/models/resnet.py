@@ -16,34 +16,39 @@ from nasdistill.space import Architecture
 class Residual(nn.Module):
     """A body beside a shortcut, which is projected where shapes differ."""
 
-    def __init__(self, body: nn.Sequential, inside: int, outside: int, stride: int) -> None:
+    def __init__(
+        self, body: nn.Sequential, in_channels: int, out_channels: int, stride: int
+    ) -> None:
         super().__init__()
         self.body = body
-        same = stride == 1 and inside == outside
-        self.shortcut = nn.Identity() if same else conv_bn(inside, outside, 1, stride)
+        same = stride == 1 and in_channels == out_channels
+        self.shortcut = nn.Identity() if same else conv_bn(in_channels, out_channels, 1, stride)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """One block."""
         return F.relu(self.body(x_BCHW) + self.shortcut(x_BCHW))
 
 
-def basic(inside: int, outside: int, stride: int, options: Mapping[str, Any]) -> Residual:
+def basic(in_channels: int, out_channels: int, stride: int, options: Mapping[str, Any]) -> Residual:
     """Two 3x3 convolutions."""
     body = nn.Sequential(
-        *conv_bn(inside, outside, 3, stride, "relu"), *conv_bn(outside, outside, 3)
+        *conv_bn(in_channels, out_channels, 3, stride, "relu"),
+        *conv_bn(out_channels, out_channels, 3),
     )
-    return Residual(body, inside, outside, stride)
+    return Residual(body, in_channels, out_channels, stride)
 
 
-def bottleneck(inside: int, outside: int, stride: int, options: Mapping[str, Any]) -> Residual:
+def bottleneck(
+    in_channels: int, out_channels: int, stride: int, options: Mapping[str, Any]
+) -> Residual:
     """1x1 down, 3x3, 1x1 up."""
-    hidden = max(4, outside // int(options["reduction"]))
+    hidden = max(4, out_channels // int(options["reduction"]))
     body = nn.Sequential(
-        *conv_bn(inside, hidden, 1, 1, "relu"),
+        *conv_bn(in_channels, hidden, 1, 1, "relu"),
         *conv_bn(hidden, hidden, 3, stride, "relu"),
-        *conv_bn(hidden, outside, 1),
+        *conv_bn(hidden, out_channels, 1),
     )
-    return Residual(body, inside, outside, stride)
+    return Residual(body, in_channels, out_channels, stride)
 
 
 BLOCKS = {"basic": basic, "bottleneck": bottleneck}

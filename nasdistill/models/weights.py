@@ -1,4 +1,4 @@
-"""Tensors by name: read without running anybody's code, and put into a module."""
+"""Weights by name: read without running anybody's code, and loaded into a module."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path}: a pickle that holds more than tensors; it is not loaded, because it could "
             "run code. Save a state_dict, best as safetensors"
         ) from None
-    except Exception as error:  # broken bytes make the unpickler raise nearly anything
+    except Exception as error:  # Broken bytes make the unpickler raise nearly anything.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: truncated, or not a file of weights ({reason})") from None
     for key in ("state_dict", "model"):
@@ -49,32 +49,32 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Puts tensors into a module, all of them and no others.
+    """Loads tensors into a module, all of them and no others.
 
     Args:
-        module: Where to.
+        module: The module.
         weights: Tensors by name; half precision is widened.
-        source: What errors call it.
+        source: Their name in errors.
 
     Raises:
         UserError: Naming what is missing, what is too much, and which shapes differ.
     """
-    ours = module.state_dict()
-    missing = [k for k in ours if k not in weights]
-    extra = [k for k in weights if k not in ours]
+    state = module.state_dict()
+    missing = [k for k in state if k not in weights]
+    extra = [k for k in weights if k not in state]
     shapes = [
-        f"{k} is {tuple(weights[k].shape)}, expected {tuple(ours[k].shape)}"
-        for k in ours
-        if k in weights and weights[k].shape != ours[k].shape
+        f"{k} is {tuple(weights[k].shape)}, expected {tuple(state[k].shape)}"
+        for k in state
+        if k in weights and weights[k].shape != state[k].shape
     ]
     problems = [("missing", missing), ("unknown", extra), ("other shapes", shapes)]
-    told = [
-        f"{what}: {', '.join(found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''}"
-        for what, found in problems
-        if found
+    reasons = [
+        f"{kind}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
+        for kind, keys in problems
+        if keys
     ]
-    if told:
+    if reasons:
         raise UserError(
-            f"{source}: weights of another architecture or other classes ({'; '.join(told)})"
+            f"{source}: weights of another architecture or other classes ({'; '.join(reasons)})"
         )
-    module.load_state_dict({k: v.to(ours[k].dtype) for k, v in weights.items()})
+    module.load_state_dict({k: v.to(state[k].dtype) for k, v in weights.items()})

@@ -1,4 +1,4 @@
-"""Figures of an untrained student: the rivals, nearly free, that a short score has to beat."""
+"""Zero-cost proxies: figures of an untrained student that a short score has to beat."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def measure(student: Classifier, images_BCHW: Tensor, labels_B: Tensor) -> Mappi
         labels_B: int64, their labels.
 
     Returns:
-        Each figure by its name, for `ranking.vote`; the larger, the better the student should
-        become.
+        Each figure by its name, for `rank_correlation.vote`; the larger, the better the student
+        should become.
     """
     pixels_BCHW = (images_BCHW.to(student.mean.dtype) / 255 - student.mean) / student.std
     return {
@@ -45,13 +45,13 @@ def synflow(net: nn.Module, shape: torch.Size) -> float:
         net: Untrained; left as it is.
         shape: Of one image, `[C, H, W]`.
     """
-    twin = copy.deepcopy(net).eval().double()
+    model = copy.deepcopy(net).eval().double()
     with torch.no_grad():
-        for parameter in twin.parameters():
+        for parameter in model.parameters():
             parameter.abs_()
-    device = next(twin.parameters()).device
+    device = next(model.parameters()).device
     ones = torch.ones((1, *shape), dtype=torch.float64, device=device)
-    flow = _saliency(twin(ones).sum(), twin.parameters())
+    flow = _saliency(model(ones).sum(), model.parameters())
     return float(flow.clamp_min(torch.finfo(torch.float64).tiny).log())
 
 
@@ -65,13 +65,13 @@ def snip(net: nn.Module, pixels_BCHW: Tensor, labels_B: Tensor) -> float:
         pixels_BCHW: Normalised images.
         labels_B: int64.
     """
-    twin = _in_training(net)
-    loss = nn.functional.cross_entropy(twin(pixels_BCHW), labels_B)
-    return float(_saliency(loss, [p for p in twin.parameters() if p.ndim > 1]))
+    model = _in_training(net)
+    loss = nn.functional.cross_entropy(model(pixels_BCHW), labels_B)
+    return float(_saliency(loss, [p for p in model.parameters() if p.ndim > 1]))
 
 
 def jacobian_covariance(net: nn.Module, pixels_BCHW: Tensor) -> float:
-    """How differently a network treats different images: the correlations of its Jacobians.
+    """The dissimilarity of a network's Jacobians at different images.
 
     −Σ (log λ + 1 ÷ λ) over the eigenvalues λ of the correlation matrix of ∂Σy/∂x, a row for each
     image; ε is added to each λ (Mellor et al., "Neural Architecture Search without Training", first
@@ -90,16 +90,16 @@ def jacobian_covariance(net: nn.Module, pixels_BCHW: Tensor) -> float:
 
 def _in_training(net: nn.Module) -> nn.Module:
     """A copy whose batch norms see the batch; nothing is dropped, so that figures repeat."""
-    twin = copy.deepcopy(net).train()
-    for module in twin.modules():
+    model = copy.deepcopy(net).train()
+    for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()
-    return twin
+    return model
 
 
 def _saliency(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
     """Σ |θ · ∂loss/∂θ|."""
-    counted = list(parameters)
-    gradients = torch.autograd.grad(loss, counted, allow_unused=True)
-    flows = [(p * g).abs().sum() for p, g in zip(counted, gradients, strict=True) if g is not None]
+    weights = list(parameters)
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    flows = [(p * g).abs().sum() for p, g in zip(weights, gradients, strict=True) if g is not None]
     return torch.stack(flows).sum().detach()

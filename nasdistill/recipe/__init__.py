@@ -1,5 +1,6 @@
 """One study's whole configuration: YAML and flags in, a validated object out. No torch."""
 
+from nasdistill.common.values import Budget
 from nasdistill.common.yaml import line_of, parse_yaml, read_yaml
 from nasdistill.recipe.objective import (
     FeedOptions,
@@ -10,7 +11,6 @@ from nasdistill.recipe.objective import (
 from nasdistill.recipe.reading import FLAGS, from_stored, load_recipe
 from nasdistill.recipe.recipe import FREE, UNNAMED, Recipe, Rungs, changed_keys
 from nasdistill.recipe.teachers import IterateOptions, TeacherOptions
-from nasdistill.recipe.values import Budget
 
 __all__ = [
     "FLAGS",

@@ -1,17 +1,15 @@
-"""What a student is trained on, as a recipe says it: terms, stages, who teaches, what is fed."""
+"""Objectives of a recipe: terms, stages, who teaches, what is fed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from nasdistill.common.types import Closed
-from nasdistill.recipe.terms import COUPLED, ONE_LABEL, LabelsOptions, Temperature, TermOptions
-from nasdistill.recipe.values import ScheduleText, highest, share
-
-Alpha = Annotated[ScheduleText, AfterValidator(share)]
+from nasdistill.common.values import Alpha, Temperature, highest
+from nasdistill.recipe.terms import TermOptions, known_terms
 
 
 class ExamplesOptions(Closed):
@@ -140,16 +138,28 @@ class ObjectiveOptions(Closed):
             _check_stages(self)
         if self.examples is not None:
             self._check_examples()
-        if self.balance is not None and "adversarial" in self.names():
-            raise ValueError("balance: adversarial has two sides, which no scale can even out")
+        if self.balance is not None:
+            self._check_balance()
         if self.feed.mix is not None:
             self._check_mixing()
         if self.feed.synthetic is not None and set(self.names()) == {"labels"}:
             raise ValueError("feed.synthetic: no term asks the teacher, who alone knows the images")
         return self
 
+    def _named(self, attribute: str) -> list[str]:
+        """Names of the terms of which an attribute holds; the classic pair has none of these."""
+        if all(terms is None for terms in self.parts()):
+            return []
+        return [name for name in self.names() if getattr(known_terms()[name], attribute)]
+
+    def _check_balance(self) -> None:
+        two_sided = self._named("adversarial")
+        if two_sided:
+            names = ", ".join(two_sided)
+            raise ValueError(f"balance: {names} has two sides, which no scale can even out")
+
     def _check_examples(self) -> None:
-        coupled = [name for name in self.names() if name in COUPLED]
+        coupled = self._named("coupled")
         if coupled:
             raise ValueError(
                 f"examples: {', '.join(coupled)} couples the examples of a batch, so that none has "
@@ -159,9 +169,9 @@ class ObjectiveOptions(Closed):
             raise ValueError("examples: no term asks the teacher")
 
     def _check_mixing(self) -> None:
-        clean = [name for name in self.names() if name in ONE_LABEL]
-        if clean:
-            raise ValueError(f"feed.mix: {', '.join(clean)} needs one label for each example")
+        one_label = self._named("one_label")
+        if one_label:
+            raise ValueError(f"feed.mix: {', '.join(one_label)} needs one label for each example")
         if self.examples is not None and self.examples.by == "correct_only":
             raise ValueError("feed.mix: whether a teacher is right on a mixed example is not known")
 
@@ -178,13 +188,13 @@ class ObjectiveOptions(Closed):
 
     def teachers(self) -> tuple[str, ...]:
         """Names of the teachers that are asked, each once."""
-        asked: list[str] = []
+        names: list[str] = []
         for terms in self.parts():
-            asked += ["teacher"] if terms is None else []
-            asked += [item.teacher for item in terms or () if hasattr(item, "teacher")]
+            names += ["teacher"] if terms is None else []
+            names += [item.teacher for item in terms or () if hasattr(item, "teacher")]
         if self.examples is not None:
-            asked.append(self.examples.teacher)
-        return tuple(dict.fromkeys(asked))
+            names.append(self.examples.teacher)
+        return tuple(dict.fromkeys(names))
 
     def with_values(self, **values: float) -> ObjectiveOptions:
         """The classic pair with another α or temperature."""
@@ -203,16 +213,13 @@ def _check_terms(options: Any, classic: Sequence[str]) -> None:
         raise ValueError("terms: at least one is needed")
     if all(highest(item.weight) == 0 for item in options.terms):
         raise ValueError("terms: all weights are zero, so nothing would be learned")
-    if all(_only_discriminates(item) for item in options.terms):
-        raise ValueError("terms: adversarial alone teaches no classes; add labels or kl")
+    names = dict.fromkeys(item.term for item in options.terms)
+    if all(known_terms()[name].adversarial for name in names):
+        raise ValueError(f"terms: {', '.join(names)} alone teaches no classes; add labels or kl")
     fields = type(options).model_fields
     for name in classic:
         if getattr(options, name) != fields[name].default:
             raise ValueError(f"give either terms or {name}; terms have weights of their own")
-
-
-def _only_discriminates(item: Any) -> bool:
-    return not isinstance(item, LabelsOptions) and item.term == "adversarial"
 
 
 def _check_stages(options: ObjectiveOptions) -> None:

@@ -13,6 +13,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Closed, nearest
+from nasdistill.common.values import Budget
 from nasdistill.common.yaml import line_of, plain, read_yaml
 from nasdistill.recipe.objective import (
     ExamplesOptions,
@@ -25,8 +26,7 @@ from nasdistill.recipe.objective import (
 )
 from nasdistill.recipe.recipe import Recipe, Rungs
 from nasdistill.recipe.teachers import IterateOptions, TeacherOptions
-from nasdistill.recipe.terms import TERM_OPTIONS
-from nasdistill.recipe.values import Budget
+from nasdistill.recipe.terms import known_terms
 
 
 def load_recipe(path: str | Path | None, overrides: Mapping[str, Any]) -> Recipe:
@@ -135,10 +135,10 @@ def _explain(
         return line, f"{place}: unknown key{near} (known: {', '.join(known)})"
     if whole:
         return line, f"{place}: {_message(item, '').partition(': ')[2]}"
-    found, message = repr(item["input"]), _message(item, str(path[-1]))
-    found = found if len(found) <= 60 else found[:57] + "..."
-    told = message if message.startswith(found) else f"found {found}; {message}"
-    return line, f"{place}: {told}"
+    value, message = repr(item["input"]), _message(item, str(path[-1]))
+    value = value if len(value) <= 60 else value[:57] + "..."
+    text = message if message.startswith(value) else f"found {value}; {message}"
+    return line, f"{place}: {text}"
 
 
 def _place(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], type[Closed]]:
@@ -148,9 +148,9 @@ def _place(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], type[Closed]]:
     """
     if "terms" in location[:-2]:
         at = location.index("terms") + 2
-        kind = TERM_OPTIONS.get(str(location[at]))
-        if kind is not None:
-            return location[:at] + location[at + 1 :], kind
+        term = known_terms().get(str(location[at]))
+        if term is not None:
+            return location[:at] + location[at + 1 :], term.Options
     if location[0] == "teachers" and len(location) > 2:
         return location, TeacherOptions
     names = [str(part) for part in location[:-1] if not isinstance(part, int)]
@@ -168,7 +168,7 @@ def _message(item: Any, key: str) -> str:
         given = str(context.get("tag", item["input"]))
         return f"allowed: {', '.join(choices)}{nearest(given, choices)}"
     if item["type"] == "union_tag_not_found":
-        return f"a term needs the key 'term' (one of {', '.join(TERM_OPTIONS)})"
+        return f"a term needs the key 'term' (one of {', '.join(known_terms())})"
     if item["type"].startswith("bool"):
         return "allowed: true, false"
     return str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")

@@ -11,10 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from nasdistill.common.types import Closed, without_password
-from nasdistill.common.yaml import write_yaml
-from nasdistill.recipe.objective import ObjectiveOptions
-from nasdistill.recipe.teachers import IterateOptions, TeacherOptions, check_teachers
-from nasdistill.recipe.values import (
+from nasdistill.common.values import (
     Budget,
     BudgetText,
     Costs,
@@ -23,6 +20,9 @@ from nasdistill.recipe.values import (
     Milliseconds,
     Seconds,
 )
+from nasdistill.common.yaml import write_yaml
+from nasdistill.recipe.objective import ObjectiveOptions
+from nasdistill.recipe.teachers import IterateOptions, TeacherOptions, check_teachers
 
 FREE = ("trials", "time_limit", "top_k", "workers", "cache_size")
 """Keys that may change when a study goes on."""

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from nasdistill.common.types import Closed, nearest
+from nasdistill.common.values import BudgetText, Count
 from nasdistill.recipe.objective import ObjectiveOptions
-from nasdistill.recipe.values import BudgetText, Count
 
 
 class IterateOptions(Closed):

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
 from nasdistill.analysis.audit import Agreement, Audit, verdict
-from nasdistill.common.files import write_whole
-from nasdistill.report import text
-from nasdistill.report.document import document, figure_box, section
-from nasdistill.report.style import ROLES, SYMBOLS, figure_base
+from nasdistill.common import formats
+from nasdistill.report.document import (
+    Section,
+    document,
+    figure_box,
+    section,
+    table,
+    text_row,
+    write_page,
+)
+from nasdistill.report.style import NAMES, figure_base, marker
 from nasdistill.results import StudyRecord
 
 
@@ -20,16 +29,14 @@ def write_audit(record: StudyRecord, audit: Audit, path: Path) -> None:
 
     Args:
         record: The audited study.
-        audit: What was found.
-        path: Where the file goes, e.g. `reports/<study>/audit.html`.
+        audit: Its audit.
+        path: The file, e.g. `reports/<study>/audit.html`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, render_audit(record, audit))
+    write_page(path, render_audit(record, audit))
 
 
 def render_audit(record: StudyRecord, audit: Audit) -> str:
     """The page's HTML."""
-    figure = plot_audit(record, audit)
     summary = (
         f"{len(audit.numbers)} of {len(audit.chosen)} chosen trials distilled in full, "
         f"{len(audit.again)} of them with a second seed"
@@ -39,115 +46,147 @@ def render_audit(record: StudyRecord, audit: Audit) -> str:
             f"trial {number}, {reason}" for number, reason in audit.failed.items()
         )
     summary = f'{escape(summary)} · <a href="index.html">the study’s report</a>'
+    figure = plot_audit(audit_info(record, audit))
     sections = [_scatter(figure), _order(audit), _stopping(audit), _cost(audit)]
     head = f'<p class="verdict">{escape(verdict(audit))}</p>'
-    return document(f"{record.name}: audit", summary, head, sections, {"audit": {"": figure}})
+    return document(f"{record.name}: audit", summary, head, sections)
 
 
-def plot_audit(record: StudyRecord, audit: Audit) -> go.Figure:
-    """Full accuracy over the last short score, by how the trial ended."""
-    states = {c.number: c.state for c in record.candidates}
+class AuditedTrial(NamedTuple):
+    """A trial's last score and its accuracy after full distillation, shares in [0, 1]."""
+
+    number: int
+    score: float
+    full: float
+
+
+class AuditInfo(NamedTuple):
+    """Audited trials by state: `stopped` and `complete`."""
+
+    trials: Mapping[str, tuple[AuditedTrial, ...]]
+
+
+def audit_info(record: StudyRecord, audit: Audit) -> AuditInfo:
+    """Sorts the audited trials by state; a state without any is left out."""
+    state_of = {candidate.number: candidate.state for candidate in record.candidates}
+    trials = [
+        AuditedTrial(number, score, full)
+        for number, score, full in zip(audit.numbers, audit.scores, audit.full, strict=True)
+    ]
+    by_state = {
+        state: tuple(trial for trial in trials if state_of[trial.number] == state)
+        for state in ("stopped", "complete")
+    }
+    return AuditInfo({state: chosen for state, chosen in by_state.items() if chosen})
+
+
+def plot_audit(info: AuditInfo) -> go.Figure:
+    """Draws full accuracy over the last short score."""
     figure = figure_base(height=420)
-    for state in ("stopped", "complete"):
-        rows = [
-            (number, score, full)
-            for number, score, full in zip(audit.numbers, audit.scores, audit.full, strict=True)
-            if states[number] == state
-        ]
-        if rows:
-            figure.add_scatter(
-                x=[100 * score for _, score, _ in rows],
-                y=[100 * full for _, _, full in rows],
-                text=[f"trial {number}" for number, _, _ in rows],
-                mode="markers",
-                meta=state,
-                hovertemplate="%{text}<br>score %{x:.1f} %<br>in full %{y:.1f} %<extra></extra>",
-                name={"stopped": "stopped early"}.get(state, state),
-                marker={"size": 10, "symbol": SYMBOLS[state], "color": ROLES[state]},
-            )
+    for state, trials in info.trials.items():
+        figure.add_scatter(
+            x=[100 * trial.score for trial in trials],
+            y=[100 * trial.full for trial in trials],
+            text=[f"trial {trial.number}" for trial in trials],
+            mode="markers",
+            meta=state,
+            hovertemplate="%{text}<br>score %{x:.1f} %<br>in full %{y:.1f} %<extra></extra>",
+            name=NAMES[state],
+            marker=marker(state, 10),
+        )
     figure.update_xaxes(title_text="last score in the search (%)")
     figure.update_yaxes(title_text="after full distillation, audit half (%)")
     return figure
 
 
-def _scatter(figure: go.Figure) -> str:
-    note = (
+def _scatter(figure: go.Figure) -> Section:
+    remark = (
         "Each point is a trial that was drawn before anything was trained in full, in proportion "
         "from those that ended at each rung. Scores of stopped trials are of shorter runs."
     )
-    return section("Score against full distillation", figure_box("audit", figure), note)
+    box = figure_box("audit", figure)
+    return section("Score against full distillation", box, remark, {"audit": {"": figure}})
 
 
-def _order(audit: Audit) -> str:
-    rows = "".join(_row(row) for row in (*audit.scored, *audit.rivals))
-    table = (
-        '<div class="scroll"><table><thead><tr><th>figure</th><th>trials</th><th>Kendall τ</th>'
-        "<th>95 % interval</th><th>Spearman ρ</th><th>95 % interval</th><th>ρ given MACs</th>"
-        "</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
+def _order(audit: Audit) -> Section:
+    titles = (
+        "figure",
+        "trials",
+        "Kendall τ",
+        "95 % interval",
+        "Spearman ρ",
+        "95 % interval",
+        "ρ given MACs",
     )
-    said = []
-    if audit.ceiling is not None and audit.noise is not None:
-        said.append(
-            f"Full accuracy varies with the seed by a standard deviation of "
-            f"{100 * audit.noise:.2f} points, from {text.counted(len(audit.again), 'pair')}: two "
-            f"full runs of each trial would agree by about τ {audit.ceiling:.2f}, and no short "
-            "score can be expected to do better. A second seed draws other weights; order and "
-            "views of the examples stay."
-        )
-    else:
-        said.append("Without second seeds the ceiling that seeds allow is not known (--repeats).")
+    agreements = table(titles, [_row(row) for row in (*audit.scored, *audit.rivals)])
+    sentences = [_ceiling(audit)]
     if audit.recall is not None:
-        said.append(f"Of the best tenth, scores name {text.percent(audit.recall, 0)}.")
-    lines = "".join(f"<p>{line}</p>" for line in said)
-    note = (
+        sentences.append(f"Of the best tenth, scores name {formats.percent(audit.recall, 0)}.")
+    lines = "".join(f"<p>{sentence}</p>" for sentence in sentences)
+    remark = (
         "How well the order by each figure agrees with the order after full distillation; 1 is the "
         "same order, 0 none. Higher rungs hold only trials that were good enough to get there, "
         "which makes agreement harder. Intervals are by bootstrap over trials."
     )
-    return section("Order", table + lines, note)
+    return section("Order", agreements + lines, remark)
 
 
 def _row(row: Agreement) -> str:
-    def number(value: float | None) -> str:
-        return text.NONE if value is None else f"{value:.2f}"
-
-    def bounds(found: tuple[float, float] | None) -> str:
-        return text.NONE if found is None else f"{found[0]:.2f} to {found[1]:.2f}"
-
-    cells = (
-        row.name,
-        str(row.count),
-        number(row.kendall),
-        bounds(row.kendall_interval),
-        number(row.spearman),
-        bounds(row.spearman_interval),
-        number(row.partial),
+    return text_row(
+        (
+            row.name,
+            str(row.count),
+            _correlation(row.kendall),
+            _bounds(row.kendall_interval),
+            _correlation(row.spearman),
+            _bounds(row.spearman_interval),
+            _correlation(row.partial),
+        )
     )
-    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
-def _stopping(audit: Audit) -> str:
+def _correlation(value: float | None) -> str:
+    return formats.NONE if value is None else f"{value:.2f}"
+
+
+def _bounds(interval: tuple[float, float] | None) -> str:
+    return formats.NONE if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
+
+
+def _ceiling(audit: Audit) -> str:
+    """The agreement that two full runs would have."""
+    if audit.ceiling is None or audit.noise is None:
+        return "Without second seeds the ceiling that seeds allow is not known (--repeats)."
+    return (
+        f"Full accuracy varies with the seed by a standard deviation of "
+        f"{100 * audit.noise:.2f} points, from {formats.counted(len(audit.again), 'pair')}: two "
+        f"full runs of each trial would agree by about τ {audit.ceiling:.2f}, and no short "
+        "score can be expected to do better. A second seed draws other weights; order and "
+        "views of the examples stay."
+    )
+
+
+def _stopping(audit: Audit) -> Section:
     if audit.lost is None:
-        said = "The sample holds no stopped or no complete trial: nothing to compare."
+        sentence = "The sample holds no stopped or no complete trial: nothing to compare."
     elif audit.lost > 0:
-        said = (
+        sentence = (
             f"The best stopped trial of the sample ends {100 * audit.lost:.1f} points above its "
             "best complete one: stopping lost it."
         )
     else:
-        said = (
+        sentence = (
             f"The best stopped trial of the sample ends {100 * abs(audit.lost):.1f} points below "
             "its best complete one: stopping lost no accuracy here."
         )
-    return section("What stopping lost", f"<p>{said}</p>")
+    return section("What stopping lost", f"<p>{sentence}</p>")
 
 
-def _cost(audit: Audit) -> str:
+def _cost(audit: Audit) -> Section:
     search, everything = audit.spent["search"], audit.spent["everything"]
-    said = (
-        f"Trials trained on {text.count(search)} examples; distilling each of them in full would "
-        f"take {text.count(everything)} ({everything / max(1, search):.1f} times as many). The "
-        f"audit itself took {text.count(audit.spent['audit'])}."
+    sentences = (
+        f"Trials trained on {formats.count(search)} examples; distilling each of them in full "
+        f"would take {formats.count(everything)} ({everything / max(1, search):.1f} times as "
+        f"many). The audit itself took {formats.count(audit.spent['audit'])}."
     )
-    return section("What was spent", f"<p>{said}</p>")
+    return section("What was spent", f"<p>{sentences}</p>")

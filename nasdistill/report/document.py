@@ -5,24 +5,32 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import NamedTuple
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
-_HERE = Path(__file__).parent
+from nasdistill.common.files import write_whole
+
+_PACKAGE = Path(__file__).parent
+
+Plots = Mapping[str, Mapping[str, go.Figure]]
+"""Figures by the name of their box, each in its variants by key; a single one has the key ``""``.
+The first variant is shown when the page opens."""
 
 
-def document(
-    title: str,
-    summary: str,
-    verdict: str,
-    sections: Sequence[str],
-    plots: Mapping[str, Mapping[str, go.Figure]],
-) -> str:
+class Section(NamedTuple):
+    """A part of a page: its HTML, empty where there is nothing to show, and its figures."""
+
+    html: str
+    plots: Plots
+
+
+def document(title: str, summary: str, verdict: str, sections: Sequence[Section]) -> str:
     """A page that needs no network.
 
     Nothing is loaded from elsewhere: the page's own policy forbids it, and only the scripts whose
@@ -32,11 +40,10 @@ def document(
         title: Plain text.
         summary: HTML below the title.
         verdict: HTML that heads the page.
-        sections: HTML.
-        plots: Figures by the name of their box, in their variants.
+        sections: The parts, in their order.
     """
-    scripts = [_script(get_plotlyjs()), _script((_HERE / "page.js").read_text("utf-8"))]
-    return Template((_HERE / "page.html").read_text("utf-8")).substitute(
+    scripts = [_script(get_plotlyjs()), _script((_PACKAGE / "page.js").read_text("utf-8"))]
+    return Template((_PACKAGE / "page.html").read_text("utf-8")).substitute(
         policy="; ".join(
             [
                 "default-src 'none'",
@@ -46,14 +53,20 @@ def document(
             ]
         ),
         title=escape(title),
-        style=(_HERE / "page.css").read_text("utf-8"),
+        style=(_PACKAGE / "page.css").read_text("utf-8"),
         summary=summary,
         verdict=verdict,
-        sections="\n".join(sections),
-        figures=_embed(plots),
+        sections="\n".join(section.html for section in sections),
+        figures=_embed({n: variants for s in sections for n, variants in s.plots.items()}),
         plotly=scripts[0],
         script=scripts[1],
     )
+
+
+def write_page(path: Path, html: str) -> None:
+    """Writes a page; it appears whole or not at all, and folders above it are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, html)
 
 
 def _script(source: str) -> str:
@@ -66,7 +79,7 @@ def _hash(source: str) -> str:
     return base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
 
 
-def _embed(plots: Mapping[str, Mapping[str, go.Figure]]) -> str:
+def _embed(plots: Plots) -> str:
     """JSON that can stand inside a script element: no `<`, `>`, `&` or line separators."""
     data = {
         name: {key: json.loads(figure.to_json()) for key, figure in variants.items()}
@@ -78,19 +91,31 @@ def _embed(plots: Mapping[str, Mapping[str, go.Figure]]) -> str:
     return result
 
 
-def section(title: str, body: str, note: str = "") -> str:
-    """A titled part of a page; title, body and note are HTML."""
-    lead = f'<p class="note">{note}</p>' if note else ""
-    return f"<section><h2>{title}</h2>{lead}{body}</section>"
+def section(title: str, body: str, remark: str = "", plots: Plots | None = None) -> Section:
+    """A titled part of a page.
+
+    Args:
+        title: HTML of the heading.
+        body: HTML.
+        remark: HTML above the body: how to read it.
+        plots: The figures that the body has boxes for.
+    """
+    lead = note(remark) if remark else ""
+    return Section(f"<section><h2>{title}</h2>{lead}{body}</section>", plots or {})
+
+
+def note(html: str) -> str:
+    """A paragraph in small print."""
+    return f'<p class="note">{html}</p>'
 
 
 def figure_box(name: str, figure: go.Figure) -> str:
-    """Where the script draws a figure."""
+    """The element in which the script draws a figure."""
     height = int(figure.layout.height)
     return f'<div class="plot" id="{name}" style="height:{height}px"></div>'
 
 
-def buttons(kind: str, labels: dict[str, str], pressed: str) -> str:
+def buttons(kind: str, labels: Mapping[str, str], pressed: str) -> str:
     """A row of buttons of which one is pressed."""
     inner = "".join(
         f'<button type="button" data-{kind}="{key}" aria-pressed="{str(key == pressed).lower()}">'
@@ -98,3 +123,25 @@ def buttons(kind: str, labels: dict[str, str], pressed: str) -> str:
         for key, label in labels.items()
     )
     return f'<div class="buttons" role="group">{inner}</div>'
+
+
+def table(titles: Iterable[str], rows: Iterable[str], name: str = "", box: str = "scroll") -> str:
+    """A table that scrolls by itself where it is wider than the page.
+
+    Args:
+        titles: HTML of the columns' heads.
+        rows: HTML of the rows, each a `tr` element.
+        name: Class of the table.
+        box: Classes of the box around it.
+    """
+    kind = f' class="{name}"' if name else ""
+    head = "".join(f"<th>{title}</th>" for title in titles)
+    return (
+        f'<div class="{box}"><table{kind}><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def text_row(cells: Iterable[str]) -> str:
+    """A table's row of plain texts, which are escaped."""
+    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"

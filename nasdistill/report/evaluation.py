@@ -1,4 +1,4 @@
-"""Figures of what `evaluate` found of a final: classes, robustness, calibration."""
+"""Figures of a final's evaluation: accuracy by class, robustness, calibration."""
 
 from __future__ import annotations
 
@@ -8,40 +8,61 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
 from nasdistill.analysis.evaluation import Quality, read_quality
-from nasdistill.report import text
-from nasdistill.report.style import ROLES, SYMBOLS, figure_base, plain
+from nasdistill.common import formats
+from nasdistill.report.style import ROLES, error_bars, figure_base, marker, plain
+from nasdistill.report.text import shortened
 from nasdistill.results import Final, StudyRecord
 
 MODELS = ("student", "teacher")
 _ROLE = {"student": "final", "teacher": "teacher"}
-MOST_CLASSES = 24
-LEAST_IN_BIN = 10
-
-Judged = Sequence[tuple[Final, Quality]]
+MAX_CLASSES = 24
+MIN_EXAMPLES_IN_BIN = 10
 
 
-def judged_finals(record: StudyRecord) -> list[tuple[Final, Quality]]:
-    """The finals that have a quality.json, with its content."""
-    found = [(final, read_quality(final.folder)) for final in record.finals]
-    return [(final, quality) for final, quality in found if quality is not None]
+class EvaluatedFinal(NamedTuple):
+    """A final and the content of its quality.json."""
+
+    final: Final
+    quality: Quality
+
+    @property
+    def key(self) -> str:
+        """Name of the variant that shows this final."""
+        return f"final-{self.final.rank}"
 
 
-def plots_of(judged: Judged, first: int) -> dict[str, dict[str, go.Figure]]:
+def evaluated_finals(record: StudyRecord) -> list[EvaluatedFinal]:
+    """The finals that have a quality.json, by rank."""
+    read = [(final, read_quality(final.folder)) for final in record.finals]
+    return [EvaluatedFinal(final, quality) for final, quality in read if quality is not None]
+
+
+def evaluation_plots(
+    evaluated: Sequence[EvaluatedFinal], first: int
+) -> dict[str, dict[str, go.Figure]]:
     """Every figure of the section by its name, each in one variant a final.
 
     Args:
-        judged: Finals with what was found.
+        evaluated: The finals.
         first: Rank of the one that is shown at first.
     """
-    ordered = sorted(judged, key=lambda pair: pair[0].rank != first)
-    most = max(len(classes_info(quality).names) for _, quality in judged)
+    ordered = sorted(evaluated, key=lambda each: each.final.rank != first)
+    rows = max(len(classes_info(each.quality).names) for each in evaluated)
     plots: dict[str, dict[str, go.Figure]] = {"classes": {}, "robustness": {}, "calibration": {}}
-    for final, quality in ordered:
-        key = f"final-{final.rank}"
-        plots["classes"][key] = plot_classes(classes_info(quality), most)
-        plots["robustness"][key] = plot_robustness(robustness_info(quality))
-        plots["calibration"][key] = plot_calibration(calibration_info(quality))
+    for each in ordered:
+        quality = each.quality
+        plots["classes"][each.key] = plot_classes(classes_info(quality), rows)
+        plots["robustness"][each.key] = plot_robustness(robustness_info(quality))
+        plots["calibration"][each.key] = plot_calibration(calibration_info(quality))
     return plots
+
+
+class Share(NamedTuple):
+    """A share in [0, 1] and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 class ClassesInfo(NamedTuple):
@@ -49,55 +70,52 @@ class ClassesInfo(NamedTuple):
 
     Attributes:
         names: Of the classes shown.
-        shares: For each model, `(value, low, high)` of each class.
+        shares: For each model, the accuracy within each class.
         left_out: Classes that are not shown: those whose accuracy changes least.
     """
 
     names: tuple[str, ...]
-    shares: Mapping[str, tuple[tuple[float, float, float], ...]]
+    shares: Mapping[str, tuple[Share, ...]]
     left_out: int
 
 
 def classes_info(quality: Quality) -> ClassesInfo:
     """Collects the classes that have examples; of many, those that change most."""
     rows = [row for row in quality["per_class"] if row["examples"]]
-    shown = sorted(rows, key=lambda row: -abs(row["difference"]))[:MOST_CLASSES]
+    shown = sorted(rows, key=lambda row: -abs(row["difference"]))[:MAX_CLASSES]
     shown.sort(key=lambda row: float(row["difference"]))
-    shares = {
-        model: tuple((r[model]["value"], r[model]["low"], r[model]["high"]) for r in shown)
-        for model in MODELS
-    }
+    shares = {model: tuple(_share(row[model]) for row in shown) for model in MODELS}
     return ClassesInfo(tuple(row["class"] for row in shown), shares, len(rows) - len(shown))
 
 
-def plot_classes(info: ClassesInfo, room: int) -> go.Figure:
+def _share(row: Mapping[str, float]) -> Share:
+    return Share(row["value"], row["low"], row["high"])
+
+
+def plot_classes(info: ClassesInfo, rows: int) -> go.Figure:
     """Draws student over teacher for each class, with intervals.
 
     Args:
         info: The classes.
-        room: Rows that the figure leaves room for.
+        rows: Number of classes that the figure has the height for.
     """
-    figure = figure_base(height=100 + 38 * max(room, 1))
+    figure = figure_base(height=100 + 38 * max(rows, 1))
     for model, shift in (("teacher", 0.14), ("student", -0.14)):
         shares = info.shares[model]
+        values, lows, highs = ([share[i] for share in shares] for i in range(3))
         figure.add_scatter(
-            x=[100 * value for value, _, _ in shares],
+            x=[100 * value for value in values],
             y=[row + shift for row in range(len(shares))],
-            error_x={
-                "array": [100 * (high - value) for value, _, high in shares],
-                "arrayminus": [100 * (value - low) for value, low, _ in shares],
-                "thickness": 1.4,
-                "width": 3,
-                "color": ROLES[_ROLE[model]],
-            },
+            error_x=error_bars(values, lows, highs, thickness=1.4) | {"color": ROLES[_ROLE[model]]},
             hovertext=[
-                f"{plain(name)}, {model}: {text.percent(value)}<br>[{text.interval((low, high))}]"
+                f"{plain(name)}, {model}: {formats.percent(value)}"
+                f"<br>[{formats.interval((low, high))}]"
                 for name, (value, low, high) in zip(info.names, shares, strict=True)
             ],
             **_marks(model),
             mode="markers",
         )
-    ticks = [plain(name if len(name) <= 24 else name[:23] + "…") for name in info.names]
+    ticks = [plain(shortened(name, 24)) for name in info.names]
     figure.update_layout(
         xaxis={"title": {"text": "accuracy within the class (%)"}},
         yaxis={
@@ -115,7 +133,7 @@ class RobustnessInfo(NamedTuple):
     Attributes:
         severities: By kind, rising from 0.
         shares: By kind and model, the accuracy at each severity.
-        examples: How many pictures each share is of.
+        examples: Number of pictures that each share is of.
     """
 
     severities: Mapping[str, tuple[float, ...]]
@@ -125,15 +143,16 @@ class RobustnessInfo(NamedTuple):
 
 def robustness_info(quality: Quality) -> RobustnessInfo:
     """Collects the curves of noise and blur."""
-    found = quality["robustness"]
-    rows = {kind: [r for r in found["rows"] if r["kind"] == kind] for kind in ("noise", "blur")}
+    robustness = quality["robustness"]
+    clean = robustness["clean"]
+    rows = {
+        kind: [row for row in robustness["rows"] if row["kind"] == kind]
+        for kind in ("noise", "blur")
+    }
     return RobustnessInfo(
         {kind: (0.0, *(row["severity"] for row in rows[kind])) for kind in rows},
-        {
-            kind: {m: (found["clean"][m], *(row[m] for row in rows[kind])) for m in MODELS}
-            for kind in rows
-        },
-        found["examples"],
+        {kind: {m: (clean[m], *(row[m] for row in rows[kind])) for m in MODELS} for kind in rows},
+        robustness["examples"],
     )
 
 
@@ -150,48 +169,48 @@ def plot_robustness(info: RobustnessInfo) -> go.Figure:
                 y=[100 * share for share in info.shares[kind][model]],
                 mode="lines+markers",
                 hovertext=[
-                    f"{model}, {kind} {at:g}{' %' * number}: {text.percent(share)}"
-                    for at, share in zip(x, info.shares[kind][model], strict=True)
+                    f"{model}, {kind} {severity:g}{' %' * number}: {formats.percent(share)}"
+                    for severity, share in zip(x, info.shares[kind][model], strict=True)
                 ],
                 line={"width": 2, "color": ROLES[_ROLE[model]]},
                 **axes,
                 **(_marks(model) | {"showlegend": not number}),
             )
-    shares = [s for models in info.shares.values() for each in models.values() for s in each]
-    reach = [max(0.0, 100 * min(shares) - 5), min(101.0, 100 * max(shares) + 4)]
+    shares = [s for models in info.shares.values() for curve in models.values() for s in curve]
+    y_range = [max(0.0, 100 * min(shares) - 5), min(101.0, 100 * max(shares) + 4)]
     grid = {key: figure.layout.yaxis[key] for key in ("gridcolor", "linecolor", "zeroline")}
+    right = {"title": {"text": "blur (σ, % of the side)"}, "domain": [0.54, 1], "anchor": "y2"}
     figure.update_layout(
         xaxis={"title": {"text": "noise (deviation, white = 1)"}, "domain": [0, 0.48]},
-        xaxis2={
-            **grid,
-            "title": {"text": "blur (σ, % of the side)"},
-            "domain": [0.54, 1],
-            "anchor": "y2",
-        },
-        yaxis={"title": {"text": "accuracy (%)"}, "range": reach},
-        yaxis2={**grid, "anchor": "x2", "range": reach},
+        xaxis2=grid | right,
+        yaxis={"title": {"text": "accuracy (%)"}, "range": y_range},
+        yaxis2=grid | {"anchor": "x2", "range": y_range},
     )
     return figure
 
 
-class CalibrationInfo(NamedTuple):
-    """For each model `(confidence, accuracy, examples)` of each bin, shares in [0, 1]."""
+class Bin(NamedTuple):
+    """A bin of the reliability diagram: mean confidence and accuracy in [0, 1], and examples."""
 
-    bins: Mapping[str, tuple[tuple[float, float, int], ...]]
+    confidence: float
+    accuracy: float
+    examples: int
+
+
+class CalibrationInfo(NamedTuple):
+    """The bins of each model, by rising confidence."""
+
+    bins: Mapping[str, tuple[Bin, ...]]
 
 
 def calibration_info(quality: Quality) -> CalibrationInfo:
     """Collects the bins of the reliability diagram that hold enough examples to say anything."""
-    bins = {
-        model: [b for b in quality["calibration"][model]["bins"] if b["examples"] >= LEAST_IN_BIN]
-        for model in MODELS
-    }
-    return CalibrationInfo(
-        {
-            model: tuple((b["confidence"], b["accuracy"], b["examples"]) for b in bins[model])
-            for model in MODELS
-        }
-    )
+    bins = {}
+    for model in MODELS:
+        rows = quality["calibration"][model]["bins"]
+        every = (Bin(row["confidence"], row["accuracy"], row["examples"]) for row in rows)
+        bins[model] = tuple(b for b in every if b.examples >= MIN_EXAMPLES_IN_BIN)
+    return CalibrationInfo(bins)
 
 
 def plot_calibration(info: CalibrationInfo) -> go.Figure:
@@ -207,42 +226,41 @@ def plot_calibration(info: CalibrationInfo) -> go.Figure:
         meta="stopped",
     )
     for model in ("teacher", "student"):
-        bins = info.bins[model]
-        total = sum(count for _, _, count in bins) or 1
-        style = _marks(model)
-        style["marker"] = style["marker"] | {
-            "size": [5 + 17 * (count / total) ** 0.5 for _, _, count in bins],
-            "opacity": 0.85,
-        }
-        figure.add_scatter(
-            x=[100 * sure for sure, _, _ in bins],
-            y=[100 * right for _, right, _ in bins],
-            hovertext=[
-                f"{model}: sure {text.percent(sure)}, right {text.percent(right)}<br>"
-                f"{text.counted(count, 'example')}"
-                for sure, right, count in bins
-            ],
-            mode="lines+markers",
-            cliponaxis=False,
-            line={"width": 1.5, "color": ROLES[_ROLE[model]]},
-            **style,
-        )
+        _draw_bins(figure, model, info.bins[model])
     low = min(
-        (min(sure, right) for bins in info.bins.values() for sure, right, _ in bins), default=0.0
+        (min(b.confidence, b.accuracy) for bins in info.bins.values() for b in bins), default=0.0
     )
-    reach = [max(-2.0, 100 * low - 6), 103]
+    ends = [max(-2.0, 100 * low - 6), 103]
     figure.update_layout(
-        xaxis={"title": {"text": "confidence (%)"}, "range": reach},
-        yaxis={"title": {"text": "accuracy (%)"}, "range": reach},
+        xaxis={"title": {"text": "confidence (%)"}, "range": ends},
+        yaxis={"title": {"text": "accuracy (%)"}, "range": ends},
     )
     return figure
 
 
+def _draw_bins(figure: go.Figure, model: str, bins: Sequence[Bin]) -> None:
+    """Draws one model's bins; the area of a mark grows with the examples in it."""
+    total = sum(b.examples for b in bins) or 1
+    style = _marks(model)
+    style["marker"] = style["marker"] | {
+        "size": [5 + 17 * (b.examples / total) ** 0.5 for b in bins],
+        "opacity": 0.85,
+    }
+    figure.add_scatter(
+        x=[100 * b.confidence for b in bins],
+        y=[100 * b.accuracy for b in bins],
+        hovertext=[
+            f"{model}: sure {formats.percent(b.confidence)}, right {formats.percent(b.accuracy)}"
+            f"<br>{formats.counted(b.examples, 'example')}"
+            for b in bins
+        ],
+        mode="lines+markers",
+        cliponaxis=False,
+        line={"width": 1.5, "color": ROLES[_ROLE[model]]},
+        **style,
+    )
+
+
 def _marks(model: str) -> dict[str, Any]:
     role = _ROLE[model]
-    return {
-        "name": model,
-        "meta": role,
-        "hoverinfo": "text",
-        "marker": {"color": ROLES[role], "symbol": SYMBOLS[role], "size": 9},
-    }
+    return {"name": model, "meta": role, "hoverinfo": "text", "marker": marker(role, 9)}

@@ -1,4 +1,4 @@
-"""Figures of the report: `*_info(record)` says what is shown, `plot_*(info)` draws it.
+"""Accuracy against cost: `trade_off_info(record)` collects what `plot_trade_off(info)` draws.
 
 Colours follow from each trace's `meta` (its role), so that a page can recolour a figure for its
 theme. Text that came from outside is escaped for Plotly's own small markup.
@@ -11,9 +11,18 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
+from nasdistill.common import formats
 from nasdistill.common.types import Cost
 from nasdistill.report import statistics, text
-from nasdistill.report.style import NAMES, ROLES, SIZES, SYMBOLS, cost_axis, figure_base, plain
+from nasdistill.report.style import (
+    NAMES,
+    ROLES,
+    cost_axis,
+    error_bars,
+    figure_base,
+    marker,
+    plain,
+)
 from nasdistill.results import Candidate, Final, RungScore, StudyRecord
 
 
@@ -32,13 +41,13 @@ class TradeOffInfo(NamedTuple):
     """Accuracy against one cost.
 
     Attributes:
-        cost: Which cost.
+        cost: Name of the cost.
         groups: Points by role: trials by state, finals, the recommended one, the teacher.
         front: Complete trials that no complete trial beats in this cost and score.
         cost_limit: The upper limit on this cost, if any.
         accuracy_limit: The lower limit on accuracy, in [0, 1], if any.
         unplaced: Trials without a value of this cost.
-        floor: Where the close-up begins, in [0, 1].
+        floor: Lower end of the close-up, in [0, 1].
         below: Scored trials below the floor.
     """
 
@@ -55,29 +64,23 @@ class TradeOffInfo(NamedTuple):
 def trade_off_info(record: StudyRecord, cost: Cost) -> TradeOffInfo:
     """Places trials (last score), finals and teacher (test accuracy) against one cost."""
     groups: dict[str, list[Point]] = {}
-    unplaced = 0
     for candidate in record.candidates:
-        x = candidate.cost(cost)
-        if x is None or (candidate.score is None and candidate.state not in ("rejected", "failed")):
-            unplaced += 1
-            continue
-        y = None if candidate.state in ("rejected", "failed") else candidate.score
-        groups.setdefault(candidate.state, []).append(
-            Point(candidate.number, x, y, _trial_label(candidate))
-        )
+        if (point := _trial_point(candidate, cost)) is not None:
+            groups.setdefault(candidate.state, []).append(point)
+    unplaced = len(record.candidates) - sum(map(len, groups.values()))
     for final in record.finals:
         if (x := final_cost(record, final, cost)) is not None:
             groups.setdefault(_role(final), []).append(_final_point(record, final, x))
     if (teacher := _teacher_point(record, cost)) is not None:
         groups["teacher"] = [teacher]
     complete = groups.get("complete", [])
-    chosen = statistics.front_of_two([p.x for p in complete], [p.y or 0.0 for p in complete])
+    front = statistics.front_of_two([p.x for p in complete], [p.y or 0.0 for p in complete])
     floor = _floor(groups, record.limits.get("accuracy"))
     scored = [p.y for points in groups.values() for p in points if p.y is not None]
     return TradeOffInfo(
         cost=cost,
         groups={role: tuple(groups[role]) for role in NAMES if role in groups},
-        front=tuple(complete[i] for i in chosen),
+        front=tuple(complete[i] for i in front),
         cost_limit=record.limits.get(cost),
         accuracy_limit=record.limits.get("accuracy"),
         unplaced=unplaced,
@@ -104,7 +107,7 @@ def latency_of(final: Final, model: str, batch: int = 1) -> float | None:
 
 
 class Limit(NamedTuple):
-    """One limit of the study, held against a final."""
+    """One limit of the study, and the value of a final: accuracy is to be above, costs below."""
 
     name: str
     limit: float
@@ -113,9 +116,19 @@ class Limit(NamedTuple):
 
 
 def limits_of(final: Final) -> list[Limit]:
-    """The limits that a final was held to: of its exported file, and accuracy on the audit half."""
+    """The checked limits of a final: costs of its exported file, accuracy on the audit half."""
     checked = final.metrics.get("limits") or {}
     return [Limit(str(n), e["limit"], e["value"], bool(e["ok"])) for n, e in checked.items()]
+
+
+def _trial_point(candidate: Candidate, cost: Cost) -> Point | None:
+    """A trial's point; None without this cost, and without a score where it ought to have one."""
+    unscored = candidate.state in ("rejected", "failed")
+    x = candidate.cost(cost)
+    if x is None or (candidate.score is None and not unscored):
+        return None
+    y = None if unscored else candidate.score
+    return Point(candidate.number, x, y, _trial_label(candidate))
 
 
 def _role(final: Final) -> str:
@@ -131,11 +144,11 @@ def _final_point(record: StudyRecord, final: Final, x: float) -> Point:
     lines = [
         f"<b>Final {final.rank}</b>, trial {final.number}"
         + (", recommended" if final.recommended else ""),
-        f"test accuracy {text.percent(metrics.get('test_accuracy'))}"
-        f" [{text.interval(metrics.get('test_interval'))}]",
-        f"{text.count(metrics.get('params'))} params · {text.count(metrics.get('macs'))} MACs"
-        f" · {text.size(metrics.get('bytes'))}"
-        f" · {text.milliseconds(latency_of(final, 'student'))}",
+        f"test accuracy {formats.percent(metrics.get('test_accuracy'))}"
+        f" [{formats.interval(metrics.get('test_interval'))}]",
+        f"{formats.count(metrics.get('params'))} params · {formats.count(metrics.get('macs'))} MACs"
+        f" · {formats.size(metrics.get('bytes'))}"
+        f" · {formats.milliseconds(latency_of(final, 'student'))}",
     ]
     if broken := final.broken_limits:
         lines.insert(1, f"<b>breaks: {plain(', '.join(broken))}</b>")
@@ -148,13 +161,13 @@ def _teacher_point(record: StudyRecord, cost: Cost) -> Point | None:
     accuracy = teacher_accuracy(record)
     x = teacher.get(cost)
     if cost == "latency":
-        chosen = sorted(record.finals, key=lambda final: not final.recommended)
-        found = [v for v in (latency_of(final, "teacher") for final in chosen) if v is not None]
-        x = found[0] if found else x
+        finals = sorted(record.finals, key=lambda final: not final.recommended)
+        measured = (latency_of(final, "teacher") for final in finals)
+        x = next((latency for latency in measured if latency is not None), x)
     if x is None or accuracy is None:
         return None
     label = f"<b>Teacher</b> {plain(str(teacher.get('name', '')))}<br>"
-    label += f"accuracy {text.percent(accuracy)}<br>{text.cost(cost, x)}"
+    label += f"accuracy {formats.percent(accuracy)}<br>{formats.cost(cost, x)}"
     label += {"params": " params", "macs": " MACs"}.get(cost, "")
     return Point(None, float(x), accuracy, label)
 
@@ -178,8 +191,8 @@ def _trial_label(candidate: Candidate) -> str:
 
 
 def _score(rung: RungScore) -> str:
-    bounds = text.interval((rung.low, rung.high))
-    return f"score {text.percent(rung.accuracy)} [{bounds}] at rung {rung.rung}"
+    bounds = formats.interval((rung.low, rung.high))
+    return f"score {formats.percent(rung.accuracy)} [{bounds}] at rung {rung.rung}"
 
 
 def _architecture(candidate: Candidate | None) -> list[str]:
@@ -188,11 +201,12 @@ def _architecture(candidate: Candidate | None) -> list[str]:
 
 
 def _floor(groups: Mapping[str, Sequence[Point]], limit: float | None) -> float:
+    """Lower end of the close-up: below all that competes; below everything if nothing does."""
     roles = ("complete", "final", "recommended", "broken", "teacher")
     best = [p.low or p.y for role in roles for p in groups.get(role, ()) if p.y is not None]
     best += [] if limit is None else [limit]
-    every = [p.y for points in groups.values() for p in points if p.y is not None]
-    shown = [value for value in best if value is not None] or every or [0.0]
+    scores = [p.y for points in groups.values() for p in points if p.y is not None]
+    shown = [value for value in best if value is not None] or scores or [0.0]
     return max(0.0, min(shown) - 0.02)
 
 
@@ -200,7 +214,7 @@ def _trace(role: str, points: Sequence[Point], **extra: Any) -> go.Scatter:
     style: dict[str, Any] = {
         "mode": "markers",
         "name": NAMES[role],
-        "marker": {"color": ROLES[role], "symbol": SYMBOLS[role], "size": SIZES[role]},
+        "marker": marker(role),
         "hovertext": [point.label for point in points],
         "customdata": [point.number for point in points],
         "hoverinfo": "text",
@@ -213,40 +227,23 @@ def _per_cent(points: Sequence[Point]) -> list[float | None]:
     return [None if point.y is None else 100 * point.y for point in points]
 
 
-def _error_bars(points: Sequence[Point]) -> dict[str, Any]:
-    return {
-        "array": [100 * ((p.high or p.y or 0) - (p.y or 0)) for p in points],
-        "arrayminus": [100 * ((p.y or 0) - (p.low or p.y or 0)) for p in points],
-        "thickness": 1.2,
-        "width": 3,
-    }
-
-
 def plot_trade_off(info: TradeOffInfo) -> go.Figure:
     """Draws accuracy against a cost, with a strip of rejected and failed trials below."""
     figure = figure_base(height=520)
-    xs = [point.x for points in info.groups.values() for point in points]
-    xs += [] if info.cost_limit is None else [info.cost_limit]
-    axis = cost_axis(xs, text.COST_TITLES[info.cost])
+    values = [point.x for points in info.groups.values() for point in points]
+    values += [] if info.cost_limit is None else [info.cost_limit]
+    axis = cost_axis(values, text.COST_TITLES[info.cost])
     ends = [10**end if axis["type"] == "log" else end for end in axis["range"]]
     _draw_limits(figure, info, ends)
     if info.front:
-        figure.add_scatter(
-            x=[p.x for p in info.front],
-            y=_per_cent(info.front),
-            mode="lines",
-            name="front",
-            line={"shape": "hv", "color": ROLES["complete"], "width": 2},
-            meta="complete",
-            hoverinfo="skip",
-        )
+        _draw_front(figure, info.front)
     strip = [role for role in ("rejected", "failed") if role in info.groups]
     for role, points in info.groups.items():
         if role in strip:
             row = [strip.index(role)] * len(points)
             figure.add_trace(_trace(role, points, y=row, yaxis="y2"))
         else:
-            bars = {"error_y": _error_bars(points)} if any(p.low for p in points) else {}
+            bars = {"error_y": _intervals(points)} if any(p.low for p in points) else {}
             figure.add_trace(_trace(role, points, y=_per_cent(points), **bars))
     top = max((p.high or p.y or 0 for points in info.groups.values() for p in points), default=1)
     span = 100 * (top - info.floor)
@@ -259,42 +256,60 @@ def plot_trade_off(info: TradeOffInfo) -> go.Figure:
         },
     )
     if strip:
-        figure.update_layout(
-            yaxis2={
-                "domain": [0, 0.02 + 0.06 * len(strip)],
-                "range": [-0.7, len(strip) - 0.3],
-                "fixedrange": True,
-                "tickvals": list(range(len(strip))),
-                "ticktext": strip,
-                "zeroline": False,
-            }
-        )
+        figure.update_layout(yaxis2=_strip_axis(strip))
     return figure
 
 
-def _draw_limits(figure: go.Figure, info: TradeOffInfo, span: Sequence[float]) -> None:
+def _intervals(points: Sequence[Point]) -> dict[str, Any]:
+    return error_bars([p.y for p in points], [p.low for p in points], [p.high for p in points])
+
+
+def _strip_axis(roles: Sequence[str]) -> dict[str, Any]:
+    """The y axis of the trials without accuracy, a row for each role."""
+    return {
+        "domain": [0, 0.02 + 0.06 * len(roles)],
+        "range": [-0.7, len(roles) - 0.3],
+        "fixedrange": True,
+        "tickvals": list(range(len(roles))),
+        "ticktext": roles,
+        "zeroline": False,
+    }
+
+
+def _draw_front(figure: go.Figure, front: Sequence[Point]) -> None:
+    figure.add_scatter(
+        x=[point.x for point in front],
+        y=_per_cent(front),
+        mode="lines",
+        name="front",
+        line={"shape": "hv", "color": ROLES["complete"], "width": 2},
+        meta="complete",
+        hoverinfo="skip",
+    )
+
+
+def _draw_limits(figure: go.Figure, info: TradeOffInfo, ends: Sequence[float]) -> None:
+    """Draws the limits as lines; `ends` are those of the x axis."""
     style = {"color": ROLES["limit"], "width": 1.5, "dash": "dot"}
     if info.cost_limit is not None:
-        name = f"limit: {text.cost(info.cost, info.cost_limit)}"
-        figure.add_scatter(
-            x=[info.cost_limit] * 2,
-            y=[0, 110],
-            mode="lines",
-            name=name,
-            line=style,
-            hoverinfo="name",
-            meta="limit",
-            legendrank=2000,
-        )
+        name = f"limit: {formats.cost(info.cost, info.cost_limit)}"
+        _draw_limit(figure, [info.cost_limit] * 2, [0, 110], name, style)
     if info.accuracy_limit is not None:
-        name = f"least accuracy: {text.percent(info.accuracy_limit)}"
-        figure.add_scatter(
-            x=[span[0], span[1]],
-            y=[100 * info.accuracy_limit] * 2,
-            mode="lines",
-            name=name,
-            line=style | {"dash": "dash"},
-            hoverinfo="name",
-            meta="limit",
-            legendrank=2000,
-        )
+        name = f"least accuracy: {formats.percent(info.accuracy_limit)}"
+        y = [100 * info.accuracy_limit] * 2
+        _draw_limit(figure, ends, y, name, style | {"dash": "dash"})
+
+
+def _draw_limit(
+    figure: go.Figure, x: Sequence[float], y: Sequence[float], name: str, line: Mapping[str, Any]
+) -> None:
+    figure.add_scatter(
+        x=list(x),
+        y=list(y),
+        mode="lines",
+        name=name,
+        line=dict(line),
+        hoverinfo="name",
+        meta="limit",
+        legendrank=2000,
+    )

@@ -6,19 +6,40 @@ from collections import Counter
 from html import escape
 from pathlib import Path
 
-import plotly.graph_objects as go  # type: ignore[import-untyped]
-
-from nasdistill.analysis.audit import analyse, read_audit, verdict
+from nasdistill.analysis.audit import analyse, read_audit
+from nasdistill.analysis.audit import verdict as audit_verdict
+from nasdistill.common import formats
 from nasdistill.common.errors import UserError
-from nasdistill.common.files import write_whole
 from nasdistill.common.types import Cost
 from nasdistill.common.yaml import write_yaml
-from nasdistill.report import evaluation, evaluation_text, figures, progress, tables, text
-from nasdistill.report.document import buttons, document, figure_box, section
+from nasdistill.report import evaluation, evaluation_text, figures, progress, statistics, tables
+from nasdistill.report.document import (
+    Section,
+    buttons,
+    document,
+    figure_box,
+    section,
+    write_page,
+)
 from nasdistill.results import COUNTED, StudyRecord
 
 _COSTS: tuple[Cost, ...] = ("params", "macs", "latency", "bytes")
 _BUTTONS = {"params": "parameters", "macs": "MACs", "latency": "latency", "bytes": "bytes"}
+
+
+def write_report(record: StudyRecord, path: Path) -> None:
+    """Writes a study's report as one HTML file that needs no network.
+
+    The file appears whole or not at all; folders above it are made.
+
+    Args:
+        record: The study.
+        path: The file, e.g. `reports/<study>/index.html`.
+
+    Raises:
+        UserError: If the study has no trials yet.
+    """
+    write_page(path, render(record))
 
 
 def render(record: StudyRecord) -> str:
@@ -38,202 +59,204 @@ def render(record: StudyRecord) -> str:
             f"study {record.name!r} has no trials yet, so there is nothing to report; "
             "run `nasdistill search` first"
         )
-    plots: dict[str, dict[str, go.Figure]] = {}
     sections = [
-        _trade_off(record, plots),
+        _trade_off(record),
         _finals(record),
-        _chains(record),
-        _quality(record, plots),
-        _rungs(record, plots),
-        _trust(record, plots),
-        _stages(record, plots),
-        _parameters(record, plots),
+        _steps(record),
+        _quality(record),
+        _rungs(record),
+        _trust(record),
+        _stages(record),
+        _parameters(record),
         _provenance(record),
     ]
-    return document(record.name, _summary(record), tables.verdict(record), sections, plots)
+    return document(record.name, _summary(record), tables.verdict(record), sections)
 
 
 def _summary(record: StudyRecord) -> str:
     states = Counter(candidate.state for candidate in record.candidates)
     ended = ", ".join(f"{count} {state}" for state, count in states.items() if state in COUNTED)
-    trials = f"{text.counted(sum(states[state] for state in COUNTED), 'trial')} ({ended})"
+    trials = f"{formats.counted(sum(states[state] for state in COUNTED), 'trial')} ({ended})"
     if states["rejected"]:
-        trials += f" · {text.counted(states['rejected'], 'proposal')} rejected"
-    teacher = escape(str(record.teacher.get("name", text.NONE)))
-    data = escape(str(record.data.get("name", text.NONE)))
+        trials += f" · {formats.counted(states['rejected'], 'proposal')} rejected"
+    teacher = escape(str(record.teacher.get("name", formats.NONE)))
+    data = escape(str(record.data.get("name", formats.NONE)))
     return (
         f"data {data} · teacher {teacher} · {trials} · "
-        f"{text.counted(len(record.finals), 'final')} · {escape(record.state)}"
+        f"{formats.counted(len(record.finals), 'final')} · {escape(record.state)}"
     )
 
 
-def _chains(record: StudyRecord) -> str:
-    table = tables.steps_table(record)
-    note = (
-        "Each line is one full training, taught by the one named. The first teacher's own student "
-        "comes first; the one that does best on the score half was taken."
-    )
-    return section("Generations and assistants", table, note) if table else ""
-
-
-def _trade_off(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
+def _trade_off(record: StudyRecord) -> Section:
+    title = "Accuracy against cost"
     infos = {cost: figures.trade_off_info(record, cost) for cost in _COSTS}
-    infos = {c: i for c, i in infos.items() if set(i.groups) - {"teacher"}}
+    infos = {cost: info for cost, info in infos.items() if set(info.groups) - {"teacher"}}
     if not infos:
-        return section("Accuracy against cost", "<p>No trial has a score or a cost yet.</p>")
-    drawn = {cost: figures.plot_trade_off(info) for cost, info in infos.items()}
-    plots["trade-off"] = {str(cost): figure for cost, figure in drawn.items()}
+        return section(title, "<p>No trial has a score or a cost yet.</p>")
+    plots = {str(cost): figures.plot_trade_off(info) for cost, info in infos.items()}
     first = next(iter(infos))
     hidden = "".join(
-        f'<p class="note" data-for="{cost}"{"" if cost == first else " hidden"}>{_places(info)}</p>'
+        f'<p class="note" data-for="{cost}"{"" if cost == first else " hidden"}>'
+        f"{_points_out_of_sight(info)}</p>"
         for cost, info in infos.items()
     )
-    bar = buttons("cost", {cost: _BUTTONS[cost] for cost in infos}, first)
+    costs = buttons("cost", {cost: _BUTTONS[cost] for cost in infos}, first)
     view = buttons("view", {"close": "close-up", "all": "all trials"}, "close")
-    note = (
+    remark = (
         "Up and to the left is better. Trials stand at their last score on the validation split, "
         "finals (with 95 % interval) and teacher at their accuracy on the test split; the line is "
         "the front of the complete trials for the cost shown. Rejected trials were never trained: "
         "the strip below shows what they would have cost. Point at a mark for its architecture."
     )
-    body = f'<div class="bar">{bar}{view}</div>{figure_box("trade-off", drawn[first])}{hidden}'
-    return section("Accuracy against cost", body, note)
+    box = figure_box("trade-off", plots[first])
+    body = f'<div class="bar">{costs}{view}</div>{box}{hidden}'
+    return section(title, body, remark, {"trade-off": plots})
 
 
-def _places(info: figures.TradeOffInfo) -> str:
-    parts = []
+def _points_out_of_sight(info: figures.TradeOffInfo) -> str:
+    sentences = []
     if info.below:
-        parts.append(f"Below the close-up: {info.below}; “all trials” shows them.")
+        sentences.append(f"Below the close-up: {info.below}; “all trials” shows them.")
     if info.unplaced:
-        parts.append(f"Trials without a value here (not measured or not scored): {info.unplaced}.")
-    return " ".join(parts)
+        number = info.unplaced
+        sentences.append(f"Trials without a value here (not measured or not scored): {number}.")
+    return " ".join(sentences)
 
 
-def _finals(record: StudyRecord) -> str:
+def _finals(record: StudyRecord) -> Section:
     if not record.finals:
         return section("Finals", "<p>No finals yet.</p>")
-    note = (
+    remark = (
         "Finals were distilled in full, tested once, exported, reloaded and measured again as "
         "exported. The audit half of the validation split chose the recommended one; the test "
         "split chose nothing."
     )
-    return section("Finals", tables.finals_table(record), note)
+    return section("Finals", tables.finals_table(record), remark)
 
 
-def _quality(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
-    """What `evaluate` found; figures and text of one final at a time."""
-    title, judged = "Quality of the finals", evaluation.judged_finals(record)
+def _steps(record: StudyRecord) -> Section:
+    """The full trainings on the way to a final, where there is more than one; else no section."""
+    table = tables.steps_table(record)
+    remark = (
+        "Each line is one full training, taught by the one named. The first teacher's own student "
+        "comes first; the one that does best on the score half was taken."
+    )
+    return section("Generations and assistants", table, remark) if table else Section("", {})
+
+
+def _quality(record: StudyRecord) -> Section:
+    """The evaluations of the finals; figures and text of one final at a time."""
+    title, evaluated = "Quality of the finals", evaluation.evaluated_finals(record)
     if not record.finals:
         return section(title, "<p>No finals yet.</p>")
-    ranks = [final.rank for final, _ in judged]
-    missing = [f"{record.name}/{f.rank}" for f in record.finals if f.rank not in ranks]
-    todo = "".join(
-        f"<p>Not evaluated: <code>nasdistill evaluate {escape(name)}</code> does it.</p>"
-        for name in missing
+    ranks = [each.final.rank for each in evaluated]
+    missing = "".join(
+        f"<p>Not evaluated: <code>nasdistill evaluate {escape(f'{record.name}/{final.rank}')}"
+        "</code> does it.</p>"
+        for final in record.finals
+        if final.rank not in ranks
     )
-    if not judged:
-        return section(title, todo)
-    first = next((final.rank for final, _ in judged if final.recommended), ranks[0])
-    drawn = evaluation.plots_of(judged, first)
-    plots |= drawn
-    labels = {f"final-{rank}": f"final {rank}" for rank in ranks}
-    bar = buttons("final", labels, f"final-{first}") if len(judged) > 1 else ""
-    parts = {
-        name: figure_box(name, next(iter(variants.values()))) for name, variants in drawn.items()
-    }
-    parts |= evaluation_text.blocks(judged, first)
-    return section(title, bar + evaluation_text.arranged(parts) + todo, evaluation_text.NOTE)
+    if not evaluated:
+        return section(title, missing)
+    first = next((each.final.rank for each in evaluated if each.final.recommended), ranks[0])
+    plots = evaluation.evaluation_plots(evaluated, first)
+    labels = {each.key: f"final {each.final.rank}" for each in evaluated}
+    bar = buttons("final", labels, f"final-{first}") if len(evaluated) > 1 else ""
+    parts = {name: figure_box(name, next(iter(drawn.values()))) for name, drawn in plots.items()}
+    parts |= evaluation_text.evaluation_texts(evaluated, first)
+    body = bar + evaluation_text.arrange(parts) + missing
+    return section(title, body, evaluation_text.NOTE, plots)
 
 
-def _rungs(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
-    info = progress.rungs_info(record)
+def _rungs(record: StudyRecord) -> Section:
+    title, info = "Scores by rung", progress.rungs_info(record)
     if not info.lines:
-        return section("Scores by rung", "<p>No trial has reached a rung yet.</p>")
+        return section(title, "<p>No trial has reached a rung yet.</p>")
     figure = progress.plot_rungs(info)
-    plots["rungs"] = {"": figure}
-    note = (
+    remark = (
         "One line per trial; a line that ends early was stopped there. Lines that cross after a "
         "rung are trials whose order that rung got wrong."
     )
-    return section("Scores by rung", figure_box("rungs", figure), note)
+    return section(title, figure_box("rungs", figure), remark, {"rungs": {"": figure}})
 
 
-def _trust(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
-    info = progress.trust_info(record)
-    title = "How far the scores could be trusted"
+def _trust(record: StudyRecord) -> Section:
+    title, info = "How far the scores could be trusted", progress.trust_info(record)
     audited = _audited(record)
     if not info.numbers:
         return section(title, f"<p>Needs finals.</p>{audited}")
     figure = progress.plot_trust(info)
-    plots["trust"] = {"": figure}
-    n = len(info.numbers)
-    if n < 3:
-        said = f"With {n} final{'s' * (n > 1)} this says nothing about how well scores rank."
-    elif info.spearman is None or info.kendall is None:
-        said = f"All {n} scores or all {n} accuracies are equal: there is no order to compare."
-    else:
-        said = f"Spearman {info.spearman:.2f}, Kendall {info.kendall:.2f}, "
-        said += f"n = {text.counted(n, 'final')}."
-        said += " With so few this is a hint, no proof." if n < 10 else ""
-    note = (
+    remark = (
         "Each final's score in the search against its test accuracy after full distillation. "
         "Points that rise to the right mean that the search ranked well; finals come from the best "
         "trials alone, so their range is narrow."
     )
-    stated = f'<p class="stated">{said}</p>'
-    return section(title, stated + figure_box("trust", figure) + audited, note)
+    stated = f'<p class="stated">{_rank_agreement(info)}</p>'
+    body = stated + figure_box("trust", figure) + audited
+    return section(title, body, remark, {"trust": {"": figure}})
+
+
+def _rank_agreement(info: progress.TrustInfo) -> str:
+    """The agreement of scores and final accuracies in a sentence."""
+    n = len(info.numbers)
+    if n < 3:
+        return f"With {n} final{'s' * (n > 1)} this says nothing about how well scores rank."
+    if info.spearman is None or info.kendall is None:
+        return f"All {n} scores or all {n} accuracies are equal: there is no order to compare."
+    sentence = f"Spearman {info.spearman:.2f}, Kendall {info.kendall:.2f}, "
+    sentence += f"n = {formats.counted(n, 'final')}."
+    return sentence + (" With so few this is a hint, no proof." if n < 10 else "")
 
 
 def _audited(record: StudyRecord) -> str:
-    """What an audit says, and where its page is; empty where none has compared anything."""
+    """An audit's outcome, and a link to its page; empty where none has compared anything."""
     stored = read_audit(record.folder)
     audit = None if stored is None else analyse(record, stored)
     if audit is None:
         return ""
-    said = f"Audit of {text.counted(len(audit.numbers), 'trial')}: {verdict(audit)}"
-    return f'<p class="stated">{escape(said)} <a href="audit.html">The audit’s page</a></p>'
+    trials = formats.counted(len(audit.numbers), "trial")
+    sentence = escape(f"Audit of {trials}: {audit_verdict(audit)}")
+    return f'<p class="stated">{sentence} <a href="audit.html">The audit’s page</a></p>'
 
 
-def _stages(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
+def _stages(record: StudyRecord) -> Section:
     stages, savings = progress.stages_info(record), progress.savings_info(record)
-    first, second = progress.plot_bars(stages), progress.plot_bars(savings)
-    plots |= {"stages": {"": first}, "savings": {"": second}}
+    time_plot, savings_plot = progress.plot_bars(stages), progress.plot_bars(savings)
     body = (
-        f"<h3>Time by stage, {text.seconds(sum(stages.values))} in all</h3>"
-        f"{figure_box('stages', first)}<h3>Examples trained and saved</h3>"
-        f"{figure_box('savings', second)}"
+        f"<h3>Time by stage, {formats.seconds(sum(stages.values))} in all</h3>"
+        f"{figure_box('stages', time_plot)}<h3>Examples trained and saved</h3>"
+        f"{figure_box('savings', savings_plot)}"
     )
-    note = (
+    remark = (
         "Above, where the time of all workers went, added up: with two at work, a minute counts "
         "twice. Below, the examples that the search trained on, "
         "and those that it did not have to train or ask the teacher: trials stopped early, "
         "answers found in the cache, trials rejected at the gates."
     )
-    return section("What it cost", body, note)
+    plots = {"stages": {"": time_plot}, "savings": {"": savings_plot}}
+    return section("What it cost", body, remark, plots)
 
 
-def _parameters(record: StudyRecord, plots: dict[str, dict[str, go.Figure]]) -> str:
-    info = progress.parameters_info(record)
-    title = "Which parameters mattered"
-    if info.trials < 8 or not info.ratios:
+def _parameters(record: StudyRecord) -> Section:
+    title, info = "Which parameters mattered", progress.parameters_info(record)
+    if info.trials < statistics.MIN_TRIALS or not info.ratios:
         return section(
             title,
             f"<p>Too few trials to say: {info.trials} reached rung 0, and a "
-            "parameter needs 8 in which it is present and varies.</p>",
+            f"parameter needs {statistics.MIN_TRIALS} in which it is present and varies.</p>",
         )
     figure = progress.plot_parameters(info)
-    plots["parameters"] = {"": figure}
-    more = len(info.ratios) - 15
-    note = (
+    more = len(info.ratios) - progress.MAX_PARAMETERS
+    remark = (
         "Share of the variance of the scores at rung 0 that goes with each parameter alone (eta "
         "squared; grouped by value, numbers with more than four values by tercile), over the n "
         "trials in which it is present. The red mark is what unrelated scores would give on "
         "average: a bar that does not pass its mark says nothing."
     ) + (f" {more} more parameters exceed their mark less." if more > 0 else "")
-    return section(title, figure_box("parameters", figure), note)
+    return section(title, figure_box("parameters", figure), remark, {"parameters": {"": figure}})
 
 
-def _provenance(record: StudyRecord) -> str:
+def _provenance(record: StudyRecord) -> Section:
     body = (
         f"<h3>Command</h3><pre>{escape(record.command)}</pre>"
         f"<h3>Recipe</h3><pre>{escape(write_yaml(record.recipe))}</pre>"
@@ -245,20 +268,3 @@ def _provenance(record: StudyRecord) -> str:
         f"{tables.trials_table(record.candidates)}</details>"
     )
     return section("How it was made", body)
-
-
-def write_report(record: StudyRecord, path: Path) -> None:
-    """Writes a study's report as one HTML file that needs no network.
-
-    The file appears whole or not at all; folders above it are made.
-
-    Args:
-        record: The study.
-        path: Where the file goes, e.g. `reports/<study>/index.html`.
-
-    Raises:
-        UserError: If the study has no trials yet.
-    """
-    text = render(record)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text)

@@ -1,4 +1,4 @@
-"""Figures of how a study went: scores by rung, trust, stages, savings, parameters."""
+"""Figures of the search: scores by rung, trust, stages, savings, parameters."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
 from nasdistill.analysis.rank_correlation import kendall, spearman
-from nasdistill.report import statistics, text
-from nasdistill.report.style import ROLES, figure_base, plain
+from nasdistill.common import formats
+from nasdistill.report import statistics
+from nasdistill.report.style import ROLES, error_bars, figure_base, marker, plain
 from nasdistill.results import StudyRecord
+
+MAX_PARAMETERS = 15
+"""Parameters that are drawn, at most."""
 
 
 class Line(NamedTuple):
@@ -30,13 +34,13 @@ class RungsInfo(NamedTuple):
 
 def rungs_info(record: StudyRecord) -> RungsInfo:
     """Collects every trial's scores; finals have a role of their own."""
-    chosen = {f.number: "recommended" if f.recommended else "final" for f in record.finals}
+    finals = {f.number: "recommended" if f.recommended else "final" for f in record.finals}
     lines: dict[str, list[Line]] = {}
     for candidate in record.candidates:
         if candidate.rungs:
             rungs = tuple(rung.rung for rung in candidate.rungs)
             scores = tuple(rung.accuracy for rung in candidate.rungs)
-            role = chosen.get(candidate.number, candidate.state)
+            role = finals.get(candidate.number, candidate.state)
             lines.setdefault(role, []).append(Line(candidate.number, rungs, scores))
     order = ("stopped", "failed", "running", "complete", "final", "recommended")
     return RungsInfo(record.rungs, {r: tuple(lines[r]) for r in order if r in lines})
@@ -47,21 +51,9 @@ def plot_rungs(info: RungsInfo) -> go.Figure:
     figure = figure_base(height=420)
     names = {"final": "became a final", "recommended": "became the recommended final"}
     for role, lines in info.lines.items():
-        x: list[int | None] = []
-        y: list[float | None] = []
-        hover: list[str] = []
-        for line in lines:
-            x += [*line.rungs, None]
-            y += [*(100 * score for score in line.scores), None]
-            hover += [
-                f"trial {line.number}, rung {r}: {text.percent(s)}"
-                for r, s in zip(line.rungs, line.scores, strict=True)
-            ] + [""]
         strong = role in names
         figure.add_scatter(
-            x=x,
-            y=y,
-            hovertext=hover,
+            **_joined(lines),
             hoverinfo="text",
             mode="lines+markers",
             meta=role,
@@ -73,13 +65,30 @@ def plot_rungs(info: RungsInfo) -> go.Figure:
                 "symbol": "circle-open" if role == "stopped" else "circle",
             },
         )
-    ticks = [f"rung {i}<br>{text.count(budget)} examples" for i, budget in enumerate(info.budgets)]
+    ticks = [
+        f"rung {i}<br>{formats.count(budget)} examples" for i, budget in enumerate(info.budgets)
+    ]
     last = max(len(info.budgets), 1) - 1
     figure.update_layout(
         xaxis={"tickvals": list(range(len(ticks))), "ticktext": ticks, "range": [-0.3, last + 0.3]},
         yaxis={"title": {"text": "score (accuracy, %)"}},
     )
     return figure
+
+
+def _joined(lines: Sequence[Line]) -> dict[str, list[Any]]:
+    """Lines as one trace, with a gap after each."""
+    x: list[int | None] = []
+    y: list[float | None] = []
+    hovertext: list[str] = []
+    for line in lines:
+        x += [*line.rungs, None]
+        y += [*(100 * score for score in line.scores), None]
+        hovertext += [
+            f"trial {line.number}, rung {rung}: {formats.percent(score)}"
+            for rung, score in zip(line.rungs, line.scores, strict=True)
+        ] + [""]
+    return {"x": x, "y": y, "hovertext": hovertext}
 
 
 class TrustInfo(NamedTuple):
@@ -104,30 +113,31 @@ class TrustInfo(NamedTuple):
 
 def trust_info(record: StudyRecord) -> TrustInfo:
     """Pairs each final's score in the search with its test accuracy."""
-    trials = {c.number: c.score for c in record.candidates if c.score is not None}
-    rows = [
-        (f.number, trials[f.number], float(f.metrics["test_accuracy"]), f)
-        for f in record.finals
-        if f.number in trials and f.metrics.get("test_accuracy") is not None
+    trials = {c.number: float(c.score) for c in record.candidates if c.score is not None}
+    finals = [
+        final
+        for final in record.finals
+        if final.number in trials and final.metrics.get("test_accuracy") is not None
     ]
-    scores = tuple(float(row[1]) for row in rows)
-    finals = tuple(row[2] for row in rows)
-    enough = len(rows) >= 3
-    bounds = [row[3].metrics.get("test_interval") for row in rows]
+    scores = tuple(trials[final.number] for final in finals)
+    accuracies = tuple(float(final.metrics["test_accuracy"]) for final in finals)
+    bounds = [final.metrics.get("test_interval") for final in finals]
+    enough = len(finals) >= 3
     return TrustInfo(
-        numbers=tuple(row[0] for row in rows),
+        numbers=tuple(final.number for final in finals),
         scores=scores,
-        finals=finals,
+        finals=accuracies,
         intervals=tuple((float(b[0]), float(b[1])) if b else None for b in bounds),
-        spearman=spearman(scores, finals) if enough else None,
-        kendall=kendall(scores, finals) if enough else None,
+        spearman=spearman(scores, accuracies) if enough else None,
+        kendall=kendall(scores, accuracies) if enough else None,
     )
 
 
 def plot_trust(info: TrustInfo) -> go.Figure:
     """Draws final accuracy over score, one labelled point per final."""
     figure = figure_base(height=380)
-    pairs = list(zip(info.finals, info.intervals, strict=True))
+    lows = [bounds[0] if bounds else None for bounds in info.intervals]
+    highs = [bounds[1] if bounds else None for bounds in info.intervals]
     figure.add_scatter(
         x=[100 * score for score in info.scores],
         y=[100 * final for final in info.finals],
@@ -135,14 +145,9 @@ def plot_trust(info: TrustInfo) -> go.Figure:
         text=[f"trial {n}" for n in info.numbers],
         textposition="middle right",
         hovertemplate="%{text}<br>score %{x:.1f} %<br>test %{y:.1f} %<extra></extra>",
-        marker={"size": 11, "symbol": "square", "color": ROLES["final"]},
+        marker=marker("final"),
         meta="final",
-        error_y={
-            "array": [100 * (b[1] - y) if b else 0 for y, b in pairs],
-            "arrayminus": [100 * (y - b[0]) if b else 0 for y, b in pairs],
-            "thickness": 1.2,
-            "width": 3,
-        },
+        error_y=error_bars(info.finals, lows, highs),
         cliponaxis=False,
         showlegend=False,
     )
@@ -180,15 +185,11 @@ def savings_info(record: StudyRecord) -> BarsInfo:
 
 def plot_bars(info: BarsInfo) -> go.Figure:
     """Draws horizontal bars, first on top, each with its value at its end."""
-    write = text.seconds if info.unit == "s" else text.count
+    in_words = formats.seconds if info.unit == "s" else formats.count
     roles = ["saved" if name.startswith("saved") else "bar" for name in info.names]
-    return _bars(
-        info.names,
-        info.values,
-        [write(value) for value in info.values],
-        roles,
-        "seconds of all workers" if info.unit == "s" else "examples",
-    )
+    labels = [in_words(value) for value in info.values]
+    title = "seconds of all workers" if info.unit == "s" else "examples"
+    return _bars(info.names, info.values, labels, roles, title)
 
 
 class ParametersInfo(NamedTuple):
@@ -206,31 +207,28 @@ def parameters_info(record: StudyRecord) -> ParametersInfo:
     return ParametersInfo(statistics.importances(scored), len(scored))
 
 
-def plot_parameters(info: ParametersInfo, most: int = 15) -> go.Figure:
+def plot_parameters(info: ParametersInfo, max_bars: int = MAX_PARAMETERS) -> go.Figure:
     """Draws eta squared as bars, with what chance alone would give as a mark on each."""
-    shown = dict(list(info.ratios.items())[:most])
-    values = [100 * ratio.share for ratio in shown.values()]
-    labels = [f"{100 * r.share:.0f} % (n = {r.trials})" for r in shown.values()]
+    shown = dict(list(info.ratios.items())[:max_bars])
+    ratios, rows = list(shown.values()), list(range(len(shown)))
+    labels = [f"{100 * ratio.share:.0f} % (n = {ratio.trials})" for ratio in ratios]
+    values = [100 * ratio.share for ratio in ratios]
     figure = _bars(tuple(shown), values, labels, ["bar"] * len(shown), "share of variance (%)")
-    ends = [100 * max(ratio.share, ratio.chance) for ratio in shown.values()]
     figure.data[0].update(name="measured", showlegend=True, text=None)
+    line = {"width": 2}
     figure.add_scatter(
-        x=[100 * ratio.chance for ratio in shown.values()],
-        y=list(range(len(shown))),
+        x=[100 * ratio.chance for ratio in ratios],
+        y=rows,
         mode="markers",
         name="expected by chance",
         meta="limit",
         hoverinfo="x+name",
-        marker={
-            "symbol": "line-ns-open",
-            "size": 16,
-            "color": ROLES["limit"],
-            "line": {"width": 2},
-        },
+        marker={"symbol": "line-ns-open", "size": 16, "color": ROLES["limit"], "line": line},
     )
+    ends = [100 * max(ratio.share, ratio.chance) for ratio in ratios]
     figure.add_scatter(
         x=ends,
-        y=list(range(len(shown))),
+        y=rows,
         mode="text",
         text=[f"  {label}" for label in labels],
         textposition="middle right",

@@ -6,6 +6,9 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
+MIN_TRIALS = 8
+"""Trials that a parameter must be present in to say anything about it."""
+
 
 def front_of_two(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
     """Finds the points that no other beats in both cost (down) and score (up).
@@ -18,21 +21,21 @@ def front_of_two(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
         Indices of the front by rising cost; of equal points the first alone.
     """
     order = sorted(range(len(costs)), key=lambda i: (costs[i], -scores[i], i))
-    chosen: list[int] = []
+    front: list[int] = []
     best = -math.inf
     for index in order:
         if scores[index] > best:
-            chosen.append(index)
+            front.append(index)
             best = scores[index]
-    return chosen
+    return front
 
 
 class Ratio(NamedTuple):
-    """How much of the scores' variance goes with one parameter.
+    """The share of the scores' variance that goes with one parameter.
 
     Attributes:
         share: Eta squared: variance between the groups ÷ total variance, in [0, 1].
-        chance: What unrelated scores would give on average, (groups − 1) ÷ (trials − 1).
+        chance: The mean share with unrelated scores, (groups − 1) ÷ (trials − 1).
         trials: Number of scores.
         groups: Number of groups.
     """
@@ -77,23 +80,23 @@ def _terciles(values: Sequence[Hashable]) -> list[Hashable]:
 
 
 def importances(
-    trials: Sequence[tuple[Mapping[str, Hashable], float]], least: int = 8
+    trials: Sequence[tuple[Mapping[str, Hashable], float]], min_trials: int = MIN_TRIALS
 ) -> dict[str, Ratio]:
     """Eta squared by parameter, from the trials in which the parameter is present.
 
     Args:
         trials: Sampled values by dotted name, and the score, of each trial.
-        least: A parameter present in fewer trials is left out.
+        min_trials: A parameter present in fewer trials is left out.
 
     Returns:
         Ratios by parameter, the one that exceeds chance the most first.
     """
-    found: dict[str, Ratio] = {}
+    ratios: dict[str, Ratio] = {}
     for name in dict.fromkeys(name for values, _ in trials for name in values):
         present = [(values[name], score) for values, score in trials if name in values]
-        if len(present) < least:
+        if len(present) < min_trials:
             continue
         ratio = correlation_ratio([value for value, _ in present], [s for _, s in present])
         if ratio is not None:
-            found[name] = ratio
-    return dict(sorted(found.items(), key=lambda item: item[1].chance - item[1].share))
+            ratios[name] = ratio
+    return dict(sorted(ratios.items(), key=lambda item: item[1].chance - item[1].share))

@@ -1,4 +1,4 @@
-"""How figures look: a colour, symbol and name per role, the axes, the empty figure."""
+"""The look of figures: a colour, symbol and name per role, axes, error bars, the empty figure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
 
-from nasdistill.report import text
+from nasdistill.common import formats
 
 ROLES = {
     "complete": "#2563eb",
@@ -81,8 +81,40 @@ def cost_axis(values: Sequence[float], title: str) -> dict[str, Any]:
         "type": "log",
         "range": [math.log10(low) - pad, math.log10(high) + pad],
         "tickvals": [digit * unit for digit, unit in ticks],
-        "ticktext": [text.count(d * unit) if d in labelled else "" for d, unit in ticks],
+        "ticktext": [formats.count(d * unit) if d in labelled else "" for d, unit in ticks],
     }
+
+
+def marker(role: str, size: float | None = None) -> dict[str, Any]:
+    """A role's marker; `size` in pixels, the role's own where it is None."""
+    pixels = SIZES[role] if size is None else size
+    return {"color": ROLES[role], "symbol": SYMBOLS[role], "size": pixels}
+
+
+def error_bars(
+    values: Sequence[float | None],
+    lows: Sequence[float | None],
+    highs: Sequence[float | None],
+    thickness: float = 1.2,
+) -> dict[str, Any]:
+    """Error bars on an axis in per cent.
+
+    Args:
+        values: Shares in [0, 1].
+        lows: Lower end of each one's interval; None leaves the bar out on that side.
+        highs: Upper end, likewise.
+        thickness: Of the lines, in pixels.
+    """
+    return {
+        "array": [_difference(h, v) for h, v in zip(highs, values, strict=True)],
+        "arrayminus": [_difference(v, low) for v, low in zip(values, lows, strict=True)],
+        "thickness": thickness,
+        "width": 3,
+    }
+
+
+def _difference(upper: float | None, lower: float | None) -> float:
+    return 0 if upper is None or lower is None else 100 * (upper - lower)
 
 
 def figure_base(height: int) -> go.Figure:

@@ -1,14 +1,14 @@
-"""Numbers, architectures and recipes as short text. Escaping is up to the caller."""
+"""Costs of candidates and architectures as short text. Escaping is up to the caller."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nasdistill.common import formats
 from nasdistill.common.types import Cost
 from nasdistill.results import Candidate
 
-NONE = "–"
 COST_TITLES: dict[Cost, str] = {
     "params": "parameters",
     "macs": "MACs",
@@ -17,69 +17,13 @@ COST_TITLES: dict[Cost, str] = {
 }
 
 
-def count(value: float | None) -> str:
-    """A number of things in three digits: `812`, `81.2k`, `1.05M`."""
-    if value is None:
-        return NONE
-    for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor * 0.9995:
-            return f"{value / factor:.3g}{suffix}"
-    return f"{value:.3g}"
-
-
-def size(value: float | None) -> str:
-    """A number of bytes: `325 kB`; powers of 1000."""
-    if value is None:
-        return NONE
-    text = count(value)
-    return f"{text[:-1]} {text[-1]}B" if text[-1] in "kMG" else f"{text} B"
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share in [0, 1] as per cent: `90.6 %`."""
-    return NONE if value is None else f"{100 * value:.{digits}f} %"
-
-
-def interval(bounds: Sequence[float] | None) -> str:
-    """Two shares in [0, 1]: `89.8–91.4 %`."""
-    return NONE if not bounds else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f} %"
-
-
-def milliseconds(value: float | None) -> str:
-    """Milliseconds in three digits."""
-    return NONE if value is None else f"{value:.3g} ms"
-
-
-def seconds(value: float | None) -> str:
-    """A duration: `0.42 s`, `38 s`, `4 min 12 s`, `2 h 5 min`."""
-    if value is None:
-        return NONE
-    if value < 59.5:
-        return f"{value:.2g} s"
-    whole = round(value)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def times(value: float | None) -> str:
-    """A ratio: `13.1×`."""
-    return NONE if value is None else f"{value:.3g}×"
-
-
-def cost(name: str, value: float | None) -> str:
-    """The value of a cost or limit, in its unit."""
-    formats = {"latency": milliseconds, "bytes": size, "accuracy": percent}
-    return formats.get(name, count)(value)
-
-
 def costs(candidate: Candidate) -> str:
     """All known costs of a candidate in one line."""
     known = [
-        (candidate.params, f"{count(candidate.params)} params"),
-        (candidate.macs, f"{count(candidate.macs)} MACs"),
-        (candidate.bytes, size(candidate.bytes)),
-        (candidate.latency, milliseconds(candidate.latency)),
+        (candidate.params, f"{formats.count(candidate.params)} params"),
+        (candidate.macs, f"{formats.count(candidate.macs)} MACs"),
+        (candidate.bytes, formats.size(candidate.bytes)),
+        (candidate.latency, formats.milliseconds(candidate.latency)),
     ]
     return " · ".join(text for value, text in known if value is not None) or "costs unknown"
 
@@ -89,7 +33,7 @@ def architecture(tree: Mapping[str, Any], lines: int = 9, width: int = 78) -> li
 
     Args:
         tree: The architecture's JSON object (`family`, `values`).
-        lines: The most lines returned; what is left out is counted in the last.
+        lines: The most lines returned; those left out are counted in the last.
         width: The most characters of a line.
     """
     values = tree.get("values", {})
@@ -104,7 +48,12 @@ def architecture(tree: Mapping[str, Any], lines: int = 9, width: int = 78) -> li
     result = [", ".join(head), *body]
     if len(result) > lines:
         result = [*result[: lines - 1], f"… and {len(result) - lines + 1} more"]
-    return [line if len(line) <= width else line[: width - 1] + "…" for line in result]
+    return [shortened(line, width) for line in result]
+
+
+def shortened(text: str, width: int) -> str:
+    """A text of at most `width` characters, its end cut off where it is longer."""
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _inline(value: Any) -> str:
@@ -115,8 +64,3 @@ def _inline(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ", ".join(_inline(item) for item in value) + "]"
     return str(value)
-
-
-def counted(number: int, noun: str) -> str:
-    """A number and its noun: `1 final`, `2 finals`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

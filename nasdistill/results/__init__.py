@@ -1,9 +1,10 @@
-"""What a study found. Imports no torch."""
+"""The results of a study, read from its storage and folder. Imports no torch."""
 
 from nasdistill.common.events import Emit, Event
 from nasdistill.results.loading import (
     STORAGE_FILE,
     candidate_of,
+    final_folders,
     load_finals,
     load_study,
     open_storage,
@@ -33,6 +34,7 @@ __all__ = [
     "StudyRecord",
     "candidate_of",
     "candidates_frame",
+    "final_folders",
     "load_finals",
     "load_study",
     "open_storage",

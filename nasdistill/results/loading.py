@@ -1,4 +1,4 @@
-"""From an Optuna storage and a folder to records."""
+"""Loading of records from an Optuna storage and a folder."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import nearest, without_password
-from nasdistill.results.records import Candidate, Final, RungScore, StudyRecord
+from nasdistill.results import keys
+from nasdistill.results.keys import Key
+from nasdistill.results.records import Candidate, Final, RungScore, State, StudyRecord
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -60,34 +62,37 @@ def open_storage(url: str) -> BaseStorage:
         raise
 
 
-def candidate_of(trial: FrozenTrial, study_attrs: Mapping[str, Any]) -> Candidate | None:
+def candidate_of(trial: FrozenTrial, study_attributes: Mapping[str, Any]) -> Candidate | None:
     """Reads one Optuna trial; None for one that was withdrawn, or that is not ours."""
-    attrs, raced = trial.user_attrs, study_attrs.get(f"race:{trial.number}")
-    if attrs.get("state", "withdrawn") == "withdrawn":
+    attributes = trial.user_attrs
+    state = keys.TRIAL_STATE.get(attributes)
+    if state is None or state == "withdrawn":
         return None
     rungs: list[RungScore] = []
-    while f"rung_{len(rungs)}" in attrs:
-        rungs.append(RungScore(**attrs[f"rung_{len(rungs)}"]))
+    while (score := keys.RUNG.of(len(rungs)).get(attributes)) is not None:
+        rungs.append(RungScore(**score))
     seconds = {"rungs": sum(rung.seconds for rung in rungs)}
-    seconds |= {k.removeprefix("seconds_"): v for k, v in attrs.items() if k[:8] == "seconds_"}
+    seconds |= {stage: value for (stage,), value in keys.TRIAL_SECONDS.among(attributes).items()}
+    passed = keys.PASSED.get(attributes)
+    race_score = keys.RACE_SCORE.of(trial.number).get(study_attributes)
     return Candidate(
         number=trial.number,
-        state=attrs["state"],
-        architecture=json.loads(attrs["architecture"]),
-        fingerprint=attrs["fingerprint"],
+        state=cast(State, state),
+        architecture=json.loads(attributes[keys.ARCHITECTURE.name]),
+        fingerprint=attributes[keys.FINGERPRINT.name],
         parameters=dict(trial.params),
-        params=attrs.get("params"),
-        macs=attrs.get("macs"),
-        bytes=attrs.get("bytes"),
-        latency=attrs.get("latency"),
+        params=keys.PARAMS.get(attributes),
+        macs=keys.MACS.get(attributes),
+        bytes=keys.BYTES.get(attributes),
+        latency=keys.LATENCY.get(attributes),
         rungs=tuple(rungs),
-        reason=attrs.get("reason"),
+        reason=keys.REASON.get(attributes),
         seconds=seconds,
-        saved=attrs.get("saved", 0),
-        micro_batch=attrs.get("micro_batch"),
-        depth=attrs.get("depth"),
-        passed=attrs.get("passed", max(0, len(rungs) - 1)),
-        race=None if raced is None else RungScore(**raced),
+        saved=keys.EXAMPLES_SAVED.get(attributes) or 0,
+        micro_batch=keys.TRIAL_MICRO_BATCH.get(attributes),
+        depth=keys.DEPTH.get(attributes),
+        passed=max(0, len(rungs) - 1) if passed is None else passed,
+        race=None if race_score is None else RungScore(**race_score),
     )
 
 
@@ -115,25 +120,25 @@ def load_study(name: str, root: Path) -> StudyRecord:
         raise UserError(
             f"study {name!r}: its storage {without_password(url)} holds no study yet"
         ) from None
-    attrs = study.user_attrs
-    found = [candidate_of(trial, attrs) for trial in study.get_trials(deepcopy=False)]
-    candidates = [candidate for candidate in found if candidate is not None]
+    attributes = study.user_attrs
+    read = (candidate_of(trial, attributes) for trial in study.get_trials(deepcopy=False))
+    candidates = [candidate for candidate in read if candidate is not None]
     finals = load_finals(folder)
-    rungs = tuple(attrs.get("rungs", ()))
+    rungs = tuple(keys.RUNGS.get(attributes) or ())
     return StudyRecord(
         name=name,
         folder=folder,
-        state=attrs.get("stage", "searching"),
-        recipe=attrs.get("recipe", {}),
-        command=attrs.get("command", ""),
-        teacher=_teacher(attrs.get("teacher", {}), finals),
-        data=attrs.get("data", {}),
-        machine=attrs.get("machine", {}),
-        versions=attrs.get("versions", {}),
-        limits=attrs.get("limits", {}),
+        state=keys.STATE.get(attributes) or "searching",  # type: ignore[arg-type]
+        recipe=keys.RECIPE.get(attributes) or {},
+        command=keys.COMMAND.get(attributes) or "",
+        teacher=_teacher(keys.TEACHER.get(attributes) or {}, finals),
+        data=keys.DATA.get(attributes) or {},
+        machine=keys.MACHINE.get(attributes) or {},
+        versions=keys.VERSIONS.get(attributes) or {},
+        limits=keys.LIMITS.get(attributes) or {},
         rungs=rungs,
-        stages=_stages(attrs),
-        savings=_savings(attrs, candidates, rungs),
+        stages=_sums_over_workers(keys.SECONDS, attributes),
+        savings=_savings(attributes, candidates, rungs),
         candidates=candidates,
         finals=finals,
     )
@@ -144,17 +149,21 @@ def study_names(root: Path) -> list[str]:
     return sorted(path.parent.name for path in root.glob("*/recipe.yaml"))
 
 
+def final_folders(folder: Path) -> list[Path]:
+    """Folders of the finals of a study that are done, by rank."""
+    paths = (path.parent for path in (folder / "finals").glob("*/metrics.json"))
+    return sorted((path for path in paths if path.name.isdigit()), key=lambda path: int(path.name))
+
+
 def load_finals(folder: Path) -> list[Final]:
     """Reads the finals of a study from their folders, by rank."""
     finals = []
-    for path in (folder / "finals").glob("*/metrics.json"):
-        if path.parent.name.isdigit():
-            metrics = json.loads(path.read_text())
-            finals.append(Final(int(path.parent.name), metrics["trial"], path.parent, metrics))
-    finals.sort(key=lambda final: final.rank)
-    chosen = folder / "finals" / "recommended.json"
-    if chosen.exists():
-        rank = json.loads(chosen.read_text())["rank"]
+    for path in final_folders(folder):
+        metrics = json.loads((path / "metrics.json").read_text())
+        finals.append(Final(int(path.name), metrics["trial"], path, metrics))
+    recommended = folder / "finals" / "recommended.json"
+    if recommended.exists():
+        rank = json.loads(recommended.read_text())["rank"]
         finals = [
             replace(final, metrics={**final.metrics, "recommended": final.rank == rank})
             for final in finals
@@ -162,26 +171,20 @@ def load_finals(folder: Path) -> list[Final]:
     return finals
 
 
-def _stages(attrs: Mapping[str, Any]) -> dict[str, float]:
-    """Sums `seconds:<stage>:<worker>` over workers."""
-    stages: dict[str, float] = {}
-    for key, value in attrs.items():
-        if key.startswith("seconds:"):
-            stage = key.split(":")[1]
-            stages[stage] = stages.get(stage, 0.0) + value
-    return stages
+def _sums_over_workers(key: Key[Any], attributes: Mapping[str, Any]) -> dict[str, float]:
+    """Sums of an attribute that each worker keeps by itself, such as the seconds of a stage."""
+    sums: dict[str, float] = {}
+    for (name, _), value in key.among(attributes).items():
+        sums[name] = sums.get(name, 0.0) + value
+    return sums
 
 
 def _savings(
-    attrs: Mapping[str, Any], candidates: Sequence[Candidate], rungs: Sequence[int]
+    attributes: Mapping[str, Any], candidates: Sequence[Candidate], rungs: Sequence[int]
 ) -> dict[str, float]:
     """Training examples not trained, or not asked of the teacher, summed over workers."""
-    saved: dict[str, float] = {}
-    for key, value in attrs.items():
-        if key.startswith("saved:"):
-            what = key.split(":")[1]
-            saved[what] = saved.get(what, 0.0) + value
-    saved = {what: max(0.0, examples) for what, examples in saved.items()}
+    saved = _sums_over_workers(keys.SAVED, attributes)
+    saved = {source: max(0.0, examples) for source, examples in saved.items()}
     stopping = sum(candidate.saved for candidate in candidates)
     if stopping:
         saved["stopping"] = float(stopping)
@@ -192,12 +195,12 @@ def _savings(
 
 
 def _teacher(card: Mapping[str, Any], finals: Sequence[Final]) -> dict[str, Any]:
-    """The teacher's card, with what was measured of it beside the finals."""
-    found = dict(card)
+    """The teacher's card, with its accuracy and latency as measured beside the finals."""
+    complete = dict(card)
     if finals:
         metrics = finals[0].metrics
-        found["test_accuracy"] = metrics["teacher_test_accuracy"]
+        complete["test_accuracy"] = metrics["teacher_test_accuracy"]
         for row in metrics["latency"]:
             if row["model"] == "teacher" and row["batch"] == 1:
-                found["latency"] = row["median_ms"]
-    return found
+                complete["latency"] = row["median_ms"]
+    return complete

@@ -1,4 +1,4 @@
-"""Candidates, finals, studies and events as plain records and pandas frames."""
+"""Candidates, finals and studies as plain records and pandas frames."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COUNTED: tuple[State, ...] = ("running", "complete", "stopped", "failed")
 
 @dataclass(frozen=True)
 class RungScore:
-    """What one rung said about a student, on the score half of the validation split.
+    """The score of a student at one rung, on the score half of the validation split.
 
     Attributes:
         rung: Index from 0.
@@ -58,8 +58,8 @@ class Candidate:
         params: Number of parameters.
         macs: Multiply-adds of one forward pass of one image.
         bytes: Size of the stored weights, in bytes.
-        latency: Batch-1 latency in milliseconds, settled from repeated measurements beside the
-            teacher; None where it was not measured.
+        latency: Batch-1 latency in milliseconds, from repeated measurements beside the teacher;
+            None where it was not measured.
         rungs: Scores so far, in order.
         reason: Why it was rejected, stopped or failed.
         seconds: Wall-clock seconds by stage (`latency`, `rungs`).
@@ -100,8 +100,8 @@ class Candidate:
         """Training examples that its scores took: trunk, cool-downs and race."""
         if not self.rungs:
             return 0
-        again = 0 if self.race is None else self.race.budget
-        return examples_of([rung.budget for rung in self.rungs]) + again
+        raced = 0 if self.race is None else self.race.budget
+        return examples_of([rung.budget for rung in self.rungs]) + raced
 
     def cost(self, name: Cost) -> float | None:
         """The value of one cost: milliseconds for `latency`, a count otherwise."""
@@ -116,7 +116,7 @@ class Final:
     Attributes:
         rank: From 1, the order of the table of finals.
         number: The trial it came from.
-        folder: Where its files are.
+        folder: The folder of its files.
         metrics: The content of its metrics.json.
     """
 
@@ -155,7 +155,8 @@ class StudyRecord:
         limits: Upper limits by cost name, and `accuracy` (lower).
         rungs: Budget of each rung, in training examples.
         stages: Wall-clock seconds by stage over the whole study, added up over workers.
-        savings: Examples not trained or asked, by what saved them: `stopping`, `cache`, `gates`.
+        savings: Examples not trained on, or not computed by the teacher, by what saved them:
+            `stopping`, `cache`, `gates`.
         candidates: All trials, by number.
         finals: By rank.
     """

@@ -1,4 +1,4 @@
-"""The nodes of a search space: what they hold, draw, and look like."""
+"""The nodes of a search space: their values, draws, parameters and texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Scalar: TypeAlias = str | int | float | bool
 
 
 class Suggest(Protocol):
-    """Who draws values: an `optuna.Trial` fits."""
+    """Source of values: an `optuna.Trial` fits."""
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
@@ -96,8 +96,8 @@ def draw(node: Node, suggest: Suggest, path: str) -> Any:
             return suggest.suggest_categorical(path, list(options))
         case Branch(branches):
             label = suggest.suggest_categorical(path, list(branches))
-            below = draw(branches[label], suggest, f"{path}.{label}")
-            return {"type": label, **below}
+            subtree = draw(branches[label], suggest, f"{path}.{label}")
+            return {"type": label, **subtree}
         case Group(children):
             return {k: draw(v, suggest, f"{path}.{k}" if path else k) for k, v in children.items()}
         case Row(items):
@@ -108,54 +108,38 @@ class NotInSpaceError(Exception):
     """A value is none that a node can have.
 
     Args:
-        place: Where it stands, by keys and indices.
-        found: What is there.
-        allowed: What may be.
+        path: Its keys and indices.
+        problem: The value that is there, in words.
+        allowed: The values that are allowed, in words.
     """
 
-    def __init__(self, place: tuple[str | int, ...], found: str, allowed: str) -> None:
-        super().__init__(place, found, allowed)
-        self.place, self.found, self.allowed = place, found, allowed
+    def __init__(self, path: tuple[str | int, ...], problem: str, allowed: str) -> None:
+        super().__init__(path, problem, allowed)
+        self.path, self.problem, self.allowed = path, problem, allowed
 
 
 def parameters_of(
-    node: Node, value: Any, name: str = "", place: tuple[str | int, ...] = ()
+    node: Node, value: Any, name: str = "", path: tuple[str | int, ...] = ()
 ) -> dict[str, Any]:
-    """The parameters from which `draw` makes a value: the way back.
+    """The parameters from which `draw` makes a value; the inverse of `draw`.
 
     Args:
         node: The node.
         value: Plain JSON values, as `draw` gives them.
         name: Of the node's parameter.
-        place: Of the value in the whole, for errors.
+        path: Keys and indices of the value in the whole, for errors.
 
     Raises:
         NotInSpaceError: If the node cannot have this value.
     """
+    if isinstance(node, (Constant, Int, Float, Choice)):
+        leaf = _checked(node, value, path)
+        return {} if isinstance(node, Constant) else {name: leaf}
 
     def wrong(allowed: str) -> NotInSpaceError:
-        return NotInSpaceError(place, f"found {value!r}", allowed)
+        return NotInSpaceError(path, f"found {value!r}", allowed)
 
-    whole = isinstance(value, int) and not isinstance(value, bool)
     match node:
-        case Constant(fixed):
-            if value != fixed:
-                raise wrong(str(fixed))
-            return {}
-        case Int(low, high, step):
-            if not whole or not low <= value <= high or (value - low) % step:
-                raise wrong(f"{low} to {high}" + (f" in steps of {step}" if step > 1 else ""))
-            return {name: int(value)}
-        case Float(low, high):
-            if not (whole or isinstance(value, float)) or not low <= value <= high:
-                raise wrong(f"a number from {low:g} to {high:g}")
-            return {name: float(value)}
-        case Choice(options):
-            boolean = isinstance(value, bool)  # 1 == True
-            same = [o for o in options if o == value and isinstance(o, bool) == boolean]
-            if not same:
-                raise wrong(", ".join(map(str, options)))
-            return {name: same[0]}
         case Row(items):
             if not isinstance(value, list) or len(value) != len(items):
                 raise wrong(f"a list of {len(items)}")
@@ -165,21 +149,53 @@ def parameters_of(
             label = value.get("type") if isinstance(value, Mapping) else None
             if not isinstance(label, str) or label not in branches:
                 raise wrong(f"type: {', '.join(branches)}; and what belongs to it")
-            below = {key: item for key, item in value.items() if key != "type"}
-            inside = f"{name}.{label}"
-            return {name: label, **parameters_of(branches[label], below, inside, place)}
+            subtree = {key: item for key, item in value.items() if key != "type"}
+            below = parameters_of(branches[label], subtree, f"{name}.{label}", path)
+            return {name: label, **below}
         case Group(children):
             if not isinstance(value, Mapping) or set(value) != set(children):
                 raise wrong(f"these keys: {', '.join(children)}")
             parts = [(key, child, value[key]) for key, child in children.items()]
-    found: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for key, child, part in parts:
-        found |= parameters_of(child, part, f"{name}.{key}" if name else str(key), (*place, key))
-    return found
+        child_name = f"{name}.{key}" if name else str(key)
+        parameters |= parameters_of(child, part, child_name, (*path, key))
+    return parameters
+
+
+def _checked(
+    node: Constant | Int | Float | Choice, value: Any, path: tuple[str | int, ...]
+) -> Scalar:
+    """A value of a leaf, as `draw` gives it.
+
+    Raises:
+        NotInSpaceError: If the leaf cannot have this value.
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    match node:
+        case Constant(fixed):
+            if value == fixed:
+                return fixed
+            allowed = str(fixed)
+        case Int(low, high, step):
+            if whole and low <= value <= high and (value - low) % step == 0:
+                return int(value)
+            allowed = f"{low} to {high}" + (f" in steps of {step}" if step > 1 else "")
+        case Float(low, high):
+            if (whole or isinstance(value, float)) and low <= value <= high:
+                return float(value)
+            allowed = f"a number from {low:g} to {high:g}"
+        case Choice(options):
+            boolean = isinstance(value, bool)  # 1 == True
+            same = [o for o in options if o == value and isinstance(o, bool) == boolean]
+            if same:
+                return same[0]
+            allowed = ", ".join(map(str, options))
+    raise NotInSpaceError(path, f"found {value!r}", allowed)
 
 
 def count(node: Node) -> int | None:
-    """How many different values a node has; None for infinitely many."""
+    """Number of different values of a node; None for infinitely many."""
     match node:
         case Constant():
             return 1

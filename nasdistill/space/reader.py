@@ -1,10 +1,10 @@
-"""From YAML to the nodes of a search space, with every error at once."""
+"""Reading of a search space from YAML, with every error at once."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from nasdistill.common.types import nearest
 from nasdistill.common.yaml import line_of, plain
@@ -25,7 +25,25 @@ _TOP = ("name", "family", "description", "parameters", "start")
 _TEXTS = ("name", "family", "description")
 _KINDS = ("int", "float", "choice")
 _DISTILLATION = {"temperature": (0.01, 1000.0), "alpha": (0.0, 1.0)}
-"""What a space may search for its objective, and within which bounds."""
+"""Parameters of the objective that a space may search, with their bounds."""
+
+
+class Content(NamedTuple):
+    """The content of a search space's YAML.
+
+    Attributes:
+        name: Name of the space.
+        family: Family that builds its architectures.
+        description: One sentence.
+        root: The tree below `parameters`.
+        start: Parameters of the designs that are tried first.
+    """
+
+    name: str
+    family: str
+    description: str
+    root: Group
+    start: tuple[dict[str, Any], ...]
 
 
 class Reader:
@@ -36,8 +54,8 @@ class Reader:
         self._source = source
         self.errors: list[str] = []
 
-    def read(self) -> tuple[dict[str, str], Group, tuple[dict[str, Any], ...]]:
-        """The texts (name, family, description), the tree below `parameters`, the first designs."""
+    def read(self) -> Content:
+        """Reads the whole tree; of use only where there are no `errors` afterwards."""
         for key in self._tree:
             if key not in _TOP:
                 self._wrong((key,), f"unknown key{nearest(str(key), _TOP)}", ", ".join(_TOP))
@@ -52,8 +70,8 @@ class Reader:
             self._wrong(("parameters",), "the space is empty", "at least one node")
         group = self._group(root, ("parameters",))
         self._check_distillation(group)
-        text = {key: str(self._tree.get(key, "")) for key in _TEXTS}
-        return text, group, self._start(group)
+        name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
+        return Content(name, family, description.strip(), group, self._start(group))
 
     def _start(self, root: Group) -> tuple[dict[str, Any], ...]:
         """Parameters of the designs that are tried first."""
@@ -61,16 +79,16 @@ class Reader:
         if not isinstance(designs, list):
             self._wrong(("start",), f"found {designs!r}", "a list of architectures' values")
             return ()
-        found = []
+        parameters = []
         for index, design in enumerate(designs if not self.errors else ()):
             try:
-                found.append(parameters_of(root, plain(design)))
+                parameters.append(parameters_of(root, plain(design)))
             except NotInSpaceError as error:
-                self._wrong(("start", index, *error.place), error.found, error.allowed)
-        return tuple(found)
+                self._wrong(("start", index, *error.path), error.problem, error.allowed)
+        return tuple(parameters)
 
     def _check_distillation(self, root: Group) -> None:
-        """`distillation` is no part of the module: it may hold what its objective is given."""
+        """Checks `distillation`, which is no part of the module but parameters of its objective."""
         part = root.children.get("distillation")
         if part is None:
             return
@@ -80,18 +98,18 @@ class Reader:
             return
         for name, node in part.children.items():
             if name not in _DISTILLATION:
-                found = f"unknown name{nearest(name, _DISTILLATION)}"
-                self._wrong((*path, name), found, ", ".join(_DISTILLATION))
+                problem = f"unknown name{nearest(name, _DISTILLATION)}"
+                self._wrong((*path, name), problem, ", ".join(_DISTILLATION))
                 continue
             low, high = _DISTILLATION[name]
             values = _ends(node)
             if not values or min(values) < low or max(values) > high:
                 self._wrong((*path, name), "found values outside", f"numbers in [{low}, {high}]")
 
-    def _wrong(self, path: tuple[Any, ...], found: str, allowed: str) -> None:
+    def _wrong(self, path: tuple[Any, ...], problem: str, allowed: str) -> None:
         where = ".".join(map(str, path))
         line = line_of(self._tree, path)
-        self.errors.append(f"{self._source}:{line}: {where}: {found}; allowed: {allowed}")
+        self.errors.append(f"{self._source}:{line}: {where}: {problem}; allowed: {allowed}")
 
     def _group(self, node: Mapping[Any, Any], path: tuple[Any, ...]) -> Group:
         children = {}
@@ -126,7 +144,7 @@ class Reader:
         return self._range(kind, node, path)
 
     def _refuse_misspelt(self, node: Mapping[Any, Any], path: tuple[Any, ...]) -> None:
-        """A range or choice with a slip in its key would read as a group of constants."""
+        """Refuses a misspelt range or choice, which would read as a group of constants."""
         for key, value in node.items():
             alone = all(other in (key, "step", "log") for other in node)
             hint = nearest(str(key), _KINDS)
@@ -136,13 +154,13 @@ class Reader:
     def _choice(self, options: Any, path: tuple[Any, ...]) -> Node:
         if isinstance(options, Mapping) and options:
             branches: dict[str, Node] = {}
-            for label, below in options.items():
+            for label, subtree in options.items():
                 if not _is_name(label):
                     self._wrong((*path, label), f"found the label {label!r}", "letters, digits, _")
-                if below is not None and not isinstance(below, Mapping):
-                    self._wrong((*path, label), f"found {below!r}", "names and nodes, or nothing")
-                    below = {}
-                branches[str(label)] = self._group(below or {}, (*path, label))
+                if subtree is not None and not isinstance(subtree, Mapping):
+                    self._wrong((*path, label), f"found {subtree!r}", "names and nodes, or nothing")
+                    subtree = {}
+                branches[str(label)] = self._group(subtree or {}, (*path, label))
             return Branch(branches)
         if not isinstance(options, list) or not options:
             self._wrong(path, f"found {options!r}", "a list of values, or labels with subtrees")
@@ -157,11 +175,12 @@ class Reader:
     def _range(self, kind: str, node: Mapping[str, Any], path: tuple[Any, ...]) -> Node:
         ends, log, step = node[kind], node.get("log", False), node.get("step", 1)
         number = int if kind == "int" else (int, float)
-        good = isinstance(ends, list) and len(ends) == 2
-        good = good and all(isinstance(e, number) and not isinstance(e, bool) for e in ends)
-        if not good or not all(map(math.isfinite, ends)) or ends[0] > ends[1]:
-            what = "whole numbers" if kind == "int" else "numbers"
-            self._wrong((*path, kind), f"found {ends!r}", f"[low, high], {what} with low <= high")
+        pair = isinstance(ends, list) and len(ends) == 2
+        pair = pair and all(isinstance(e, number) and not isinstance(e, bool) for e in ends)
+        if not pair or not all(map(math.isfinite, ends)) or ends[0] > ends[1]:
+            numbers = "whole numbers" if kind == "int" else "numbers"
+            allowed = f"[low, high], {numbers} with low <= high"
+            self._wrong((*path, kind), f"found {ends!r}", allowed)
             return Constant(0)
         if not isinstance(log, bool) or (log and ends[0] <= 0):
             self._wrong((*path, "log"), f"found {log!r}", "true or false; true needs low > 0")
@@ -176,7 +195,7 @@ class Reader:
 
 
 def _ends(node: Node) -> list[float]:
-    """The numbers between which a node's values lie; none if it has others."""
+    """Numbers whose extremes bound a node's values; none if it has values that are no numbers."""
     if isinstance(node, (Int, Float)):
         return [float(node.low), float(node.high)]
     options = node.options if isinstance(node, Choice) else ()

@@ -1,4 +1,4 @@
-"""Search spaces, and the points of them."""
+"""Search spaces, and their points: architectures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Architecture:
     """One point of a space.
 
     Attributes:
-        family: Who builds it.
+        family: The family that builds it.
         values: Plain JSON values, nested as in the space; a choice between subtrees is an object
             with its label under `type`.
     """
@@ -37,7 +37,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
-        """Reads what `to_json` wrote.
+        """Reads an architecture from the text that `to_json` gives.
 
         Raises:
             UserError: If the text is no architecture.
@@ -63,8 +63,8 @@ class SearchSpace:
     """A set of architectures of one family.
 
     Attributes:
-        name: What users call it.
-        family: Who builds its architectures.
+        name: The users' name of it.
+        family: The family that builds its architectures.
         description: One sentence.
         root: The tree.
         start: Parameters of well-known designs, each a value by dotted name: a search tries them
@@ -105,7 +105,7 @@ class SearchSpace:
 
         Args:
             text: The YAML.
-            source: What errors call it.
+            source: Its name in errors.
 
         Raises:
             UserError: With every error at once.
@@ -113,12 +113,12 @@ class SearchSpace:
         tree = parse_yaml(text, source)
         reader = Reader(tree, source)
         try:
-            about, root, start = reader.read()
+            content = reader.read()
         except RecursionError:
             raise UserError(f"{source}: nested too deeply, or an alias holds itself") from None
         if reader.errors:
             raise UserError("\n".join(reader.errors))
-        return cls(about["name"], about["family"], about["description"].strip(), root, start)
+        return cls(*content)
 
     @classmethod
     def shipped(cls) -> tuple[str, ...]:
@@ -158,9 +158,10 @@ class SearchSpace:
 
 
 def _folder() -> Path:
-    here = Path(__file__).parent.parent
-    inside = here / "search_spaces"
-    return inside if inside.is_dir() else here.parent / "search_spaces"
+    """The shipped spaces: in the package where it is installed, beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    installed = package / "search_spaces"
+    return installed if installed.is_dir() else package.parent / "search_spaces"
 
 
 class _Random:

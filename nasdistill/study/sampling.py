@@ -1,4 +1,4 @@
-"""What the sampler is told, and what it proposes."""
+"""The sampler: its view of the trials so far, and its proposals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nasdistill.common.types import Cost
 from nasdistill.recipe import Recipe
-from nasdistill.results import Candidate, candidate_of
+from nasdistill.results import Candidate, candidate_of, keys
 from nasdistill.space import Architecture, SearchSpace
 
 
@@ -70,7 +70,7 @@ def sample(
 
 def _untried(space: SearchSpace, trials: Sequence[FrozenTrial]) -> Mapping[str, Any] | None:
     """Parameters of the first of the space's own designs that was not proposed yet."""
-    seen = {trial.user_attrs.get("fingerprint") for trial in trials}
+    seen = {trial.user_attrs.get(keys.FINGERPRINT.name) for trial in trials}
     for parameters in space.start:
         fixed = optuna.trial.FixedTrial(dict(parameters))
         if space.sample(fixed).fingerprint not in seen:
@@ -96,17 +96,17 @@ def _sampler(recipe: Recipe, index: int, attempt: int) -> BaseSampler:
 
 
 def sampler_view(trials: Sequence[FrozenTrial], recipe: Recipe) -> list[FrozenTrial]:
-    """What the sampler is told.
+    """The trials as the sampler sees them.
 
     A stopped trial counts as complete, with its last score raised by the typical later gain, so
     that neither its score is lost nor a low rung compared with a high one. A rejected one counts as
     complete with its broken constraints, never more of them than trials with a score; failed ones
     are left out.
     """
-    told: list[FrozenTrial] = []
+    view: list[FrozenTrial] = []
     rejected: list[FrozenTrial] = []
-    found = (candidate_of(trial, {}) for trial in trials)
-    candidates = {c.number: c for c in found if c is not None}
+    read = (candidate_of(trial, {}) for trial in trials)
+    candidates = {c.number: c for c in read if c is not None}
     gains = _later_gains(list(candidates.values()))
     for trial in trials:
         candidate = candidates.get(trial.number)
@@ -116,22 +116,22 @@ def sampler_view(trials: Sequence[FrozenTrial], recipe: Recipe) -> list[FrozenTr
         if candidate.state in ("complete", "stopped") and candidate.score is not None:
             accuracy = min(1.0, candidate.score + gains.get(candidate.rungs[-1].rung, 0.0))
             if None not in costs:
-                told.append(_retold(trial, TrialState.COMPLETE, [accuracy, *costs]))
+                view.append(_copied(trial, TrialState.COMPLETE, [accuracy, *costs]))
         elif candidate.state == "running":
-            told.append(_retold(trial, TrialState.RUNNING, None))
+            view.append(_copied(trial, TrialState.RUNNING, None))
         elif candidate.state == "rejected":
             rejected.append(trial)
-    scored = [t for t in told if t.state == TrialState.COMPLETE]
+    scored = [t for t in view if t.state == TrialState.COMPLETE]
     if scored:
         worst = [max(t.values[i + 1] for t in scored) for i in range(len(recipe.minimize))]
         for trial in rejected[-len(scored) :]:
             costs = _costs(candidates[trial.number], recipe.minimize)
             known = [w if c is None else c for c, w in zip(costs, worst, strict=True)]
-            told.append(_retold(trial, TrialState.COMPLETE, [0.0, *known]))
-    return told
+            view.append(_copied(trial, TrialState.COMPLETE, [0.0, *known]))
+    return view
 
 
-def _retold(
+def _copied(
     trial: FrozenTrial, state: TrialState, values: Sequence[float | None] | None
 ) -> FrozenTrial:
     return create_trial(

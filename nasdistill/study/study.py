@@ -1,4 +1,4 @@
-"""The Optuna study: storage, asking, claims, leases, and what each trial says.
+"""The Optuna study: storage, asking, claims, leases, and the attributes of trials.
 
 The storage holds what happened: one Optuna trial per architecture that was proposed, written whole
 in one transaction, so that no half-sampled trial can exist. What the sampler is told is made from
@@ -8,7 +8,6 @@ that anew for every ask (`sampling.sampler_view`).
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 import uuid
@@ -17,14 +16,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nasdistill.common.errors import UserError
-from nasdistill.common.files import write_whole
+from nasdistill.common.files import write_private, write_whole
 from nasdistill.common.locks import alone
 from nasdistill.common.types import without_password
 from nasdistill.recipe import FREE, Recipe, changed_keys
@@ -34,9 +33,11 @@ from nasdistill.results import (
     Candidate,
     RungScore,
     candidate_of,
+    keys,
     open_storage,
     storage_url,
 )
+from nasdistill.results.keys import Key
 from nasdistill.space import Architecture, SearchSpace
 from nasdistill.study.leases import abandoned, lease_of, renewing
 from nasdistill.study.sampling import Proposal, sample
@@ -46,6 +47,8 @@ MOST_DEATHS = 5
 """How often a trial may take its process down at one rung before it fails."""
 GIVEN_BACK = "given back"
 """Stands in the lease of a trial whose process lives on, or ended in order."""
+
+Value = TypeVar("Value")
 
 
 class Study:
@@ -77,7 +80,7 @@ class Study:
             sampler=optuna.samplers.RandomSampler(),
             load_if_exists=True,
         )
-        if "recipe" not in self.attrs:
+        if not self.has(keys.RECIPE):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Optuna calls this experimental
                 self._study.set_metric_names(["accuracy", *recipe.minimize])
@@ -103,19 +106,19 @@ class Study:
     @classmethod
     def _open(cls, folder: Path, recipe: Recipe, space: SearchSpace, command: str) -> Study:
         study = cls(folder, recipe, space)
-        stored = study.attrs.get("recipe")
+        stored = study.read(keys.RECIPE)
         if stored is None:
-            study.set("space", space.to_dict())
-            study.set("space_fingerprint", space.fingerprint)
-            study.set("command", without_password(command))
-            study.set("created", time.time())
-            study.set("recipe", recipe.stored())
+            study.write(keys.SPACE, space.to_dict())
+            study.write(keys.SPACE_FINGERPRINT, space.fingerprint)
+            study.write(keys.COMMAND, without_password(command))
+            study.write(keys.CREATED, time.time())
+            study.write(keys.RECIPE, recipe.stored())
             study.created = True
         else:
             study._check_same(Recipe.model_validate(stored))
-            study.set("recipe", recipe.stored())
+            study.write(keys.RECIPE, recipe.stored())
         if recipe.storage is not None:  # first: recipe.yaml makes the folder a study
-            _write_private(folder / STORAGE_FILE, recipe.storage)
+            write_private(folder / STORAGE_FILE, recipe.storage)
         write_whole(folder / "recipe.yaml", recipe.to_yaml())
         return study
 
@@ -129,7 +132,7 @@ class Study:
                 + f"\nOnly {', '.join(FREE)} may change. Give the old values, "
                 "or another --study NAME."
             )
-        if self.attrs["space_fingerprint"] != self.space.fingerprint:
+        if self.require(keys.SPACE_FINGERPRINT) != self.space.fingerprint:
             raise UserError(
                 f"study {self.folder.name!r}: the search space {self.recipe.space!r} has changed "
                 "since the study was made. Put it back, or give another --study NAME."
@@ -144,26 +147,40 @@ class Study:
     # -- attributes of the study -----------------------------------------------------------------
 
     @property
-    def attrs(self) -> dict[str, Any]:
-        """All attributes of the study."""
+    def attributes(self) -> dict[str, Any]:
+        """All attributes of the study, by stored name; see `results.keys`."""
         return self._study.user_attrs
 
-    def set(self, key: str, value: Any) -> None:
-        """Writes one attribute of the study; `value` must be JSON."""
-        self._study.set_user_attr(key, value)
+    def read(self, key: Key[Value], default: Value | None = None) -> Value | None:
+        """Reads one attribute of the study; `default` where it was never written."""
+        value: Value | None = self.attributes.get(key.name, default)
+        return value
 
-    def get_or_measure(self, key: str, make: Callable[[], Any]) -> Any:
-        """Reads an attribute, or makes and stores it: what was measured once is kept."""
-        if key not in self.attrs:
+    def require(self, key: Key[Value]) -> Value:
+        """Reads one attribute of the study that must have been written before."""
+        value: Value = self.attributes[key.name]
+        return value
+
+    def has(self, key: Key[Any]) -> bool:
+        """Whether an attribute of the study was written, if only as null."""
+        return key.name in self.attributes
+
+    def write(self, key: Key[Value], value: Value) -> None:
+        """Writes one attribute of the study; `value` must be JSON."""
+        self._study.set_user_attr(key.name, value)
+
+    def get_or_measure(self, key: Key[Value], measure: Callable[[], Value]) -> Value:
+        """Reads an attribute, or measures and stores it: what was measured once is kept."""
+        if not self.has(key):
             with alone(self.folder / "once.lock"):
-                if key not in self.attrs:
-                    self.set(key, make())
-        return self.attrs[key]
+                if not self.has(key):
+                    self.write(key, measure())
+        return self.require(key)
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Adds wall-clock seconds to a stage; each worker keeps its own sum."""
-        key = f"seconds:{stage}:{self.worker}"
-        self.set(key, self.attrs.get(key, 0.0) + seconds)
+        key = keys.SECONDS.of(stage, self.worker)
+        self.write(key, (self.read(key) or 0.0) + seconds)
 
     # -- trials ----------------------------------------------------------------------------------
 
@@ -173,55 +190,55 @@ class Study:
 
     def candidates(self) -> list[Candidate]:
         """All trials as candidates."""
-        attrs = self.attrs
-        found = [candidate_of(trial, attrs) for trial in self.trials()]
-        return [candidate for candidate in found if candidate is not None]
+        attributes = self.attributes
+        candidates = (candidate_of(trial, attributes) for trial in self.trials())
+        return [candidate for candidate in candidates if candidate is not None]
 
     def candidate(self, number: int) -> Candidate:
         """One trial as a candidate."""
-        candidate = candidate_of(self.trials()[number], self.attrs)
+        candidate = candidate_of(self.trials()[number], self.attributes)
         assert candidate is not None
         return candidate
 
-    def note(self, number: int, key: str, value: Any) -> None:
+    def note(self, number: int, key: Key[Value], value: Value) -> None:
         """Writes one attribute of a running trial.
 
         Raises:
             TrialEnded: If another worker has ended it.
         """
-        with _told_if_ended(number):
-            self._storage.set_trial_user_attr(self._id(number), key, value)
+        with _ended_elsewhere(number):
+            self._storage.set_trial_user_attr(self._id(number), key.name, value)
 
     def record_rung(self, number: int, score: RungScore) -> None:
         """Writes a rung's score; the last write counts, so that it is there whole or not at all."""
-        self.note(number, f"score_{score.rung}", score.accuracy)
-        self.note(number, f"rung_{score.rung}", asdict(score))
+        self.note(number, keys.SCORE.of(score.rung), score.accuracy)
+        self.note(number, keys.RUNG.of(score.rung), asdict(score))
 
     def record_passed(self, number: int, rungs: int) -> None:
         """Notes that a trial was judged at its first `rungs` rungs, and goes on."""
-        self.note(number, "passed", rungs)
+        self.note(number, keys.PASSED, rungs)
 
     def complete(self, number: int, accuracy: float, costs: Sequence[float]) -> None:
         """Ends a trial that climbed every rung."""
-        self.note(number, "state", "complete")
+        self.note(number, keys.TRIAL_STATE, "complete")
         self._end(number, TrialState.COMPLETE, [accuracy, *costs])
 
     def stop(self, number: int, rung: int, reason: str, saved: int) -> None:
         """Ends a trial that was stopped at a rung, which saved some training examples."""
-        self.note(number, "stopped_at", rung)
-        self.note(number, "saved", saved)
-        self.note(number, "reason", reason)
-        self.note(number, "state", "stopped")
+        self.note(number, keys.STOPPED_AT, rung)
+        self.note(number, keys.EXAMPLES_SAVED, saved)
+        self.note(number, keys.REASON, reason)
+        self.note(number, keys.TRIAL_STATE, "stopped")
         self._end(number, TrialState.PRUNED, None)
 
     def end(self, number: int, reason: str, state: str = "failed") -> None:
         """Ends a trial that gave no score; `state` may be `rejected` or `withdrawn` as well."""
-        self.note(number, "reason", reason)
-        self.note(number, "state", state)
+        self.note(number, keys.REASON, reason)
+        self.note(number, keys.TRIAL_STATE, state)
         self._end(number, TrialState.PRUNED if state == "rejected" else TrialState.FAIL, None)
 
     def _end(self, number: int, state: TrialState, values: Sequence[float] | None) -> None:
-        with _told_if_ended(number):
+        with _ended_elsewhere(number):
             self._storage.set_trial_state_values(self._id(number), state, values)
 
     def _id(self, number: int) -> int:
@@ -250,8 +267,9 @@ class Study:
             excess: How far over each broken limit, as a share of it; above zero.
         """
         worst = ", ".join(f"{name} {share:.0%} over its limit" for name, share in excess.items())
-        attrs = self._first_attrs(proposal, figures) | {"state": "rejected", "reason": worst}
-        self._store(proposal, TrialState.PRUNED, attrs, constraints=dict(excess))
+        attributes = self._first_attributes(proposal, figures)
+        attributes |= {keys.TRIAL_STATE.name: "rejected", keys.REASON.name: worst}
+        self._store(proposal, TrialState.PRUNED, attributes, constraints=dict(excess))
 
     def claim(self, proposal: Proposal, figures: Mapping[str, float]) -> int | None:
         """Takes a slot for a proposal: write, read again, the lowest number wins.
@@ -260,24 +278,28 @@ class Study:
             The trial's number, or None if another worker has the architecture or the last slot.
         """
         token = uuid.uuid4().hex
-        attrs = self._first_attrs(proposal, figures)
-        attrs |= {"state": "running", "token": token, "lease": lease_of(self.worker, 0)}
-        self._store(proposal, TrialState.RUNNING, attrs)
+        attributes = self._first_attributes(proposal, figures)
+        attributes[keys.TRIAL_STATE.name] = "running"
+        attributes[keys.TOKEN.name] = token
+        attributes[keys.LEASE.name] = lease_of(self.worker, 0)
+        self._store(proposal, TrialState.RUNNING, attributes)
         trials = self.trials()
-        mine = next(t for t in reversed(trials) if t.user_attrs.get("token") == token)
-        earlier = [t.user_attrs for t in trials[: mine.number]]
-        counted = sum(a.get("state") in COUNTED for a in earlier)
-        fingerprint = proposal.architecture.fingerprint
-        if any(a.get("fingerprint") == fingerprint and a["state"] in COUNTED for a in earlier):
-            self.end(mine.number, "another worker has it", state="withdrawn")
-        elif counted >= self.recipe.trials:
-            self.end(mine.number, "the study's total is reached", state="withdrawn")
+        claimed = next(t for t in reversed(trials) if t.user_attrs.get(keys.TOKEN.name) == token)
+        earlier = [
+            trial.user_attrs.get(keys.FINGERPRINT.name)
+            for trial in trials[: claimed.number]
+            if trial.user_attrs.get(keys.TRIAL_STATE.name) in COUNTED
+        ]
+        if proposal.architecture.fingerprint in earlier:
+            self.end(claimed.number, "another worker has it", state="withdrawn")
+        elif len(earlier) >= self.recipe.trials:
+            self.end(claimed.number, "the study's total is reached", state="withdrawn")
         else:
-            return mine.number
+            return claimed.number
         return None
 
     def _store(
-        self, proposal: Proposal, state: TrialState, attrs: dict[str, Any], **more: Any
+        self, proposal: Proposal, state: TrialState, attributes: dict[str, Any], **more: Any
     ) -> None:
         """Writes a proposal as one trial, whole."""
         self._study.add_trial(
@@ -285,16 +307,17 @@ class Study:
                 state=state,
                 params=dict(proposal.params),
                 distributions=dict(proposal.distributions),
-                user_attrs=attrs,
+                user_attrs=attributes,
                 system_attrs=dict(proposal.system_attrs),
                 **more,
             )
         )
 
-    def _first_attrs(self, proposal: Proposal, figures: Mapping[str, float]) -> dict[str, Any]:
+    def _first_attributes(self, proposal: Proposal, figures: Mapping[str, float]) -> dict[str, Any]:
+        """What a trial begins with; the names of figures are those of their keys."""
         return {
-            "architecture": proposal.architecture.to_json(),
-            "fingerprint": proposal.architecture.fingerprint,
+            keys.ARCHITECTURE.name: proposal.architecture.to_json(),
+            keys.FINGERPRINT.name: proposal.architecture.fingerprint,
             **figures,
         }
 
@@ -306,8 +329,9 @@ class Study:
         for trial in self.trials():
             if trial.state != TrialState.RUNNING:
                 continue
-            if abandoned(trial.user_attrs["lease"], self.worker) and self._take(trial):
-                if trial.user_attrs["state"] == "withdrawn":  # it died while withdrawing
+            if abandoned(_lease(trial), self.worker) and self._take(trial):
+                state = trial.user_attrs[keys.TRIAL_STATE.name]
+                if state == "withdrawn":  # its worker died while withdrawing it
                     self._end(trial.number, TrialState.FAIL, None)
                 elif self._deaths(trial) >= MOST_DEATHS:
                     self.end(trial.number, f"its process died {MOST_DEATHS} times at one rung")
@@ -317,34 +341,34 @@ class Study:
 
     def _deaths(self, trial: FrozenTrial) -> int:
         """How often a trial's process died since its last rung, this time included."""
-        attrs = trial.user_attrs
-        if attrs["lease"]["worker"] == self.worker or attrs["lease"]["started"] == GIVEN_BACK:
+        attributes, lease = trial.user_attrs, _lease(trial)
+        if lease["worker"] == self.worker or lease["started"] == GIVEN_BACK:
             return 0
-        rungs = sum(key.startswith("rung_") for key in attrs)
-        before = attrs.get("deaths", {"rungs": rungs, "count": 0})
+        rungs = len(keys.RUNG.among(attributes))
+        before = attributes.get(keys.DEATHS.name, {"rungs": rungs, "count": 0})
         count = 1 + (before["count"] if before["rungs"] == rungs else 0)
-        self.note(trial.number, "deaths", {"rungs": rungs, "count": count})
+        self.note(trial.number, keys.DEATHS, {"rungs": rungs, "count": count})
         return count
 
     def has_abandoned(self) -> bool:
         """Whether a trial is there to be taken up."""
         running = (t for t in self.trials() if t.state == TrialState.RUNNING)
-        return any(abandoned(trial.user_attrs["lease"], self.worker) for trial in running)
+        return any(abandoned(_lease(trial), self.worker) for trial in running)
 
     def _take(self, trial: FrozenTrial) -> bool:
-        generation = trial.user_attrs["lease"]["generation"] + 1
-        mark = f"claim_{generation}_"
+        generation = _lease(trial)["generation"] + 1
+        claim = lease_of(self.worker, generation)
         try:
-            self.note(trial.number, mark + self.worker, lease_of(self.worker, generation))
+            self.note(trial.number, keys.CLAIM.of(generation, self.worker), claim)
             time.sleep(SETTLE_SECONDS)
-            attrs = self.trials()[trial.number].user_attrs
-            claims = [claim for key, claim in attrs.items() if key.startswith(mark)]
+            now = self.trials()[trial.number]
+            claims = keys.CLAIM.of(generation, "{}").among(now.user_attrs).values()
             # Who claims and dies must not keep the others out.
             alive = [c for c in claims if c["worker"] == self.worker or not abandoned(c, "")]
             first = min(alive, key=lambda claim: (claim["until"], claim["worker"]))
-            if attrs["lease"]["generation"] >= generation or first["worker"] != self.worker:
+            if _lease(now)["generation"] >= generation or first["worker"] != self.worker:
                 return False
-            self.note(trial.number, "lease", lease_of(self.worker, generation))
+            self.note(trial.number, keys.LEASE, lease_of(self.worker, generation))
         except TrialEnded:
             return False
         return True
@@ -356,11 +380,11 @@ class Study:
     @contextmanager
     def holding(self, number: int) -> Iterator[None]:
         """Renews a running trial's lease in the background."""
-        generation = self.trials()[number].user_attrs["lease"]["generation"]
+        generation = _lease(self.trials()[number])["generation"]
 
         def renew() -> None:
-            if self.trials()[number].user_attrs["lease"]["worker"] == self.worker:
-                self.note(number, "lease", lease_of(self.worker, generation))
+            if _lease(self.trials()[number])["worker"] == self.worker:
+                self.note(number, keys.LEASE, lease_of(self.worker, generation))
 
         try:
             with renewing(renew):
@@ -368,44 +392,44 @@ class Study:
         except BaseException:  # This process may live on, in a notebook.
             given_back = {**lease_of(self.worker, generation), "started": GIVEN_BACK, "until": 0}
             with suppress(TrialEnded):
-                self.note(number, "lease", given_back)
+                self.note(number, keys.LEASE, given_back)
             raise
 
     @contextmanager
     def finals_lease(self) -> Iterator[bool]:
         """Gives True to the one process that may do the finals."""
-        lease = self.attrs.get("finals_lease")
+        lease = self.read(keys.FINALS_LEASE)
         if lease is not None and not abandoned(lease, self.worker):
             yield False
             return
-        self.set("finals_lease", lease_of(self.worker, 0))
+        self.write(keys.FINALS_LEASE, lease_of(self.worker, 0))
         time.sleep(SETTLE_SECONDS)
-        if self.attrs["finals_lease"]["worker"] != self.worker:
+        lease = self.require(keys.FINALS_LEASE)
+        if lease is None or lease["worker"] != self.worker:
             yield False
             return
         try:
-            with renewing(lambda: self.set("finals_lease", lease_of(self.worker, 0))):
+            with renewing(lambda: self.write(keys.FINALS_LEASE, lease_of(self.worker, 0))):
                 yield True
         finally:  # Also after an error: this process may live on, in a notebook.
-            self.set("finals_lease", None)
+            self.write(keys.FINALS_LEASE, None)
 
 
 class TrialEnded(Exception):  # noqa: N818 - says what happened
     """Another worker has ended the trial."""
 
 
+def _lease(trial: FrozenTrial) -> dict[str, Any]:
+    lease: dict[str, Any] = trial.user_attrs[keys.LEASE.name]
+    return lease
+
+
 @contextmanager
-def _told_if_ended(number: int) -> Iterator[None]:
+def _ended_elsewhere(number: int) -> Iterator[None]:
     try:
         yield
     except optuna.exceptions.UpdateFinishedTrialError:
         raise TrialEnded(number) from None
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Writes what nobody else may read: a URL may hold a password."""
-    with open(path, "w", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
-        file.write(text)
 
 
 def _create_folder(folder: Path) -> None:

@@ -29,14 +29,14 @@ class TargetRequest:
     Attributes:
         batch: The examples.
         layers: Names of the layers whose outputs are wanted.
-        said: What each student of the run said about the batch.
-        asking: Which of the students asks.
+        student_outputs: Those of each student of the run about the batch.
+        student: Index of the student that asks.
     """
 
     batch: Batch
     layers: tuple[str, ...]
-    said: Sequence[Outputs]
-    asking: int
+    student_outputs: Sequence[Outputs]
+    student: int
 
 
 class TeacherTargets(ABC):
@@ -69,7 +69,7 @@ class TeacherTargets(ABC):
         """A module that the run keeps for it, saves and branches; None for most."""
         return None
 
-    def follow(self, kept: nn.Module, student: nn.Module, step: int) -> None:  # noqa: B027
+    def update(self, kept: nn.Module, student: nn.Module, step: int) -> None:  # noqa: B027
         """Changes what the run keeps for it, after an optimiser step.
 
         Args:
@@ -79,11 +79,11 @@ class TeacherTargets(ABC):
         """
 
     @abstractmethod
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, kept: nn.Module | None) -> Outputs:
         """TeacherTargets, without gradients.
 
         Args:
-            question: What is asked.
+            request: What is asked.
             kept: What the run keeps for it.
         """
 
@@ -112,12 +112,12 @@ class CachedTargets(TeacherTargets):
             self._anatomy = hooks.summarise(self.teacher.module, "teacher", self.teacher.input)
         return self._anatomy
 
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, kept: nn.Module | None) -> Outputs:
         """See `TeacherTargets`."""
-        if not question.layers:
-            return Outputs(self.cache.logits(question.batch))
-        images = question.batch.images_at(self.teacher.input.size)
-        return self.teacher.outputs(images, question.layers)
+        if not request.layers:
+            return Outputs(self.cache.logits(request.batch))
+        images = request.batch.images_at(self.teacher.input.size)
+        return self.teacher.outputs(images, request.layers)
 
 
 class TableTargets(TeacherTargets):
@@ -133,11 +133,11 @@ class TableTargets(TeacherTargets):
         self._known_N = torch.from_numpy(table.known).to(device)
         self.complete = bool(table.known.all())
 
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, kept: nn.Module | None) -> Outputs:
         """See `TeacherTargets`."""
-        if question.layers:
+        if request.layers:
             raise LayerError("a table of recorded answers has no layers")
-        ids = question.batch.ids
+        ids = request.batch.ids
         known = None if self.complete else self._known_N[ids]
         return Outputs(self._log_p_NC[ids], known=known)
 
@@ -167,21 +167,21 @@ class EnsembleTargets(TeacherTargets):
         for answers in self.of:
             answers.prepare(items)
 
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, kept: nn.Module | None) -> Outputs:
         """See `TeacherTargets`."""
-        if question.layers:
+        if request.layers:
             raise LayerError("a mean of teachers has no layers: name one of them for this term")
-        said = [answers(question, None) for answers in self.of]
+        said = [answers(request, None) for answers in self.of]
         log_p_TBC = torch.stack([one.logits.float().log_softmax(dim=1) for one in said])
         weights = zip(log_p_TBC[:, :, 0], self.shares, strict=True)
         weight_TB = torch.stack([torch.full_like(like_B, share) for like_B, share in weights])
         known = None
         if any(one.known is not None for one in said):
-            everyone = torch.ones_like(question.batch.labels, dtype=torch.bool)
+            everyone = torch.ones_like(request.batch.labels, dtype=torch.bool)
             known_TB = torch.stack([everyone if o.known is None else o.known for o in said])
             weight_TB, known = weight_TB * known_TB, known_TB.any(dim=0)
         if self.by != "shares":
-            weighed_TB = weight_TB * BY[self.by](log_p_TBC, question.batch.labels)
+            weighed_TB = weight_TB * BY[self.by](log_p_TBC, request.batch.labels)
             # Who is left out otherwise may know no answer: then those that do count as given.
             weight_TB = torch.where(weighed_TB.sum(dim=0) > 0, weighed_TB, weight_TB)
         weight_TB = weight_TB / weight_TB.sum(dim=0).clamp_min(1e-12)
@@ -218,11 +218,11 @@ class _SelfTargets(TeacherTargets):
         """See `TeacherTargets`."""
         return copy.deepcopy(student).requires_grad_(False).eval()
 
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, kept: nn.Module | None) -> Outputs:
         """See `TeacherTargets`."""
         assert kept is not None
         with torch.no_grad():
-            return hooks.ask(kept, question.batch.images, question.layers)
+            return hooks.forward(kept, request.batch.images, request.layers)
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class EMATargets(_SelfTargets):
     called: ClassVar[str] = "moving average"
 
     @torch.no_grad()
-    def follow(self, kept: nn.Module, student: nn.Module, step: int) -> None:
+    def update(self, kept: nn.Module, student: nn.Module, step: int) -> None:
         """See `TeacherTargets`."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for mine, theirs in zip(_state(kept), _state(student), strict=True):
@@ -259,7 +259,7 @@ class SnapshotTargets(_SelfTargets):
     every: int
     called: ClassVar[str] = "earlier student"
 
-    def follow(self, kept: nn.Module, student: nn.Module, step: int) -> None:
+    def update(self, kept: nn.Module, student: nn.Module, step: int) -> None:
         """See `TeacherTargets`."""
         if step % self.every == 0:
             kept.load_state_dict(student.state_dict())
@@ -275,11 +275,11 @@ class PeerTargets(TeacherTargets):
     def __init__(self, students: int) -> None:
         self.students = students  # type: ignore[misc]
 
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, kept: nn.Module | None) -> Outputs:
         """See `TeacherTargets`."""
-        if question.layers:
+        if request.layers:
             raise LayerError("peers teach by their logits alone")
-        others = [o.logits for i, o in enumerate(question.said) if i != question.asking]
+        others = [o.logits for i, o in enumerate(request.student_outputs) if i != request.student]
         log_p_SBC = torch.stack([o.detach().float().log_softmax(dim=1) for o in others])
         return Outputs(torch.logsumexp(log_p_SBC, dim=0) - math.log(len(others)))
 
@@ -288,6 +288,6 @@ def _state(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def students_of(teachers: Mapping[str, TeacherTargets]) -> int:
+def needed_students(teachers: Mapping[str, TeacherTargets]) -> int:
     """How many students a run needs."""
     return max((answers.students for answers in teachers.values()), default=1)

@@ -104,7 +104,7 @@ class Teacher:
             layers: Names of modules, see `taps.hooked`.
         """
         with torch.no_grad(), self._autocast(images_BCHW):
-            return hooks.ask(self.module, images_BCHW, layers)
+            return hooks.forward(self.module, images_BCHW, layers)
 
     def _autocast(self, images: Tensor) -> torch.autocast:
         bf16 = self.precision == "bf16"

@@ -19,9 +19,9 @@ from nasdistill.training.timing import (
     probe_capture,
     probe_compilation,
     probe_precision,
-    seconds_a_lap,
-    seconds_a_step,
-    steps_a_second,
+    seconds_per_step,
+    seconds_per_window,
+    steps_per_second,
 )
 
 __all__ = [
@@ -41,11 +41,11 @@ __all__ = [
     "probe_capture",
     "probe_compilation",
     "probe_precision",
-    "seconds_a_lap",
-    "seconds_a_step",
+    "seconds_per_window",
+    "seconds_per_step",
     "seed_weights",
     "set_precision",
-    "steps_a_second",
+    "steps_per_second",
     "train",
     "with_micro_batches",
 ]

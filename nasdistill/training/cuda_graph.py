@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from nasdistill.common.seeds import seed_of
 from nasdistill.losses import Objective, Schedule
-from nasdistill.losses.adversarial import AdversarialFeatures, AdversarialLogits
 from nasdistill.losses.schedules import constant
 from nasdistill.models.hooks import Outputs
 from nasdistill.teachers.targets import TargetRequest, TeacherTargets
@@ -47,8 +46,8 @@ def capturable(run: Run) -> str | None:
         return "its terms are balanced by what is counted on the host"
     for item in run.objective.terms:
         name = type(item.term).__name__
-        if isinstance(item.term, AdversarialLogits | AdversarialFeatures):
-            return f"{name} scales gradients by a number on the host"
+        if item.term.capture_obstacle is not None:
+            return f"{name} {item.term.capture_obstacle}"
         if item.term.teacher_layers:
             return f"{name} reads layers of a teacher, who is asked live"
     if run.device.type != "cuda":
@@ -142,7 +141,7 @@ class _Stage:
         self._loss = torch.zeros((), device=run.device)
         self._twin = run.branch(run.lr_schedule)
         self._twin.graphed = None
-        self._twin.teachers = {n: _Told(said) for n, said in self._lesson.answers.items()}
+        self._twin.targets = {n: _Told(said) for n, said in self._lesson.answers.items()}
         self._state = _state(self._twin)
         rate, *slots = self._values_K.unbind()
         for group in self._twin.optimizer.param_groups:

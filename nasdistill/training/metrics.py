@@ -115,6 +115,26 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     return (low, high)
 
 
+class Accuracy(NamedTuple):
+    """An accuracy with its 95 % Wilson interval.
+
+    Attributes:
+        share: Of right answers, in [0, 1].
+        low: Lower end of the interval.
+        high: Upper end.
+    """
+
+    share: float
+    low: float
+    high: float
+
+
+def accuracy_with_interval(logits_NK: Tensor, labels_N: Tensor) -> Accuracy:
+    """Accuracy of answers, with its interval; arguments as of `accuracy`."""
+    share = accuracy(logits_NK, labels_N)
+    return Accuracy(share, *wilson(round(share * len(labels_N)), len(labels_N)))
+
+
 def expected_calibration_error(probabilities_NK: Tensor, labels_N: Tensor, bins: int = 15) -> float:
     """How far confidence and accuracy lie apart, by bin of confidence (Guo et al. 2017).
 

@@ -32,7 +32,7 @@ class Run:
             as teach each other.
         stream: Examples, order and views.
         objective: What they are trained on; its layers are found in the first student.
-        teachers: Who can be asked, by name.
+        targets: Those of each teacher, by the teacher's name.
         horizon: Training examples at which the objective's progress is 1.
         lr_schedule: The learning rate.
         seed: Seeds auxiliaries and, together with the step, dropout; of the student, not of the
@@ -64,7 +64,7 @@ class Run:
         lr_schedule: LRSchedule,
         seed: int,
         precision: Precision = "fp32",
-        teachers: Mapping[str, TeacherTargets] | None = None,
+        targets: Mapping[str, TeacherTargets] | None = None,
         size: tuple[int, int] | None = None,
         weight_decay: float = 0.01,
         micro_batch: int | None = None,
@@ -79,8 +79,8 @@ class Run:
         self.device = stream.dataset.train.labels.device
         self.weight_decay = weight_decay
         self.micro_batch = micro_batch
-        named = teachers or {}
-        self.teachers = {name: named[name] for name in objective.teachers}
+        named = targets or {}
+        self.targets = {name: named[name] for name in objective.teachers}
         self.students = nn.ModuleList(students)
         self.students.to(self.device).to(memory_format=torch.channels_last)
         set_precision(self.students, precision)
@@ -112,7 +112,7 @@ class Run:
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Further sizes at which teachers that are asked live must see the views."""
         live = {i.teacher for i in self.objective.terms if i.term.teacher_layers}
-        wanted = (answers.size for name, answers in self.teachers.items() if name in live)
+        wanted = (answers.size for name, answers in self.targets.items() if name in live)
         return tuple({size for size in wanted if size is not None} - {self.size})
 
     def branch(self, lr_schedule: LRSchedule) -> Run:
@@ -137,15 +137,15 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Writes all that learns, the optimiser and the step, atomically."""
-        modules = {name: getattr(self, name).state_dict() for name in _MODULES}
+        modules = {key: module.state_dict() for key, module in self._modules().items()}
         state = {**modules, "optimizer": self.optimizer.state_dict(), "step": self.step}
         save_state(state, path)
 
     def restore(self, path: Path) -> None:
         """Reads what `save` wrote, into a run made with the same arguments."""
         state = torch.load(path, map_location=self.device, weights_only=True)
-        for name in _MODULES:
-            getattr(self, name).load_state_dict(state[name])
+        for key, module in self._modules().items():
+            module.load_state_dict(state[key])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
 
@@ -156,7 +156,7 @@ class Run:
             name: str, number: int, layers: tuple[str, ...], said: Sequence[Outputs]
         ) -> Outputs:
             kept = dict(self.teacher_copies[number].named_children())
-            return self.teachers[name](TargetRequest(batch, layers, said, number), kept.get(name))
+            return self.targets[name](TargetRequest(batch, layers, said, number), kept.get(name))
 
         auxiliaries = [dict(each.named_children()) for each in self.auxiliaries]
         return self.objective(list(self.students), auxiliaries, ask, batch, self.progress)
@@ -178,7 +178,7 @@ class Run:
         """Lets teachers that are made of the students keep up, after a step."""
         for student, kept in zip(self.students, self.teacher_copies, strict=True):
             for name, module in kept.named_children():
-                self.teachers[name].follow(module, student, self.step)
+                self.targets[name].update(module, student, self.step)
 
     def _bound(self, objective: Objective) -> Objective:
         if not objective.reads_layers:
@@ -186,14 +186,14 @@ class Run:
         shape = self.stream.dataset.input
         seen = hooks.summarise(self.students[0], "student", replace(shape, **self._side()))
         return objective.bind(
-            seen, {name: answers.summary(seen) for name, answers in self.teachers.items()}
+            seen, {name: answers.summary(seen) for name, answers in self.targets.items()}
         )
 
     def _side(self) -> dict[str, int]:
         return {"height": self.size[0], "width": self.size[1]}
 
     def _copies(self, student: nn.Module) -> nn.ModuleDict:
-        copies = {name: a.copy_of(student) for name, a in self.teachers.items()}
+        copies = {name: a.copy_of(student) for name, a in self.targets.items()}
         return nn.ModuleDict({k: module for k, module in copies.items() if module is not None})
 
     def _each(self, make: Callable[[nn.Module], nn.ModuleDict]) -> nn.ModuleList:
@@ -204,13 +204,18 @@ class Run:
             made.append(make(student).to(self.device))
         return nn.ModuleList(made)
 
+    def _modules(self) -> dict[str, nn.ModuleList]:
+        """All that is saved, by its name in a checkpoint."""
+        return {
+            "students": self.students,
+            "auxiliaries": self.auxiliaries,
+            "kept": self.teacher_copies,
+        }
+
     def _optimizer(self) -> torch.optim.AdamW:
         learning = [*_groups(self.students, self.weight_decay)]
         learning += _groups(self.auxiliaries, self.weight_decay)
         return torch.optim.AdamW(learning, lr=self.lr_schedule.peak, fused=True)
-
-
-_MODULES = ("students", "auxiliaries", "kept")
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:

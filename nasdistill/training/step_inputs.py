@@ -63,7 +63,7 @@ def step_inputs(run: Run, until: int) -> Iterator[StepInputs]:
         plan += [(part, view) for part in torch.split(ids, size * together)]
     for batch in split.batches(plan, run.size):
         question = TargetRequest(batch, (), (), 0)
-        answers = {name: asked(question, None) for name, asked in run.teachers.items()}
+        answers = {name: asked(question, None) for name, asked in run.targets.items()}
         whole = StepInputs(batch, answers)
         for start in range(0, len(batch.ids_host), size):
             yield whole.each(lambda x, at=start: x[at : at + size])  # type: ignore[misc]

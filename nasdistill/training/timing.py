@@ -63,7 +63,7 @@ def probe_capture(run: Run) -> float:
     return 0.0 if captured.graphed.failure is not None else ratio
 
 
-def seconds_a_lap(run: Run) -> float:
+def seconds_per_window(run: Run) -> float:
     """What the first `PROBE_STEPS` steps of a run take, trained once more."""
     start, run.step = time.perf_counter(), 0
     for _ in train(run, PROBE_STEPS * run.stream.batch_size):
@@ -71,29 +71,29 @@ def seconds_a_lap(run: Run) -> float:
     return time.perf_counter() - start
 
 
-def steps_a_second(run: Run, begin: float, end: float) -> float:
+def steps_per_second(run: Run, begin: float, end: float) -> float:
     """How many steps a second a run makes between two points in time, lap by lap.
 
     Args:
-        run: See `seconds_a_lap`.
+        run: See `seconds_per_window`.
         begin: `time.monotonic()`, which processes of a machine share.
         end: The same.
 
     Returns:
         Steps a second; 0 if the run was not ready by `begin`.
     """
-    seconds_a_lap(run)  # what is done once: kernels chosen, a step captured
+    seconds_per_window(run)  # what is done once: kernels chosen, a step captured
     if time.monotonic() > begin:
         return 0.0
     time.sleep(begin - time.monotonic())
     laps = 0
     while time.monotonic() < end:
-        seconds_a_lap(run)
+        seconds_per_window(run)
         laps += 1
     return laps * PROBE_STEPS / (time.monotonic() - begin)
 
 
-def seconds_a_step(run: Run) -> float:
+def seconds_per_step(run: Run) -> float:
     """What a step takes, of a branch that is trained and thrown away."""
     twin = run.branch(run.lr_schedule)
     twin.graphed = None if run.graphed is None else GraphedSteps()

@@ -1,85 +1,105 @@
-"""Trials in this process, within their time."""
+"""The search: trials in this process, one after the other, within their time."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from typing import Literal
 
-from nasdistill.common.events import Emit, Event
+from nasdistill.common.events import Event
 from nasdistill.recipe import Recipe
-from nasdistill.study import Study
-from nasdistill.trials.context import StudyContext
-from nasdistill.trials.proposals import counted, give_up_on_failures, propose
-from nasdistill.trials.trial import OutOfTime, run_trial
+from nasdistill.results import keys
+from nasdistill.trials.context import Deadlines, OutOfTime, StudyContext
+from nasdistill.trials.proposals import counted_trials, give_up_on_failures, propose
+from nasdistill.trials.trial import run_trial
 
 
-@dataclass(frozen=True)
-class Deadlines:
-    """`time.monotonic()` at which searching and the whole command must end."""
-
-    search: float | None
-    whole: float | None
-
-
-def run(study: Study, bench: StudyContext, begun: float, emit: Emit) -> Deadlines:
-    """Runs trials until none is left for this process.
+def search(context: StudyContext, begun: float) -> None:
+    """Runs trials until none is left for this process; decides when the command must end.
 
     Args:
-        study: The study.
-        bench: What its trials share.
+        context: The study's; its deadlines are set.
         begun: `time.monotonic()` at which the command began.
-        emit: Told what happens.
-
-    Returns:
-        When the command must end.
 
     Raises:
         UserError: If no trial can be run.
     """
-    deadlines = _deadlines(study, bench, begun)
-    emit(Event("stage", f"searching: {study.recipe.trials} trials", stage="search"))
+    study = context.study
+    context.deadlines = choose_deadlines(context, begun)
+    context.emit(Event("stage", f"searching: {study.recipe.trials} trials", stage="search"))
     exhausted = False
     while True:
         if not exhausted or study.has_abandoned():
-            ended = search(study, bench, emit, deadlines.search)
-            note_saved(study, bench)
+            ended = run_trials(context)
+            record_saved_answers(context)
         if ended == "exhausted" and not exhausted:
             exhausted = True
-            emit(Event("warning", "the space has no new architecture to offer within the limits"))
-            study.set("exhausted_at", study.recipe.trials)
-        late = deadlines.search is not None and time.monotonic() > deadlines.search
+            context.warn("the space has no new architecture to offer within the limits")
+            study.write(keys.EXHAUSTED_AT, study.recipe.trials)
+        deadline = context.deadlines.search
+        late = deadline is not None and time.monotonic() > deadline
         if ended == "time" or (late and study.others_running()):
-            emit(Event("warning", "the search's share of the time limit is used up"))
-            return deadlines
+            context.warn("the search's share of the time limit is used up")
+            return
         if not study.others_running():
-            return deadlines
+            return
         time.sleep(1.0)
 
 
-def note_saved(study: Study, bench: StudyContext) -> None:
+def run_trials(context: StudyContext) -> Literal["complete", "time", "exhausted"]:
+    """Runs trials until the study's total is reached.
+
+    Returns:
+        Why it ended. Other workers may still hold trials.
+
+    Raises:
+        UserError: If no architecture of the space keeps the limits, or the first trials all fail.
+    """
+    study = context.study
+    while True:
+        number = study.take_up()
+        try:
+            if number is None:
+                if counted_trials(study) >= study.recipe.trials:
+                    return "complete"
+                context.deadlines.check_search()
+                start = time.perf_counter()
+                number = propose(context)
+                study.add_seconds("gates", time.perf_counter() - start)
+                if number is None and counted_trials(study) < study.recipe.trials:
+                    return "exhausted"
+                if number is None:  # Another worker was quicker to take the last slot.
+                    continue
+            with study.holding(number):
+                run_trial(context, number)
+        except OutOfTime:
+            return "time"
+        give_up_on_failures(study)
+
+
+def record_saved_answers(context: StudyContext) -> None:
     """Stores how many answers the cache gave this worker, less those that it asked for.
 
     The worker that asks is not always the one that uses the answer: only the sum over workers means
     something.
     """
-    saved = sum(cache.served - cache.asked for cache in bench.faculty.caches.values())
-    study.set(f"saved:cache:{study.worker}", saved)
+    saved = sum(cache.served - cache.asked for cache in context.teachers.caches.values())
+    context.study.write(keys.SAVED.of("cache", context.study.worker), saved)
 
 
-def _deadlines(study: Study, bench: StudyContext, begun: float) -> Deadlines:
+def choose_deadlines(context: StudyContext, begun: float) -> Deadlines:
     """Divides the time limit between search and finals by the examples that each will see."""
-    recipe, ladder = study.recipe, bench.ladder
+    recipe, ladder = context.recipe, context.ladder
     if recipe.time_limit is None:
-        return Deadlines(None, None)
+        return Deadlines()
     whole = begun + recipe.time_limit
-    final = bench.final_examples * _full_runs(recipe)
-    going, searching = float(recipe.trials), 0.0
+    final = context.final_examples * _full_runs(recipe)
+    trials_left, searching = float(recipe.trials), 0.0
     for rung in range(len(ladder.budgets)):
         before = ladder.examples(rung - 1) if rung else 0
-        searching += going * (ladder.examples(rung) - before)
-        going /= ladder.eta if recipe.stopping else 1
+        searching += trials_left * (ladder.examples(rung) - before)
+        trials_left /= ladder.eta if recipe.stopping else 1
     if recipe.race:
-        searching += 2 * recipe.top_k * ladder.with_race(bench.final_examples).budgets[-1]
+        searching += 2 * recipe.top_k * ladder.with_race(context.final_examples).budgets[-1]
     left = whole - time.monotonic()
     return Deadlines(time.monotonic() + left * searching / (searching + final), whole)
 
@@ -92,40 +112,3 @@ def _full_runs(recipe: Recipe) -> int:
     elif recipe.iterate is not None:
         each, shared = each + 1, len(recipe.iterate.assistants or ())
     return each * recipe.top_k + shared
-
-
-def search(study: Study, bench: StudyContext, emit: Emit, deadline: float | None) -> str:
-    """Runs trials until the study's total is reached.
-
-    Args:
-        study: The study.
-        bench: What its trials share.
-        emit: Told what happens.
-        deadline: `time.monotonic()` at which the search must end.
-
-    Returns:
-        Why it ended: `complete`, `time` or `exhausted`. Other workers may still hold trials.
-
-    Raises:
-        UserError: If no architecture of the space keeps the limits, or the first trials all fail.
-    """
-    while True:
-        number = study.take_up()
-        if number is None:
-            if counted(study) >= study.recipe.trials:
-                return "complete"
-            if deadline is not None and time.monotonic() > deadline:
-                return "time"
-            start = time.perf_counter()
-            number = propose(study, bench, emit)
-            study.add_seconds("gates", time.perf_counter() - start)
-            if number is None and counted(study) < study.recipe.trials:
-                return "exhausted"
-            if number is None:  # Another worker was quicker to take the last slot.
-                continue
-        try:
-            with study.holding(number):
-                run_trial(study, bench, number, emit, deadline)
-        except OutOfTime:
-            return "time"
-        give_up_on_failures(study)

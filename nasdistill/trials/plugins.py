@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from nasdistill.common.errors import UserError
-from nasdistill.recipe import Recipe
+from nasdistill.data import register_sources
+from nasdistill.models import register_families
+from nasdistill.results import keys
 from nasdistill.study import Study
 
 
 @dataclass(frozen=True)
 class Plugins:
-    """What a user's file defines.
+    """The definitions of a user's file.
 
     Attributes:
         families: `FAMILIES` of the file, or its function `build` under the file's own name.
@@ -31,8 +33,23 @@ class Plugins:
     fingerprint: str = ""
 
 
-def import_file(path: str | None) -> Plugins:
-    """Runs a user's Python file and gathers what it defines.
+def load_plugins(path: str | None) -> Plugins:
+    """Runs a user's file, if there is one, and makes its families and sources known.
+
+    Args:
+        path: The file, or None for nothing.
+
+    Raises:
+        UserError: If the file is missing or raises while it is imported.
+    """
+    plugins = read_plugins(path)
+    register_families(plugins.families)
+    register_sources(plugins.sources)
+    return plugins
+
+
+def read_plugins(path: str | None) -> Plugins:
+    """Runs a user's file and gathers its definitions, without making them known.
 
     Args:
         path: The file, or None for nothing.
@@ -53,45 +70,26 @@ def import_file(path: str | None) -> Plugins:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(f"--import {path}: {type(error).__name__}: {error}") from error
-    names = {k: v for k, v in vars(module).items() if callable(v) and not k.startswith("_")}
+    functions = {k: v for k, v in vars(module).items() if callable(v) and not k.startswith("_")}
     families = dict(getattr(module, "FAMILIES", {}))
-    if not families and "build" in names:
-        families = {file.stem: names["build"]}
+    if not families and "build" in functions:
+        families = {file.stem: functions["build"]}
     return Plugins(
         families=families,
-        teachers=names,
+        teachers=functions,
         sources=dict(getattr(module, "SOURCES", {})),
         fingerprint=hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest(),
     )
 
 
-def load_plugins(recipe: Recipe) -> Plugins:
-    """Runs the file given by `--import`, and makes its families and sources known."""
-    return register_plugins(recipe.import_file)
-
-
-def register_plugins(file: str | None) -> Plugins:
-    """Runs a file of the user's own, if there is one, and makes its families and sources known."""
-    from nasdistill.data import register_sources
-    from nasdistill.models import register_families
-    from nasdistill.trials.plugins import import_file
-
-    imported = import_file(file)
-    register_families(imported.families)
-    register_sources(imported.sources)
-    return imported
-
-
-def check_plugins(study: Study, imported: Plugins) -> None:
+def check_plugins(study: Study, plugins: Plugins) -> None:
     """Holds the file given by `--import` against the one that a study was made with.
 
     Raises:
         UserError: If it has changed.
     """
-    if (
-        study.get_or_measure("import_fingerprint", lambda: imported.fingerprint)
-        != imported.fingerprint
-    ):
+    stored = study.get_or_measure(keys.IMPORT_FINGERPRINT, lambda: plugins.fingerprint)
+    if stored != plugins.fingerprint:
         raise UserError(
             f"study {study.folder.name!r}: the file given by --import has changed since the study "
             "was made"

@@ -1,12 +1,12 @@
-"""What is tried next: new to the study, and within the limits that need no measuring."""
+"""Proposals: architectures that are new to a study and keep the limits that need no measuring."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event
+from nasdistill.common.events import Event
 from nasdistill.models.counts import count_architecture
 from nasdistill.results import COUNTED, Candidate
 from nasdistill.study import Study
@@ -17,7 +17,7 @@ MOST_DUPLICATES = 500
 MOST_FAILURES = 5
 
 
-def propose(study: Study, bench: StudyContext, emit: Emit) -> int | None:
+def propose(context: StudyContext) -> int | None:
     """Asks until an architecture is new and keeps the limits that need no measuring.
 
     Returns:
@@ -27,28 +27,30 @@ def propose(study: Study, bench: StudyContext, emit: Emit) -> int | None:
     Raises:
         UserError: If the samples break the limits again and again and no trial was ever trained.
     """
-    attempt = 0
+    study, attempt = context.study, 0
     while attempt < MOST_DUPLICATES:
         candidates = study.candidates()
-        seen = {c.fingerprint for c in candidates}
-        if study.space.count() == len(seen) or _trailing_rejections(candidates) >= MOST_REJECTIONS:
+        tried = {c.fingerprint for c in candidates}
+        if study.space.count() == len(tried) or _trailing_rejections(candidates) >= MOST_REJECTIONS:
             break
         proposal = study.ask(attempt)
-        if proposal.architecture.fingerprint in seen:
+        if proposal.architecture.fingerprint in tried:
             attempt += 1
             continue
         try:
-            counts = count_architecture(proposal.architecture, bench.dataset.input, bench.classes)
+            counts = count_architecture(
+                proposal.architecture, context.dataset.input, context.classes
+            )
         except UserError as error:  # A family of the user's own that cannot build this one.
             number = study.claim(proposal, {})
             if number is not None:
                 study.end(number, str(error))
-                emit(Event("trial", f"failed: {error}", stage="search", trial=number))
+                context.emit(Event("trial", f"failed: {error}", stage="search", trial=number))
                 give_up_on_failures(study)
             attempt = 0
             continue
         figures = asdict(counts)
-        excess = excess_over(figures, bench.limits)
+        excess = excess_over(figures, context.limits)
         if excess:
             study.reject(proposal, figures, excess)
             attempt = 0
@@ -57,24 +59,24 @@ def propose(study: Study, bench: StudyContext, emit: Emit) -> int | None:
         if number is not None:
             return number
         attempt += 1
-        if counted(study) >= study.recipe.trials:
+        if counted_trials(study) >= study.recipe.trials:
             return None
-    _nothing_to_train(study.candidates(), bench.limits, study.space.name)
+    _check_that_some_keep(study.candidates(), context.limits, study.space.name)
     return None
 
 
-def counted(study: Study) -> int:
+def counted_trials(study: Study) -> int:
     """How many trials count against the total."""
     return sum(c.state in COUNTED for c in study.candidates())
 
 
 def excess_over(figures: Mapping[str, float], limits: Mapping[str, float]) -> dict[str, float]:
     """How far each figure is over its limit, as a share of the limit."""
-    over = {k: figures[k] / limits[k] - 1.0 for k in figures if k in limits}
-    return {k: share for k, share in over.items() if share > 0}
+    excess = {k: figures[k] / limits[k] - 1.0 for k in figures if k in limits}
+    return {k: share for k, share in excess.items() if share > 0}
 
 
-def _trailing_rejections(candidates: list[Candidate]) -> int:
+def _trailing_rejections(candidates: Sequence[Candidate]) -> int:
     count = 0
     for candidate in reversed(candidates):
         if candidate.state != "rejected":
@@ -83,7 +85,9 @@ def _trailing_rejections(candidates: list[Candidate]) -> int:
     return count
 
 
-def _nothing_to_train(candidates: list[Candidate], limits: Mapping[str, float], space: str) -> None:
+def _check_that_some_keep(
+    candidates: Sequence[Candidate], limits: Mapping[str, float], space: str
+) -> None:
     """Raises where a study cannot begin; a study that has trials merely ends."""
     if any(c.state in COUNTED for c in candidates):
         return

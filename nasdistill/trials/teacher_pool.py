@@ -1,4 +1,4 @@
-"""Everyone who can teach in a study: found, trained where none is named, evaluated, asked."""
+"""All teachers of a study: found, trained where none is named, evaluated, asked."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from nasdistill.losses import MAIN
 from nasdistill.models import artifact
 from nasdistill.models.counts import count_architecture
 from nasdistill.recipe import Recipe, SyntheticOptions, TeacherOptions
+from nasdistill.results import keys
+from nasdistill.results.keys import Key
 from nasdistill.space import Architecture
 from nasdistill.study import Study
 from nasdistill.teachers import AnswerPrecision, Teacher, load_teacher, synthesis
@@ -50,16 +52,16 @@ HEAD_EPOCHS = 3
 
 @dataclass
 class TeacherPool:
-    """Everyone who can teach in a study, loaded when first asked for.
+    """All teachers of a study, loaded when first asked for.
 
     Attributes:
-        dataset: What they are asked about.
+        dataset: The data that they are asked about.
         main: The teacher that the recipe names first.
         options: The others, as the recipe describes them, by name.
         load: Loads a teacher from `(name, options)`.
-        root: Folder of the caches of answers.
+        root: Folder of the caches of logits.
         on_fill: Told of every fill, see `LogitCache`.
-        tell: Told in words what takes time.
+        report: Told in words what takes time.
         cache_size: Most bytes of the caches below `root`; None for no limit.
         caches: The caches opened so far, by teacher and data.
     """
@@ -70,39 +72,50 @@ class TeacherPool:
     load: Callable[[str, TeacherOptions], Teacher]
     root: Path
     on_fill: Callable[[int, float], None]
-    tell: Callable[[str], None]
+    report: Callable[[str], None]
     cache_size: int | None = None
     caches: dict[tuple[str, str], LogitCache] = field(default_factory=dict)
     _loaded: dict[str, Teacher] = field(default_factory=dict)
 
-    def answers(self, name: str, stream: BatchStream) -> TeacherTargets:
-        """What the teacher of that name says about the batches of a stream.
+    def targets(self, name: str, stream: BatchStream) -> TeacherTargets:
+        """The targets that the teacher of a name gives for the batches of a stream.
 
         Raises:
             UserError: If it cannot be loaded.
         """
         if name == MAIN:
             if not self.main.runs:
-                return _table(self.main.name.removeprefix("table:"), "error", stream.dataset)
-            return self.frozen(self.main, stream.dataset)
+                path = self.main.name.removeprefix("table:")
+                return _table_targets(path, "error", stream.dataset)
+            return self.cached_targets(self.main, stream.dataset)
         options = self.options[name]
         if options.mean_of is not None:
-            of = [self.answers(one, stream) for one in options.mean_of]
-            shares = options.shares or [1.0] * len(of)
-            return EnsembleTargets(of, [share / sum(shares) for share in shares], options.by)
+            members = [self.targets(member, stream) for member in options.mean_of]
+            shares = options.shares or [1.0] * len(members)
+            return EnsembleTargets(members, [s / sum(shares) for s in shares], options.by)
         if options.ema is not None:
             return EMATargets(options.ema)
         if options.earlier is not None:
-            return SnapshotTargets(
-                stream.steps(options.earlier.examples(len(stream.dataset.train)))
-            )
+            examples = options.earlier.examples(len(stream.dataset.train))
+            return SnapshotTargets(stream.steps(examples))
         if options.peers is not None:
             return PeerTargets(options.peers)
         if options.table is not None:
-            return _table(options.table, options.missing, stream.dataset)
+            return _table_targets(options.table, options.missing, stream.dataset)
         if name not in self._loaded:
             self._loaded[name] = self.load(name, options)
-        return self.frozen(self._loaded[name], stream.dataset)
+        return self.cached_targets(self._loaded[name], stream.dataset)
+
+    def cached_targets(self, teacher: Teacher, dataset: Dataset) -> CachedTargets:
+        """The targets of a frozen teacher, its logits remembered."""
+        # Equal weights at another size, or in another precision, give other logits.
+        identity = (teacher.weights_hash, teacher.input, teacher.precision)
+        key = (repr(identity), dataset.fingerprint)
+        if key not in self.caches:
+            self.caches[key] = LogitCache(
+                teacher, dataset, self.root, self.on_fill, self.cache_size
+            )
+        return CachedTargets(teacher, self.caches[key])
 
     def synthetic(self, options: SyntheticOptions) -> tuple[Tensor, Tensor]:
         """Training images made from the main teacher alone, made once and kept.
@@ -119,57 +132,91 @@ class TeacherPool:
                 "images are made by asking a teacher anew"
             )
 
-        def progress(now: synthesis.Progress) -> None:
-            if now.warning:
-                self.tell(now.warning)
-            if now.step == now.steps:
-                self.tell(f"{now.images:,} of {now.count:,} images made from the teacher alone")
+        def report_progress(progress: synthesis.Progress) -> None:
+            if progress.warning:
+                self.report(progress.warning)
+            if progress.step == progress.steps:
+                self.report(
+                    f"{progress.images:,} of {progress.count:,} images made from the teacher alone"
+                )
 
         return synthesis.synthesise(
             self.main,
             count=options.images,
             steps=options.steps,
             folder=self.root / "synthetic",
-            on_progress=progress,
+            on_progress=report_progress,
         )
 
-    def frozen(self, teacher: Teacher, dataset: Dataset) -> CachedTargets:
-        """The answers of a frozen teacher, remembered."""
-        # Equal weights at another size, or in another precision, give other answers.
-        about = (teacher.weights_hash, teacher.input, teacher.precision)
-        key = (repr(about), dataset.fingerprint)
-        if key not in self.caches:
-            self.caches[key] = LogitCache(
-                teacher, dataset, self.root, self.on_fill, self.cache_size
-            )
-        return CachedTargets(teacher, self.caches[key])
 
-
-def _table(path: str, missing: str, dataset: Dataset) -> TableTargets:
+def _table_targets(path: str, missing: str, dataset: Dataset) -> TableTargets:
     table = read_table(Path(path), dataset.names, dataset.classes, missing)
     return TableTargets(table, dataset.train.labels.device)
 
 
-def evaluated(
-    study: Study, key: str, teacher: Teacher, dataset: Dataset, emit: Emit
-) -> Mapping[str, Any]:
-    """Evaluates a teacher once in a study, and settles the precision of its answers.
+def open_teacher_pool(
+    study: Study, dataset: Dataset, device: torch.device, plugins: Plugins, emit: Emit
+) -> TeacherPool:
+    """Loads and evaluates the main teacher of a study; the others follow when they are asked for.
 
     Args:
         study: The study.
-        key: Of the teacher's card in it.
-        teacher: The teacher.
+        dataset: The data that the teachers are asked about.
+        device: Where they are put.
+        plugins: What the user's own file brings.
+        emit: Told what happens.
+
+    Raises:
+        UserError: If the teacher cannot be loaded, or is useless for the data.
+    """
+    recipe, root = study.recipe, study.folder.parent
+
+    def load(name: str, options: TeacherOptions) -> Teacher:
+        assert options.model is not None
+        emit(Event("stage", f"teacher {name}: {options.model}", stage="teacher"))
+        named = recipe.model_copy(update={"teacher": options.model, "weights": options.weights})
+        teacher = open_teacher(named, dataset, device, root, plugins, emit)
+        evaluate_once(study, keys.FURTHER_TEACHER.of(name), teacher, dataset, emit)
+        return teacher
+
+    def on_fill(examples: int, seconds: float) -> None:
+        study.add_seconds("answers", seconds)
+        emit(
+            Event(
+                "note",
+                f"teacher answered {examples:,} views in {seconds:.1f} s",
+                stage="answers",
+                images_per_second=examples / max(seconds, 1e-9),
+            )
+        )
+
+    def report(text: str) -> None:
+        emit(Event("note", text, stage="teacher"))
+
+    main = open_teacher(recipe, dataset, device, root, plugins, emit)
+    evaluate_once(study, keys.TEACHER, main, dataset, emit)
+    return TeacherPool(
+        dataset, main, recipe.teachers, load, root / ".cache", on_fill, report, recipe.cache_size
+    )
+
+
+def evaluate_once(
+    study: Study, key: Key[dict[str, Any]], teacher: Teacher, dataset: Dataset, emit: Emit
+) -> None:
+    """Evaluates a teacher once in a study, and decides the precision of its logits.
+
+    Args:
+        study: The study, which keeps the card; see `training.teacher.evaluate_teacher`.
+        key: Of the card.
+        teacher: The teacher; its precision is set.
         dataset: The study's data.
         emit: Told what is doubtful.
-
-    Returns:
-        The card; see `teaching.evaluate_teacher`.
 
     Raises:
         UserError: If it is useless for the data, or not the one that the study was made with.
     """
-    examine = evaluate_teacher if teacher.runs else _evaluate_table
-    card: Mapping[str, Any] = study.get_or_measure(key, lambda: examine(teacher, dataset))
+    evaluate = evaluate_teacher if teacher.runs else _evaluate_table
+    card = study.get_or_measure(key, lambda: evaluate(teacher, dataset))
     if card["weights_hash"] != teacher.weights_hash:
         raise UserError(
             f"study {study.folder.name!r}: the teacher {teacher.name!r} has other weights than "
@@ -181,46 +228,41 @@ def evaluated(
             "the training split; how it does on other images is not known"
         )
         emit(Event("note", text, stage="teacher"))
-        return card
+        return
     for text in warnings_of(dict(card)):
         emit(Event("warning", text, stage="teacher"))
     teacher.precision = study.get_or_measure(
-        f"precision:{key}", lambda: _answers_in(study.recipe, teacher, dataset)
+        keys.PRECISION.of(key.name), lambda: _precision_of_logits(study.recipe, teacher, dataset)
     )
-    emit(
-        Event(
-            "note",
-            f"teacher {teacher.name}: {card['params']:,} parameters, validation accuracy "
-            f"{card['validation_accuracy']:.4f}, calibration error {card['ece']:.3f}",
-            stage="teacher",
-        )
+    text = (
+        f"teacher {teacher.name}: {card['params']:,} parameters, validation accuracy "
+        f"{card['validation_accuracy']:.4f}, calibration error {card['ece']:.3f}"
     )
-    return card
+    emit(Event("note", text, stage="teacher"))
 
 
 def _evaluate_table(teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
-    """What is known of a recorded teacher: its accuracy on what was recorded.
+    """The card of a recorded teacher: its accuracy on what was recorded.
 
     Raises:
         UserError: If that is barely better than chance.
     """
-    table = read_table(
-        Path(teacher.name.removeprefix("table:")), dataset.names, dataset.classes, "error"
-    )
-    right = table.answers.argmax(axis=1) == dataset.train.labels.cpu().numpy()
-    share, chance = float(right.mean()), 1.0 / len(dataset.classes)
-    if share < chance + 0.1 * (1.0 - chance):
+    path = Path(teacher.name.removeprefix("table:"))
+    table = read_table(path, dataset.names, dataset.classes, "error")
+    correct = table.answers.argmax(axis=1) == dataset.train.labels.cpu().numpy()
+    accuracy, chance = float(correct.mean()), 1.0 / len(dataset.classes)
+    if accuracy < chance + 0.1 * (1.0 - chance):
         raise UserError(
             f"teacher {teacher.name!r} is barely better than chance on {dataset.name!r}: accuracy "
-            f"{share:.3f}, chance {chance:.3f}. Its ids or classes may be in another order"
+            f"{accuracy:.3f}, chance {chance:.3f}. Its ids or classes may be in another order"
         )
     unknown = ("params", "macs", "bytes", "validation_accuracy", "ece", "gap")
-    known = {"weights_hash": teacher.weights_hash, "train_accuracy": share}
+    known = {"weights_hash": teacher.weights_hash, "train_accuracy": accuracy}
     return {**teacher.card, **known, **dict.fromkeys(unknown)}
 
 
-def _answers_in(recipe: Recipe, teacher: Teacher, dataset: Dataset) -> AnswerPrecision:
-    """The precision of the teacher's answers: as the recipe says, or probed."""
+def _precision_of_logits(recipe: Recipe, teacher: Teacher, dataset: Dataset) -> AnswerPrecision:
+    """The precision of the teacher's logits: as the recipe says, or probed."""
     if recipe.precision == "auto":
         return probe_answers(teacher, dataset)
     return "fp32" if recipe.precision == "fp32" else "bf16"
@@ -231,18 +273,18 @@ def open_teacher(
     dataset: Dataset,
     device: torch.device,
     root: Path,
-    imported: Plugins,
+    plugins: Plugins,
     emit: Emit,
 ) -> Teacher:
-    """Finds the teacher that a recipe names: trained first where it names none, with a new head
+    """Loads the teacher that a recipe names: trained first where it names none, with a new head
     where its classes are others.
 
     Args:
         recipe: Names it, its weights, and the seed of what is trained.
-        dataset: What it is to teach on.
+        dataset: The data that it is to teach on.
         device: Where it is put.
         root: Folder of studies: finals teach, and trained teachers are kept below it.
-        imported: What the user's own file brings.
+        plugins: What the user's own file brings.
         emit: Told how a training goes.
 
     Raises:
@@ -256,25 +298,20 @@ def open_teacher(
         )
     if spec.startswith("table:"):
         return recorded_teacher(spec, dataset)
-    if spec == "auto":
-        spec = "shipped" if dataset.name == "fashion-mnist-mini" else ""
-    if not spec:
-        folder = root / ".teachers" / dataset.fingerprint[:16]
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with locks.alone(folder.with_name(folder.name + ".lock")):
-            if not (folder / "model.safetensors").exists():
-                _train_auto_teacher(folder, recipe, dataset, emit)
-        spec = f"folder:{folder}"
+    if spec == "auto" and dataset.name == "fashion-mnist-mini":
+        spec = "shipped"
+    elif spec in ("auto", ""):
+        spec = f"folder:{_auto_teacher(root / '.teachers', recipe, dataset, emit)}"
     teacher = load_teacher(
         spec,
         dataset,
         device=device,
         weights=recipe.weights,
         studies_root=root,
-        imported=imported.teachers,
+        imported=plugins.teachers,
     )
     if teacher.card["source"] == "import":
-        teacher.code = imported.fingerprint
+        teacher.code = plugins.fingerprint
     if teacher.classes != len(dataset.classes):
         teacher = tune_head(
             teacher,
@@ -285,6 +322,16 @@ def open_teacher(
             keep=root / ".teachers",
         )
     return teacher
+
+
+def _auto_teacher(root: Path, recipe: Recipe, dataset: Dataset, emit: Emit) -> Path:
+    """The folder of the teacher for some data, which is trained if it is not there yet."""
+    folder = root / dataset.fingerprint[:16]
+    root.mkdir(parents=True, exist_ok=True)
+    with locks.alone(folder.with_name(folder.name + ".lock")):
+        if not (folder / "model.safetensors").exists():
+            _train_auto_teacher(folder, recipe, dataset, emit)
+    return folder
 
 
 def _train_auto_teacher(folder: Path, recipe: Recipe, dataset: Dataset, emit: Emit) -> None:
@@ -312,9 +359,7 @@ def _train_auto_teacher(folder: Path, recipe: Recipe, dataset: Dataset, emit: Em
     artifact.write_final(
         folder,
         module=module,
-        architecture=architecture,
-        input=dataset.input,
-        classes=dataset.classes,
+        spec=artifact.ModelSpec(architecture, dataset.input, dataset.classes),
         metrics={"epochs": AUTO_TEACHER_EPOCHS, "seed": recipe.seed},
         card=f"# Teacher trained by nasdistill on {dataset.name}\n",
     )

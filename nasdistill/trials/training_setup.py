@@ -1,4 +1,4 @@
-"""What a kind of run is given: an objective, a stream of batches, and those who teach."""
+"""The parts that a kind of run is made of: an objective, a stream of batches, targets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nasdistill.losses import Objective, objective_of
 from nasdistill.models import Classifier, build
 from nasdistill.recipe import FeedOptions, ObjectiveOptions, Recipe
 from nasdistill.space import Architecture
-from nasdistill.teachers.targets import TeacherTargets, students_of
+from nasdistill.teachers.targets import TeacherTargets, needed_students
 from nasdistill.training import BatchStream, LRSchedule, Precision, Run
 from nasdistill.trials.teacher_pool import TeacherPool
 
@@ -23,47 +23,51 @@ OF_THE_OBJECTIVE = "distillation"
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What a kind of run (scoring, finals) is given.
+    """The parts that a kind of run (scoring, finals) is made of.
 
     Attributes:
-        options: What the recipe says of its objective.
+        options: The recipe's, of its objective.
         objective: Made of them.
         stream: The stream of batches, the same for every student.
-        teachers: Who can be asked, by name.
+        targets: Those of each teacher, by the teacher's name.
     """
 
     options: ObjectiveOptions
     objective: Objective
     stream: BatchStream
-    teachers: Mapping[str, TeacherTargets]
+    targets: Mapping[str, TeacherTargets]
 
     @property
-    def asked(self) -> dict[str, TeacherTargets]:
-        """Those of the teachers that the objective asks."""
-        return {name: self.teachers[name] for name in self.objective.teachers}
+    def needed_targets(self) -> dict[str, TeacherTargets]:
+        """Those that the objective asks for."""
+        return {name: self.targets[name] for name in self.objective.teachers}
 
     def for_architecture(self, architecture: Architecture) -> TrainingSetup:
         """The same, with the temperature and α that the architecture brings, if any."""
-        found = architecture.values.get(OF_THE_OBJECTIVE)
-        if not isinstance(found, Mapping) or not self.objective.teachers:
+        values = architecture.values.get(OF_THE_OBJECTIVE)
+        if not isinstance(values, Mapping) or not self.objective.teachers:
             return self
-        options = self.options.with_values(**{k: float(v) for k, v in found.items()})
+        return self.with_values(**{key: float(value) for key, value in values.items()})
+
+    def with_values(self, **values: float) -> TrainingSetup:
+        """The same with another temperature or α."""
+        options = self.options.with_values(**values)
         return replace(self, options=options, objective=objective_of(options))
 
     def labels_only(self) -> TrainingSetup:
-        """The same stream, without a teacher: what distillation is held against."""
+        """The same stream without a teacher: the rival of distillation."""
         return replace(self, objective=Objective.labels())
 
     def students(self, architecture: Architecture, dataset: Dataset, seed: int) -> list[Classifier]:
         """Builds the students of one run, weights drawn from (seed, fingerprint).
 
         Args:
-            architecture: What to build.
+            architecture: Of all of them.
             dataset: Whose images, classes and normalisation.
             seed: The study's.
         """
         students = []
-        for number in range(students_of(self.asked)):
+        for number in range(needed_students(self.needed_targets)):
             peer = (number,) if number else ()
             training.seed_weights(seed, architecture.fingerprint, *peer)
             net = build(architecture, dataset.input, len(dataset.classes))
@@ -94,47 +98,45 @@ class TrainingSetup:
             lr_schedule=lr_schedule,
             seed=seed,
             precision=precision,
-            teachers=self.teachers,
+            targets=self.targets,
             micro_batch=micro_batch,
         )
 
     def prepare(self, until: int, first_step: int) -> None:
         """Asks the teachers ahead for all that a run will see up to `until` examples."""
-        plan: list[tuple[Tensor, int | None]] = list(
-            self.stream.plan(first_step, self.stream.steps(until))
-        )
-        for answers in self.asked.values():
-            answers.prepare(plan)
+        steps = self.stream.plan(first_step, self.stream.steps(until))
+        plan: list[tuple[Tensor, int | None]] = list(steps)
+        for targets in self.needed_targets.values():
+            targets.prepare(plan)
 
 
-def open_setup(options: ObjectiveOptions, recipe: Recipe, faculty: TeacherPool) -> TrainingSetup:
-    """Puts together what a kind of run is given.
+def open_setup(options: ObjectiveOptions, recipe: Recipe, teachers: TeacherPool) -> TrainingSetup:
+    """Puts together the parts of a kind of run.
 
     Args:
         options: Its objective.
         recipe: The study's.
-        faculty: Who can teach.
+        teachers: The study's.
 
     Raises:
         UserError: If a teacher cannot be loaded.
     """
     objective = objective_of(options)
-    dataset = _fed(options.feed, faculty)
+    dataset = _dataset_with_feed(options.feed, teachers)
     stream = BatchStream(dataset, recipe.batch_size, recipe.views, recipe.seed)
-    teachers = {name: faculty.answers(name, stream) for name in objective.teachers}
-    return TrainingSetup(options, objective, stream, teachers)
+    targets = {name: teachers.targets(name, stream) for name in objective.teachers}
+    return TrainingSetup(options, objective, stream, targets)
 
 
-def _fed(options: FeedOptions, faculty: TeacherPool) -> Dataset:
-    """The data, with the training split that the objective is fed with."""
-    dataset = faculty.dataset
+def _dataset_with_feed(options: FeedOptions, teachers: TeacherPool) -> Dataset:
+    """The data, with the training split and the views that the objective is fed with."""
+    dataset = teachers.dataset
     mixing = None if options.mix is None else Mixing(options.mix.kind, options.mix.alpha)
     augment = None
     if options.rand_augment is not None:
-        given = options.rand_augment
-        augment = RandAugment(given.operations, given.magnitude)
+        augment = RandAugment(options.rand_augment.operations, options.rand_augment.magnitude)
     if options.synthetic is not None:
-        images, labels = faculty.synthetic(options.synthetic)
+        images, labels = teachers.synthetic(options.synthetic)
         dataset = dataset.with_training(images, labels.numpy(), "synthetic")
     views = replace(dataset.views, mixing=mixing, rand_augment=augment, cut_out=options.cut_out)
     return dataset.with_views(views)

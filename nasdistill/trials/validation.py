@@ -31,13 +31,13 @@ SAMPLES = 6
 
 
 def check_setup(
-    key: str, course: TrainingSetup, space: SearchSpace, dataset: Dataset, emit: Emit
+    name: str, setup: TrainingSetup, space: SearchSpace, dataset: Dataset, emit: Emit
 ) -> None:
     """Refuses what cannot work with these teachers and this space.
 
     Args:
-        key: What the recipe calls the objective: `scoring` or `final`.
-        course: What its runs are given.
+        name: The recipe's name of the objective: `scoring` or `final`.
+        setup: The parts of its runs.
         space: Where students come from.
         dataset: Their images and classes.
         emit: Told where only some students will fail.
@@ -45,89 +45,59 @@ def check_setup(
     Raises:
         UserError: If no student could be trained.
     """
-    _check_values(key, course.options, space)
-    _check_tables(key, course)
-    _check_means(key, course)
-    if course.objective.reads_layers:
-        _check_layers(key, course, space, dataset, emit)
+    _check_values(name, setup.options, space)
+    _check_tables(name, setup)
+    _check_ensembles(name, setup)
+    if setup.objective.reads_layers:
+        _check_layers(name, setup, space, dataset, emit)
 
 
-def check_room(recipe: Recipe, faculty: TeacherPool, final: TrainingSetup) -> None:
+def check_cache_room(recipe: Recipe, teachers: TeacherPool, final: TrainingSetup) -> None:
     """Refuses a study whose teachers' answers could not all be kept.
 
     Args:
         recipe: The study's.
-        faculty: With the caches of those who teach from the start.
+        teachers: With the caches of those who teach from the start.
         final: What finals are given; generations and assistants answer about its examples.
 
     Raises:
         UserError: If they need more than the recipe's `cache_size`.
     """
-    of_view = [cache.view_bytes for cache in faculty.caches.values()]
+    view_bytes = [cache.view_bytes for cache in teachers.caches.values()]
     if recipe.iterate is not None:
         sizes, generations = recipe.iterate.assistants, recipe.iterate.generations or 1
         further = len(sizes) if sizes is not None else (generations - 1) * recipe.top_k
-        of_view += [
-            bytes_of(len(final.stream.dataset.train), len(faculty.dataset.classes))
+        view_bytes += [
+            bytes_of(len(final.stream.dataset.train), len(teachers.dataset.classes))
         ] * further
-    needed = recipe.views * sum(of_view)
+    needed = recipe.views * sum(view_bytes)
     if needed <= recipe.cache_size:
         return
-    fewer = recipe.cache_size // sum(of_view)
+    fewer = recipe.cache_size // sum(view_bytes)
     or_views = f", or --views {fewer} or fewer" if fewer else ""
     raise UserError(
-        f"--cache-size: found {recipe.cache_size:,} bytes; the answers of {len(of_view)} "
+        f"--cache-size: found {recipe.cache_size:,} bytes; the answers of {len(view_bytes)} "
         f"teacher(s) about {recipe.views} view(s) of each example need {needed:,}. Allowed: "
         f"--cache-size {math.ceil(needed / 1e6)}M or more{or_views}"
     )
 
 
-def _check_values(key: str, options: ObjectiveOptions, space: SearchSpace) -> None:
-    """Temperature and α that come with an architecture need the objective that has them."""
-    if OF_THE_OBJECTIVE not in space.root.children:
+def check_chain(setup: TrainingSetup, space: SearchSpace, dataset: Dataset) -> None:
+    """Refuses a chain of students that lack the layers which the objective reads of a teacher.
+
+    Raises:
+        UserError: If no student could teach another.
+    """
+    if not setup.objective.reads_layers:
         return
-    if options.terms is not None or options.stages is not None:
+    errors = _binding_errors(setup, space, dataset, as_teacher=True)
+    if len(errors) == SAMPLES:
         raise UserError(
-            f"{key}: the space {space.name!r} searches alpha or temperature; terms and stages "
-            "have these of their own: leave them out, or take `distillation` out of the space"
+            f"iterate: a student has to teach in the place of the teacher, but {errors[-1]}"
         )
 
 
-def _check_tables(key: str, course: TrainingSetup) -> None:
-    """What a table cannot answer: other pictures than its own, and batches with holes."""
-    for name, answers in course.asked.items():
-        members = answers.of if isinstance(answers, EnsembleTargets) else (answers,)
-        tables = [one for one in members if isinstance(one, TableTargets)]
-        if tables and (course.options.feed.mix or course.options.feed.synthetic):
-            raise UserError(
-                f"{key}: teacher {name!r} is a table of recorded answers; it has none about mixed "
-                "or synthetic images"
-            )
-        holes = any(not table.complete for table in tables)
-        coupled = [
-            type(item.term).__name__.lower()
-            for item in course.objective.terms
-            if item.term.coupled and item.teacher == name
-        ]
-        if holes and coupled:
-            raise UserError(
-                f"{key}: teacher {name!r} has no answer to some examples, and "
-                f"{', '.join(coupled)} needs all of a batch"
-            )
-
-
-def _check_means(key: str, course: TrainingSetup) -> None:
-    """Whether a teacher is right cannot be known of two examples in one."""
-    for name, answers in course.asked.items():
-        by_right = isinstance(answers, EnsembleTargets) and answers.by == "correct"
-        if by_right and course.options.feed.mix is not None:
-            raise UserError(
-                f"{key}: teacher {name!r} weighs by being correct, which is not known of mixed "
-                "examples; use by: certainty"
-            )
-
-
-def assistants_of(
+def assistant_architectures(
     sizes: Sequence[int], space: SearchSpace, dataset: Dataset
 ) -> list[dict[str, Any]]:
     """For each size the architecture of the space whose parameters come closest to it.
@@ -139,10 +109,9 @@ def assistants_of(
         UserError: If the space has nothing between half and twice that size.
     """
     drawn = [space.random(random.Random(number)) for number in range(DRAWN)]
-    counted = [
-        (count_architecture(one, dataset.input, len(dataset.classes)).params, one) for one in drawn
-    ]
-    found = []
+    classes = len(dataset.classes)
+    counted = [(count_architecture(a, dataset.input, classes).params, a) for a in drawn]
+    architectures = []
     for size in sizes:
         params, architecture = min(counted, key=lambda pair: abs(pair[0] - size))
         if not size / 2 <= params <= size * 2:
@@ -150,52 +119,93 @@ def assistants_of(
                 f"iterate.assistants: the space {space.name!r} has nothing of about {size:,} "
                 f"parameters; of {DRAWN} architectures the closest has {params:,}"
             )
-        found.append(json.loads(architecture.to_json()))
-    return found
+        architectures.append(json.loads(architecture.to_json()))
+    return architectures
 
 
-def check_chain(course: TrainingSetup, space: SearchSpace, dataset: Dataset) -> None:
-    """Students that teach must have the layers that the objective names of its teacher.
-
-    Raises:
-        UserError: If no student could teach another.
-    """
-    if not course.objective.reads_layers:
+def _check_values(name: str, options: ObjectiveOptions, space: SearchSpace) -> None:
+    """Temperature and α that come with an architecture need the objective that has them."""
+    if OF_THE_OBJECTIVE not in space.root.children:
         return
-    reason = ""
-    for number in range(SAMPLES):
-        student = course.students(space.random(random.Random(number)), dataset, 0)[0].cpu()
-        try:
-            seen = hooks.summarise(student, "student", dataset.input)
-            others = {k: a.summary(seen) for k, a in course.asked.items()}
-            course.objective.bind(seen, {**others, MAIN: replace(seen, name="teacher")})
-            return
-        except (LayerError, UserError) as error:
-            reason = str(error)
-    raise UserError(f"iterate: a student has to teach in the place of the teacher, but {reason}")
+    if options.terms is not None or options.stages is not None:
+        raise UserError(
+            f"{name}: the space {space.name!r} searches alpha or temperature; terms and stages "
+            "have these of their own: leave them out, or take `distillation` out of the space"
+        )
+
+
+def _check_tables(name: str, setup: TrainingSetup) -> None:
+    """A table answers about its own pictures alone, and with holes not about a whole batch."""
+    for teacher, targets in setup.needed_targets.items():
+        members = targets.of if isinstance(targets, EnsembleTargets) else (targets,)
+        tables = [member for member in members if isinstance(member, TableTargets)]
+        if tables and (setup.options.feed.mix or setup.options.feed.synthetic):
+            raise UserError(
+                f"{name}: teacher {teacher!r} is a table of recorded answers; it has none about "
+                "mixed or synthetic images"
+            )
+        coupled = [
+            type(item.term).__name__.lower()
+            for item in setup.objective.terms
+            if item.term.coupled and item.teacher == teacher
+        ]
+        if coupled and any(not table.complete for table in tables):
+            raise UserError(
+                f"{name}: teacher {teacher!r} has no answer to some examples, and "
+                f"{', '.join(coupled)} needs all of a batch"
+            )
+
+
+def _check_ensembles(name: str, setup: TrainingSetup) -> None:
+    """Whether a teacher is right cannot be known of two examples in one."""
+    for teacher, targets in setup.needed_targets.items():
+        by_correct = isinstance(targets, EnsembleTargets) and targets.by == "correct"
+        if by_correct and setup.options.feed.mix is not None:
+            raise UserError(
+                f"{name}: teacher {teacher!r} weighs by being correct, which is not known of mixed "
+                "examples; use by: certainty"
+            )
 
 
 def _check_layers(
-    key: str, course: TrainingSetup, space: SearchSpace, dataset: Dataset, emit: Emit
+    name: str, setup: TrainingSetup, space: SearchSpace, dataset: Dataset, emit: Emit
 ) -> None:
     """Looks for the objective's layers in some architectures of the space."""
-    reasons = []
+    errors = _binding_errors(setup, space, dataset, as_teacher=False)
+    if len(errors) == SAMPLES:
+        raise UserError(f"{name}: {errors[0]}")
+    if errors:
+        text = (
+            f"{name}: {len(errors)} of {SAMPLES} sampled architectures cannot be trained on these "
+            f"terms and would fail: {errors[0]}"
+        )
+        emit(Event("warning", text, stage="teacher"))
+
+
+def _binding_errors(
+    setup: TrainingSetup, space: SearchSpace, dataset: Dataset, *, as_teacher: bool
+) -> list[str]:
+    """Why the objective's layers cannot be found in some of `SAMPLES` architectures.
+
+    Args:
+        setup: With the objective.
+        space: Where students come from.
+        dataset: Their images and classes.
+        as_teacher: Whether each student stands in the place of the main teacher, too.
+    """
+    errors = []
     for number in range(SAMPLES):
         architecture = space.random(random.Random(number))
-        student = course.students(architecture, dataset, 0)[0].cpu()
+        student = setup.students(architecture, dataset, 0)[0].cpu()
         try:
-            seen = hooks.summarise(student, "student", dataset.input)
-            course.objective.bind(seen, {k: a.summary(seen) for k, a in course.asked.items()})
+            summary = hooks.summarise(student, "student", dataset.input)
+            teachers = {k: targets.summary(summary) for k, targets in setup.needed_targets.items()}
+            if as_teacher:
+                teachers[MAIN] = replace(summary, name="teacher")
+            setup.objective.bind(summary, teachers)
         except (LayerError, UserError) as error:
-            reasons.append(str(error))
-    if len(reasons) == SAMPLES:
-        raise UserError(f"{key}: {reasons[0]}")
-    if reasons:
-        emit(
-            Event(
-                "warning",
-                f"{key}: {len(reasons)} of {SAMPLES} sampled architectures cannot be trained on "
-                f"these terms and would fail: {reasons[0]}",
-                stage="teacher",
-            )
-        )
+            errors.append(str(error))
+        else:
+            if as_teacher:  # one that can is enough
+                break
+    return errors

@@ -1,4 +1,4 @@
-"""The other local workers of a command: started, given work, listened to, ended."""
+"""The other local workers of a command: started, given tasks, listened to, ended."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from nasdistill.common.events import Emit, Event
+from nasdistill.common.machine import default_workers, pick_device, set_threads
 from nasdistill.recipe import Recipe
+from nasdistill.results import keys
+from nasdistill.study import Study
 
-if TYPE_CHECKING:
-    from nasdistill.study import Study
-
-
-AT_ONCE = 4
+CONCURRENT_STUDENTS = 4
 """Students that are tried at once on a card, where that is found to be faster."""
 
 Task = Literal["search", "race", "finals", "open", "step", "leave"]
-"""What workers do; `open` and `step` answer with a number."""
+"""A worker's task; `open` and `step` are answered with a number."""
 
 
 @dataclass(frozen=True)
@@ -39,66 +38,69 @@ class WorkerPool:
         others: The processes that were started. Each reads its tasks from its standard input, a
             line of JSON for each, writes its events to its standard output, and ends when its input
             does: also when this process is killed.
-        on_trial: Whether they are kept only if that is faster; see `crowd`.
-        said: What they answered.
+        provisional: Whether they are kept only if that is faster; see `calibration`.
+        replies: Numbers with which they answered.
     """
 
     others: tuple[subprocess.Popen[str], ...] = ()
-    on_trial: bool = False
-    said: queue.SimpleQueue[float] = field(default_factory=queue.SimpleQueue)
+    provisional: bool = False
+    replies: queue.SimpleQueue[float] = field(default_factory=queue.SimpleQueue)
 
     @property
     def size(self) -> int:
         """How many are alive, this process included."""
         return 1 + sum(process.poll() is None for process in self.others)
 
-    def share(self, task: Task, count: int, **more: float) -> None:
+    def assign(self, task: Task, count: int, **more: float) -> None:
         """Has the others work with this process; those at it share the cores.
 
         Args:
-            task: At what.
+            task: Their task.
             count: How many can be at it.
-            **more: What else the task needs.
+            **more: Further figures of the task.
         """
-        from nasdistill.common.machine import set_threads
-
         processes = max(1, min(self.size, count))
         set_threads(processes)
         for process in self.others:
-            _give(process, {"do": task, "processes": processes, **more})
+            _send(process, {"do": task, "processes": processes, **more})
 
-    def answers(self, seconds: float) -> list[float]:
-        """What the others answer to a task, one number each; fewer where one ends, or is late."""
-        until, found = time.monotonic() + seconds, list[float]()
-        while len(found) < self.size - 1 and time.monotonic() < until:
+    def wait_for_replies(self, seconds: float) -> list[float]:
+        """The others' answers to a task, one number each; fewer where one ends, or is late."""
+        until, numbers = time.monotonic() + seconds, list[float]()
+        while len(numbers) < self.size - 1 and time.monotonic() < until:
             with suppress(queue.Empty):
-                found.append(self.said.get(timeout=0.2))
-        return found
+                numbers.append(self.replies.get(timeout=0.2))
+        return numbers
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """Has the others end, whatever they are at, and waits for that."""
-        self.share("leave", 1)
+        self.assign("leave", 1)
         for process in self.others:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
 
 
+class PoolSize(NamedTuple):
+    """How many local workers, this process included, and whether they are provisional."""
+
+    workers: int
+    provisional: bool
+
+
 @contextmanager
-def crew(
-    recipe: Recipe, study: Study, emit: Emit, *, finals: int | None = None
-) -> Iterator[WorkerPool]:
+def started_workers(study: Study, emit: Emit, *, finals: int | None = None) -> Iterator[WorkerPool]:
     """Starts the other local workers of a study; their events come here, too.
 
     Args:
-        recipe: Says how many.
-        study: Says how many were found to be faster on its card.
+        study: Its recipe says how many, and how many were found to be faster on its card.
         emit: Told what happens.
         finals: How many finals they are wanted for at most, if for nothing else.
     """
-    of_use = max(recipe.trials, recipe.top_k) if finals is None else max(1, finals)
-    size, on_trial = _size(recipe, study.attrs.get("at_once"))
-    size = 1 if on_trial and finals is not None else min(size, of_use)
-    started = WorkerPool(tuple(_start() for _ in range(size - 1)), on_trial and size > 1)
+    recipe = study.recipe
+    useful = max(recipe.trials, recipe.top_k) if finals is None else max(1, finals)
+    size = choose_size(recipe, study.read(keys.CONCURRENT_STUDENTS))
+    count = 1 if size.provisional and finals is not None else min(size.workers, useful)
+    pool = WorkerPool(tuple(_start() for _ in range(count - 1)), size.provisional and count > 1)
     first: dict[str, object] = {
         "recipe": recipe.model_dump(mode="json", by_alias=True),
         "name": study.folder.name,
@@ -106,45 +108,45 @@ def crew(
     }
     over = threading.Event()
     listeners = [
-        threading.Thread(target=_listen, args=(process, emit, started.said, over), daemon=True)
-        for process in started.others
+        threading.Thread(target=_listen, args=(process, emit, pool.replies, over), daemon=True)
+        for process in pool.others
     ]
     try:
-        for process, listener in zip(started.others, listeners, strict=True):
+        for process, listener in zip(pool.others, listeners, strict=True):
             listener.start()
-            _give(process, first)
-        yield started
+            _send(process, first)
+        yield pool
     finally:
         over.set()
-        for process in started.others:
+        for process in pool.others:
             if process.poll() is None:  # with those that it started, who decode images
                 os.killpg(process.pid, signal.SIGKILL)
-        for process, listener in zip(started.others, listeners, strict=True):
+        for process, listener in zip(pool.others, listeners, strict=True):
             process.wait()
             listener.join()
 
 
-def _size(recipe: Recipe, at_once: int | None) -> tuple[int, bool]:
-    """How many local workers, and whether they are on trial.
+def choose_size(recipe: Recipe, concurrent_students: int | None) -> PoolSize:
+    """Chooses the number of local workers.
 
     Those asked for; where runs must not differ, one; else one for each core of a CPU, and on a card
     what was found to be faster there.
+
+    Args:
+        recipe: The study's.
+        concurrent_students: Found to be faster on the study's card; None while that is not known.
     """
     if recipe.workers is not None:
-        return recipe.workers, False
+        return PoolSize(recipe.workers, False)
     if recipe.deterministic:
-        return 1, False
-    if on_card(recipe):
-        return at_once or AT_ONCE, at_once is None
-    from nasdistill.common.machine import default_workers, pick_device
-
-    return default_workers(pick_device(recipe.device)), False
+        return PoolSize(1, False)
+    if uses_gpu(recipe):
+        return PoolSize(concurrent_students or CONCURRENT_STUDENTS, concurrent_students is None)
+    return PoolSize(default_workers(pick_device(recipe.device)), False)
 
 
-def on_card(recipe: Recipe) -> bool:
+def uses_gpu(recipe: Recipe) -> bool:
     """Whether students are trained on a GPU."""
-    from nasdistill.common.machine import pick_device
-
     return pick_device(recipe.device).type != "cpu"
 
 
@@ -165,46 +167,46 @@ def _start() -> subprocess.Popen[str]:
     )
 
 
-def _give(process: subprocess.Popen[str], task: dict[str, object]) -> None:
+def _send(process: subprocess.Popen[str], message: dict[str, object]) -> None:
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # Of a worker that ended its listener tells.
-        process.stdin.write(json.dumps(task) + "\n")
+        process.stdin.write(json.dumps(message) + "\n")
         process.stdin.flush()
 
 
 def _listen(
     process: subprocess.Popen[str],
     emit: Emit,
-    said: queue.SimpleQueue[float],
+    replies: queue.SimpleQueue[float],
     over: threading.Event,
 ) -> None:
     """Passes a worker's events on; one that nobody reads would fill the pipe and stand still."""
     assert process.stdout is not None
-    deaf = False
+    broken = False
     for line in process.stdout:
         try:
-            told = json.loads(line)
+            message = json.loads(line)
         except ValueError:  # something else has printed it
             continue
-        if isinstance(told, dict) and isinstance(told.get("answer"), float):
-            said.put(told["answer"])
+        if isinstance(message, dict) and isinstance(message.get("answer"), float):
+            replies.put(message["answer"])
             continue
-        if deaf or (event := _event_of(told)) is None:
+        if broken or (event := _event_from(message)) is None:
             continue
         try:
             emit(event)
         except Exception:
             traceback.print_exc()
-            deaf = True
+            broken = True
     status = process.wait()
     if status != 0 and not over.is_set():
-        why = f"by signal {-status}" if status < 0 else f"with status {status}"
-        emit(Event("warning", f"a worker ended {why}; the others take over what it was at"))
+        cause = f"by signal {-status}" if status < 0 else f"with status {status}"
+        emit(Event("warning", f"a worker ended {cause}; the others take over what it was at"))
 
 
-def _event_of(told: Any) -> Event | None:
-    """An event, from what a line of JSON says; None for what something else has printed."""
+def _event_from(message: Any) -> Event | None:
+    """An event, from a line of JSON; None for what something else has printed."""
     try:
-        return Event(**{**told, "front": tuple(tuple(point) for point in told["front"])})
+        return Event(**{**message, "front": tuple(tuple(point) for point in message["front"])})
     except (ValueError, TypeError, KeyError):
         return None

@@ -1,4 +1,4 @@
-"""A further local worker of a command: runs trials and trains finals. See `crew`."""
+"""A further local worker of a command: runs trials and trains finals. See `pool`."""
 
 from __future__ import annotations
 
@@ -11,87 +11,91 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TextIO
 
+from nasdistill.common import locks
 from nasdistill.common.errors import UserError, disk_problem
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.files import STUDIES
 from nasdistill.recipe import Recipe
-from nasdistill.trials.loop import Deadlines, note_saved, run
-from nasdistill.trials.plugins import load_plugins
+
+Message = dict[str, Any]
 
 
 def main() -> None:
     """Works off the tasks that come in by standard input, until it ends."""
-    tasks: queue.Queue[dict[str, Any]] = queue.Queue()
+    tasks: queue.Queue[Message] = queue.Queue()
     threading.Thread(target=_read, args=(sys.stdin, tasks), daemon=True).start()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever else prints, a user's code or a library, tells no event
-    speaking = threading.Lock()
+    writing = threading.Lock()
 
-    def tell(event: Event) -> None:
-        if event.kind == "stage" or event.stage == "teacher":  # the first worker has told it
-            return
-        say(asdict(event))
+    def send(message: Message) -> None:
+        with writing:
+            print(json.dumps(message), file=out, flush=True)
 
-    def say(told: dict[str, Any]) -> None:
-        with speaking:
-            print(json.dumps(told), file=out, flush=True)
+    def emit(event: Event) -> None:
+        if event.kind != "stage" and event.stage != "teacher":  # the first worker tells these
+            send(asdict(event))
 
     first = tasks.get()
     try:
-        _work(first, tasks, tell, say)
+        _work(first, tasks, emit, send)
     except Exception as error:
-        said = str(error) if isinstance(error, UserError) else disk_problem(error)
-        if said is None:
+        reason = str(error) if isinstance(error, UserError) else disk_problem(error)
+        if reason is None:
             raise
-        tell(Event("warning", f"a worker of {first['name']} ended: {said}"))
-    os._exit(0)  # who reads the tasks is in the middle of a line
+        emit(Event("warning", f"a worker of {first['name']} ended: {reason}"))
+    os._exit(0)  # the thread that reads the tasks is in the middle of a line
 
 
 def _work(
-    first: dict[str, Any],
-    tasks: queue.Queue[dict[str, Any]],
-    tell: Emit,
-    say: Callable[[dict[str, Any]], None],
+    first: Message, tasks: queue.Queue[Message], emit: Emit, send: Callable[[Message], None]
 ) -> None:
     recipe = Recipe.model_validate(first["recipe"])
     sys.path += [place for place in first["path"] if place not in sys.path]
-    imported = load_plugins(recipe)
-    from nasdistill.common import locks
+    # After sys.path: what these import may be found there alone.
     from nasdistill.common.machine import set_threads
     from nasdistill.finals.pipeline import train_ahead
+    from nasdistill.results import keys
     from nasdistill.study import Study
-    from nasdistill.training import steps_a_second
-    from nasdistill.trials.autotune import example_run
     from nasdistill.trials.context import open_context
+    from nasdistill.trials.loop import record_saved_answers, search
+    from nasdistill.trials.plugins import load_plugins
     from nasdistill.trials.race import run_race
-    from nasdistill.trials.trial import FAILURES
 
-    study = Study.open(recipe, STUDIES, "")
-    bench, deadlines = None, Deadlines(None, None)
+    plugins = load_plugins(recipe.import_file)
+    study, context = Study.open(recipe, STUDIES, ""), None
     while (task := tasks.get())["do"] != "leave":
-        bench = bench or open_context(study, imported, tell)
+        context = context or open_context(study, plugins, emit)
         set_threads(task["processes"])
         match task["do"]:
             case "search":
-                deadlines = run(study, bench, task["begun"], tell)
+                search(context, task["begun"])
             case "race":
-                run_race(study, bench, study.attrs["race"], tell, deadlines.search, wait=False)
+                run_race(context, study.require(keys.CONTENDERS), wait=False)
             case "finals":
-                train_ahead(study, bench, tell, deadlines.whole)
+                train_ahead(context)
             case "open":
-                say({"answer": 0.0})
+                send({"answer": 0.0})
             case "step":
-                try:
-                    run_of_all = example_run(study, bench)
-                    with locks.busy(bench.lock):
-                        steps = steps_a_second(run_of_all, task["begin"], task["end"])
-                except FAILURES:  # no room for it beside the others
-                    steps = 0.0
-                say({"answer": steps})
-        note_saved(study, bench)
+                send({"answer": _time_steps(context, task["begin"], task["end"])})
+        record_saved_answers(context)
 
 
-def _read(lines: TextIO, tasks: queue.Queue[dict[str, Any]]) -> None:
+def _time_steps(context: Any, begin: float, end: float) -> float:
+    """Steps a second of an example run in the same seconds as the others; see `calibration`."""
+    from nasdistill.training import steps_per_second
+    from nasdistill.training.failures import FAILURES
+    from nasdistill.trials.autotune import example_run
+
+    try:
+        run = example_run(context)
+        with locks.busy(context.latency_lock):
+            return steps_per_second(run, begin, end)
+    except FAILURES:  # no room for it beside the others
+        return 0.0
+
+
+def _read(lines: TextIO, tasks: queue.Queue[Message]) -> None:
     """Passes tasks on. Their end is that of the command: nothing goes on behind a user's back."""
     for line in lines:
         tasks.put(json.loads(line))

@@ -1,4 +1,4 @@
-"""What full runs are expected to make of trials."""
+"""Forecasts of accuracy after full runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nasdistill.analysis.rank_correlation import kendall
 
 def test_before_any_full_run_score_macs_and_depth_count_alike() -> None:
     scores, macs, depth = [0.5, 0.6, 0.7, 0.4], [10, 1000, 100, 100], [3, 5, 9, 1]
-    found = forecast(scores, macs, [7, 9, 8, 5], depth, [None] * 4, 0.0)
+    expected = forecast(scores, macs, [7, 9, 8, 5], depth, [None] * 4, 0.0)
     columns = (np.array(scores), np.log(macs), np.array(depth))
     total = sum((column - column.mean()) / column.std() for column in columns)
     assert isinstance(total, np.ndarray)
-    assert found.guess == pytest.approx(total / total.std())
-    assert set(found.deviation) == {TYPICAL}
-    assert found.high - found.low == pytest.approx(2 * 1.96 * TYPICAL)
+    assert expected.guess == pytest.approx(total / total.std())
+    assert set(expected.deviation) == {TYPICAL}
+    assert expected.high - expected.low == pytest.approx(2 * 1.96 * TYPICAL)
 
 
 def test_the_more_of_a_full_run_a_score_has_seen_the_less_macs_and_depth_count() -> None:
@@ -46,8 +46,8 @@ def test_the_more_of_a_full_run_a_score_has_seen_the_less_macs_and_depth_count()
 def test_where_macs_tell_nothing_the_score_decides(macs: list[int | None], why: str) -> None:
     scores = [0.9, 0.1, 0.5, 0.3][: len(macs)]
     blank = [None] * len(macs)
-    found = forecast(scores, macs, blank, blank, blank, 0.0)
-    assert list(np.argsort(found.guess)) == list(np.argsort(scores)), why
+    expected = forecast(scores, macs, blank, blank, blank, 0.0)
+    assert list(np.argsort(expected.guess)) == list(np.argsort(scores)), why
 
 
 def drawn(count: int) -> tuple[list[float], list[int], list[int], list[int], list[float]]:
@@ -76,8 +76,12 @@ def test_what_is_far_from_all_that_is_known_is_less_certain() -> None:
     scores, macs, params, depth, truth = drawn(30)
     full = [t if i < 20 else None for i, t in enumerate(truth)]
     depth[-1] = 400
-    found = forecast(scores, macs, params, depth, full, 0.0)
-    assert found.deviation[-1] == found.deviation.max() > 2 * float(np.median(found.deviation))
+    expected = forecast(scores, macs, params, depth, full, 0.0)
+    assert (
+        expected.deviation[-1]
+        == expected.deviation.max()
+        > 2 * float(np.median(expected.deviation))
+    )
 
 
 def test_equal_full_accuracies_teach_nothing() -> None:

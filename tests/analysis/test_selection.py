@@ -1,22 +1,40 @@
-"""Which trials become finals."""
+"""The choice of the trials that become finals, and of those that race for it."""
 
 from __future__ import annotations
 
-from nasdistill.analysis.selection import select_finals
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from nasdistill.analysis.selection import SelectionRule, contenders, race_adjusted, select_finals
 from nasdistill.results import Candidate, RungScore
 
 
-def trial(number: int, accuracy: float, params: int, state: str = "complete") -> Candidate:
-    score = RungScore(0, 1000, accuracy, accuracy - 0.01, accuracy + 0.01, 0.5, 1.0)
+def trial(number: int, accuracy: float, params: int, race: float | None = None) -> Candidate:
+    def score(value: float) -> RungScore:
+        return RungScore(0, 1000, value, value - 0.01, value + 0.01, 0.5, 1.0)
+
     return Candidate(
         number=number,
-        state=state,
+        state="complete",
         architecture={},
-        fingerprint=str(number),  # type: ignore[arg-type]
+        fingerprint=str(number),
         parameters={},
         params=params,
-        rungs=(score,),
+        rungs=(score(accuracy),),
+        race=None if race is None else score(race),
     )
+
+
+def rule(
+    count: int, min_accuracy: float = 0.0, final_examples: int | None = 10_000
+) -> SelectionRule:
+    return SelectionRule(("params",), count, min_accuracy, final_examples)
+
+
+def finals(candidates: Sequence[Candidate], rule: SelectionRule) -> list[int]:
+    return [c.number for c in select_finals(candidates, rule)]
 
 
 TRIALS = [
@@ -29,25 +47,65 @@ TRIALS = [
 ]
 
 
-def chosen(count: int, min_accuracy: float = 0.0) -> list[int]:
-    return [c.number for c in select_finals(TRIALS, ("params",), count, min_accuracy, 10_000)]
-
-
 def test_the_most_accurate_first_then_spread_and_no_neighbour() -> None:
-    assert chosen(1) == [1]
-    assert chosen(3, 0.7) == [1, 3, 0]
+    assert finals(TRIALS, rule(1)) == [1]
+    assert finals(TRIALS, rule(3, 0.7)) == [1, 3, 0]
 
 
 def test_none_is_dominated() -> None:
-    assert set(chosen(9)) == {0, 1, 2, 3, 5}
+    assert set(finals(TRIALS, rule(9))) == {0, 1, 2, 3, 5}
 
 
 def test_a_score_may_lie_below_the_floor_by_what_a_full_run_adds() -> None:
-    assert chosen(9, 0.905) == [1, 3, 2]  # 0.85 + 0.01 (interval) + 0.05 (later gain) reaches it
-    assert chosen(9, 0.915) == [1, 2]
-    assert chosen(9, 0.99) == []
+    # 0.85 + 0.01 (interval) + 0.05 (later gain) reaches it.
+    assert finals(TRIALS, rule(9, 0.905)) == [1, 3, 2]
+    assert finals(TRIALS, rule(9, 0.915)) == [1, 2]
+    assert finals(TRIALS, rule(9, 0.99)) == []
 
 
 def test_trials_without_a_score_are_left_out() -> None:
-    blank = Candidate(9, "failed", {}, "9", {}, params=10)
-    assert [c.number for c in select_finals([blank, TRIALS[0]], ("params",), 5, 0.0, 10_000)] == [0]
+    failed = Candidate(9, "failed", {}, "9", {}, params=10)
+    assert finals([failed, TRIALS[0]], rule(5)) == [0]
+
+
+def test_trials_that_cannot_be_told_from_the_finals_contend() -> None:
+    candidates = [trial(n, 0.80 - 0.001 * n, 1000 + n) for n in range(9)]
+    assert finals(candidates, rule(2)) == [0]
+    # All but the first are dominated, and hardly worse: as many again as there are to be finals.
+    assert [c.number for c in contenders(candidates, rule(2))] == [0, 1, 2]
+    assert contenders([], rule(2)) == []
+
+
+def test_trials_far_behind_do_not_contend() -> None:
+    far = [trial(n, 0.10 + 0.001 * n, 2000) for n in range(1, 9)]
+    assert contenders([trial(0, 0.90, 1000), *far], rule(1)) == []
+
+
+def test_the_race_decides() -> None:
+    candidates = [trial(0, 0.80, 1000), trial(1, 0.79, 1000), trial(2, 0.50, 1000)]
+    assert finals(candidates, rule(1)) == [0]
+    raced = [trial(0, 0.80, 1000, 0.82), trial(1, 0.79, 1000, 0.87), candidates[2]]
+    assert finals(raced, rule(1)) == [1]
+
+
+def test_scores_with_and_without_a_race_are_comparable() -> None:
+    raced = [trial(0, 0.80, 1000, 0.82), trial(1, 0.78, 1000, 0.86), trial(2, 0.81, 1000)]
+    # The race added 0.02 and 0.08: 0.05 in the mean.
+    assert race_adjusted(raced) == pytest.approx([0.77, 0.81, 0.81])
+    assert race_adjusted(raced[2:]) == [0.81] and race_adjusted([]) == []
+
+
+def test_a_score_of_nearly_a_full_run_is_followed_where_one_of_a_short_run_is_not() -> None:
+    candidates = [trial(n, 0.80 + 0.001 * n, 1000) for n in range(5)]
+    candidates = [replace(c, macs=10 ** (9 - c.number), depth=9 - c.number) for c in candidates]
+    # The least accurate is the largest and deepest.
+    assert finals(candidates, rule(1, final_examples=None)) == [0]
+    assert finals(candidates, rule(1, final_examples=100_000)) == [0]
+    assert finals(candidates, rule(1, final_examples=1250)) == [4]
+
+
+def test_full_runs_of_many_trials_outweigh_their_scores() -> None:
+    candidates = [replace(trial(n, 0.80, 1000), macs=1000, depth=4 + n) for n in range(20)]
+    full = {c.number: 0.90 - 0.01 * c.number for c in candidates}
+    assert finals(candidates, rule(1)) == [19]
+    assert finals(candidates, replace(rule(1), full_accuracy=full)) == [0]

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from nasdistill import api
 from nasdistill.cli import app
-from nasdistill.cli.display import Display, describe_front, short
+from nasdistill.cli.display import Display, describe_front, short_duration
 from nasdistill.common.errors import disk_problem
 from nasdistill.common.events import Event
 from nasdistill.recipe import FLAGS, Recipe
@@ -48,11 +48,11 @@ def _run(*arguments: str) -> SimpleNamespace:
 
 
 def _options(command: str) -> dict[str, click.Option]:
-    found: Any = typer.main.get_command(app)
+    node: Any = typer.main.get_command(app)
     for part in command.split():
-        found = found.commands[part]
-    options = [each for each in found.params if each.param_type_name == "option"]
-    return {flag: each for each in options for flag in each.opts}
+        node = node.commands[part]
+    options = [option for option in node.params if option.param_type_name == "option"]
+    return {flag: option for option in options for flag in option.opts}
 
 
 def _imported(*arguments: str, cwd: Path) -> set[str]:
@@ -87,10 +87,11 @@ def _empty_study(folder: Path) -> None:
     """A study without trials, as a search that was interrupted at once leaves it."""
     import optuna
 
-    place = folder / "studies" / "begun"
-    place.mkdir(parents=True)
-    (place / "recipe.yaml").write_text(Recipe().to_yaml())
-    study = optuna.create_study(study_name="begun", storage=f"sqlite:///{place / 'study.db'}")
+    study_folder = folder / "studies" / "begun"
+    study_folder.mkdir(parents=True)
+    (study_folder / "recipe.yaml").write_text(Recipe().to_yaml())
+    storage = f"sqlite:///{study_folder / 'study.db'}"
+    study = optuna.create_study(study_name="begun", storage=storage)
     study.set_user_attr("recipe", Recipe().stored())
 
 
@@ -370,6 +371,9 @@ def test_display_without_a_terminal_gives_a_sign_of_life(
     assert "ETA 3 min" in line
 
 
-def test_short_numbers() -> None:
-    assert [short(n) for n in (999, 84_200, 1_050_000, 2e9)] == ["999", "84.2k", "1.05M", "2G"]
+def test_display_in_short() -> None:
+    assert [short_duration(seconds) for seconds in (5.4, 99.4, 170)] == ["5 s", "99 s", "3 min"]
+    front = [(0, 0.5 + i / 100, params) for i, params in enumerate((999.0, 84_200.0, 2e9))]
+    assert describe_front(front) == "0.520 @ 2G, 0.510 @ 84.2k, 0.500 @ 999"
+    assert describe_front([*front, *front]).endswith(", …")
     assert describe_front(()) == "empty"

@@ -14,7 +14,7 @@ from nasdistill.common.files import write_whole
 CHILD = """\
 import resource, signal, sys
 from pathlib import Path
-from nasdistill.files import write_whole
+from nasdistill.common.files import write_whole
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

@@ -16,7 +16,7 @@ from nasdistill.common.locks import is_held, pausing
 CHILD = """\
 import sys
 from pathlib import Path
-from nasdistill.locks import alone, busy, quiet
+from nasdistill.common.locks import alone, busy, quiet
 
 print("ready", flush=True)
 with {kind}(Path(sys.argv[1])):

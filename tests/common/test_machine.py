@@ -13,21 +13,21 @@ from nasdistill.common import machine
 from nasdistill.common.errors import UserError
 from nasdistill.common.machine import (
     PACKAGES,
-    allowance,
     cores,
+    cpu_quota,
     default_workers,
     describe_machine,
     describe_versions,
+    memory_headroom,
     pick_device,
-    quota,
     set_threads,
 )
 
 
 def test_devices() -> None:
     assert pick_device("cpu") == torch.device("cpu")
-    wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    assert pick_device("auto").type == wanted
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert pick_device("auto").type == expected
     with pytest.raises(UserError, match="allowed are auto, cpu, cuda, cuda:N"):
         pick_device("toaster")
 
@@ -72,22 +72,22 @@ def test_a_container_s_quota_counts(
         folder = tmp_path / "cgroup" / group
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "cpu.max").write_text(text + "\n")
-    assert quota(tmp_path / "cgroup", tmp_path / "own") == granted
+    assert cpu_quota(tmp_path / "cgroup", tmp_path / "own") == granted
 
 
 def test_a_container_s_memory_counts(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.write_text("0::/jobs/mine\n")
-    assert allowance(tmp_path / "cgroup", own) == math.inf
+    assert memory_headroom(tmp_path / "cgroup", own) == math.inf
     for group, limit, taken, files in (("jobs", 5_000, 3_500, 500), ("jobs/mine", "max", 900, 0)):
         folder = tmp_path / "cgroup" / group
         folder.mkdir(parents=True)
         (folder / "memory.max").write_text(f"{limit}\n")
         (folder / "memory.current").write_text(f"{taken}\n")
         (folder / "memory.stat").write_text(f"anon 7\ninactive_file {files}\n")
-    assert allowance(tmp_path / "cgroup", own) == 2_000
+    assert memory_headroom(tmp_path / "cgroup", own) == 2_000
     (tmp_path / "cgroup/jobs/mine/memory.max").write_text("100\n")
-    assert allowance(tmp_path / "cgroup", own) == 0
+    assert memory_headroom(tmp_path / "cgroup", own) == 0
 
 
 def test_one_worker_for_each_core_unless_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,8 +81,8 @@ def test_views_of_another_kind_have_their_margin(first: Any, then: Any) -> None:
         ResidentSplit(images, np.arange(12), Views(kind, 3), CPU) for kind in (first, then)
     )
     for view in (None, 1):
-        wanted = pixels(other, [0, 5], view, (20, 16))
-        assert torch.equal(pixels(one.with_views(Views(then, 3)), [0, 5], view, (20, 16)), wanted)
+        expected = pixels(other, [0, 5], view, (20, 16))
+        assert torch.equal(pixels(one.with_views(Views(then, 3)), [0, 5], view, (20, 16)), expected)
 
 
 def test_with_views_of_files(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_with_training_changes_the_training_split_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "labels", "told"),
+    ("shape", "dtype", "labels", "reason"),
     [
         ((4, 16, 16), torch.uint8, [0, 1, 2, 0], "images are uint8 (4, 16, 16)"),
         ((4, 1, 16, 16), torch.float32, [0, 1, 2, 0], "images are float32"),
@@ -188,9 +188,9 @@ def test_with_training_changes_the_training_split_alone(tmp_path: Path) -> None:
     ],
 )
 def test_training_images_that_do_not_fit(
-    tmp_path: Path, shape: Any, dtype: Any, labels: Any, told: str
+    tmp_path: Path, shape: Any, dtype: Any, labels: Any, reason: str
 ) -> None:
     data = load(write_npz(tmp_path / "a.npz"))
     with pytest.raises(UserError) as caught:
         data.with_training(torch.zeros(shape, dtype=dtype), np.array(labels, np.int64), "dreams")
-    assert told in str(caught.value) and "'dreams'" in str(caught.value)
+    assert reason in str(caught.value) and "'dreams'" in str(caught.value)

@@ -56,8 +56,8 @@ def constant(mixing: Mixing, values: Sequence[int], side: int = 64) -> ResidentS
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 0.5, 1.0, 2.0, 8.0, 500.0])
 def test_quantiles_are_those_of_the_beta_distribution(alpha: float) -> None:
     table = quantiles(alpha, CPU)
-    wanted = stats.beta.ppf((np.arange(4096) + 0.5) / 4096, alpha, alpha)
-    assert np.abs(table.numpy() / FINE - wanted).max() < 1.1 / FINE
+    expected = stats.beta.ppf((np.arange(4096) + 0.5) / 4096, alpha, alpha)
+    assert np.abs(table.numpy() / FINE - expected).max() < 1.1 / FINE
     assert (table.diff() >= 0).all() and float(table.double().mean()) == FINE / 2
 
 
@@ -275,20 +275,20 @@ def test_streaming_mixes_as_resident_does(
     resident = ResidentSplit(torch.from_numpy(files.decode_all()), labels, views, CPU)
     streaming = StreamingSplit(files, labels, views, CPU, workers=1)
     plan = [(torch.tensor([i, 11 - i, 3]), i) for i in range(3)] + [(torch.tensor([3]), None)]
-    for ours, theirs in zip(
+    for kept, decoded in zip(
         resident.batches(plan, (48, 48), [(20, 20)]),
         streaming.batches(plan, (48, 48), [(20, 20)]),
         strict=True,
     ):
-        assert torch.equal(ours.images, theirs.images)
-        assert torch.equal(ours.at[20, 20], theirs.at[20, 20])
-        for mine, other in ((ours.partners, theirs.partners), (ours.share, theirs.share)):
-            assert (mine is None) == (other is None) == (ours.view is None)
-            assert mine is None or other is None or torch.equal(mine, other)
+        assert torch.equal(kept.images, decoded.images)
+        assert torch.equal(kept.at[20, 20], decoded.at[20, 20])
+        for one, other in ((kept.partners, decoded.partners), (kept.share, decoded.share)):
+            assert (one is None) == (other is None) == (kept.view is None)
+            assert one is None or other is None or torch.equal(one, other)
 
 
 @pytest.mark.parametrize(
-    ("kind", "alpha", "told"),
+    ("kind", "alpha", "reason"),
     [
         ("blend", 1.0, "mixing 'blend': allowed are mixup, cutmix"),
         ("mixup", 0.0, "alpha 0.0 of mixup: it must be above 0"),
@@ -296,7 +296,7 @@ def test_streaming_mixes_as_resident_does(
         ("cutmix", 2000.0, "at most 1000"),
     ],
 )
-def test_mixing_that_cannot_be(kind: Any, alpha: float, told: str) -> None:
+def test_mixing_that_cannot_be(kind: Any, alpha: float, reason: str) -> None:
     with pytest.raises(UserError) as caught:
         Mixing(kind, alpha)
-    assert told in str(caught.value)
+    assert reason in str(caught.value)

@@ -39,8 +39,8 @@ def scenes(count: int = 3, height: int = 33, width: int = 28, channels: int = 3)
 def by_torchvision(images: Tensor, operation: str, magnitude: int) -> Tensor:
     space: Mapping[str, Any] = v2.RandAugment._AUGMENTATION_SPACE
     strengths, _ = space[NAMES[operation]]
-    found = strengths(31, *images.shape[-2:])
-    strength = 0.0 if found is None else float(found[abs(magnitude)])
+    table = strengths(31, *images.shape[-2:])
+    strength = 0.0 if table is None else float(table[abs(magnitude)])
     out = v2.RandAugment()._apply_image_or_video_transform(
         images,
         NAMES[operation],
@@ -64,10 +64,10 @@ def test_operations_do_what_torchvisions_do(operation: str) -> None:
     for images in (scenes(), scenes(channels=1), scenes(height=28)):
         for magnitude in (1, 4, 9, 17, 30):
             for sign in (1, -1) if operation in SIGNED else (1,):
-                ours = operate(images, operation, sign * magnitude)
-                assert ours.dtype == torch.uint8 and ours.shape == images.shape
-                theirs = by_torchvision(images, operation, sign * magnitude)
-                apart = (ours.int() - theirs.int()).abs()
+                actual = operate(images, operation, sign * magnitude)
+                assert actual.dtype == torch.uint8 and actual.shape == images.shape
+                expected = by_torchvision(images, operation, sign * magnitude)
+                apart = (actual.int() - expected.int()).abs()
                 if operation in MOVES:
                     # Half-way between two pixels, the strength's last bit decides.
                     assert (apart > 0).float().mean() < 0.01, magnitude
@@ -184,17 +184,17 @@ def test_grey_images_at_several_sizes_show_the_same_picture() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "reason"),
     [
         ({"operations": 0}, "operations 0 is out of range (allowed: 1 to 8)"),
         ({"magnitude": 31}, "magnitude 31 is out of range (allowed: 0 to 30)"),
         ({"magnitude": -1}, "magnitude -1 is out of range"),
     ],
 )
-def test_numbers_out_of_range(values: dict[str, int], told: str) -> None:
+def test_numbers_out_of_range(values: dict[str, int], reason: str) -> None:
     with pytest.raises(UserError) as caught:
         RandAugment(**values)
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
 
 
 def test_the_package_does_not_import_torchvision() -> None:

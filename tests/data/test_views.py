@@ -21,11 +21,11 @@ def mini() -> Dataset:
 
 
 def pair_of_splits(
-    folder: Path, kind: Any, held: tuple[int, int], found: tuple[int, int] | None = None
+    folder: Path, kind: Any, stored: tuple[int, int], own: tuple[int, int] | None = None
 ) -> tuple[Split, Split]:
     """The same images on the device and in files."""
-    fill(folder, 12, found or held)
-    files, labels, views = surveyed(folder, held), np.arange(12) % 2, Views(kind, seed=5)
+    fill(folder, 12, own or stored)
+    files, labels, views = surveyed(folder, stored), np.arange(12) % 2, Views(kind, seed=5)
     return (
         ResidentSplit(torch.from_numpy(files.decode_all()), labels, views, CPU),
         StreamingSplit(files, labels, views, CPU, workers=1),
@@ -33,7 +33,7 @@ def pair_of_splits(
 
 
 @pytest.mark.parametrize(
-    ("kind", "held", "found", "size"),
+    ("kind", "stored", "own", "size"),
     [
         ("crop", (80, 80), (80, 80), (80, 80)),
         ("crop", (96, 72), (96, 72), (64, 64)),
@@ -44,9 +44,9 @@ def pair_of_splits(
     ],
 )
 def test_same_view_same_pixels_whatever_the_batch(
-    tmp_path: Path, kind: Any, held: Any, found: Any, size: Any
+    tmp_path: Path, kind: Any, stored: Any, own: Any, size: Any
 ) -> None:
-    resident, streaming = pair_of_splits(tmp_path / "a", kind, held, found)
+    resident, streaming = pair_of_splits(tmp_path / "a", kind, stored, own)
     for view in (None, 0, 7, 10**6):
         whole = pixels(resident, list(range(12)), view, size)
         assert whole.shape == (12, 3, *size)
@@ -61,8 +61,8 @@ def test_workers_stream_what_the_process_itself_does(tmp_path: Path) -> None:
     resident, streaming = pair_of_splits(tmp_path / "a", "crop", (70, 70))
     plan = [(torch.tensor([i, 11 - i]), i) for i in range(4)]
     pairs = zip(resident.batches(plan, (32, 32)), streaming.batches(plan, (32, 32)), strict=True)
-    for ours, theirs in pairs:
-        assert torch.equal(ours.images, theirs.images) and torch.equal(ours.labels, theirs.labels)
+    for kept, decoded in pairs:
+        assert torch.equal(kept.images, decoded.images) and torch.equal(kept.labels, decoded.labels)
 
 
 def test_shifted_views_of_small_images(mini: Dataset) -> None:

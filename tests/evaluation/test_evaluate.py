@@ -220,14 +220,14 @@ def test_figures_are_those_of_the_answers(tmp_path: Path) -> None:
             scores = Bars()(images)
             return torch.stack([scores[:, 0], scores[:, 1] - 1e6, scores[:, 2]], 1)
 
-    exam = _exam(tmp_path, Bars())
-    found = evaluation.evaluate(Never().eval(), exam)
-    labels, counts = exam.labels, torch.bincount(exam.labels)
+    comparison = _exam(tmp_path, Bars())
+    found = evaluation.evaluate(Never().eval(), comparison)
+    labels, counts = comparison.labels, torch.bincount(comparison.labels)
     assert found["examples"] == 200 and found["robustness"]["examples"] == 60
     rows = {row["class"]: row for row in found["per_class"]}
     assert [rows[name]["examples"] for name in "abc"] == counts.tolist()
     assert rows["b"]["student"]["value"] == 0.0 and rows["b"]["p"] < 1e-6
-    taught = exam.taught.argmax(1)
+    taught = comparison.teacher_logits.argmax(1)
     share = float((taught[labels == 1] == 1).double().mean())
     assert rows["b"]["teacher"]["value"] == pytest.approx(share)
     assert rows["b"]["difference"] == pytest.approx(-share)
@@ -239,7 +239,7 @@ def test_figures_are_those_of_the_answers(tmp_path: Path) -> None:
     assert found["bias"]["spread"]["student"]["deviation"] == pytest.approx(np.std(student))
     right = found["agreement"]["teacher_right"]
     assert right == pytest.approx(
-        float(((taught == labels) & (exam.logits(Never()).argmax(1) == taught)).sum())
+        float(((taught == labels) & (comparison.logits(Never()).argmax(1) == taught)).sum())
         / float((taught == labels).sum())
     )
     assert found["agreement"]["teacher_right_examples"] + found["agreement"][
@@ -250,8 +250,8 @@ def test_figures_are_those_of_the_answers(tmp_path: Path) -> None:
 
 def test_the_teacher_is_asked_once_and_both_see_the_same_pictures(tmp_path: Path) -> None:
     teacher = Counting(Bars())
-    exam = _exam(tmp_path, teacher)
-    first, second = (evaluation.evaluate(Bars().eval(), exam) for _ in range(2))
+    comparison = _exam(tmp_path, teacher)
+    first, second = (evaluation.evaluate(Bars().eval(), comparison) for _ in range(2))
     assert teacher.asked == 200 + 60 * (1 + len(CORRUPTIONS))
     assert first["robustness"] == second["robustness"]
     seen: dict[str, list[torch.Tensor]] = {"a": [], "b": []}
@@ -259,16 +259,16 @@ def test_the_teacher_is_asked_once_and_both_see_the_same_pictures(tmp_path: Path
     def note(name: str) -> Any:
         return lambda images: seen[name].append(images.clone()) or torch.zeros(len(images), 3)
 
-    exam._ask(note("a"), None)
-    exam._ask(note("b"), None)
+    comparison._ask(note("a"), None)
+    comparison._ask(note("b"), None)
     assert all(torch.equal(a, b) for a, b in zip(seen["a"], seen["b"], strict=True))
     assert len(seen["a"]) == 1 + len(CORRUPTIONS) and not torch.equal(seen["a"][0], seen["a"][1])
 
 
 def test_robustness_rows_by_hand(tmp_path: Path) -> None:
-    exam = _exam(tmp_path, Bars())
-    found = evaluation.evaluate(Bars().eval(), exam)["robustness"]
-    labels, answers = exam.labels[exam.chosen], exam._ask(Bars(), None)
+    comparison = _exam(tmp_path, Bars())
+    found = evaluation.evaluate(Bars().eval(), comparison)["robustness"]
+    labels, answers = comparison.labels[comparison.chosen], comparison._ask(Bars(), None)
     assert [(row["kind"], row["severity"]) for row in found["rows"]] == [
         (each.kind, each.severity) for each in CORRUPTIONS
     ]
@@ -290,15 +290,15 @@ def test_labels_in_another_order_are_put_in_the_teachers(tmp_path: Path) -> None
 
 
 def test_a_class_without_examples_gives_no_nan_in_json(tmp_path: Path) -> None:
-    exam = _exam(tmp_path, Bars())
-    exam.classes = ("a", "b", "c", "d")
+    comparison = _exam(tmp_path, Bars())
+    comparison.classes = ("a", "b", "c", "d")
 
     class Wider(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.cat([Bars()(images), torch.full((len(images), 1), -1e3)], 1)
 
-    exam.teacher.module = Wider().eval()
-    found = evaluation.evaluate(Wider().eval(), exam)
+    comparison.teacher.module = Wider().eval()
+    found = evaluation.evaluate(Wider().eval(), comparison)
     path = evaluation.write_quality(tmp_path, found)
     assert read_quality(tmp_path) == json.loads(path.read_text()) == found
     assert found["per_class"][3]["student"] == {"value": None, "low": 0.0, "high": 1.0}

@@ -161,11 +161,11 @@ def test_a_class_token_is_left_out_where_the_student_has_none() -> None:
     shown = Classifier(teacher, (0.4,) * 3, (0.25,)).eval()
     found = told(made, student, shown, images).detach()
 
-    from nasdistill.models.hooks import ask
+    from nasdistill.models.hooks import forward
 
     block: Any = teacher.get_submodule("blocks.1.attn")
     with torch.no_grad():
-        read = ask(shown, images, ["blocks.1.attn.q_norm", "blocks.1.attn.k_norm"]).features
+        read = forward(shown, images, ["blocks.1.attn.q_norm", "blocks.1.attn.k_norm"]).features
     assert block.num_heads == 2
     whole = scores(read["blocks.1.attn.q_norm"], read["blocks.1.attn.k_norm"])
     assert whole.shape[-1] == 17

@@ -96,7 +96,7 @@ def test_a_run_with_terms_of_other_size_is_balanced_and_restored(
             balance=kind,
         )
         made = run_of(data, [conv((4, 6, 8))], asked, found)
-        made.teachers["teacher"].prepare(made.stream.plan(0, 30))
+        made.targets["teacher"].prepare(made.stream.plan(0, 30))
         return made
 
     def size(run: Run) -> Tensor:

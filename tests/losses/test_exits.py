@@ -11,11 +11,11 @@ from torch import nn
 
 from nasdistill.losses.exits import Exits
 from nasdistill.losses.schedules import constant
-from nasdistill.models.hooks import LayerError, Outputs, ask, summarise
+from nasdistill.models.hooks import LayerError, Outputs, forward, summarise
 
 
 def test_two_exits_against_plain_sums() -> None:
-    made = Exits(soft=0.3, temperature=constant(2.0), found=(("a", 2), ("b", 3)), classes=3)
+    made = Exits(soft=0.3, temperature=constant(2.0), exits=(("a", 2), ("b", 3)), classes=3)
     torch.manual_seed(0)
     heads = made.auxiliary()
     assert isinstance(heads, nn.ModuleList)
@@ -47,7 +47,7 @@ def test_the_last_layer_is_not_pulled_to_the_exits() -> None:
     assert made.student_layers == ("stages.0", "stages.1")
     heads = made.auxiliary()
     images = pictures(4)
-    loss = made(ask(student, images, made.student_layers), None, batch_of(images), 0.0, heads)
+    loss = made(forward(student, images, made.student_layers), None, batch_of(images), 0.0, heads)
     torch.autograd.backward(loss.mean())
     assert all(p.grad is None for p in student.net.get_submodule("head").parameters())
     assert all(p.grad is None for p in student.net.get_submodule("stages.2").parameters())

@@ -8,7 +8,15 @@ from model_helpers import GREY, bound, conv, former, term, told
 from torch import nn
 
 from nasdistill.losses.features import Features
-from nasdistill.losses.layer_pairs import OnLayers, Pair, as_map, by_depth, maps_of, met, projector
+from nasdistill.losses.layer_pairs import (
+    OnLayers,
+    Pair,
+    as_map,
+    as_maps,
+    at_one_size,
+    by_depth,
+    projector,
+)
 from nasdistill.models.hooks import LayerError, summarise
 
 
@@ -109,10 +117,10 @@ def test_tokens_are_laid_out_in_a_square() -> None:
 
 def test_tokens_of_the_same_number_stay_as_they_are() -> None:
     student, teacher = torch.randn(2, 5, 3), torch.randn(2, 5, 4)
-    mine, theirs = maps_of(student.half(), [teacher], "mean")
+    mine, theirs = as_maps(student.half(), [teacher], "mean")
     assert mine.shape == (2, 3, 5, 1) and theirs.shape == (2, 4, 5, 1)
     assert mine.dtype == torch.float32
-    mine, theirs = maps_of(student, [torch.randn(2, 4, 4)], "mean")
+    mine, theirs = as_maps(student, [torch.randn(2, 4, 4)], "mean")
     assert mine.shape == (2, 3, 2, 2) and theirs.shape == (2, 4, 2, 2)
 
 
@@ -120,20 +128,20 @@ def test_several_maps_meet_at_the_size_of_the_first() -> None:
     first = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     second = torch.arange(16.0).reshape(1, 1, 4, 4)
     pooled = torch.tensor([[[[2.5, 4.5], [10.5, 12.5]]]])
-    _, mean = maps_of(first, [first, second], "mean")
+    _, mean = as_maps(first, [first, second], "mean")
     assert torch.equal(mean, (first + pooled) / 2)
-    _, joined = maps_of(first, [first, second], "concat")
+    _, joined = as_maps(first, [first, second], "concat")
     assert torch.equal(joined, torch.cat([first, pooled], dim=1))
 
 
 def test_sizes_meet_by_pooling_or_by_interpolation() -> None:
     small, large = torch.zeros(1, 1, 2, 2), torch.arange(16.0).reshape(1, 1, 4, 4)
     means = [[[[2.5, 4.5], [10.5, 12.5]]]]
-    assert met(small, large)[1].tolist() == means
-    assert met(large, small)[0].tolist() == means
-    mine, theirs = met(small, large, "bilinear")
+    assert at_one_size(small, large)[1].tolist() == means
+    assert at_one_size(large, small)[0].tolist() == means
+    mine, theirs = at_one_size(small, large, "bilinear")
     assert mine is small and theirs.tolist() == means  # midway between four pixels
-    mine, theirs = met(large, torch.tensor([[[[0.0, 4.0]]]]).expand(1, 1, 2, 2), "bilinear")
+    mine, theirs = at_one_size(large, torch.tensor([[[[0.0, 4.0]]]]).expand(1, 1, 2, 2), "bilinear")
     assert mine is large and theirs[0, 0, 0].tolist() == [0.0, 1.0, 3.0, 4.0]
 
 

@@ -122,8 +122,8 @@ def images() -> Tensor:
 def read(model: nn.Module) -> tuple[tuple[AttentionLayer, ...], dict[str, Tensor]]:
     """One forward pass, with all that all layers need, and each attention's output."""
     layers = attention_layers(model)
-    taps = [tap for layer in layers for tap in layer.taps]
-    with hooked(model, [*taps, *(layer.name for layer in layers)]) as features:
+    names = [name for layer in layers for name in layer.layers]
+    with hooked(model, [*names, *(layer.name for layer in layers)]) as features:
         model(images())
     return layers, features
 
@@ -188,7 +188,7 @@ def test_scores_are_torchs_own_weights() -> None:
     layers, features = read(model)
     for layer in layers:
         part = model.get_submodule(layer.name)
-        x = features[layer.taps[0]]
+        x = features[layer.layers[0]]
         _, weights = part(x, x, x, need_weights=True)
         q, k, _ = layer.qkv(model, features)
         torch.testing.assert_close(attention_scores(q, k).mean(dim=1), weights)
@@ -221,8 +221,8 @@ def test_a_copy_has_values_of_its_own() -> None:
 def test_an_attention_alone_is_a_model_too() -> None:
     model = vit.Attention(8, 2)
     (layer,) = attention_layers(model)
-    assert layer.name == "" and layer.taps == ("q", "k", "v")
-    with hooked(model, layer.taps) as features:
+    assert layer.name == "" and layer.layers == ("q", "k", "v")
+    with hooked(model, layer.layers) as features:
         model(torch.randn(3, 5, 8))
     assert [x.shape for x in layer.qkv(model, features)] == [(3, 2, 5, 4)] * 3
 

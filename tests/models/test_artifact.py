@@ -17,11 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from nasdistill import models
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.models import Classifier, build
-from nasdistill.models.artifact import classify, load, write_final
+from nasdistill.models.artifact import ModelSpec, classify, load, write_final
 from nasdistill.models.export import (
     ExportError,
     export_onnx,
@@ -61,9 +60,7 @@ def written(original: Classifier, tmp_path_factory: pytest.TempPathFactory) -> P
     write_final(
         folder,
         module=original,
-        architecture=mobile(),
-        input=INPUT,
-        classes=CLASSES,
+        spec=ModelSpec(mobile(), INPUT, CLASSES),
         metrics={"test_accuracy": 0.9},
         card="# A card\n",
     )
@@ -86,14 +83,14 @@ def refused(folder: Path) -> str:
 
 
 def test_round_trip_is_exact(written: Path, original: Classifier) -> None:
-    again = load(written)
-    assert not again.training
-    ours, theirs = original.state_dict(), again.state_dict()
-    assert list(ours) == list(theirs)
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    loaded = load(written)
+    assert not loaded.training
+    weights, stored = original.state_dict(), loaded.state_dict()
+    assert list(weights) == list(stored)
+    assert all(torch.equal(weights[key], stored[key]) for key in weights)
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
     with torch.inference_mode():
-        assert torch.equal(original(images), again(images))
+        assert torch.equal(original(images), loaded(images))
 
 
 def test_what_the_folder_holds(written: Path) -> None:
@@ -107,10 +104,10 @@ def test_what_the_folder_holds(written: Path) -> None:
     ]
     assert not written.with_name("1.tmp").exists()
     assert Architecture.from_json((written / "architecture.json").read_text()) == mobile()
-    about = json.loads((written / "input.json").read_text())
-    assert about["classes"] == list(CLASSES) and about["range"] == [0, 1]
-    assert (about["channels"], about["height"], about["width"]) == (3, 16, 16)
-    assert about["mean"] == pytest.approx([0.25, 0.5, 0.75])
+    content = json.loads((written / "input.json").read_text())
+    assert content["classes"] == list(CLASSES) and content["range"] == [0, 1]
+    assert (content["channels"], content["height"], content["width"]) == (3, 16, 16)
+    assert content["mean"] == pytest.approx([0.25, 0.5, 0.75])
     assert json.loads((written / "metrics.json").read_text()) == {"test_accuracy": 0.9}
     assert (written / "README.md").read_text() == "# A card\n"
 
@@ -122,9 +119,7 @@ def test_leftovers_of_a_killed_write_are_replaced(original: Classifier, tmp_path
     write_final(
         tmp_path / "2",
         module=original,
-        architecture=mobile(),
-        input=INPUT,
-        classes=CLASSES,
+        spec=ModelSpec(mobile(), INPUT, CLASSES),
         metrics={},
         card="",
         onnx=tmp_path / "ready.onnx",
@@ -139,9 +134,7 @@ def test_fp16_is_stored_and_widened(original: Classifier, tmp_path: Path) -> Non
     write_final(
         tmp_path / "half",
         module=original,
-        architecture=mobile(),
-        input=INPUT,
-        classes=CLASSES,
+        spec=ModelSpec(mobile(), INPUT, CLASSES),
         metrics={},
         card="",
         onnx=tmp_path / "any.onnx",
@@ -149,9 +142,9 @@ def test_fp16_is_stored_and_widened(original: Classifier, tmp_path: Path) -> Non
     )
     stored = load_file(tmp_path / "half" / "model.safetensors")
     assert {t.dtype for t in stored.values() if t.is_floating_point()} == {torch.float16}
-    again, ours = load(tmp_path / "half").state_dict(), original.state_dict()
-    assert all(again[key].dtype == ours[key].dtype for key in ours)
-    assert all(torch.equal(again[k], ours[k].half().to(ours[k].dtype)) for k in ours)
+    loaded, weights = load(tmp_path / "half").state_dict(), original.state_dict()
+    assert all(loaded[key].dtype == weights[key].dtype for key in weights)
+    assert all(torch.equal(loaded[k], w.half().to(w.dtype)) for k, w in weights.items())
 
 
 def test_a_png_is_classified_from_the_folder_alone(
@@ -162,13 +155,13 @@ def test_a_png_is_classified_from_the_folder_alone(
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("own.png")
-    found = classify("elsewhere", "own.png")
+    ranked = classify("elsewhere", "own.png")
     with torch.inference_mode():
         logits = original(torch.from_numpy(pixels).permute(2, 0, 1)[None])
     expected = dict(zip(CLASSES, logits.softmax(1)[0].tolist(), strict=True))
-    assert dict(found) == pytest.approx(expected, abs=1e-6)
-    assert [share for _, share in found] == sorted(expected.values(), reverse=True)
-    assert sum(share for _, share in found) == pytest.approx(1, abs=1e-5)
+    assert dict(ranked) == pytest.approx(expected, abs=1e-6)
+    assert [share for _, share in ranked] == sorted(expected.values(), reverse=True)
+    assert sum(share for _, share in ranked) == pytest.approx(1, abs=1e-5)
     Image.fromarray(pixels).convert("L").resize((50, 30)).save("grey.png")
     assert {name for name, _ in classify("elsewhere", "grey.png")} == set(CLASSES)
     Path("text.png").write_text("hello")
@@ -208,15 +201,15 @@ def test_other_architecture(folder: Path) -> None:
 
 
 def test_other_classes(folder: Path) -> None:
-    about = json.loads((folder / "input.json").read_text())
-    about["classes"].append("fox")
-    (folder / "input.json").write_text(json.dumps(about))
+    content = json.loads((folder / "input.json").read_text())
+    content["classes"].append("fox")
+    (folder / "input.json").write_text(json.dumps(content))
     message = refused(folder)
     assert "net.head.bias is (3,), expected (4,)" in message
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "reason"),
     [
         ("architecture.json", b"{", "not JSON"),
         ("architecture.json", b"\xff\xfe", "not a text file"),
@@ -227,13 +220,13 @@ def test_other_classes(folder: Path) -> None:
         ("input.json", b"\xff\xfe", "not a text file"),
     ],
 )
-def test_broken_json(folder: Path, name: str, content: bytes, told: str) -> None:
+def test_broken_json(folder: Path, name: str, content: bytes, reason: str) -> None:
     (folder / name).write_bytes(content)
-    assert told in refused(folder)
+    assert reason in refused(folder)
 
 
 def test_a_final_never_brings_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "_USER_FAMILIES", {})
+    monkeypatch.setattr("nasdistill.models.families._USER_FAMILIES", {})
     monkeypatch.chdir(folder)
     (folder / "own.py").write_text("raise SystemExit('code of the folder was run')")
     (folder / "architecture.json").write_text('{"family":"own","values":{}}')
@@ -274,10 +267,10 @@ def test_a_pickle_with_code_is_refused_and_not_executed(tmp_path: Path, zipped: 
 def test_plain_tensors_are_read(tmp_path: Path, key: str | None) -> None:
     weights = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)}
     torch.save(weights if key is None else {key: weights, "epoch": 3}, tmp_path / "a.pt")
-    found = read_weights(tmp_path / "a.pt")
-    assert set(found) == set(weights) and torch.equal(found["weight"], weights["weight"])
+    read = read_weights(tmp_path / "a.pt")
+    assert set(read) == set(weights) and torch.equal(read["weight"], weights["weight"])
     linear = nn.Linear(3, 2)
-    load_weights(linear, found, "a.pt")
+    load_weights(linear, read, "a.pt")
     assert linear(torch.ones(1, 3)).tolist() == [[4.0, 13.0]]
 
 
@@ -289,7 +282,7 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "text.pt").write_text("hello")
-    for name, told in (
+    for name, reason in (
         ("list", "holds no state_dict"),
         ("epoch", "holds no state_dict"),
         ("cut", "truncated"),
@@ -297,7 +290,7 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
         ("text", "not"),
         ("none", "no such file"),
     ):
-        with pytest.raises(UserError, match=f"{name}.pt: .*{told}"):
+        with pytest.raises(UserError, match=f"{name}.pt: .*{reason}"):
             read_weights(tmp_path / f"{name}.pt")
 
 
@@ -325,8 +318,8 @@ def batch_dimension(path: Path) -> str:
 def test_the_folders_onnx_takes_any_batch(written: Path, original: Classifier) -> None:
     path = written / "model.onnx"
     assert batch_dimension(path)
-    found = verify_onnx(original, INPUT, path, batches=(1, 2, 13))
-    assert found.ok and found.max_abs_difference <= 1e-4
+    verification = verify_onnx(original, INPUT, path, batches=(1, 2, 13))
+    assert verification.ok and verification.max_abs_difference <= 1e-4
     graph = onnx.load(str(path)).graph
     assert [graph.input[0].name, graph.output[0].name] == ["images", "logits"]
 
@@ -346,13 +339,13 @@ def test_verification_sees_another_model(written: Path, tmp_path: Path) -> None:
     other = Classifier(build(mobile(), INPUT, 3), (0.5,) * 3, (0.5,) * 3)
     (tmp_path / "a.onnx").write_bytes(quick_onnx(other, INPUT))
     assert verify_onnx(other, INPUT, tmp_path / "a.onnx").ok
-    found = verify_onnx(other, INPUT, written / "model.onnx")
-    assert not found.ok and found.max_abs_difference > 1e-4
+    verification = verify_onnx(other, INPUT, written / "model.onnx")
+    assert not verification.ok and verification.max_abs_difference > 1e-4
     assert other.training
 
 
 class Restless(nn.Module):
-    """TeacherTargets anew each time it is asked."""
+    """Gives other outputs each time it is called."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.rand_like(images.mean(dim=(1, 2, 3)))[:, None]

@@ -35,11 +35,11 @@ def test_gradients_are_those_of_a_convolution(
     shape = torch.channels_last if last else torch.contiguous_format
     x = torch.randn(4, 6, *size, dtype=torch.float64).contiguous(memory_format=shape)
     g = torch.randn_like(layer(x))
-    for ours, theirs in zip(
+    for actual, expected in zip(
         gradients(layer, x, g, own=True), gradients(layer, x, g, own=False), strict=True
     ):
-        torch.testing.assert_close(ours, theirs)
-        assert ours.stride() == theirs.stride()
+        torch.testing.assert_close(actual, expected)
+        assert actual.stride() == expected.stride()
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 1), (5, 2), (7, 1)])
@@ -50,8 +50,8 @@ def test_gradients_in_half_precision(kernel: int, stride: int) -> None:
     exact = gradients(layer, x, g := torch.randn_like(layer(x)), own=False)
     half = gradients(layer, x, g, own=True, autocast=True)
     assert [t.dtype for t in half] == [torch.bfloat16, torch.float32, torch.float32]
-    for ours, theirs in zip(half, exact, strict=True):
-        assert (ours.float() - theirs).norm() < 0.01 * theirs.norm()
+    for actual, expected in zip(half, exact, strict=True):
+        assert (actual.float() - expected).norm() < 0.01 * expected.norm()
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ def test_only_what_is_asked_for_is_computed() -> None:
 def test_gradients_by_themselves() -> None:
     # One channel; a filter 5 wide on a row of 3: worked by hand.
     x, g = torch.tensor([[[[1.0, 2.0, 3.0]]]]), torch.tensor([[[[1.0, 10.0, 100.0]]]])
-    found = filter_gradient(x, 5, g, 1, 2)
+    gradient = filter_gradient(x, 5, g, 1, 2)
     # Column c of the filter meets x[j + c - 2] where the output is g[j].
-    assert found[0, 0, 2].tolist() == [100.0, 210.0, 321.0, 32.0, 3.0]
-    assert found[0, 0, [0, 1, 3, 4]].abs().sum() == 0.0
+    assert gradient[0, 0, 2].tolist() == [100.0, 210.0, 321.0, 32.0, 3.0]
+    assert gradient[0, 0, [0, 1, 3, 4]].abs().sum() == 0.0
     w = torch.zeros(1, 1, 5, 5)
     w[0, 0, 2] = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
     # x[i] meets column c of the filter where the output is g[i - c + 2].

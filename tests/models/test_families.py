@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nasdistill import models
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
-from nasdistill.models import Classifier, build, register_families
+from nasdistill.models import FAMILIES, Classifier, build, register_families
 from nasdistill.models.depthwise import DepthwiseConv2d
 from nasdistill.models.export import quick_onnx
 from nasdistill.models.layers import down_sampling_plan
@@ -29,9 +27,8 @@ GREY = Input(1, 28, 28)
 
 
 @pytest.fixture
-def families(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(models, "_USER_FAMILIES", {})
-    yield
+def families(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nasdistill.models.families._USER_FAMILIES", {})
 
 
 def drawn(name: str, seed: int = 0) -> Architecture:
@@ -91,9 +88,9 @@ def test_onnx_agrees_with_torch(name: str) -> None:
     session = onnxruntime.InferenceSession(quick_onnx(module, GREY))
     for batch in (1, 5):
         images = torch.rand(batch, 1, 28, 28)
-        (theirs,) = session.run(["logits"], {"images": images.numpy()})
+        (exported,) = session.run(["logits"], {"images": images.numpy()})
         with torch.inference_mode():
-            np.testing.assert_allclose(theirs, module(images).numpy(), atol=1e-4)
+            np.testing.assert_allclose(exported, module(images).numpy(), atol=1e-4)
 
 
 def test_unknown_family_and_missing_key() -> None:
@@ -120,7 +117,7 @@ def test_a_users_family(families: None) -> None:
     register_families({"line": linear})
     net = build(Architecture("line", {"bias": False}), GREY, 4)
     assert net(torch.zeros(2, 1, 28, 28)).tolist() == [[0.0] * 4] * 2
-    assert "line" not in models.FAMILIES
+    assert "line" not in FAMILIES
 
 
 def test_hooks_read_queries_keys_and_values() -> None:

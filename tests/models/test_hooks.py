@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nasdistill.common.types import Input
 from nasdistill.models import Classifier, build
-from nasdistill.models.hooks import INPUT, LayerError, ask, body, hooked, summarise
+from nasdistill.models.hooks import INPUT, LayerError, body, forward, hooked, summarise
 from nasdistill.space import SearchSpace
 from nasdistill.teachers.pretrained import Answer
 
@@ -82,16 +82,16 @@ def test_any_librarys_model_is_read_by_number_and_name(name: str) -> None:
     make, blocks = FOREIGN[name]
     torch.manual_seed(0)
     model = make()
-    found = summarise(model, "teacher", RGB)
-    assert found.blocks == blocks and found.classes == 5
-    assert found.params == sum(p.numel() for p in model.parameters())
-    assert found.layer("0") == blocks[0] and found.layer("-1") == blocks[-1]
-    assert found.layer(blocks[1]) == blocks[1]
+    summary = summarise(model, "teacher", RGB)
+    assert summary.blocks == blocks and summary.classes == 5
+    assert summary.params == sum(p.numel() for p in model.parameters())
+    assert summary.layer("0") == blocks[0] and summary.layer("-1") == blocks[-1]
+    assert summary.layer(blocks[1]) == blocks[1]
     images = torch.rand(2, 3, 32, 32)
     model.eval()
-    read = ask(model, images, blocks)
+    read = forward(model, images, blocks)
     assert {key: tuple(x.shape[1:]) for key, x in read.features.items()} == {
-        block: found.shapes[block] for block in blocks
+        block: summary.shapes[block] for block in blocks
     }
     torch.testing.assert_close(read.logits, model(images))
     assert hooks_of(model) == 0
@@ -116,16 +116,16 @@ FAMILIES: dict[str, tuple[tuple[str, ...], ...]] = {
 def test_blocks_of_our_families(name: str, seed: int) -> None:
     input = Input(1, 28, 28)
     architecture = SearchSpace.load(name).random(random.Random(seed))
-    found = summarise(Classifier(build(architecture, input, 5), (0.5,), (0.2,)), "student", input)
+    summary = summarise(Classifier(build(architecture, input, 5), (0.5,), (0.2,)), "student", input)
     if name == "mlp":
         hidden = len(architecture.values["layers"]["widths"])
-        assert found.blocks == tuple(f"linear{i}" for i in range(hidden))
+        assert summary.blocks == tuple(f"linear{i}" for i in range(hidden))
     elif name == "vit":
-        assert found.blocks == tuple(f"blocks.{i}" for i in range(architecture.values["depth"]))
-        assert len({found.shapes[block] for block in found.blocks}) == 1
+        assert summary.blocks == tuple(f"blocks.{i}" for i in range(architecture.values["depth"]))
+        assert len({summary.shapes[block] for block in summary.blocks}) == 1
     else:
-        assert found.blocks in FAMILIES[name]
-        sides = [found.shapes[block][1] for block in found.blocks]
+        assert summary.blocks in FAMILIES[name]
+        sides = [summary.shapes[block][1] for block in summary.blocks]
         assert sides == [14, 7]
 
 
@@ -157,11 +157,11 @@ def test_what_the_next_module_changes_in_place_is_read_before() -> None:
 def test_hooks_are_gone_after_an_error_too() -> None:
     model = conv()
     with pytest.raises(RuntimeError):
-        ask(model, torch.zeros(1, 7, 16, 16), ["stages.0"])
+        forward(model, torch.zeros(1, 7, 16, 16), ["stages.0"])
     with pytest.raises(KeyError), hooked(model, ["stages.0", "nowhere"]):
         pass
     assert hooks_of(model) == 0
-    ask(model, pictures(2), ["stages.0", f"head{INPUT}"])
+    forward(model, pictures(2), ["stages.0", f"head{INPUT}"])
     summarise(model, "student", GREY)
     assert hooks_of(model) == 0
 
@@ -202,7 +202,7 @@ def test_the_tensor_is_found_in_what_a_module_gives(wrap: Callable[[Tensor], Any
 def test_names_are_those_inside_our_classifier() -> None:
     model = conv()
     assert body(model) is model.net
-    read = ask(model, pictures(2), ["stages.0"]).features["stages.0"]
+    read = forward(model, pictures(2), ["stages.0"]).features["stages.0"]
     shown = (pictures(2).float() / 255 - 0.4) / 0.25
     torch.testing.assert_close(read, model.net.get_submodule("stages.0")(shown), atol=1e-5, rtol=0)
 
@@ -213,37 +213,37 @@ def test_looking_into_a_model_leaves_it_as_it_was() -> None:
     model.net.get_submodule("stages.1").eval()
     modes = [part.training for part in model.modules()]
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    found = summarise(model, "student", GREY)
+    summary = summarise(model, "student", GREY)
     assert [part.training for part in model.modules()] == modes
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    assert found.shapes["stages.1"] == (6, 4, 4) and found.shapes["head"] == (3,)
-    assert found.blocks == ("stages.0", "stages.1", "stages.2")
+    assert summary.shapes["stages.1"] == (6, 4, 4) and summary.shapes["head"] == (3,)
+    assert summary.blocks == ("stages.0", "stages.1", "stages.2")
 
 
 def test_layers_that_are_not_there_are_told_with_those_that_are() -> None:
-    found = summarise(conv(), "student", GREY)
+    summary = summarise(conv(), "student", GREY)
     with pytest.raises(LayerError, match="has no layer 3: its 3 layers are 0 stages.0, 1 stages.1"):
-        found.layer("3")
+        summary.layer("3")
     with pytest.raises(LayerError, match="the student has no layer -4"):
-        found.layer("-4")
-    with pytest.raises(LayerError) as told:
-        found.layer("stages.0.3")
-    message = str(told.value)
+        summary.layer("-4")
+    with pytest.raises(LayerError) as caught:
+        summary.layer("stages.0.3")
+    message = str(caught.value)
     assert "did you mean 'stages.0.0'?" in message or "did you mean 'stages.0.2'?" in message
     assert "by number: 0 stages.0, 1 stages.1, 2 stages.2" in message and "head" in message
 
 
 def test_of_many_layers_the_shorter_paths_are_told() -> None:
-    found = summarise(torchvision_model("mobilenet_v3_small"), "teacher", RGB)
-    with pytest.raises(LayerError) as told:
-        found.layer("featurs.1")
-    message = str(told.value)
+    summary = summarise(torchvision_model("mobilenet_v3_small"), "teacher", RGB)
+    with pytest.raises(LayerError) as caught:
+        summary.layer("featurs.1")
+    message = str(caught.value)
     assert "did you mean 'features.1'?" in message
     names = message.split("by name: ")[1].split(", ")
     assert "features.12" in names and len(names) <= 40
 
 
 def test_a_transformers_blocks_are_numbered() -> None:
-    found = summarise(former(2, 8, 5), "student", GREY)
-    assert found.blocks == tuple(f"blocks.{i}" for i in range(5))
-    assert found.shapes["blocks.0"] == (16, 16)
+    summary = summarise(former(2, 8, 5), "student", GREY)
+    assert summary.blocks == tuple(f"blocks.{i}" for i in range(5))
+    assert summary.shapes["blocks.0"] == (16, 16)

@@ -70,9 +70,9 @@ def test_every_shipped_family_can_be_measured_and_is_left_as_it_is(space: str) -
     student.train()
     before = copy.deepcopy(student.state_dict())
     images = torch.randint(0, 256, (8, 3, 28, 28), dtype=torch.uint8)
-    found = zero_cost.measure(student, images, torch.arange(8))
-    assert all(math.isfinite(value) for value in found.values())
-    assert found == zero_cost.measure(student, images, torch.arange(8))
+    figures = zero_cost.measure(student, images, torch.arange(8))
+    assert all(math.isfinite(value) for value in figures.values())
+    assert figures == zero_cost.measure(student, images, torch.arange(8))
     assert student.training and all(p.grad is None for p in student.parameters())
     assert all(torch.equal(before[k], v) for k, v in student.state_dict().items())
 

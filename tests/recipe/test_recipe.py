@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -392,3 +394,22 @@ def test_bad_weights_by_example(tmp_path: Path, text: str, told: str) -> None:
 def test_weights_by_example() -> None:
     final = load_recipe(None, {"final": {"examples": {"by": "by_difficulty"}}}).final
     assert final.examples is not None and final.examples.least() == 0.3
+
+
+@pytest.mark.parametrize(
+    ("text", "loaded"),
+    [("space: mobile\nalpha_: 1\n", False), ("final: {terms: [{term: labels}]}\n", True)],
+)
+def test_only_a_recipe_that_names_terms_loads_torch(
+    tmp_path: Path, text: str, loaded: bool
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    code = (
+        "import sys\nfrom nasdistill.recipe import load_recipe\n"
+        "from nasdistill.common.errors import UserError\n"
+        f"try:\n    load_recipe({str(tmp_path / 'recipe.yaml')!r}, {{}})\n"
+        "except UserError:\n    pass\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(loaded)

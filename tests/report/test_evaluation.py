@@ -24,7 +24,8 @@ def share(value: float) -> dict[str, float]:
     return {"value": value, "low": value - 0.03, "high": value + 0.02}
 
 
-def found(**changed: Any) -> dict[str, Any]:
+def quality_of(**changed: Any) -> dict[str, Any]:
+    """The content of a quality.json, with some keys changed."""
     per_class = [
         {
             "class": name,
@@ -142,7 +143,7 @@ def plain(html: str) -> str:
 
 
 def test_classes_stand_with_their_intervals_worst_first() -> None:
-    info = evaluation.classes_info(found())
+    info = evaluation.classes_info(quality_of())
     assert info.names == (NASTY, "Coat", "Shirt $x$") and info.left_out == 0
     assert info.shares["student"][0] == (0.7, pytest.approx(0.67), pytest.approx(0.72))
     student = next(t for t in evaluation.plot_classes(info, 3).data if t.name == "student")
@@ -152,16 +153,18 @@ def test_classes_stand_with_their_intervals_worst_first() -> None:
 
 
 def test_of_many_classes_those_that_change_most_are_shown() -> None:
-    row = found()["per_class"][0]
+    row = quality_of()["per_class"][0]
     many = [row | {"class": str(i), "difference": (i - 50) / 1000} for i in range(100)]
-    info = evaluation.classes_info(found(per_class=[*many, row | {"class": "none", "examples": 0}]))
+    info = evaluation.classes_info(
+        quality_of(per_class=[*many, row | {"class": "none", "examples": 0}])
+    )
     assert info.left_out == 76
     changes = [(int(name) - 50) / 1000 for name in info.names]
     assert changes == sorted(changes) and min(abs(change) for change in changes) >= 0.038
 
 
 def test_curves_begin_at_the_clean_pictures() -> None:
-    info = evaluation.robustness_info(found())
+    info = evaluation.robustness_info(quality_of())
     assert info.severities == {"noise": (0.0, 0.04, 0.12), "blur": (0.0, 0.02)}
     assert info.shares["noise"]["student"] == (0.8, 0.79, 0.6)
     assert info.shares["blur"]["teacher"] == (0.85, 0.73)
@@ -172,16 +175,16 @@ def test_curves_begin_at_the_clean_pictures() -> None:
 
 
 def test_bins_of_few_examples_are_not_drawn() -> None:
-    info = evaluation.calibration_info(found())
+    info = evaluation.calibration_info(quality_of())
     assert info.bins["student"] == ((0.5, 0.4, 60), (0.9, 0.88, 238))
     diagonal, _, student = evaluation.plot_calibration(info).data
     assert list(diagonal.x) == list(diagonal.y) == [0, 100]
     assert list(student.y) == [40, 88]
 
 
-def test_section_says_what_was_found(record: StudyRecord, tmp_path: Path) -> None:
+def test_section_says_the_findings_and_figures(record: StudyRecord, tmp_path: Path) -> None:
     for rank in (1, 2, 3):
-        put(record, rank, found())
+        put(record, rank, quality_of())
     shown = plain(section(page_of(record, tmp_path)))
     for expected in (
         "Coat worsened 20.0 % 4.0 % 1.0 % 0.002",
@@ -205,7 +208,7 @@ def test_section_says_what_was_found(record: StudyRecord, tmp_path: Path) -> Non
 
 
 def test_nothing_significant_is_said_in_words(record: StudyRecord, tmp_path: Path) -> None:
-    calm = copy.deepcopy(found())
+    calm = copy.deepcopy(quality_of())
     calm["bias"] |= {"confusions": [], "losing_classes": []}
     for row in calm["per_class"]:
         row["p"] = 1.0
@@ -219,7 +222,7 @@ def test_nothing_significant_is_said_in_words(record: StudyRecord, tmp_path: Pat
 
 
 def test_names_from_outside_are_escaped(record: StudyRecord, tmp_path: Path) -> None:
-    put(record, 1, found())
+    put(record, 1, quality_of())
     page = page_of(record, tmp_path)
     assert "<script>alert" not in own_text(page)
     drawn = embedded(page)["classes"]["final-1"]
@@ -231,7 +234,7 @@ def test_finals_that_were_not_evaluated_say_how(record: StudyRecord, tmp_path: P
     named = dataclasses.replace(record, name="mine")
     shown = plain(section(page_of(named, tmp_path)))
     assert all(f"nasdistill evaluate mine/{rank} does it" in shown for rank in (1, 2, 3))
-    put(named, 2, found())
+    put(named, 2, quality_of())
     put(named, 3, {"version": 0})
     page = page_of(named, tmp_path)
     shown = plain(section(page))
@@ -244,7 +247,7 @@ def test_finals_that_were_not_evaluated_say_how(record: StudyRecord, tmp_path: P
 
 def test_the_recommended_final_is_shown_first(record: StudyRecord, tmp_path: Path) -> None:
     for rank in (1, 2, 3):
-        put(record, rank, found())
+        put(record, rank, quality_of())
     finals = [
         dataclasses.replace(f, metrics={**f.metrics, "recommended": f.rank == 2})
         for f in record.finals
@@ -258,6 +261,6 @@ def test_the_recommended_final_is_shown_first(record: StudyRecord, tmp_path: Pat
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_chromium_draws_the_section(record: StudyRecord, tmp_path: Path, theme: str) -> None:
-    put(record, 1, found())
-    put(record, 2, found())
+    put(record, 1, quality_of())
+    put(record, 2, quality_of())
     drawn_in_chromium(page_of(record, tmp_path), tmp_path, theme)

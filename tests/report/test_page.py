@@ -92,21 +92,20 @@ def test_parameters_that_matter_come_first_and_rare_ones_are_left_out(record: St
     assert progress.parameters_info(few).ratios == {}
 
 
-def test_text_of_numbers_and_recipes() -> None:
-    assert [text.count(v) for v in (812, 81_234, 999_999, 1_050_000, None)] == [
-        "812",
-        "81.2k",
-        "1M",
-        "1.05M",
-        "–",
+def test_text_of_costs_and_architectures() -> None:
+    values = {"stem": 8, "stages": [{"block": {"type": "mbconv", "expansion": 3}, "width": [1, 2]}]}
+    tree = {"family": "mobile", "values": values | {"head": {"width": 64}}}
+    lines = text.architecture(tree)
+    assert lines == [
+        "mobile, stem 8",
+        "stages.0: block mbconv, expansion 3, width [1, 2]",
+        "head: width 64",
     ]
-    assert [text.size(v) for v in (900, 325_000)] == ["900 B", "325 kB"]
-    assert [text.seconds(v) for v in (0.42, 59.7, 252, 7_500)] == [
-        "0.42 s",
-        "1 min 0 s",
-        "4 min 12 s",
-        "2 h 5 min",
-    ]
+    assert text.architecture(tree, lines=2) == ["mobile, stem 8", "… and 2 more"]
+    assert text.architecture(tree, width=8)[0] == "mobile,…"
+    candidate = Candidate(0, "complete", tree, "0" * 16, {}, params=81_234, latency=0.31)
+    assert text.costs(candidate) == "81.2k params · 0.31 ms"
+    assert text.costs(dataclasses.replace(candidate, params=None, latency=None)) == "costs unknown"
 
 
 def test_page_loads_nothing(page: str) -> None:

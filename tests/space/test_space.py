@@ -1,4 +1,4 @@
-"""The space language: what it reads, what it refuses, what it draws."""
+"""The space language: reading, refusals, draws."""
 
 from __future__ import annotations
 
@@ -75,15 +75,15 @@ class Enumerate:
 
 def every_architecture(space: SearchSpace) -> list[str]:
     """Depth first through all decisions, as an odometer whose wheels depend on one another."""
-    found, indices = [], [0] * 0
+    texts, indices = [], [0] * 0
     while True:
         draw = Enumerate(indices)
-        found.append(space.sample(draw).to_json())
+        texts.append(space.sample(draw).to_json())
         indices = (indices + [0] * len(draw.counts))[: len(draw.counts)]
         while indices and indices[-1] + 1 == draw.counts[len(indices) - 1]:
             indices.pop()
         if not indices:
-            return found
+            return texts
         indices[-1] += 1
 
 
@@ -125,7 +125,7 @@ def test_fingerprint_tells_architectures_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reason"),
     [
         ("{", "not JSON"),
         ("[1]", "an object"),
@@ -135,19 +135,19 @@ def test_fingerprint_tells_architectures_apart() -> None:
         ('{"family": "mlp", "values": []}', '"values" an object'),
     ],
 )
-def test_malformed_architecture(text: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_malformed_architecture(text: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
         Architecture.from_json(text)
 
 
 def test_count_against_brute_force() -> None:
     space = SearchSpace.from_yaml(SMALL, "small.yaml")
-    found = every_architecture(space)
-    assert len(found) == len(set(found)) == space.count() == 3 * 3 * (1 + 2 * 2) * 2
-    values = json.loads(found[0])["values"]
+    texts = every_architecture(space)
+    assert len(texts) == len(set(texts)) == space.count() == 3 * 3 * (1 + 2 * 2) * 2
+    values = json.loads(texts[0])["values"]
     assert values == {"fixed": 7, "wide": 4, "deep": 1, "block": {"type": "plain"}, "row": ["a", 1]}
     rng = random.Random(0)
-    assert {space.random(rng).to_json() for _ in range(3000)} == set(found)
+    assert {space.random(rng).to_json() for _ in range(3000)} == set(texts)
 
 
 def test_count_of_shipped_mlp_and_of_a_float() -> None:
@@ -212,21 +212,21 @@ parameters:
       plain: 3
   act: {choice: [relu, relu]}
 """
-    found = errors_of(text)
-    assert len(found) == 6
-    assert found[0].startswith("own.yaml:2: familly: unknown key; did you mean 'family'?")
-    assert found[1].startswith("own.yaml:") and "family: this key is missing" in found[1]
-    assert found[2].startswith("own.yaml:4: parameters.wide.int: found [12, 4]")
-    assert "low <= high" in found[2]
-    assert found[3].startswith("own.yaml:7: parameters.deep.stepp: unknown key")
-    assert "did you mean 'step'?" in found[3]
-    assert found[4].startswith("own.yaml:10: parameters.block.choice.plain: found 3")
-    assert found[5].startswith("own.yaml:11: parameters.act.choice: found ['relu', 'relu']")
-    assert all("allowed: " in line for line in found)
+    errors = errors_of(text)
+    assert len(errors) == 6
+    assert errors[0].startswith("own.yaml:2: familly: unknown key; did you mean 'family'?")
+    assert errors[1].startswith("own.yaml:") and "family: this key is missing" in errors[1]
+    assert errors[2].startswith("own.yaml:4: parameters.wide.int: found [12, 4]")
+    assert "low <= high" in errors[2]
+    assert errors[3].startswith("own.yaml:7: parameters.deep.stepp: unknown key")
+    assert "did you mean 'step'?" in errors[3]
+    assert errors[4].startswith("own.yaml:10: parameters.block.choice.plain: found 3")
+    assert errors[5].startswith("own.yaml:11: parameters.act.choice: found ['relu', 'relu']")
+    assert all("allowed: " in line for line in errors)
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"),
+    ("parameters", "reason"),
     [
         ("a: {int: [1]}", r"\[low, high\]"),
         ("a: {int: [1.5, 2]}", "whole numbers"),
@@ -258,10 +258,10 @@ parameters:
         ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
     ],
 )
-def test_wrong_nodes(parameters: str, told: str) -> None:
-    found = errors_of(space_of(parameters))
-    assert len(found) == 1 and found[0].startswith("own.yaml:")
-    assert re.search(told, found[0])
+def test_wrong_nodes(parameters: str, reason: str) -> None:
+    errors = errors_of(space_of(parameters))
+    assert len(errors) == 1 and errors[0].startswith("own.yaml:")
+    assert re.search(reason, errors[0])
 
 
 def test_empty_space() -> None:
@@ -320,8 +320,8 @@ def test_any_architecture_leads_back_to_its_parameters(name: str, seed: int) -> 
     shipped = name in SHIPPED
     space = SearchSpace.load(name) if shipped else SearchSpace.from_yaml(SMALL, "small.yaml")
     architecture = space.random(random.Random(seed))
-    found = parameters_of(space.root, json.loads(architecture.to_json())["values"])
-    assert space.sample(optuna.trial.FixedTrial(found)).to_json() == architecture.to_json()
+    parameters = parameters_of(space.root, json.loads(architecture.to_json())["values"])
+    assert space.sample(optuna.trial.FixedTrial(parameters)).to_json() == architecture.to_json()
 
 
 START = """\
@@ -354,7 +354,7 @@ def test_shipped_designs_are_in_their_spaces(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "reason"),
     [
         ("wide: 8", "wide: 9", "16: start.0.wide: found 9; allowed: 4 to 12 in steps of 4"),
         ("deep: 2", "deep: 4", "16: start.0.deep: found 4; allowed: 1 to 3"),
@@ -369,10 +369,10 @@ def test_shipped_designs_are_in_their_spaces(name: str) -> None:
         ("[a, 1]", "a", "start.1.row: found 'a'; allowed: a list of 2"),
     ],
 )
-def test_designs_outside_the_space_are_refused(old: str, new: str, told: str) -> None:
+def test_designs_outside_the_space_are_refused(old: str, new: str, reason: str) -> None:
     assert START.count(old) == 1
     (error,) = errors_of(SMALL + START.replace(old, new))
-    assert told in error
+    assert reason in error
 
 
 def test_designs_must_be_a_list() -> None:

@@ -158,7 +158,7 @@ def test_a_trial_cut_off_while_it_was_withdrawn_is_ended(here: Path) -> None:
 def test_a_trial_that_another_worker_ended_is_left_alone(here: Path) -> None:
     study, other = opened(), opened()
     number = claimed(study)
-    other.fail(number, "gone")
+    other.end(number, "gone")
     with pytest.raises(TrialEnded):
         study.record_rung(number, rung(0, 0.7))
     with pytest.raises(TrialEnded):

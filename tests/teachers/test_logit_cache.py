@@ -126,7 +126,7 @@ def test_another_teacher_other_data_or_other_views_have_a_cache_of_their_own(
 HOLDER = """\
 import sys
 from pathlib import Path
-from nasdistill.locks import hold
+from nasdistill.common.locks import hold
 
 hold(Path(sys.argv[1]))
 print("held", flush=True)

@@ -28,7 +28,7 @@ from nasdistill.teachers.targets import (
     TableTargets,
     TargetRequest,
     TeacherTargets,
-    students_of,
+    needed_students,
 )
 from nasdistill.training import Run, train
 
@@ -42,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def train_until(run: Run, until: int) -> Run:
-    for answers in run.teachers.values():
+    for answers in run.targets.values():
         answers.prepare(run.stream.plan(0, run.stream.steps(until)))
     for _ in train(run, until):
         pass
@@ -148,8 +148,8 @@ def test_peers_say_the_mean_of_the_others() -> None:
     worked = [[(a + 0.2) / 2, (b + 0.2) / 2, (c + 0.6) / 2] for a, b, c in A]
     assert near(found.logits.exp().tolist(), worked) and not found.logits.requires_grad
     assert near(PeerTargets(2)(question(2, said[:2], 0), None).logits.exp().tolist(), B)
-    assert students_of({"a": PeerTargets(3), "b": EMATargets(0.9)}) == 3
-    assert students_of({}) == 1
+    assert needed_students({"a": PeerTargets(3), "b": EMATargets(0.9)}) == 3
+    assert needed_students({}) == 1
 
 
 def test_two_peers_learn_from_each_other(data: Dataset) -> None:

@@ -183,7 +183,7 @@ def test_distilling_asks_for_each_batch_and_leaves_the_teacher_alone(data: Datas
         horizon=500,
         lr_schedule=PACE,
         seed=1,
-        teachers={"teacher": Live()},
+        targets={"teacher": Live()},
     )
     assert [p.examples for p in train(run, 500, every=4)] == [200, 400, 500]
     assert asked == [50] * 10
@@ -238,7 +238,7 @@ def test_the_host_waits_for_the_device_only_where_it_tells(
         horizon=600,
         lr_schedule=PACE,
         seed=1,
-        teachers={"teacher": answers},
+        targets={"teacher": answers},
     )
     for _ in train(run, 100):  # what is made at first use: moments of the optimiser, tables
         pass

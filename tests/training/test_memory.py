@@ -76,7 +76,7 @@ def make(data: Dataset, micro_batch: int | None, *first: nn.Module) -> Run:
         horizon=2000,
         lr_schedule=PACE,
         seed=3,
-        teachers={"teacher": Live(plain(data, seed=1))},
+        targets={"teacher": Live(plain(data, seed=1))},
         micro_batch=micro_batch,
     )
 

@@ -43,7 +43,7 @@ def test_short_finals_are_not_compiled(here: Path, monkeypatch: pytest.MonkeyPat
         return 0.1
 
     monkeypatch.setattr(training, "probe_compilation", compiled)
-    monkeypatch.setattr(training, "seconds_a_step", timed)
+    monkeypatch.setattr(training, "seconds_per_step", timed)
     search("short")
     assert tried == []
     monkeypatch.setattr(autotune, "LEAST_STEPS", 1)

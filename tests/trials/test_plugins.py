@@ -13,7 +13,7 @@ import nasdistill
 from nasdistill.common.errors import UserError
 from nasdistill.recipe import load_recipe
 from nasdistill.results import load_study
-from nasdistill.trials.plugins import Plugins, import_file
+from nasdistill.trials.plugins import Plugins, read_plugins
 
 
 def write(folder: Path, text: str, name: str = "own.py") -> str:
@@ -28,7 +28,7 @@ def test_families_sources_and_teachers(tmp_path: Path) -> None:
         "def _hidden(): pass\n"
         "FAMILIES = {'line': line}\nSOURCES = {'blobs': blobs}\n"
     )
-    found = import_file(write(tmp_path, text))
+    found = read_plugins(write(tmp_path, text))
     assert found.families["line"]({}, None, 3) == "net"
     assert found.sources["blobs"](None) == "source"
     assert "line" in found.teachers and "_hidden" not in found.teachers
@@ -36,18 +36,18 @@ def test_families_sources_and_teachers(tmp_path: Path) -> None:
 
 
 def test_build_stands_under_the_files_name(tmp_path: Path) -> None:
-    found = import_file(write(tmp_path, "def build(a, i, c): return 1\n", "comb.py"))
+    found = read_plugins(write(tmp_path, "def build(a, i, c): return 1\n", "comb.py"))
     assert list(found.families) == ["comb"]
 
 
 def test_the_fingerprint_follows_the_text(tmp_path: Path) -> None:
-    one = import_file(write(tmp_path, "x = 1\n")).fingerprint
-    assert import_file(write(tmp_path, "x = 1\n")).fingerprint == one
-    assert import_file(write(tmp_path, "x = 2\n")).fingerprint != one
+    one = read_plugins(write(tmp_path, "x = 1\n")).fingerprint
+    assert read_plugins(write(tmp_path, "x = 1\n")).fingerprint == one
+    assert read_plugins(write(tmp_path, "x = 2\n")).fingerprint != one
 
 
 def test_nothing_asked_nothing_found() -> None:
-    assert import_file(None) == Plugins()
+    assert read_plugins(None) == Plugins()
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_nothing_asked_nothing_found() -> None:
 )
 def test_files_that_cannot_be_imported(tmp_path: Path, text: str, name: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        import_file(write(tmp_path, text, name))
+        read_plugins(write(tmp_path, text, name))
     with pytest.raises(UserError, match="there is no such file"):
-        import_file(str(tmp_path / "none.py"))
+        read_plugins(str(tmp_path / "none.py"))
 
 
 def test_finals_of_a_family_of_ones_own_are_profiled_and_exported(here: Path) -> None:

@@ -10,70 +10,13 @@ import pytest
 
 import nasdistill
 from nasdistill.analysis.front import forecast_of
-from nasdistill.analysis.selection import contenders, race_adjusted, select_finals
-from nasdistill.api import searching
+from nasdistill.api import stages
 from nasdistill.common.events import Event
 from nasdistill.recipe import load_recipe
-from nasdistill.results import Candidate, RungScore, StudyRecord, load_study
+from nasdistill.results import RungScore, StudyRecord, load_study
 from nasdistill.study import Study
-from nasdistill.trials import race
+from nasdistill.trials import race, rung
 from nasdistill.trials import trial as trials
-
-
-def trial(number: int, accuracy: float, params: int, race: float | None = None) -> Candidate:
-    def score(value: float) -> RungScore:
-        return RungScore(0, 1000, value, value - 0.01, value + 0.01, 0.5, 1.0)
-
-    return Candidate(
-        number=number,
-        state="complete",
-        architecture={},
-        fingerprint=str(number),
-        parameters={},
-        params=params,
-        rungs=(score(accuracy),),
-        race=None if race is None else score(race),
-    )
-
-
-def numbers(found: list[Candidate]) -> list[int]:
-    return [c.number for c in found]
-
-
-def test_who_cannot_be_told_apart_contends() -> None:
-    some = [trial(n, 0.80 - 0.001 * n, 1000 + n) for n in range(9)]
-    assert numbers(select_finals(some, ("params",), 2, 0.0, 10_000)) == [0]
-    # All but the first are dominated, and hardly worse: as many again as there are to be finals.
-    assert numbers(contenders(some, ("params",), 2, 0.0, 10_000)) == [0, 1, 2]
-    assert contenders([], ("params",), 2, 0.0, 10_000) == []
-
-
-def test_who_lies_far_behind_does_not() -> None:
-    some = [trial(0, 0.90, 1000), *(trial(n, 0.10 + 0.001 * n, 2000) for n in range(1, 9))]
-    assert contenders(some, ("params",), 1, 0.0, 10_000) == []
-
-
-def test_the_race_decides() -> None:
-    some = [trial(0, 0.80, 1000), trial(1, 0.79, 1000), trial(2, 0.50, 1000)]
-    assert numbers(select_finals(some, ("params",), 1, 0.0, 10_000)) == [0]
-    raced = [trial(0, 0.80, 1000, 0.82), trial(1, 0.79, 1000, 0.87), some[2]]
-    assert numbers(select_finals(raced, ("params",), 1, 0.0, 10_000)) == [1]
-
-
-def test_who_did_not_race_stands_beside_those_who_did() -> None:
-    raced = [trial(0, 0.80, 1000, 0.82), trial(1, 0.78, 1000, 0.86), trial(2, 0.81, 1000)]
-    # The race added 0.02 and 0.08: 0.05 in the mean.
-    assert race_adjusted(raced) == pytest.approx([0.77, 0.81, 0.81])
-    assert race_adjusted(raced[2:]) == [0.81] and race_adjusted([]) == []
-
-
-def test_a_score_of_nearly_a_full_run_is_followed_where_one_of_a_short_run_is_not() -> None:
-    some = [trial(n, 0.80 + 0.001 * n, 1000) for n in range(5)]
-    some = [replace(c, macs=10 ** (9 - c.number), depth=9 - c.number) for c in some]
-    # The least accurate is the largest and deepest.
-    assert numbers(select_finals(some, ("params",), 1, 0.0, None)) == [0]
-    assert numbers(select_finals(some, ("params",), 1, 0.0, 100_000)) == [0]
-    assert numbers(select_finals(some, ("params",), 1, 0.0, 1250)) == [4]
 
 
 @pytest.fixture
@@ -104,8 +47,8 @@ def test_a_race_is_run_once_and_gone_on_with(
     seeds: list[int] = []
 
     def noting(*given: Any) -> Any:
-        seeds.append(given[4])
-        return trials.start_run(*given)
+        seeds.append(given[3])
+        return rung.start_run(*given)
 
     monkeypatch.setattr(race, "start_run", noting)
     nasdistill.search(recipe, on_event=lambda e: told.append(e.text))
@@ -128,11 +71,11 @@ def test_finals_are_chosen_anew_once_a_trial_that_was_under_way_has_ended(
     options |= {"race": False, "top_k": 1}
     nasdistill.search(load_recipe("recipe.yaml", {**options, "trials": 4}))
     study = Study.open(load_recipe("recipe.yaml", {**options, "trials": 5}), Path("studies"), "")
-    before = searching._choice(study)
+    before = stages._basis(study)
     number = study.claim(study.ask(9), {"params": 1000, "macs": 1000, "bytes": 4000})
-    assert number is not None and searching._choice(study) == before
+    assert number is not None and stages._basis(study) == before
     study.end(number, "gone")
-    assert searching._choice(study) != before
+    assert stages._basis(study) != before
 
 
 def test_no_race(here: Path, options: dict[str, object]) -> None:

@@ -12,6 +12,7 @@ from small_study import RECIPE, prepare
 import nasdistill
 from nasdistill.common.events import Event
 from nasdistill.recipe import load_recipe
+from nasdistill.results import keys
 from nasdistill.study import Study
 from nasdistill.workers import calibration, pool
 
@@ -20,10 +21,10 @@ from nasdistill.workers import calibration, pool
 def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
     """What a search in this folder, on what it takes for a card, will have told."""
     monkeypatch.chdir(prepare(tmp_path, RECIPE.replace("workers: 1\n", "")))
-    monkeypatch.setattr(pool, "on_card", lambda recipe: True)
-    monkeypatch.setattr(pool, "AT_ONCE", 2)
-    monkeypatch.setattr(calibration, "GETTING_READY", 8.0)
-    monkeypatch.setattr(calibration, "WINDOW", 0.3)
+    monkeypatch.setattr(pool, "uses_gpu", lambda recipe: True)
+    monkeypatch.setattr(pool, "CONCURRENT_STUDENTS", 2)
+    monkeypatch.setattr(calibration, "READY_SECONDS", 8.0)
+    monkeypatch.setattr(calibration, "TIMED_SECONDS", 0.3)
     return []
 
 
@@ -48,18 +49,18 @@ def told(heard: list[Event]) -> list[str]:
 def test_workers_are_kept_where_they_gain(
     heard: list[Event], monkeypatch: pytest.MonkeyPatch, gain: float, kept: int, said: str
 ) -> None:
-    monkeypatch.setattr(calibration, "GAIN", gain)
+    monkeypatch.setattr(calibration, "LEAST_GAIN", gain)
     sizes = []
 
-    def settle(workers: pool.WorkerPool, *others: object) -> None:
+    def calibrate(workers: pool.WorkerPool, *others: object) -> None:
         assert workers.size == 2
         measure(workers, *others)  # type: ignore[arg-type]
         sizes.append(workers.size)
 
-    measure = calibration.settle
-    monkeypatch.setattr("nasdistill.api.searching.settle", settle)
+    measure = calibration.calibrate
+    monkeypatch.setattr("nasdistill.api.stages.calibrate", calibrate)
     study = search(heard)
-    assert sizes == [kept] and study.attrs["at_once"] == kept
+    assert sizes == [kept] and study.read(keys.CONCURRENT_STUDENTS) == kept
     (text,) = told(heard)
     assert text.startswith("2 students at once on this card: ") and text.endswith(said)
     assert 0.2 < float(text.split(": ")[1].split()[0]) < 10.0
@@ -81,16 +82,16 @@ def test_a_worker_that_does_not_begin_is_not_waited_for_for_ever(
 
     start = pool._start
     monkeypatch.setattr(pool, "_start", stopped)
-    monkeypatch.setattr(calibration, "OPENING", 1.0)
+    monkeypatch.setattr(calibration, "OPENING_SECONDS", 1.0)
     study = search(heard)
-    assert "at_once" not in study.attrs
+    assert not study.has(keys.CONCURRENT_STUDENTS)
     assert told(heard) == ["students are tried one at a time: not all workers began"]
     assert [process.poll() for process in started] == [-signal.SIGKILL]
 
 
 def test_a_number_that_is_asked_for_is_not_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "on_card", lambda recipe: True)
-    assert pool._size(load_recipe(None, {"workers": 3}), None) == (3, False)
-    assert pool._size(load_recipe(None, {"deterministic": True}), 4) == (1, False)
-    assert pool._size(load_recipe(None, {}), None) == (pool.AT_ONCE, True)
-    assert pool._size(load_recipe(None, {}), 1) == (1, False)
+    monkeypatch.setattr(pool, "uses_gpu", lambda recipe: True)
+    assert pool.choose_size(load_recipe(None, {"workers": 3}), None) == (3, False)
+    assert pool.choose_size(load_recipe(None, {"deterministic": True}), 4) == (1, False)
+    assert pool.choose_size(load_recipe(None, {}), None) == (pool.CONCURRENT_STUDENTS, True)
+    assert pool.choose_size(load_recipe(None, {}), 1) == (1, False)

@@ -1,4 +1,4 @@
-"""The values of a recipe and how they are written: counts, times, shares, budgets, schedules."""
+"""Values of a recipe and how they are written: counts, times, shares, budgets, schedules."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from nasdistill.common.types import Closed, Cost, parse_count, parse_duration
 
@@ -40,13 +41,13 @@ def _count(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """Strict tuples take no list: text by commas, and a list, become one."""
+    """A tuple from text with commas or from a list, which strict tuples do not take."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(","))
     return tuple(value) if isinstance(value, list) else value
 
 
-def _no_twins(value: tuple[Cost, ...]) -> tuple[Cost, ...]:
+def _distinct(value: tuple[Cost, ...]) -> tuple[Cost, ...]:
     if len(set(value)) != len(value):
         raise ValueError("a cost is named twice")
     return value
@@ -56,11 +57,11 @@ Count = Annotated[int, BeforeValidator(_count)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 Milliseconds = Annotated[float, BeforeValidator(_milliseconds)]
 Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, le=1, allow_inf_nan=False)]
-Costs = Annotated[tuple[Cost, ...], BeforeValidator(_listed), AfterValidator(_no_twins)]
+Costs = Annotated[tuple[Cost, ...], BeforeValidator(_listed), AfterValidator(_distinct)]
 
 
 class Budget(Closed):
-    """How much a run sees: epochs or images, one of them. Written `15 epochs` or `60k images`."""
+    """The epochs or the images that a run sees, one of them: `15 epochs` or `60k images`."""
 
     epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     images: int | None = Field(default=None, gt=0)
@@ -130,11 +131,11 @@ def _schedule(value: Any) -> Any:
             start, end = numbers
             return {kind: [_number(start), _number(end)]}
         if kind == "warm_up":
-            value, over = map(_number, numbers)
+            peak, over = map(_number, numbers)
             if not 0 < over <= 1:
                 raise ValueError
-            return {kind: [value, over]}
-        steps = {_number(float(at)): _number(number) for at, number in numbers.items()}
+            return {kind: [peak, over]}
+        steps = {_number(float(start)): _number(number) for start, number in numbers.items()}
         if kind != "steps" or min(steps) != 0 or max(steps) > 1:
             raise ValueError
         return {kind: dict(sorted(steps.items()))}
@@ -151,30 +152,36 @@ def _values(schedule: float | Mapping[str, Any]) -> list[float]:
     return list(numbers.values() if isinstance(numbers, Mapping) else numbers)
 
 
-def share(schedule: float | dict[str, Any]) -> float | dict[str, Any]:
-    """Refuses a schedule that leaves [0, 1]."""
+def highest(schedule: float | Mapping[str, Any]) -> float:
+    """The largest value that a schedule takes."""
+    return max(_values(schedule))
+
+
+def is_schedule(field: FieldInfo) -> bool:
+    """Whether a field of a configuration object holds a schedule."""
+    return _READ_SCHEDULE in field.metadata
+
+
+def _share(schedule: float | dict[str, Any]) -> float | dict[str, Any]:
     if not all(0 <= value <= 1 for value in _values(schedule)):
         raise ValueError("must lie within [0, 1]")
     return schedule
 
 
-def no_less(schedule: float | dict[str, Any]) -> float | dict[str, Any]:
-    """Refuses a schedule that goes below 0."""
+def _not_negative(schedule: float | dict[str, Any]) -> float | dict[str, Any]:
     if not all(value >= 0 for value in _values(schedule)):
         raise ValueError("must be 0 or more")
     return schedule
 
 
-def highest(schedule: float | dict[str, Any]) -> float:
-    """The largest value that a schedule takes."""
-    return max(_values(schedule))
-
-
-def positive(schedule: float | dict[str, Any]) -> float | dict[str, Any]:
-    """Refuses a schedule that reaches 0 or less."""
+def _positive(schedule: float | dict[str, Any]) -> float | dict[str, Any]:
     if not all(value > 0 for value in _values(schedule)):
         raise ValueError("must be above 0")
     return schedule
 
 
-ScheduleText = Annotated[float | dict[str, Any], BeforeValidator(_schedule)]
+_READ_SCHEDULE = BeforeValidator(_schedule)
+ScheduleText = Annotated[float | dict[str, Any], _READ_SCHEDULE]
+Alpha = Annotated[ScheduleText, AfterValidator(_share)]
+Weight = Annotated[ScheduleText, AfterValidator(_not_negative)]
+Temperature = Annotated[ScheduleText, AfterValidator(_positive)]

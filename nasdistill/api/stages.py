@@ -1,0 +1,157 @@
+"""The stages of a search: trials, the race of the best, the choice of finals, the finals."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from nasdistill.analysis.selection import SelectionRule, contenders, select_finals
+from nasdistill.common.events import Emit, Event
+from nasdistill.common.machine import set_threads
+from nasdistill.finals.pipeline import make_finals, missing_finals
+from nasdistill.results import COUNTED, keys, load_finals
+from nasdistill.study import Study
+from nasdistill.trials.context import StudyContext, open_context
+from nasdistill.trials.loop import record_saved_answers, search
+from nasdistill.trials.plugins import Plugins
+from nasdistill.trials.race import run_race
+from nasdistill.workers.calibration import calibrate
+from nasdistill.workers.pool import WorkerPool, started_workers
+
+
+def run_search(study: Study, plugins: Plugins, begun: float, emit: Emit) -> None:
+    """Runs the trials that are missing, and makes the finals.
+
+    Args:
+        study: The study.
+        plugins: What the user's own file brings.
+        begun: `time.monotonic()` at which the command began.
+        emit: Told what happens.
+    """
+    study.write(keys.STATE, "searching")
+    with started_workers(study, emit) as workers:
+        if not workers.provisional:
+            workers.assign("search", workers.size, begun=begun)
+        context = open_context(study, plugins, emit)
+        if workers.provisional:
+            calibrate(workers, context)
+            workers.assign("search", workers.size, begun=begun)
+        set_threads(workers.size)
+        search(context, begun)
+        with study.finals_lease() as leased:
+            if leased:
+                finish(context, workers, choose_finals(context, workers))
+            else:
+                context.note("another process is making the finals")
+
+
+def distill_more(
+    study: Study, plugins: Plugins, wanted: Callable[[], list[int]], emit: Emit
+) -> bool:
+    """Makes more finals of a study.
+
+    Args:
+        study: The study.
+        plugins: What the user's own file brings.
+        wanted: Names the trials that are finals, or are to become some.
+        emit: Told what happens.
+
+    Returns:
+        False if another process is making the study's finals.
+    """
+    count = len(missing_finals(study, wanted()))
+    with started_workers(study, emit, finals=count) as workers, study.finals_lease() as leased:
+        if not leased:
+            return False
+        context = open_context(study, plugins, emit)
+        chosen = wanted()
+        study.write(keys.FINALS, chosen)
+        finish(context, workers, chosen)
+        return True
+
+
+def finish(context: StudyContext, workers: WorkerPool, chosen: list[int]) -> None:
+    """Makes the finals: all workers train them, this process tests and exports them."""
+    study = context.study
+    study.write(keys.STATE, "distilling")
+    context.emit(Event("stage", f"finals to distil in full: {len(chosen)}", stage="finals"))
+    workers.assign("finals", len(missing_finals(study, chosen)))
+    if chosen:
+        make_finals(context, chosen)
+    record_saved_answers(context)
+    study.write(keys.STATE, "complete" if is_complete(study) else "searching")
+
+
+def choose_finals(context: StudyContext, workers: WorkerPool) -> list[int]:
+    """Lets the last rungs race, and chooses the top-k; once for a number of trials and finals."""
+    study, recipe = context.study, context.recipe
+    finals = list(study.read(keys.FINALS) or ())
+    basis = _basis(study)
+    if study.read(keys.CHOSEN_FROM) == basis:
+        return finals
+    floor, full_accuracy = context.limits["accuracy"], context.full_runs.accuracy()
+    rule = SelectionRule(
+        recipe.minimize, recipe.top_k, floor, context.final_examples, full_accuracy
+    )
+    if recipe.race:
+        _race(context, workers, rule, basis)
+    candidates = study.candidates()
+    chosen = [c.number for c in select_finals(candidates, rule)]
+    finals += [number for number in chosen if number not in finals]
+    if not finals:
+        best = max((c.score or 0.0 for c in candidates), default=0.0)
+        context.warn(
+            f"no trial reached the accuracy floor of {floor:.3f} (best score {best:.3f}): no "
+            "finals. Lower --min-accuracy, raise the rungs' budgets, or run more trials"
+        )
+    study.write(keys.FINALS, finals)
+    study.write(keys.CHOSEN_FROM, _basis(study))
+    return finals
+
+
+def _race(
+    context: StudyContext, workers: WorkerPool, rule: SelectionRule, basis: list[int]
+) -> None:
+    study = context.study
+    if study.read(keys.RACED_FROM) != basis:
+        study.write(keys.CONTENDERS, [c.number for c in contenders(study.candidates(), rule)])
+        study.write(keys.RACED_FROM, _basis(study))
+    numbers = study.read(keys.CONTENDERS) or []
+    missing = [number for number in numbers if not study.has(keys.RACE_SCORE.of(number))]
+    if missing:
+        text = f"forecasts overlap: {len(missing)} trials race"
+        context.emit(Event("stage", text, stage="search"))
+        workers.assign("race", len(missing))
+        run_race(context, missing, wait=True)
+
+
+def is_complete(study: Study) -> bool:
+    """Whether nothing is left to do: trials counted, the top-k distilled."""
+    attributes, recipe = study.attributes, study.recipe
+    if not study.has(keys.LIMITS) or study.others_running():
+        return False
+    counted = sum(c.state in COUNTED for c in study.candidates())
+    if counted < recipe.trials and study.read(keys.EXHAUSTED_AT) != recipe.trials:
+        return False
+    done = {final.number for final in load_finals(study.folder)}
+    failed = keys.FINAL_FAILED.among(attributes).items()
+    done |= {int(number) for (number,), reason in failed if reason}
+    return study.read(keys.CHOSEN_FROM) == _basis(study) and done >= set(study.require(keys.FINALS))
+
+
+def _basis(study: Study) -> list[int]:
+    """The basis of a choice of finals: trials that have ended, finals wanted."""
+    ended = sum(c.state in COUNTED and c.state != "running" for c in study.candidates())
+    return [ended, study.recipe.top_k]
+
+
+def remove_work_files(study: Study) -> None:
+    """Removes checkpoints that nobody will go on from."""
+    running = {str(c.number) for c in study.candidates() if c.state == "running"}
+    for work in (study.folder / "trials").glob("*"):
+        if work.name not in running:
+            shutil.rmtree(work, ignore_errors=True)
+    if is_complete(study):  # no worker looks for the race's files any more
+        race: Path = study.folder / "race"
+        shutil.rmtree(race, ignore_errors=True)

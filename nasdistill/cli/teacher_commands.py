@@ -1,0 +1,109 @@
+"""The commands `nasdistill teacher …`: one function each, no logic."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import typer
+
+from nasdistill.cli import options
+from nasdistill.cli.console import with_progress
+
+teacher_app = typer.Typer(no_args_is_help=True, help="Train, evaluate or record a teacher.")
+
+
+@teacher_app.command("train")
+def teacher_train(
+    out: options.Out,
+    data: options.DataOf = "fashion-mnist-mini",
+    architecture: options.ArchitectureFile = None,
+    epochs: options.Epochs = 30,
+    seed: options.SeedOf = 0,
+    learning_rate: options.Rate = 0.003,
+    precision: options.PrecisionOf = "fp32",
+    half: options.Half = False,
+    device: options.DeviceOf = "auto",
+    image_size: options.ImageSizeOf = None,
+    channels: options.ChannelsOf = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train a teacher on labels and write it to a folder."""
+    arguments: dict[str, Any] = {
+        "data": data,
+        "architecture": architecture,
+        "epochs": epochs,
+        "seed": seed,
+        "out": out,
+        "learning_rate": learning_rate,
+        "precision": precision,
+        "half": half,
+        "device": device,
+        "image_size": image_size,
+        "channels": channels,
+    }
+    card = with_progress(lambda api, emit: api.teacher_train(**arguments, on_event=emit))
+    _print_card(card, as_json)
+
+
+@teacher_app.command("evaluate")
+def teacher_evaluate(
+    teacher: options.TeacherOf,
+    data: options.DataOf = "fashion-mnist-mini",
+    weights: options.Weights = None,
+    device: options.DeviceOf = "auto",
+    image_size: options.ImageSizeOf = None,
+    channels: options.ChannelsOf = None,
+    import_file: options.Import = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure a teacher on data: accuracy, calibration, overfitting."""
+    arguments: dict[str, Any] = {
+        "data": data,
+        "weights": weights,
+        "device": device,
+        "image_size": image_size,
+        "channels": channels,
+        "import_file": import_file,
+    }
+    card = with_progress(
+        lambda api, emit: api.teacher_evaluate(teacher, **arguments, on_event=emit)
+    )
+    _print_card(card, as_json)
+
+
+@teacher_app.command("record")
+def teacher_record(
+    teacher: options.TeacherOf,
+    out: options.TableOut,
+    data: options.DataOf = "fashion-mnist-mini",
+    weights: options.Weights = None,
+    device: options.DeviceOf = "auto",
+    image_size: options.ImageSizeOf = None,
+    channels: options.ChannelsOf = None,
+    seed: options.SplitSeed = 0,
+    import_file: options.Import = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write a teacher's answers about the training examples to a table, which can teach for it."""
+    arguments: dict[str, Any] = {
+        "data": data,
+        "out": out,
+        "weights": weights,
+        "device": device,
+        "image_size": image_size,
+        "channels": channels,
+        "seed": seed,
+        "import_file": import_file,
+    }
+    count = with_progress(lambda api, emit: api.teacher_record(teacher, **arguments, on_event=emit))
+    result = {"path": str(out), "examples": count}
+    print(json.dumps(result) if as_json else f"Written: {out}, {count:,} examples")
+
+
+def _print_card(card: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(card))
+        return
+    for key, value in card.items():
+        print(f"{key:20} {value:.4f}" if isinstance(value, float) else f"{key:20} {value}")

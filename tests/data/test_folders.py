@@ -1,0 +1,192 @@
+"""Folders of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_helpers import fill, lengths, load, pixels, refused
+from PIL import Image
+
+from nasdistill.common.types import Input
+from nasdistill.data import ResidentSplit, StreamingSplit
+
+
+def test_folder_with_train_and_test(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        fill(tmp_path / "train" / name, 12)
+        fill(tmp_path / "test" / name, 3)
+    data = load(f"folder:{tmp_path}")
+    assert lengths(data) == [20, 2, 2, 6]
+    assert data.classes == ("cat", "dog") and data.input == Input(3, 20, 20)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_folder_with_all_three(tmp_path: Path, name: str) -> None:
+    for label in ("cat", "dog"):
+        for part, count in (("train", 6), (name, 4), ("test", 3)):
+            fill(tmp_path / part / label, count, mode="L")
+    data = load(f"folder:{tmp_path}")
+    assert lengths(data) == [12, 4, 4, 6] and data.input == Input(1, 20, 20)
+
+
+def test_flat_folder_is_split_and_stratified(tmp_path: Path) -> None:
+    for name in ("cat", "dog", "owl"):
+        fill(tmp_path / name, 36)
+    (tmp_path / ".cache").mkdir()
+    data = load(f"folder:{tmp_path}", image_size=24)
+    assert lengths(data) == [75, 9, 6, 18]
+    for part in (data.train, data.score, data.audit, data.test):
+        counts = torch.bincount(part.labels, minlength=3)
+        assert len(set(counts.tolist())) == 1
+    assert data.input == Input(3, 24, 24)
+
+
+@pytest.mark.parametrize("image_size", [None, 48, 100])
+def test_large_folder_resident_and_streaming_alike(tmp_path: Path, image_size: int | None) -> None:
+    for name in ("cat", "dog"):
+        fill(tmp_path / name, 8, (72, 80))
+    kept, streamed = (
+        load(f"folder:{tmp_path}", image_size=image_size, resident_limit=limit)
+        for limit in (1 << 30, 1)
+    )
+    resident = image_size == 48  # Small ones always are.
+    assert isinstance(kept.train, ResidentSplit)
+    assert isinstance(streamed.train, ResidentSplit if resident else StreamingSplit)
+    assert kept.views == streamed.views and kept.views.kind == ("shift" if resident else "crop")
+    assert kept.mean == streamed.mean and kept.std == streamed.std
+    size = kept.input.size
+    assert size == streamed.input.size == ((72, 80) if image_size is None else (image_size,) * 2)
+    for view in (None, 4):
+        shown = [pixels(data.train, [0, 3, 1], view, size) for data in (kept, streamed)]
+        assert torch.equal(*shown)
+
+
+def test_photos_of_mixed_sizes_come_to_224_and_stay_if_they_fit(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        fill(tmp_path / name, 3, (90, 130))
+        fill(tmp_path / name, 3, (300, 70))
+    kept, streamed = load(f"folder:{tmp_path}"), load(f"folder:{tmp_path}", resident_limit=1)
+    assert kept.input == streamed.input == Input(3, 224, 224) and kept.views.kind == "crop"
+    assert isinstance(kept.train, ResidentSplit) and isinstance(streamed.train, StreamingSplit)
+    for view in (None, 2):
+        shown = [pixels(data.train, [0, 5, 1], view, (224, 224)) for data in (kept, streamed)]
+        assert torch.equal(*shown)
+
+
+def test_a_photo_is_turned_upright_and_its_middle_is_kept(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for index in range(6):
+            wide = np.zeros((80, 160, 3), np.uint8)
+            wide[:, 40:120] = 60 if name == "cat" else 180
+            photo, exif = Image.fromarray(wide), Image.Exif()
+            if index % 2:
+                photo, exif[0x0112] = photo.transpose(Image.Transpose.ROTATE_90), 6
+            photo.save(tmp_path / name / f"{index}.png", exif=exif)
+    data = load(f"folder:{tmp_path}")
+    assert data.input == Input(3, 80, 160)
+    data = load(f"folder:{tmp_path}", image_size=80)
+    shown = pixels(data.train, list(range(len(data.train))), None, (80, 80))
+    assert [image.unique().tolist() for image in shown] == [
+        [60] if label == 0 else [180] for label in data.train.labels.tolist()
+    ]
+
+
+def test_deep_grey_images_keep_their_high_bits(tmp_path: Path) -> None:
+    for name, value in (("dark", 0x2100), ("light", 0xF0FF)):
+        (tmp_path / name).mkdir()
+        for index in range(4):
+            deep = np.full((16, 16), value, np.uint16)
+            Image.fromarray(deep).save(tmp_path / name / f"{index}.png")
+    data = load(f"folder:{tmp_path}")
+    assert data.input == Input(1, 16, 16)
+    assert pixels(data.train, [0, 1], None, (16, 16)).unique().tolist() == [0x21, 0xF0]
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 1])
+def test_fingerprint_follows_the_content(tmp_path: Path, limit: int) -> None:
+    for name in ("cat", "dog"):
+        fill(tmp_path / name, 5, (72, 72))
+    first, again = (load(f"folder:{tmp_path}", resident_limit=limit) for _ in range(2))
+    path = tmp_path / "dog" / "RGB72x72_0.png"
+    pixel = np.asarray(Image.open(path)).copy()
+    pixel[0, 0, 0] ^= 1
+    Image.fromarray(pixel).save(path)
+    changed = load(f"folder:{tmp_path}", resident_limit=limit)
+    assert first.fingerprint == again.fingerprint != changed.fingerprint
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    assert "is not a folder" in refused(f"folder:{tmp_path / 'none'}")
+    assert "no class folders" in refused(f"folder:{tmp_path}")
+    (tmp_path / "cat").mkdir()
+    assert "no images (.jpg" in refused(f"folder:{tmp_path}")
+    fill(tmp_path / "cat", 8)
+    assert "1 class; at least 2 are needed" in refused(f"folder:{tmp_path}")
+    (tmp_path / "dog").mkdir()
+    assert "too few train examples: 'dog' has 0" in refused(f"folder:{tmp_path}")
+    fill(tmp_path / "dog", 1)
+    assert "'dog' has 1; each class needs at least 4" in refused(f"folder:{tmp_path}")
+    (tmp_path / "file").touch()
+    assert "is a file, not a folder" in refused(f"folder:{tmp_path / 'file'}")
+
+
+def test_test_without_train(tmp_path: Path) -> None:
+    for part in ("val", "test"):
+        for name in ("cat", "dog"):
+            fill(tmp_path / part / name, 4)
+    assert "val/, test/ but no train/" in refused(f"folder:{tmp_path}")
+
+
+def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        fill(tmp_path / name, 4)
+        (tmp_path / name / "._0.png").write_bytes(b"junk of a file manager")
+    assert sum(lengths(load(f"folder:{tmp_path}"))) == 8
+
+
+def test_class_that_training_lacks(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        fill(tmp_path / "train" / name, 6)
+    fill(tmp_path / "test" / "owl", 2)
+    assert "class 'owl' is not in the training folder" in refused(f"folder:{tmp_path}")
+
+
+def test_unreadable_images_are_named_counted_and_skipped_on_request(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        fill(tmp_path / name, 9)
+    whole = next(iter((tmp_path / "dog").iterdir())).read_bytes()
+    (tmp_path / "cat" / "broken.png").write_bytes(b"not an image")
+    (tmp_path / "dog" / "short.png").write_bytes(whole[: len(whole) // 2])
+    message = refused(f"folder:{tmp_path}")
+    assert message.startswith("2 unreadable image(s)") and "--skip-unreadable" in message
+    assert "broken.png" in message and "short.png" in message
+    assert sum(lengths(load(f"folder:{tmp_path}", skip_unreadable=True))) == 18
+
+
+def test_split_whose_every_image_is_unreadable(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        fill(tmp_path / "train" / name, 6)
+    (tmp_path / "test" / "cat").mkdir(parents=True)
+    (tmp_path / "test" / "cat" / "broken.png").write_bytes(b"")
+    assert "no readable image in test" in refused(f"folder:{tmp_path}", skip_unreadable=True)
+
+
+def test_mixed_sizes_and_channels(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        fill(tmp_path / name, 9)
+    fill(tmp_path / "dog", 2, (24, 20))
+    message = refused(f"folder:{tmp_path}")
+    assert "mixed sizes" in message and "18 of 20x20" in message and "2 of 24x20" in message
+    assert load(f"folder:{tmp_path}", image_size=20).input == Input(3, 20, 20)
+    fill(tmp_path / "cat", 3, mode="L")
+    message = refused(f"folder:{tmp_path}", image_size=20)
+    assert "3 of 20x20 with 1 channel(s), e.g. " in message and "--channels 3" in message
+    assert str(tmp_path / "cat" / "L20x20_0.png") in message and "image-size" not in message
+    for channels in (1, 3):
+        data = load(f"folder:{tmp_path}", image_size=20, channels=channels)
+        assert data.input == Input(channels, 20, 20) and sum(lengths(data)) == 23
+    assert "allowed are 1 (grey) and 3 (RGB)" in refused(f"folder:{tmp_path}", channels=4)

@@ -1,0 +1,94 @@
+"""Figures of finals: accuracies, what was kept of the teacher, limits on the exported file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_study import OpenContext
+
+from nasdistill import training
+from nasdistill.finals import measurement
+from nasdistill.results import Candidate
+from nasdistill.space import Architecture
+from nasdistill.training.metrics import wilson
+from nasdistill.trials.context import StudyContext
+
+NET = Architecture(
+    "mlp", {"activation": "relu", "dropout": 0.0, "layers": {"type": "one", "widths": [8]}}
+)
+
+
+def test_accuracy_on_test_has_its_interval() -> None:
+    logits, labels = torch.eye(3)[[0, 1, 2, 0]], torch.tensor([0, 1, 2, 1])
+    figures = measurement.accuracy_on_test(logits, labels)
+    assert figures == {"test_accuracy": 0.75, "test_interval": list(wilson(3, 4))}
+
+
+@pytest.fixture
+def context(opened: OpenContext) -> StudyContext:
+    return opened(max_params="2500", max_bytes="1M")
+
+
+def test_the_teacher_itself_keeps_all_of_itself(context: StudyContext) -> None:
+    logits, labels = context.teacher_on_test, context.dataset.test.labels.cpu()
+    assert logits is not None
+    figures = measurement._against_teacher(logits, logits, labels)
+    assert figures["retention"] == figures["agreement"] == 1.0
+    assert figures["class_relation_preservation"] == pytest.approx(1.0)
+    unknown = measurement._against_teacher(logits, None, labels)
+    assert list(unknown) == list(figures) and set(unknown.values()) == {None}
+
+
+def test_what_is_tested_is_what_the_student_says(context: StudyContext) -> None:
+    (student,) = context.final.students(NET, context.dataset, 0)
+    candidate = Candidate(5, "complete", {}, "f", {})
+    metrics, logits = measurement.measure_on_test(context, student, candidate, 2)
+    data = context.dataset
+    expected, labels = training.predict(student, data.test, data.input.size)
+    assert torch.equal(logits, expected)
+    correct = int((expected.argmax(1) == labels).sum())
+    assert metrics["test_accuracy"] == correct / 200 and (metrics["rank"], metrics["trial"]) == (
+        2,
+        5,
+    )
+    audit, audit_labels = training.predict(student, data.audit, data.input.size)
+    right = int((audit.argmax(1) == audit_labels).sum())
+    assert metrics["audit_accuracy"] == right / len(audit_labels)
+
+
+def test_limits_are_held_on_the_exported_file(context: StudyContext, tmp_path: Path) -> None:
+    (student,) = context.final.students(NET, context.dataset, 0)
+    path = tmp_path / "model.onnx"
+    metrics = measurement.export_student(context, student, path)
+    # 256 pixels to 8 units to 3 classes: 2,056 and 27 parameters.
+    assert metrics["params"] == 2083 and metrics["macs"] == 256 * 8 + 8 * 3
+    assert metrics["onnx_bytes"] == path.stat().st_size
+    assert metrics["limits"] == {
+        "params": {"limit": 2500.0, "value": 2083, "ok": True},
+        "bytes": {"limit": 1e6, "value": path.stat().st_size, "ok": True},
+    }
+    teacher = sum(p.numel() for p in context.teacher.module.parameters())
+    assert metrics["compression"] == teacher / 2083 and metrics["speedup"] > 0
+    assert {(row["model"], row["batch"]) for row in metrics["latency"]} == {
+        ("student", 1),
+        ("teacher", 1),
+        ("student", 64),
+        ("teacher", 64),
+    }
+    assert (context.folder / "teacher.onnx").exists()
+
+
+def test_the_card_says_what_was_measured(context: StudyContext, tmp_path: Path) -> None:
+    (student,) = context.final.students(NET, context.dataset, 0)
+    candidate = Candidate(5, "complete", {}, "0123abcd", {})
+    metrics, _ = measurement.measure_on_test(context, student, candidate, 2)
+    metrics |= measurement.export_student(context, student, tmp_path / "model.onnx")
+    card = measurement.model_card(context.study, metrics | {"micro_batch": 13})
+    assert card.startswith("# small, final 2\n") and "architecture `0123abcd`" in card
+    assert "distilled for 4 epochs, in micro-batches of 13 for want of memory." in card
+    assert f"{metrics['compression']:.1f}x fewer than the teacher" in card
+    unknown = dict.fromkeys(("retention", "agreement", "teacher_test_accuracy", "compression"))
+    alone = measurement.model_card(context.study, metrics | unknown | {"micro_batch": None})
+    assert "teacher's" not in alone and "fewer" not in alone and "micro-batches" not in alone

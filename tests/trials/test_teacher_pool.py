@@ -1,0 +1,99 @@
+"""The teachers of a study: one kind of targets for each kind of teacher, loaded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_study import OpenContext
+
+from nasdistill.common.errors import UserError
+from nasdistill.common.events import Event
+from nasdistill.results import keys
+from nasdistill.teachers.targets import (
+    CachedTargets,
+    EMATargets,
+    EnsembleTargets,
+    PeerTargets,
+    SnapshotTargets,
+)
+
+SECOND = """
+
+def faint(classes, input):
+    net = bars(classes, input)
+    net[1].weight.data.mul_(0.5)
+    return net
+"""
+
+
+@pytest.fixture
+def two_teachers(here: Path) -> None:
+    own = Path("own.py")
+    own.write_text(own.read_text() + SECOND)
+
+
+def test_each_kind_of_teacher_gives_its_targets(two_teachers: None, opened: OpenContext) -> None:
+    context = opened(
+        teachers={
+            "faint": {"model": "faint"},
+            "both": {"mean_of": ["teacher", "faint"], "shares": [3, 1]},
+            "average": {"ema": 0.9},
+            "before": {"earlier": "1 epochs"},
+            "pair": {"peers": 3},
+        }
+    )
+    pool, stream = context.teachers, context.final.stream
+    kinds = {
+        "teacher": CachedTargets,
+        "faint": CachedTargets,
+        "both": EnsembleTargets,
+        "average": EMATargets,
+        "before": SnapshotTargets,
+        "pair": PeerTargets,
+    }
+    targets = {name: pool.targets(name, stream) for name in kinds}
+    assert {name: type(t) for name, t in targets.items()} == kinds
+    both, before = targets["both"], targets["before"]
+    assert isinstance(both, EnsembleTargets) and list(both.shares) == [0.75, 0.25]
+    assert isinstance(before, SnapshotTargets) and before.every == 10
+    assert targets["pair"].students == 3
+
+
+def test_a_further_teacher_is_loaded_and_evaluated_once(
+    two_teachers: None, opened: OpenContext, events: list[Event]
+) -> None:
+    teachers = {"faint": {"model": "faint"}}
+    context = opened(teachers=teachers)
+    assert not any("teacher faint" in e.text for e in events), "it was loaded unasked"
+    stream = context.final.stream
+    first = context.teachers.targets("faint", stream)
+    second = context.teachers.targets("faint", stream)
+    assert isinstance(first, CachedTargets) and isinstance(second, CachedTargets)
+    assert first.teacher is second.teacher and first.cache is second.cache
+    assert sum(e.kind == "stage" and "teacher faint: faint" in e.text for e in events) == 1
+    card = context.study.require(keys.FURTHER_TEACHER.of("faint"))
+    assert card["weights_hash"] == first.teacher.weights_hash
+    assert card["validation_accuracy"] == context.study.require(keys.TEACHER)["validation_accuracy"]
+
+
+def test_equal_teachers_share_a_cache(opened: OpenContext) -> None:
+    context = opened(teachers={"same": {"model": "bars"}})
+    stream = context.final.stream
+    main, same = (context.teachers.targets(name, stream) for name in ("teacher", "same"))
+    assert isinstance(main, CachedTargets) and isinstance(same, CachedTargets)
+    assert main.cache is same.cache and len(context.teachers.caches) == 1
+
+
+def test_a_table_stands_in_for_the_main_teacher(opened: OpenContext, events: list[Event]) -> None:
+    data = opened().dataset
+    labels = data.train.labels.numpy()
+    np.savez("right.npz", ids=np.array(data.names), labels=labels)
+    context = opened(study="table", teacher="table:right.npz")
+    assert not context.teacher.runs
+    assert context.study.require(keys.TEACHER)["train_accuracy"] == 1.0
+    assert any("recorded answers, accuracy 1.0000" in e.text for e in events)
+    np.savez("wrong.npz", ids=np.array(data.names), labels=(labels + 1) % 3)
+    with pytest.raises(UserError, match="barely better than chance .*accuracy 0.000, chance 0.333"):
+        opened(study="wrong", teacher="table:wrong.npz")

@@ -1,0 +1,93 @@
+"""Recipes that cannot work are refused before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_study import OpenContext
+
+from nasdistill.common.errors import UserError
+from nasdistill.common.events import Event
+from nasdistill.trials.validation import assistant_architectures
+
+LABELS = {"term": "labels"}
+
+
+def refused(opened: OpenContext, **options: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        opened(**options)
+    assert not list(Path("studies").glob("*/trials/*")), "something ran"
+    return str(caught.value)
+
+
+def test_layers_that_no_student_has(opened: OpenContext) -> None:
+    terms = [LABELS, {"term": "features", "layers": {"nowhere": "0"}}]
+    text = refused(opened, final={"terms": terms})
+    assert text.startswith("final: the student has no layer 'nowhere'")
+
+
+def test_layers_that_some_students_lack_are_told(opened: OpenContext, events: list[Event]) -> None:
+    # The second hidden layer is there in half of the space's architectures.
+    terms = [LABELS, {"term": "similarity", "layers": {"1": "0"}}]
+    opened(final={"terms": terms})
+    (text,) = [e.text for e in events if e.kind == "warning"]
+    assert "of 6 sampled architectures cannot be trained on these terms and would fail" in text
+    assert text.startswith("final: ")
+
+
+def test_a_cache_that_is_too_small(opened: OpenContext) -> None:
+    # 500 images, 3 classes, fp16 and a checksum: 3,004 bytes a view.
+    text = refused(opened, cache_size="5000")
+    assert text == (
+        "--cache-size: found 5,000 bytes; the answers of 1 teacher(s) about 2 view(s) of each "
+        "example need 6,008. Allowed: --cache-size 1M or more, or --views 1 or fewer"
+    )
+    opened(cache_size="6008")
+
+
+def test_a_temperature_of_the_space_beside_terms(opened: OpenContext) -> None:
+    space = Path("tiny.yaml")
+    space.write_text(space.read_text() + "  distillation: {alpha: {choice: [0.1, 0.5]}}\n")
+    text = refused(opened, scoring={"terms": [LABELS, {"term": "kl"}]})
+    assert text.startswith("scoring: the space 'tiny' searches alpha or temperature")
+
+
+def test_a_table_and_mixed_pictures(opened: OpenContext) -> None:
+    import numpy as np
+
+    data = opened().dataset
+    np.savez("table.npz", ids=np.array(data.names), labels=data.train.labels.numpy())
+    teachers = {"box": {"table": "table.npz"}}
+    terms = [LABELS, {"term": "kl", "teacher": "box"}]
+    mixed = {"terms": terms, "feed": {"mix": {"kind": "mixup"}}}
+    text = refused(opened, study="mixed", teachers=teachers, final=mixed)
+    assert "teacher 'box' is a table of recorded answers; it has none about mixed" in text
+    np.savez("holes.npz", ids=np.array(data.names[:400]), labels=data.train.labels.numpy()[:400])
+    holes = {"box": {"table": "holes.npz", "missing": "skip"}}
+    coupled = {"terms": [LABELS, {"term": "dist", "teacher": "box"}]}
+    text = refused(opened, study="holes", teachers=holes, final=coupled)
+    assert text == (
+        "final: teacher 'box' has no answer to some examples, and dist needs all of a batch"
+    )
+
+
+def test_an_ensemble_by_correctness_and_mixed_pictures(opened: OpenContext) -> None:
+    teachers = {"both": {"mean_of": ["teacher", "teacher"], "by": "correct"}}
+    final = {
+        "terms": [LABELS, {"term": "kl", "teacher": "both"}],
+        "feed": {"mix": {"kind": "cutmix"}},
+    }
+    text = refused(opened, teachers=teachers, final=final)
+    assert "weighs by being correct, which is not known of mixed examples" in text
+
+
+def test_assistants_are_those_of_the_space_closest_in_size(opened: OpenContext) -> None:
+    context = opened()
+    (values,) = assistant_architectures([5000], context.study.space, context.dataset)
+    width = values["values"]["layers"]["widths"][0]
+    # 256 pixels and 3 classes: 16 hidden units are 4,163 parameters, 24 are 6,243.
+    assert values["values"]["layers"]["type"] == "one" and width == 16 or width == 16
+    with pytest.raises(UserError, match=r"has nothing of about 9,000,000 parameters; of 300"):
+        assistant_architectures([9_000_000], context.study.space, context.dataset)

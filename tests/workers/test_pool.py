@@ -1,0 +1,135 @@
+"""Local workers: real processes that are given tasks, listened to, and ended."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from small_study import OpenContext
+
+from nasdistill.common.events import Event
+from nasdistill.recipe import load_recipe
+from nasdistill.results import COUNTED
+from nasdistill.workers import pool
+from nasdistill.workers.pool import PoolSize, WorkerPool, choose_size, started_workers
+
+
+def script(code: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def listen(process: subprocess.Popen[str]) -> tuple[list[Event], list[float]]:
+    events: list[Event] = []
+    replies: queue.SimpleQueue[float] = queue.SimpleQueue()
+    pool._listen(process, events.append, replies, threading.Event())
+    numbers = []
+    while not replies.empty():
+        numbers.append(replies.get())
+    return events, numbers
+
+
+def test_events_and_numbers_pass_and_noise_does_not() -> None:
+    code = (
+        "import json\n"
+        "print('loading weights: 100 %')\n"
+        "print(json.dumps({'answer': 2.5}))\n"
+        "print(json.dumps({'kind': 'note', 'text': 'hello', 'front': [[1, 0.5, 10.0]]}))\n"
+        "print(json.dumps([1, 2])); print(json.dumps({'colour': 'red'})); print('{')\n"
+    )
+    events, numbers = listen(script(code))
+    assert events == [Event("note", "hello", front=((1, 0.5, 10.0),))] and numbers == [2.5]
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("import sys; sys.exit(3)", "with status 3"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "by signal 9"),
+    ],
+)
+def test_one_that_dies_is_told_of(code: str, cause: str) -> None:
+    events, _ = listen(script(code))
+    assert [(e.kind, e.text) for e in events] == [
+        ("warning", f"a worker ended {cause}; the others take over what it was at")
+    ]
+
+
+def test_one_that_ends_in_order_is_not() -> None:
+    assert listen(script("pass")) == ([], [])
+
+
+def test_tasks_go_to_all_and_threads_are_shared() -> None:
+    echo = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
+    workers = WorkerPool((script(echo), script(echo)))
+    try:
+        assert workers.size == 3
+        workers.assign("search", 3, begun=1.5)
+        for process in workers.others:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line == '{"do": "search", "processes": 3, "begun": 1.5}\n'
+        os.kill(workers.others[0].pid, signal.SIGKILL)
+        workers.others[0].wait()
+        assert workers.size == 2
+        workers.assign("finals", 1)  # the dead one's closed pipe is no error
+    finally:
+        for process in workers.others:
+            process.kill()
+
+
+def test_replies_are_waited_for_and_no_longer_than_told() -> None:
+    workers = WorkerPool((script("import time; time.sleep(60)"),))
+    try:
+        start = time.monotonic()
+        assert workers.wait_for_replies(0.5) == [] and time.monotonic() - start < 10
+        workers.replies.put(4.0)
+        assert workers.wait_for_replies(30) == [4.0]
+    finally:
+        workers.others[0].kill()
+
+
+def test_sizes() -> None:
+    assert choose_size(load_recipe(None, {"workers": 3}), None) == PoolSize(3, False)
+    assert choose_size(load_recipe(None, {"deterministic": True}), None) == PoolSize(1, False)
+    on_cpu = choose_size(load_recipe(None, {"device": "cpu"}), None)
+    assert on_cpu.workers >= 1 and not on_cpu.provisional
+
+
+def test_workers_run_trials_and_train_finals(opened: OpenContext) -> None:
+    context = opened(workers=2, trials=4, stopping=False, final_budget="1 epochs", race=False)
+    study = context.study
+    emitted: list[Event] = []
+    with started_workers(study, emitted.append) as workers:
+        assert workers.size == 2 and not workers.provisional
+        workers.assign("search", 2, begun=time.monotonic())
+        deadline = time.monotonic() + 120
+        while sum(c.state == "complete" for c in study.candidates()) < 4:
+            assert time.monotonic() < deadline, [e.text for e in emitted]
+            time.sleep(0.2)
+        from nasdistill.results import keys
+
+        chosen = [c.number for c in study.candidates() if c.state in COUNTED][:1]
+        study.write(keys.FINALS, chosen)
+        workers.assign("finals", 1)
+        trained = Path(f"studies/small/finals/.work-{chosen[0]}/seconds.json")
+        while not trained.exists():
+            assert time.monotonic() < deadline, [e.text for e in emitted]
+            time.sleep(0.2)
+        process = workers.others[0]
+    assert process.poll() is not None, "it went on after its command"
+    assert {e.kind for e in emitted} >= {"progress", "rung", "trial"}
+    assert not [e.text for e in emitted if e.kind == "warning"]
+    assert not any(e.kind == "stage" or e.stage == "teacher" for e in emitted)
