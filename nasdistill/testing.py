@@ -1,4 +1,4 @@
-"""What every term, teacher, weight by example and schedule keeps: checks to run on one's own.
+"""The contract of terms, teachers, weights by example and schedules: checks to run on one's own.
 
 Plain functions that raise `AssertionError` with what was broken. They need no test runner, take
 small models, and leave what they are given as it was.
@@ -54,28 +54,28 @@ def check_term(
     Raises:
         AssertionError: If the term breaks any of this.
     """
-    mine, theirs = copy.deepcopy(student).train(), copy.deepcopy(teacher).eval()
-    theirs.requires_grad_()  # so that a gradient that reaches it is seen
-    before, hooks = _state(theirs), _hooks([mine, theirs])
-    term, auxiliary = _bound(make, mine, theirs, input)
+    learner, frozen_teacher = copy.deepcopy(student).train(), copy.deepcopy(teacher).eval()
+    frozen_teacher.requires_grad_()  # so that a gradient that reaches it is seen
+    before, hooks = _state(frozen_teacher), _hooks([learner, frozen_teacher])
+    term, auxiliary = _bound(make, learner, frozen_teacher, input)
     images = torch.randint(0, 256, (EXAMPLES, input.channels, *input.size), dtype=torch.uint8)
     ids = torch.arange(EXAMPLES)
     for half in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            said, taught = _ask_both(term, mine, theirs, images)
-            batch = Batch(images, ids % said.logits.shape[1], ids, ids, 0)
-            if half and taught is not None:
-                taught = replace(taught, logits=taught.logits.half())
+            outputs, targets = _ask_both(term, learner, frozen_teacher, images)
+            batch = Batch(images, ids % outputs.logits.shape[1], ids, ids, 0)
+            if half and targets is not None:
+                targets = replace(targets, logits=targets.logits.half())
             for progress in (0.0, 1.0, 0.5):
-                loss = term(said, taught, batch, progress, auxiliary)
+                loss = term(outputs, targets, batch, progress, auxiliary)
                 _check_value(term, loss)
-        _check_gradients(loss, mine, theirs, auxiliary, must_move=not half)
-    _check_repeats(term, mine, theirs, batch, auxiliary)
-    assert _same(before, _state(theirs)), "the teacher's weights or buffers changed"
-    assert not any(part.training for part in theirs.modules()), "the teacher left eval mode"
+        _check_gradients(loss, learner, frozen_teacher, auxiliary, must_move=not half)
+    _check_repeats(term, learner, frozen_teacher, batch, auxiliary)
+    assert _same(before, _state(frozen_teacher)), "the teacher's weights or buffers changed"
+    assert not any(part.training for part in frozen_teacher.modules()), "the teacher left eval mode"
     if zero_at_teacher:
-        _check_zero(make, theirs, batch, input)
-    assert _hooks([mine, theirs]) == hooks, "a hook was left behind"
+        _check_zero(make, frozen_teacher, batch, input)
+    assert _hooks([learner, frozen_teacher]) == hooks, "a hook was left behind"
 
 
 def check_answers(
@@ -110,8 +110,8 @@ def check_answers(
         assert _same(state, _state(module)), f"training changed the teacher {name!r}"
         assert all(p.grad is None for p in module.parameters()), f"gradients reached {name!r}"
     assert _hooks([*frozen, whole.students]) == hooks, "a hook was left behind"
-    kept = [module for each in whole.teacher_copies for module in each.children()]
-    for part in [part for module in (*frozen, *kept) for part in module.modules()]:
+    copies = [module for each in whole.teacher_copies for module in each.children()]
+    for part in [part for module in (*frozen, *copies) for part in module.modules()]:
         assert not part.training, f"the teacher {name!r} left eval mode"
     first = _prepared(make(), name, steps)
     _train(first, steps // 2)
@@ -183,13 +183,13 @@ def _bound(
 def _ask_both(
     term: Term, student: nn.Module, teacher: nn.Module, images: Tensor
 ) -> tuple[Outputs, Outputs | None]:
-    """What both say, asked as a run asks them."""
+    """The outputs of both, asked as a run asks them."""
     torch.manual_seed(0)  # for dropout
-    said = hooks.forward(student, images, term.student_layers)
+    outputs = hooks.forward(student, images, term.student_layers)
     if not term.asks_teacher:
-        return said, None
+        return outputs, None
     with torch.no_grad():
-        return said, hooks.forward(teacher, images, term.teacher_layers)
+        return outputs, hooks.forward(teacher, images, term.teacher_layers)
 
 
 def _check_value(term: Term, loss: Tensor) -> None:
@@ -225,32 +225,32 @@ def _check_gradients(
 def _check_repeats(
     term: Term, student: nn.Module, teacher: nn.Module, batch: Batch, auxiliary: nn.Module | None
 ) -> None:
-    """The same again gives the same; some of the examples give theirs."""
+    """The same again gives the same; some of the examples give frozen_teacher."""
     with torch.no_grad():
-        said, taught = _ask_both(term, student, teacher, batch.images)
-        losses = [term(said, taught, batch, 0.5, auxiliary) for _ in range(2)]
+        outputs, targets = _ask_both(term, student, teacher, batch.images)
+        losses = [term(outputs, targets, batch, 0.5, auxiliary) for _ in range(2)]
         assert torch.equal(*losses), "the same inputs gave another value"
         if not term.coupled:
             rows = slice(1, EXAMPLES - 2)
             ids = batch.ids[rows]
             part = Batch(batch.images[rows], batch.labels[rows], ids, ids, batch.view)
-            few = None if taught is None else _rows(taught, rows)
-            own = term(_rows(said, rows), few, part, 0.5, auxiliary)
+            few = None if targets is None else _rows(targets, rows)
+            own = term(_rows(outputs, rows), few, part, 0.5, auxiliary)
             assert torch.allclose(own, losses[0][rows], rtol=1e-3, atol=1e-5), (
                 "the loss of an example depends on the others; the term must say `coupled`"
             )
 
 
-def _rows(said: Outputs, rows: slice) -> Outputs:
-    features = {name: read[rows] for name, read in said.features.items()}
-    return replace(said, logits=said.logits[rows], features=features)
+def _rows(outputs: Outputs, rows: slice) -> Outputs:
+    features = {name: read[rows] for name, read in outputs.features.items()}
+    return replace(outputs, logits=outputs.logits[rows], features=features)
 
 
 def _check_zero(make: Callable[[], Term], teacher: nn.Module, batch: Batch, input: Input) -> None:
     term, auxiliary = _bound(make, teacher, teacher, input)
     with torch.no_grad():
-        said, taught = _ask_both(term, teacher, teacher, batch.images)
-        loss = term(said, taught, batch, 0.5, auxiliary)
+        outputs, targets = _ask_both(term, teacher, teacher, batch.images)
+        loss = term(outputs, targets, batch, 0.5, auxiliary)
     assert (loss.abs() < NEAR_ZERO).all(), f"a loss of {loss.tolist()} where student is teacher"
 
 
@@ -260,17 +260,17 @@ def _prepared(run: Run, name: str, steps: int) -> Run:
 
 
 def _check_answer(run: Run, name: str) -> None:
-    """One question, asked twice."""
+    """One request, asked twice."""
     plan = list(run.stream.plan(0, 1))
     (batch,) = run.stream.dataset.train.batches(plan, run.size, run.sizes)
     run.students.train()
-    said = [hooks.forward(student, batch.images, ()) for student in run.students]
+    outputs = [hooks.forward(student, batch.images, ()) for student in run.students]
     before, modes = _everything(run), [part.training for part in run.students.modules()]
-    question = TargetRequest(batch, (), said, 0)
-    kept = dict(run.teacher_copies[0].named_children()).get(name)
-    answers = [run.targets[name](question, kept) for _ in range(2)]
+    request = TargetRequest(batch, (), outputs, 0)
+    copy_of_student = dict(run.teacher_copies[0].named_children()).get(name)
+    answers = [run.targets[name](request, copy_of_student) for _ in range(2)]
     logits = answers[0].logits
-    shape = tuple(said[0].logits.shape)
+    shape = tuple(outputs[0].logits.shape)
     assert tuple(logits.shape) == shape, f"logits of shape {tuple(logits.shape)}, not {shape}"
     assert logits.is_floating_point(), f"logits in {logits.dtype}"
     assert not logits.requires_grad, "an answer with gradients"
@@ -278,7 +278,7 @@ def _check_answer(run: Run, name: str) -> None:
     fits = known is None or (known.dtype == torch.bool and known.shape == shape[:1])
     assert fits, "`known` must be bool `[B]`"
     assert logits.isfinite().all(), "answers that are not finite"
-    assert torch.equal(logits, answers[1].logits), "the same question, another answer"
+    assert torch.equal(logits, answers[1].logits), "the same request, another answer"
     assert _same(before, _everything(run)), "asking changed the run"
     assert [part.training for part in run.students.modules()] == modes, "asking changed a mode"
 
@@ -303,6 +303,6 @@ def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 def _hooks(modules: Sequence[nn.Module]) -> int:
-    """How many forward hooks there are."""
+    """The number of forward hooks."""
     parts = [part for module in modules for part in module.modules()]
     return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts)

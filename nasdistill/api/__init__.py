@@ -1,4 +1,4 @@
-"""What the command line does, as functions: the Python API."""
+"""The Python API: each command as a function."""
 
 from nasdistill.api.auditing import AuditOutcome, audit
 from nasdistill.api.evaluating import evaluate

@@ -137,10 +137,10 @@ def find_bias(counts_3KK: Tensor) -> tuple[list[Confusion], int]:
     cells = torch.nonzero(((student_KK + teacher_KK) > 0) & off_KK).tolist()
     counts = [(int(student_KK[a, b]), int(teacher_KK[a, b]), int(both_KK[a, b])) for a, b in cells]
     tested = [i for i, (s, t, both) in enumerate(counts) if can_tell(s + t - 2 * both)]
-    found = holm(
+    corrected = holm(
         [paired_p(counts[i][0] - counts[i][2], counts[i][1] - counts[i][2]) for i in tested]
     )
-    p_of = dict(zip(tested, found, strict=True))
+    p_of = dict(zip(tested, corrected, strict=True))
     judged = []
     for i, ((a, b), (s, t, both)) in enumerate(zip(cells, counts, strict=True)):
         n, p = int(examples_K[a]), p_of.get(i, 1.0)

@@ -24,7 +24,7 @@ CorruptedLogits = dict[Corruption | None, Tensor]
 
 @dataclass
 class Comparison:
-    """What students of one teacher are asked.
+    """A comparison of students with their teacher, on one split.
 
     The teacher is asked once, when the first student needs its answers.
 
@@ -91,14 +91,14 @@ class Comparison:
     def _ask(self, model: Callable[[Tensor], Tensor], clean: Tensor | None) -> CorruptedLogits:
         """Asks about every corruption; about the clean pictures, too, unless they are known."""
         known: CorruptedLogits = {} if clean is None else {None: clean}
-        asked = [each for each in (None, *CORRUPTIONS) if each not in known]
-        found: dict[Corruption | None, list[Tensor]] = {each: [] for each in asked}
+        missing = [each for each in (None, *CORRUPTIONS) if each not in known]
+        logits: dict[Corruption | None, list[Tensor]] = {each: [] for each in missing}
         with torch.inference_mode():
             for images, normal in self._pictures():
-                for each, parts in found.items():
+                for each, parts in logits.items():
                     shown = images if each is None else corrupt(images, each, normal)
                     parts.append(model(shown).float().cpu())
-        return known | {each: torch.cat(parts) for each, parts in found.items()}
+        return known | {each: torch.cat(parts) for each, parts in logits.items()}
 
     def _pictures(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Clean pictures uint8 `[B, C, height, width]`, and noise for them, batch by batch."""

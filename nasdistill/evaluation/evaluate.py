@@ -42,7 +42,7 @@ def evaluate(
 
     Args:
         student: In eval mode, on the device of the comparison's split; takes uint8 pictures.
-        comparison: What is asked.
+        comparison: The examples, and the teacher.
         logits_NK: The student's answers to all clean examples, where they are known.
 
     Returns:
@@ -55,7 +55,7 @@ def evaluate(
     teacher_logits, labels = comparison.teacher_logits, comparison.labels
     names = list(comparison.classes)
     per_class = _per_class(logits, teacher_logits, labels, names)
-    found = {
+    quality = {
         "version": VERSION,
         "data": comparison.data,
         "split": comparison.part,
@@ -72,7 +72,7 @@ def evaluate(
         "bias": _bias(logits, teacher_logits, labels, names, per_class),
         "seconds": time.perf_counter() - start,
     }
-    plain: dict[str, Any] = _without_nan(found)
+    plain: dict[str, Any] = _without_nan(quality)
     return plain
 
 

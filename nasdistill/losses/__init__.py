@@ -1,4 +1,4 @@
-"""What a student is asked to match: terms, their weights and schedules."""
+"""Terms that a student is to match, their weights and schedules."""
 
 from nasdistill.losses.factory import TERMS, objective_of
 from nasdistill.losses.logits import KL, Labels

@@ -1,4 +1,4 @@
-"""Terms on where a model looks: maps of features, and the attention of transformers."""
+"""Terms on attention: maps of features, and the attention of transformers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class AttentionOptions(LayersOptions):
 
 @dataclass(frozen=True)
 class AttentionMaps(OnLayers):
-    """Where features are strong: squares summed over channels, as a vector over positions.
+    """Maps of where features are strong: squares summed over channels, as a vector over positions.
 
     `mse` is the mean squared difference of the maps at length 1 (Zagoruyko and Komodakis, "Paying
     More Attention to Attention", 2017); `kl` takes the maps as distributions, `cosine` is one minus

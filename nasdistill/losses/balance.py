@@ -37,7 +37,7 @@ class Balance(nn.Module):
         self._seen = [0] * terms
 
     def get_extra_state(self) -> list[int]:
-        """How often each term was seen: saved with the run, and never on the device."""
+        """The times that each term was seen: saved with the run, and never on the device."""
         return list(self._seen)
 
     def set_extra_state(self, state: list[int]) -> None:
@@ -72,6 +72,6 @@ class Balance(nn.Module):
 
 def _gradient_norm(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
     """The norm of a loss's gradient; the graph is kept."""
-    found = torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
-    norms = [g.float().norm() for g in found if g is not None]
+    gradients = torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
+    norms = [g.float().norm() for g in gradients if g is not None]
     return torch.stack(norms).norm() if norms else torch.zeros_like(loss)

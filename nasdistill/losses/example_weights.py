@@ -39,7 +39,7 @@ INSTEAD = ("confident", "by_difficulty")
 
 @dataclass(frozen=True)
 class ByExample:
-    """How far the teacher is followed on each example.
+    """Weights by example: how far the teacher is followed on each.
 
     A loss is weighted and then averaged over the whole batch, so that each example counts the same
     whatever group it is in, and an empty group adds nothing.
@@ -58,7 +58,7 @@ class ByExample:
         """Weights of the teacher's terms, `[B]`, and of the labels'.
 
         Args:
-            logits_BC: What the teacher said.
+            logits_BC: The teacher's.
             labels_B: int64 `[B]`.
         """
         follow_B = FOLLOWS[self.by](logits_BC.float(), labels_B, self.threshold)

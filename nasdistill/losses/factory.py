@@ -60,7 +60,7 @@ class StageOptions(PartOptions, Protocol):
 
     @property
     def until(self) -> float:
-        """Where it ends, as a share of the run."""
+        """Its end, as a share of the run."""
 
 
 class ObjectiveOptions(PartOptions, Protocol):
@@ -72,11 +72,11 @@ class ObjectiveOptions(PartOptions, Protocol):
 
     @property
     def examples(self) -> Any:
-        """How far the teacher is followed on each example; None for on all alike."""
+        """Weights by example; None for on all alike."""
 
     @property
     def balance(self) -> Any:
-        """What the sizes of the terms are evened out by; None for not at all."""
+        """The measure that the terms' sizes are evened out by; None for not at all."""
 
 
 def objective_of(options: ObjectiveOptions) -> Objective:

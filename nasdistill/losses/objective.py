@@ -21,7 +21,7 @@ MAIN = "teacher"
 """The name of the teacher that is asked where a term names none."""
 
 Ask = Callable[[str, int, tuple[str, ...], Sequence[Outputs]], Outputs]
-"""`ask(teacher, student, layers, said)`: what a teacher tells the student of that number."""
+"""`ask(teacher, student, layers, outputs)`: a teacher's outputs for the student of that number."""
 
 AuxiliaryLookup = Mapping[str, nn.Module]
 
@@ -37,7 +37,7 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a student is trained on.
+    """An objective: a weighted sum of terms.
 
     Attributes:
         terms: Terms with their weights.
@@ -80,7 +80,7 @@ class Objective:
 
     @property
     def coupled(self) -> tuple[str, ...]:
-        """What makes the examples of a batch depend on each other: names of terms, `balance`."""
+        """Names of all that makes a batch's examples depend on each other: terms, `balance`."""
         names = [type(item.term).__name__.lower() for item in self.terms if item.term.coupled]
         if self.balance is not None:  # The size of a term is that of its mean over the batch.
             names.append("balance")
@@ -94,14 +94,14 @@ class Objective:
     @property
     def schedules(self) -> list[Schedule]:
         """All weights, temperatures and the like, in the order of `with_schedules`."""
-        found: list[Schedule] = []
+        schedules: list[Schedule] = []
 
         def note(schedule: Schedule) -> Schedule:
-            found.append(schedule)
+            schedules.append(schedule)
             return schedule
 
         self.with_schedules(note)
-        return found
+        return schedules
 
     def with_schedules(self, change: Callable[[Schedule], Schedule]) -> Objective:
         """The same objective with each of its schedules changed."""
@@ -135,12 +135,13 @@ class Objective:
         return replace(self, terms=bound)
 
     def auxiliaries(self) -> nn.ModuleDict:
-        """What learns with one student, by the number of its term; of a bound objective."""
+        """The modules that learn with one student, by the number of their term; once bound."""
         made = {str(i): item.term.auxiliary() for i, item in enumerate(self.terms)}
-        found = nn.ModuleDict({key: module for key, module in made.items() if module is not None})
+        modules = {key: module for key, module in made.items() if module is not None}
+        auxiliaries = nn.ModuleDict(modules)
         if self.balance is not None:
-            found["balance"] = Balance(self.balance, len(self.terms))
-        return found
+            auxiliaries["balance"] = Balance(self.balance, len(self.terms))
+        return auxiliaries
 
     def __call__(
         self,
@@ -165,24 +166,24 @@ class Objective:
         """
         active = self.active(progress)
         layers = _union(self.terms[i].term.student_layers for i in active)
-        said = [hooks.forward(student, batch.images, layers) for student in students]
+        outputs = [hooks.forward(student, batch.images, layers) for student in students]
         total = torch.zeros((), device=batch.labels.device)
         for number, student in enumerate(students):
-            taught = self._taught(active, ask, number, said)
-            mine = auxiliaries[number]
-            losses = self._losses(active, said[number], taught, batch, progress, mine)
+            targets = self._targets(active, ask, number, outputs)
+            own = auxiliaries[number]
+            losses = self._losses(active, outputs[number], targets, batch, progress, own)
             if self.balance is not None:
-                balance = mine["balance"]
+                balance = own["balance"]
                 assert isinstance(balance, Balance)
                 losses = balance(losses, list(student.parameters()))
             for index, loss in losses.items():
                 total = total + loss * self.terms[index].weight(progress)
         return total
 
-    def _taught(
-        self, active: Sequence[int], ask: Ask | None, number: int, said: Sequence[Outputs]
+    def _targets(
+        self, active: Sequence[int], ask: Ask | None, number: int, outputs: Sequence[Outputs]
     ) -> dict[str, Outputs]:
-        """What each teacher tells one student."""
+        """The outputs of each teacher, for one student."""
         wanted: dict[str, list[tuple[str, ...]]] = {}
         for index in active:
             item = self.terms[index]
@@ -193,13 +194,13 @@ class Objective:
         if not wanted:
             return {}
         assert ask is not None, "a term asks a teacher"
-        return {name: ask(name, number, _union(layers), said) for name, layers in wanted.items()}
+        return {name: ask(name, number, _union(layers), outputs) for name, layers in wanted.items()}
 
     def _losses(
         self,
         active: Sequence[int],
-        said: Outputs,
-        taught: Mapping[str, Outputs],
+        outputs: Outputs,
+        targets: Mapping[str, Outputs],
         batch: Batch,
         progress: float,
         auxiliaries: AuxiliaryLookup,
@@ -208,14 +209,14 @@ class Objective:
         follow: Tensor | float = 1.0
         rest: Tensor | float = 1.0
         if self.by_example is not None:
-            logits = taught[self.by_example.teacher].logits
+            logits = targets[self.by_example.teacher].logits
             follow, rest = self.by_example.weights(logits, batch.labels)
         losses = {}
         for index in active:
             item = self.terms[index]
             auxiliary = auxiliaries.get(str(index))
-            teacher = taught.get(item.teacher) if item.term.asks_teacher else None
-            loss = item.term(said, teacher, batch, progress, auxiliary)
+            teacher = targets.get(item.teacher) if item.term.asks_teacher else None
+            loss = item.term(outputs, teacher, batch, progress, auxiliary)
             share = follow if item.term.asks_teacher else rest
             if teacher is not None and teacher.known is not None:
                 share = share * teacher.known

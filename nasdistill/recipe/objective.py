@@ -13,7 +13,7 @@ from nasdistill.recipe.terms import TermOptions, known_terms
 
 
 class ExamplesOptions(Closed):
-    """How far the teacher is followed on each example.
+    """Weights by example: how far the teacher is followed on each.
 
     Attributes:
         by: `confident` and `by_difficulty` follow it where its largest probability is above the
@@ -77,7 +77,7 @@ class SyntheticOptions(Closed):
 
 
 class FeedOptions(Closed):
-    """What students are fed instead of plain views.
+    """The feed of students, where it is not plain views.
 
     Attributes:
         cut_out: Side of a square that is blackened in each view, as a share of the picture's.

@@ -158,15 +158,15 @@ def _place(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], type[Closed]]:
 
 
 def _message(item: Any, key: str) -> str:
-    """What is allowed, with the nearest allowed word."""
+    """The words that are allowed, with the nearest of them."""
     words, context = _WORDS.get(key), item.get("ctx", {})
     if words is not None:
         return f"allowed: {words}{nearest(str(item['input']), words.split(', '))}"
     expected = context.get("expected", context.get("expected_tags"))
     if expected is not None:
         choices = re.findall(r"'([^']*)'", str(expected))
-        given = str(context.get("tag", item["input"]))
-        return f"allowed: {', '.join(choices)}{nearest(given, choices)}"
+        value = str(context.get("tag", item["input"]))
+        return f"allowed: {', '.join(choices)}{nearest(value, choices)}"
     if item["type"] == "union_tag_not_found":
         return f"a term needs the key 'term' (one of {', '.join(known_terms())})"
     if item["type"].startswith("bool"):

@@ -1,4 +1,4 @@
-"""Who teaches, as a recipe says it: several teachers, and chains of finals."""
+"""Teachers of a recipe: several of them, and chains of finals."""
 
 from __future__ import annotations
 
@@ -67,15 +67,15 @@ class TeacherOptions(Closed):
     @model_validator(mode="after")
     def _one_kind(self) -> TeacherOptions:
         kinds = ("model", "table", "mean_of", "ema", "earlier", "peers")
-        given = [kind for kind in kinds if getattr(self, kind) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) or "none"
-            raise ValueError(f"give one of {', '.join(kinds)} (found {found})")
+        named = [kind for kind in kinds if getattr(self, kind) is not None]
+        if len(named) != 1:
+            names = " and ".join(named) or "none"
+            raise ValueError(f"give one of {', '.join(kinds)} (found {names})")
         if self.model is not None and self.model.startswith("table:"):
             raise ValueError(f"write table: {self.model.removeprefix('table:')} instead of a model")
         belongs = {"weights": "model", "missing": "table", "shares": "mean_of", "by": "mean_of"}
         for key, kind in belongs.items():
-            if kind not in given and getattr(self, key) != type(self).model_fields[key].default:
+            if kind not in named and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} goes with {kind}")
         if self.shares is not None and len(self.shares) != len(self.mean_of or ()):
             raise ValueError("shares: give one for each of mean_of")

@@ -314,7 +314,7 @@ class Study:
         )
 
     def _first_attributes(self, proposal: Proposal, figures: Mapping[str, float]) -> dict[str, Any]:
-        """What a trial begins with; the names of figures are those of their keys."""
+        """The first attributes of a trial; the names of figures are those of their keys."""
         return {
             keys.ARCHITECTURE.name: proposal.architecture.to_json(),
             keys.FINGERPRINT.name: proposal.architecture.fingerprint,

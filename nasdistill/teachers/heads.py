@@ -112,8 +112,8 @@ def _named_by_timm(module: nn.Module) -> list[tuple[str, Head]]:
         names = settings.get("classifier") if isinstance(settings, dict) else None
         if names:
             names = (names,) if isinstance(names, str) else tuple(names)
-            found = [f"{prefix}.{name}" if prefix else name for name in names]
-            layers = [(name, module.get_submodule(name)) for name in found]
+            paths = [f"{prefix}.{name}" if prefix else name for name in names]
+            layers = [(name, module.get_submodule(name)) for name in paths]
             if all(_is_head(layer) for _, layer in layers):
                 return [(name, _checked(layer)) for name, layer in layers]
     return []

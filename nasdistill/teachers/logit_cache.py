@@ -1,4 +1,4 @@
-"""What the teacher answered, by example and view.
+"""The teacher's logits, remembered by example and view.
 
 A file per view holds float16 logits `[N, C]`, filled block by block: a fixed number of consecutive
 example ids, one view, always the same batch shape and precision, so that a number read from the
@@ -47,7 +47,7 @@ class LogitCache:
     """The teacher's logits on one split, remembered exactly.
 
     Args:
-        teacher: Who is asked on a miss.
+        teacher: Asked on a miss.
         dataset: Whose training split is asked about.
         root: Folder that holds one sub-folder per key.
         on_fill: Called with `(examples, seconds)` after each fill.
@@ -58,7 +58,7 @@ class LogitCache:
         folder: Of this key.
         view_bytes: What one view takes on disk.
         asked: Examples the teacher answered in this process.
-        served: TeacherTargets given out in this process.
+        served: Logits given out in this process.
     """
 
     def __init__(
@@ -118,8 +118,8 @@ class LogitCache:
             blocks[np.unique(ids.numpy() // BLOCK)] = True
         filled_by_others = []
         for view, blocks in wanted.items():
-            with alone_or_not(self._lock(view)) as mine:
-                if mine:
+            with alone_or_not(self._lock(view)) as alone_here:
+                if alone_here:
                     self._fill(view, blocks)
                 else:
                     filled_by_others.append(view)
@@ -131,7 +131,7 @@ class LogitCache:
         return self.folder / f"view-{view:03d}.lock"
 
     def logits(self, batch: Batch) -> Tensor:
-        """The teacher's answers.
+        """The teacher's logits.
 
         Args:
             batch: Examples of the training split, in one view; its blocks must be prepared.
@@ -144,13 +144,13 @@ class LogitCache:
         on_device = self._device_views.get(batch.view)
         if on_device is not None:
             return on_device[batch.ids]
-        answers, _, _ = self._views[batch.view]
-        return torch.from_numpy(answers[batch.ids_host.numpy()]).to(self._device)
+        logits, _, _ = self._views[batch.view]
+        return torch.from_numpy(logits[batch.ids_host.numpy()]).to(self._device)
 
     def _fill(self, view: int, wanted: NDArray[np.bool_]) -> None:
-        answers, sums, good = self._open(view)
+        stored, sums, good = self._open(view)
         missing = [int(b) for b in np.flatnonzero(wanted & ~good)]
-        fresh = [b for b in missing if not self._holds(answers, sums, b)]
+        fresh = [b for b in missing if not self._holds(stored, sums, b)]
         if fresh:
             start, before = time.perf_counter(), self.asked
             plan = [(self._block_ids(block), view) for block in fresh]
@@ -158,10 +158,10 @@ class LogitCache:
             for block, batch in zip(fresh, batches, strict=True):
                 rows = slice(block * BLOCK, min((block + 1) * BLOCK, self._shape[0]))
                 logits = self._teacher.logits(batch.images)[: rows.stop - rows.start]
-                answers[rows] = logits.to(torch.float16).cpu().numpy()
-                sums[block] = _checksum(answers[rows])
+                stored[rows] = logits.to(torch.float16).cpu().numpy()
+                sums[block] = _checksum(stored[rows])
                 self.asked += rows.stop - rows.start
-            _flush(answers)
+            _flush(stored)
             _flush(sums)
             if self._on_fill is not None:
                 self._on_fill(self.asked - before, time.perf_counter() - start)
@@ -170,15 +170,15 @@ class LogitCache:
             self._device_views.pop(view, None)
         size = 2 * self._shape[0] * self._shape[1] * (len(self._device_views) + 1)
         if view not in self._device_views and size <= ON_DEVICE_BYTES:
-            self._device_views[view] = torch.from_numpy(np.asarray(answers).copy()).to(self._device)
+            self._device_views[view] = torch.from_numpy(np.asarray(stored).copy()).to(self._device)
 
     def _block_ids(self, block: int) -> Tensor:
         """Ids of a block; the last is padded by repeating: every block has one shape."""
         ids = torch.arange(block * BLOCK, (block + 1) * BLOCK)
         return ids.clamp_(max=self._shape[0] - 1)
 
-    def _holds(self, answers: NDArray[Any], sums: NDArray[Any], block: int) -> bool:
-        rows = answers[block * BLOCK : (block + 1) * BLOCK]
+    def _holds(self, logits: NDArray[Any], sums: NDArray[Any], block: int) -> bool:
+        rows = logits[block * BLOCK : (block + 1) * BLOCK]
         return bool(sums[block] != 0 and sums[block] == _checksum(rows))
 
     def _open(self, view: int) -> tuple[NDArray[np.float16], NDArray[np.uint32], NDArray[np.bool_]]:
@@ -186,11 +186,11 @@ class LogitCache:
             file = self.folder / f"view-{view:03d}.f16"
             if not file.exists():
                 self._make_room(self.view_bytes)
-            answers: NDArray[np.float16] = _mapped(file, np.dtype(np.float16), self._shape)
+            logits: NDArray[np.float16] = _mapped(file, np.dtype(np.float16), self._shape)
             sums: NDArray[np.uint32] = _mapped(
                 self.folder / f"view-{view:03d}.crc", np.dtype(np.uint32), (self._blocks,)
             )
-            self._views[view] = (answers, sums, np.zeros(self._blocks, dtype=bool))
+            self._views[view] = (logits, sums, np.zeros(self._blocks, dtype=bool))
         return self._views[view]
 
     def _make_room(self, needed: int) -> None:
@@ -204,7 +204,7 @@ def bytes_of(examples: int, classes: int) -> int:
 
 
 def make_room(root: Path, needed: int, limit: int) -> None:
-    """Removes folders of answers, least recently used first, until there is room.
+    """Removes folders of logits, least recently used first, until there is room.
 
     Args:
         root: Folder of the folders.

@@ -86,7 +86,7 @@ def from_torchvision(name: str, weights: Path | None, size: int | None) -> Pretr
         # Their weights expect the normalisation of old; the auxiliary heads serve training alone.
         options = {"transform_input": True, "aux_logits": False, "init_weights": False}
     net = models.get_model(name, weights=None, num_classes=len(categories), **options)
-    found = Pretrained(
+    pretrained = Pretrained(
         net,
         tuple(transforms.mean),
         tuple(transforms.std),
@@ -96,11 +96,11 @@ def from_torchvision(name: str, weights: Path | None, size: int | None) -> Pretr
     )
     spec = f"torchvision:{name}"
     if weights is not None:
-        return _with_file(found, weights, spec)
+        return _with_file(pretrained, weights, spec)
     # Read with `weights_only`, which torchvision's own loading does not ask for.
     state = _fetched(spec, lambda: default.get_state_dict(check_hash=True, weights_only=True))
     load_state(net, state, default.url, spec)
-    return found
+    return pretrained
 
 
 def from_timm(name: str, weights: Path | None, size: int | None) -> Pretrained:
@@ -127,7 +127,7 @@ def from_timm(name: str, weights: Path | None, size: int | None) -> Pretrained:
         raise UserError(f"{spec} gives features, it has no classification head")
     wants = timm.data.resolve_model_data_config(net)
     height, width = (size, size) if size else wants["input_size"][1:]
-    found = Pretrained(
+    pretrained = Pretrained(
         net,
         tuple(wants["mean"]),
         tuple(wants["std"]),
@@ -135,7 +135,7 @@ def from_timm(name: str, weights: Path | None, size: int | None) -> Pretrained:
         _timm_names(net),
         f"timm {timm.__version__} {name}",
     )
-    return found if weights is None else _with_file(found, weights, spec)
+    return pretrained if weights is None else _with_file(pretrained, weights, spec)
 
 
 def from_transformers(name: str, weights: Path | None, size: int | None) -> Pretrained:
@@ -175,7 +175,7 @@ def from_transformers(name: str, weights: Path | None, size: int | None) -> Pret
     mean, std, taken = _normalisation_of(processor)
     labels = [str(label) for _, label in sorted(model.config.id2label.items())]
     named = not all(label == f"LABEL_{i}" for i, label in enumerate(labels))
-    found = Pretrained(
+    pretrained = Pretrained(
         Answer(model),
         mean,
         std,
@@ -183,16 +183,18 @@ def from_transformers(name: str, weights: Path | None, size: int | None) -> Pret
         tuple(labels) if named else None,
         f"transformers {transformers.__version__} {name}",
     )
-    return found if weights is None else _with_file(found, weights, spec)
+    return pretrained if weights is None else _with_file(pretrained, weights, spec)
 
 
-def _with_file(found: Pretrained, path: Path, spec: str) -> Pretrained:
-    before = head_of(found.net)[1].weight.shape[0]
-    loaded = load_file(found.net.model if isinstance(found.net, Answer) else found.net, path, spec)
-    mean, std = loaded.normalisation or (found.mean, found.std)
-    same = head_of(found.net)[1].weight.shape[0] == before
-    names = found.names if same else None
-    return replace(found, mean=mean, std=std, names=names, weights=loaded.how)
+def _with_file(pretrained: Pretrained, path: Path, spec: str) -> Pretrained:
+    before = head_of(pretrained.net)[1].weight.shape[0]
+    loaded = load_file(
+        pretrained.net.model if isinstance(pretrained.net, Answer) else pretrained.net, path, spec
+    )
+    mean, std = loaded.normalisation or (pretrained.mean, pretrained.std)
+    same = head_of(pretrained.net)[1].weight.shape[0] == before
+    names = pretrained.names if same else None
+    return replace(pretrained, mean=mean, std=std, names=names, weights=loaded.how)
 
 
 def _timm_model(name: str, pretrained: bool, size: int | None) -> Any:
@@ -242,7 +244,7 @@ def _normalisation_of(
 
 
 def _fetched(spec: str, fetch: Callable[[], T]) -> T:
-    """What `fetch` gives; what it raises becomes one clear message."""
+    """The result of `fetch`; whatever it raises becomes one clear message."""
     # The hub's client says each of its tries; the message below says enough.
     hub = logging.getLogger("huggingface_hub")
     level = hub.level

@@ -60,10 +60,10 @@ def read_table(path: Path, names: Sequence[str], classes: Sequence[str], missing
     rows = np.array([place.get(name, -1) for name in names])
     known = rows >= 0
     if not known.any():
-        ours, theirs = (", ".join(map(repr, some[:3])) for some in (names, ids))
+        examples, recorded = (", ".join(map(repr, some[:3])) for some in (names, ids))
         raise UserError(
             f"table {path}: none of its {len(ids)} ids is a training example's; examples are "
-            f"called {ours}, …, the table's {theirs}, …"
+            f"called {examples}, …, the table's {recorded}, …"
         )
     if not known.all() and missing == "error":
         lacking = [name for name, there in zip(names, known, strict=True) if not there]
@@ -187,22 +187,22 @@ def _of_labels(labels: Any, classes: Sequence[str]) -> NDArray[np.float64]:
     """All the probability on one class, given by name or number."""
     by_name = {name: index for index, name in enumerate(classes)}
     numbers = [by_name.get(str(one), one) for one in labels]
-    found = np.asarray(numbers, dtype=np.int64)
-    if ((found < 0) | (found >= len(classes))).any():
-        raise ValueError(f"classes are numbered 0 to {len(classes) - 1}, found {found.max()}")
-    return np.eye(len(classes))[found]
+    indices = np.asarray(numbers, dtype=np.int64)
+    if ((indices < 0) | (indices >= len(classes))).any():
+        raise ValueError(f"classes are numbered 0 to {len(classes) - 1}, found {indices.max()}")
+    return np.eye(len(classes))[indices]
 
 
 def _of_top(indices: Any, values: Any, classes: int) -> NDArray[np.float64]:
-    """The likeliest classes as given, the rest of the probability spread over the others."""
+    """The likeliest classes as top_values, the rest of the probability spread over the others."""
     top = np.asarray(indices, dtype=np.int64)
-    given = np.asarray(values, dtype=np.float64)
-    if top.ndim != 2 or top.shape != given.shape:
-        raise ValueError(f"indices of shape {top.shape}, values of shape {given.shape}")
+    top_values = np.asarray(values, dtype=np.float64)
+    if top.ndim != 2 or top.shape != top_values.shape:
+        raise ValueError(f"indices of shape {top.shape}, values of shape {top_values.shape}")
     if ((top < 0) | (top >= classes)).any():
         raise ValueError(f"classes are numbered 0 to {classes - 1}, found {top.max()}")
     others = classes - top.shape[1]
-    rest = (1 - given.sum(axis=1)).clip(0) / max(1, others)
+    rest = (1 - top_values.sum(axis=1)).clip(0) / max(1, others)
     spread = np.repeat(rest[:, None], classes, axis=1)
-    np.put_along_axis(spread, top, given, axis=1)
+    np.put_along_axis(spread, top, top_values, axis=1)
     return spread

@@ -1,11 +1,11 @@
-"""Who teaches: everyone who can be asked about the batches of a run."""
+"""Targets: what each kind of teacher gives for the batches of a run."""
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -24,7 +24,7 @@ Plan = Iterable[tuple[Tensor, int | None]]
 
 @dataclass(frozen=True)
 class TargetRequest:
-    """What a teacher is asked.
+    """A request for targets.
 
     Attributes:
         batch: The examples.
@@ -40,7 +40,7 @@ class TargetRequest:
 
 
 class TeacherTargets(ABC):
-    """What one teacher says about the batches of a run.
+    """The targets of one teacher for the batches of a run.
 
     Attributes:
         students: How many students a run needs for it.
@@ -58,7 +58,7 @@ class TeacherTargets(ABC):
         """
 
     def summary(self, student: ModelSummary | None) -> ModelSummary | None:
-        """What can be read of it; None if it has no layers.
+        """The layers that can be read of it; None if it has none.
 
         Args:
             student: The student's; of use to those that are copies of it.
@@ -69,22 +69,22 @@ class TeacherTargets(ABC):
         """A module that the run keeps for it, saves and branches; None for most."""
         return None
 
-    def update(self, kept: nn.Module, student: nn.Module, step: int) -> None:  # noqa: B027
-        """Changes what the run keeps for it, after an optimiser step.
+    def update(self, copy: nn.Module, student: nn.Module, step: int) -> None:  # noqa: B027
+        """Changes the module that the run keeps for it, after an optimiser step.
 
         Args:
-            kept: What `copy_of` gave.
+            copy: The module that `copy_of` gave.
             student: The student, as it is now.
             step: Number of steps done.
         """
 
     @abstractmethod
-    def __call__(self, request: TargetRequest, kept: nn.Module | None) -> Outputs:
-        """TeacherTargets, without gradients.
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
+        """The targets of a batch, without gradients.
 
         Args:
-            request: What is asked.
-            kept: What the run keeps for it.
+            request: The batch, and the layers that are wanted.
+            teacher_copy: The module that the run keeps for it.
         """
 
 
@@ -92,7 +92,7 @@ class CachedTargets(TeacherTargets):
     """A frozen teacher: from the cache where logits are enough, live where layers are wanted.
 
     Args:
-        teacher: Who is asked.
+        teacher: The teacher.
         cache: Its remembered logits; shared by all runs of a study.
     """
 
@@ -100,7 +100,7 @@ class CachedTargets(TeacherTargets):
         self.teacher = teacher
         self.cache = cache
         self.size = teacher.input.size
-        self._anatomy: ModelSummary | None = None
+        self._summary: ModelSummary | None = None
 
     def prepare(self, plan: Plan) -> None:
         """See `TeacherTargets`."""
@@ -108,11 +108,11 @@ class CachedTargets(TeacherTargets):
 
     def summary(self, student: ModelSummary | None) -> ModelSummary:
         """See `TeacherTargets`."""
-        if self._anatomy is None:
-            self._anatomy = hooks.summarise(self.teacher.module, "teacher", self.teacher.input)
-        return self._anatomy
+        if self._summary is None:
+            self._summary = hooks.summarise(self.teacher.module, "teacher", self.teacher.input)
+        return self._summary
 
-    def __call__(self, request: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
         """See `TeacherTargets`."""
         if not request.layers:
             return Outputs(self.cache.logits(request.batch))
@@ -133,7 +133,7 @@ class TableTargets(TeacherTargets):
         self._known_N = torch.from_numpy(table.known).to(device)
         self.complete = bool(table.known.all())
 
-    def __call__(self, request: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
         """See `TeacherTargets`."""
         if request.layers:
             raise LayerError("a table of recorded answers has no layers")
@@ -150,7 +150,7 @@ class EnsembleTargets(TeacherTargets):
     """Several teachers as one: the mean of their distributions, as log-probabilities.
 
     Attributes:
-        of: Who is asked.
+        of: The targets of each teacher.
         shares: Of each in the mean; they sum to 1.
         by: `shares` weighs as given; `certainty` multiplies each example's shares by one minus the
             entropy of the teacher's answer (as a share of the largest); `correct` keeps only those
@@ -164,21 +164,21 @@ class EnsembleTargets(TeacherTargets):
     def prepare(self, plan: Plan) -> None:
         """See `TeacherTargets`."""
         items = list(plan)
-        for answers in self.of:
-            answers.prepare(items)
+        for targets in self.of:
+            targets.prepare(items)
 
-    def __call__(self, request: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
         """See `TeacherTargets`."""
         if request.layers:
             raise LayerError("a mean of teachers has no layers: name one of them for this term")
-        said = [answers(request, None) for answers in self.of]
-        log_p_TBC = torch.stack([one.logits.float().log_softmax(dim=1) for one in said])
+        outputs = [targets(request, None) for targets in self.of]
+        log_p_TBC = torch.stack([o.logits.float().log_softmax(dim=1) for o in outputs])
         weights = zip(log_p_TBC[:, :, 0], self.shares, strict=True)
         weight_TB = torch.stack([torch.full_like(like_B, share) for like_B, share in weights])
         known = None
-        if any(one.known is not None for one in said):
+        if any(o.known is not None for o in outputs):
             everyone = torch.ones_like(request.batch.labels, dtype=torch.bool)
-            known_TB = torch.stack([everyone if o.known is None else o.known for o in said])
+            known_TB = torch.stack([everyone if o.known is None else o.known for o in outputs])
             weight_TB, known = weight_TB * known_TB, known_TB.any(dim=0)
         if self.by != "shares":
             weighed_TB = weight_TB * BY[self.by](log_p_TBC, request.batch.labels)
@@ -216,13 +216,13 @@ class _SelfTargets(TeacherTargets):
 
     def copy_of(self, student: nn.Module) -> nn.Module:
         """See `TeacherTargets`."""
-        return copy.deepcopy(student).requires_grad_(False).eval()
+        return deepcopy(student).requires_grad_(False).eval()
 
-    def __call__(self, request: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
         """See `TeacherTargets`."""
-        assert kept is not None
+        assert teacher_copy is not None
         with torch.no_grad():
-            return hooks.forward(kept, request.batch.images, request.layers)
+            return hooks.forward(teacher_copy, request.batch.images, request.layers)
 
 
 @dataclass(frozen=True)
@@ -238,14 +238,14 @@ class EMATargets(_SelfTargets):
     called: ClassVar[str] = "moving average"
 
     @torch.no_grad()
-    def update(self, kept: nn.Module, student: nn.Module, step: int) -> None:
+    def update(self, copy: nn.Module, student: nn.Module, step: int) -> None:
         """See `TeacherTargets`."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for mine, theirs in zip(_state(kept), _state(student), strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(theirs.to(mine.dtype), 1.0 - decay)
+        for average, current in zip(_state(copy), _state(student), strict=True):
+            if average.is_floating_point():
+                average.lerp_(current.to(average.dtype), 1.0 - decay)
             else:
-                mine.copy_(theirs)
+                average.copy_(current)
 
 
 @dataclass(frozen=True)
@@ -259,10 +259,10 @@ class SnapshotTargets(_SelfTargets):
     every: int
     called: ClassVar[str] = "earlier student"
 
-    def update(self, kept: nn.Module, student: nn.Module, step: int) -> None:
+    def update(self, copy: nn.Module, student: nn.Module, step: int) -> None:
         """See `TeacherTargets`."""
         if step % self.every == 0:
-            kept.load_state_dict(student.state_dict())
+            copy.load_state_dict(student.state_dict())
 
 
 class PeerTargets(TeacherTargets):
@@ -275,7 +275,7 @@ class PeerTargets(TeacherTargets):
     def __init__(self, students: int) -> None:
         self.students = students  # type: ignore[misc]
 
-    def __call__(self, request: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
         """See `TeacherTargets`."""
         if request.layers:
             raise LayerError("peers teach by their logits alone")
@@ -288,6 +288,6 @@ def _state(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def needed_students(teachers: Mapping[str, TeacherTargets]) -> int:
-    """How many students a run needs."""
-    return max((answers.students for answers in teachers.values()), default=1)
+def needed_students(targets: Mapping[str, TeacherTargets]) -> int:
+    """The number of students that a run with these targets needs."""
+    return max((each.students for each in targets.values()), default=1)

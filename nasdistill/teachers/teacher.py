@@ -36,7 +36,7 @@ KINDS: dict[str, Callable[[str, Path | None, int | None], Pretrained]] = {
     "transformers": from_transformers,
 }
 
-Plugins = Mapping[str, Callable[..., Any]]
+Functions = Mapping[str, Callable[..., Any]]
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Teacher:
         return self
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
-        """TeacherTargets.
+        """Logits of images.
 
         Args:
             images_BCHW: uint8, at the size of `input`, on the module's device.
@@ -97,11 +97,11 @@ class Teacher:
         return logits_BK.float().clone()  # outside, so that training may read it
 
     def outputs(self, images_BCHW: Tensor, layers: tuple[str, ...]) -> hooks.Outputs:
-        """TeacherTargets, with the outputs of some layers, for training to read.
+        """Logits with the outputs of some layers, for training to read.
 
         Args:
             images_BCHW: As for `logits`.
-            layers: Names of modules, see `taps.hooked`.
+            layers: Names of modules, see `hooks.hooked`.
         """
         with torch.no_grad(), self._autocast(images_BCHW):
             return hooks.forward(self.module, images_BCHW, layers)
@@ -112,8 +112,8 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What a source gave: a module that normalises inside, its size, class names and card."""
+class _Source:
+    """A loaded source: a module that normalises inside, its size, class names and card."""
 
     module: nn.Module
     size: tuple[int, int]
@@ -130,7 +130,7 @@ def load_teacher(
     device: torch.device,
     weights: str | Path | None = None,
     studies_root: Path = Path("studies"),
-    imported: Plugins | None = None,
+    imported: Functions | None = None,
     precision: AnswerPrecision = "fp32",
 ) -> Teacher:
     """Makes a frozen teacher.
@@ -140,7 +140,7 @@ def load_teacher(
             `transformers:NAME`, or the name of a function `name(classes, input) -> nn.Module` in
             `imported`, which takes images that are normalised as the data's. `,weights=PATH` and
             `,size=PIXELS` may follow.
-        dataset: What it will be asked about: grey images are repeated for a teacher of colour,
+        dataset: Data that it will be asked about: grey images are repeated for a teacher of colour,
             and classes of the same names in another order are put in the data's.
         device: Where it shall live.
         weights: The same as `weights=PATH` in `spec`.
@@ -152,83 +152,83 @@ def load_teacher(
         UserError: If the specification, a name in it, or the file is wrong, an optional package is
             missing, or the teacher cannot take the data's images.
     """
-    asked = parse(spec, weights)
-    found = _find(asked, dataset, studies_root, imported or {})
-    module = found.module.to(device).eval().requires_grad_(False)
-    shape = Input(dataset.input.channels, *found.size)
-    classes = _try(module, shape, asked.text, device)
-    if found.exact and classes != len(dataset.classes):
+    parsed = parse(spec, weights)
+    source = _find(parsed, dataset, studies_root, imported or {})
+    module = source.module.to(device).eval().requires_grad_(False)
+    shape = Input(dataset.input.channels, *source.size)
+    classes = _try(module, shape, parsed.text, device)
+    if source.exact and classes != len(dataset.classes):
         raise UserError(
-            f"--teacher {asked.text} gives {classes} logits, but the data {dataset.name!r} has "
+            f"--teacher {parsed.text} gives {classes} logits, but the data {dataset.name!r} has "
             f"{len(dataset.classes)} classes"
         )
-    card = {"name": asked.text, "input": [shape.channels, *shape.size], **found.card}
-    if found.names is not None and len(found.names) == classes:
-        card["class_names"] = list(found.names)
-        order = _order(found.names, dataset.classes)
+    card = {"name": parsed.text, "input": [shape.channels, *shape.size], **source.card}
+    if source.names is not None and len(source.names) == classes:
+        card["class_names"] = list(source.names)
+        order = _order(source.names, dataset.classes)
         if order is not None:
             reorder_head(module, order)
             card["class_names"] = list(dataset.classes)
             card["classes_reordered"] = True
     return Teacher(
-        asked.text, module, shape, classes, weights_hash(module), card, precision, found.code
+        parsed.text, module, shape, classes, weights_hash(module), card, precision, source.code
     )
 
 
-def _find(asked: Spec, dataset: Dataset, studies_root: Path, imported: Plugins) -> _Found:
-    if asked.kind in KINDS:
-        if not asked.name:
-            raise UserError(f"--teacher {asked.text}: a model's name must follow the colon")
-        return _pretrained(asked, dataset)
-    if not asked.kind and asked.name in imported:
-        return _own(asked, dataset, imported[asked.name])
-    if asked.weights is not None or asked.size is not None:
+def _find(parsed: Spec, dataset: Dataset, studies_root: Path, imported: Functions) -> _Source:
+    if parsed.kind in KINDS:
+        if not parsed.name:
+            raise UserError(f"--teacher {parsed.text}: a model's name must follow the colon")
+        return _pretrained(parsed, dataset)
+    if not parsed.kind and parsed.name in imported:
+        return _own(parsed, dataset, imported[parsed.name])
+    if parsed.weights is not None or parsed.size is not None:
         known = ", ".join(f"{kind}:NAME" for kind in KINDS)
         raise UserError(
-            f"--teacher {asked.text}: weights and size go with {known} or a name from the "
+            f"--teacher {parsed.text}: weights and size go with {known} or a name from the "
             f"--import file{_also(imported)}"
         )
-    if asked.text == "shipped":
-        return _folder(asked, SHIPPED, dataset)
-    if asked.kind == "folder":
-        return _folder(asked, Path(asked.name).expanduser(), dataset)
-    if asked.kind == "final":
-        return _folder(asked, _final(asked, studies_root), dataset)
-    return _unknown(asked, imported)
+    if parsed.text == "shipped":
+        return _folder(parsed, SHIPPED, dataset)
+    if parsed.kind == "folder":
+        return _folder(parsed, Path(parsed.name).expanduser(), dataset)
+    if parsed.kind == "final":
+        return _folder(parsed, _final(parsed, studies_root), dataset)
+    return _unknown(parsed, imported)
 
 
-def _unknown(asked: Spec, imported: Plugins) -> _Found:
+def _unknown(parsed: Spec, imported: Functions) -> _Source:
     kinds = [*KINDS, "final", "folder"]
-    found = asked.kind or asked.name
-    hint = nearest(found, [*kinds, "auto", "shipped", *imported])
+    name = parsed.kind or parsed.name
+    hint = nearest(name, [*kinds, "auto", "shipped", *imported])
     forms = ", ".join(["auto", "shipped", *(f"{kind}:NAME" for kind in KINDS)])
     raise UserError(
-        f"--teacher {asked.text}: unknown teacher{hint}. Known: {forms}, final:STUDY/RANK, "
+        f"--teacher {parsed.text}: unknown teacher{hint}. Known: {forms}, final:STUDY/RANK, "
         f"folder:PATH, table:FILE, or a function of the --import file{_also(imported)}"
     )
 
 
-def _also(imported: Plugins) -> str:
+def _also(imported: Functions) -> str:
     return f" ({', '.join(sorted(imported))})" if imported else ""
 
 
-def _pretrained(asked: Spec, dataset: Dataset) -> _Found:
-    found = KINDS[asked.kind](asked.name, asked.weights, asked.size)
-    _check_channels(asked, len(found.mean), dataset)
+def _pretrained(parsed: Spec, dataset: Dataset) -> _Source:
+    pretrained = KINDS[parsed.kind](parsed.name, parsed.weights, parsed.size)
+    _check_channels(parsed, len(pretrained.mean), dataset)
     card = {
-        "source": asked.kind,
-        "weights": found.weights,
-        "mean": list(found.mean),
-        "std": list(found.std),
+        "source": parsed.kind,
+        "weights": pretrained.weights,
+        "mean": list(pretrained.mean),
+        "std": list(pretrained.std),
     }
-    module = Classifier(found.net, found.mean, found.std)
-    code = f"{asked.kind} {import_module(asked.kind).__version__}"
-    return _Found(module, found.size, found.names, card, code=code)
+    module = Classifier(pretrained.net, pretrained.mean, pretrained.std)
+    code = f"{parsed.kind} {import_module(parsed.kind).__version__}"
+    return _Source(module, pretrained.size, pretrained.names, card, code=code)
 
 
-def _own(asked: Spec, dataset: Dataset, build: Callable[..., Any]) -> _Found:
-    where = f"--teacher {asked.text}: {asked.name}() of the --import file"
-    size = (asked.size, asked.size) if asked.size else dataset.input.size
+def _own(parsed: Spec, dataset: Dataset, build: Callable[..., Any]) -> _Source:
+    where = f"--teacher {parsed.text}: {parsed.name}() of the --import file"
+    size = (parsed.size, parsed.size) if parsed.size else dataset.input.size
     shape = Input(dataset.input.channels, *size)
     try:
         module = build(len(dataset.classes), shape)
@@ -239,51 +239,51 @@ def _own(asked: Spec, dataset: Dataset, build: Callable[..., Any]) -> _Found:
     card: dict[str, Any] = {"source": "import", "weights": "as the function gave them"}
     mean, std = dataset.mean, dataset.std
     net = module.net if isinstance(module, Classifier) else module
-    if asked.weights is not None:
-        loaded = load_file(net, asked.weights, asked.text, any_classes=False)
+    if parsed.weights is not None:
+        loaded = load_file(net, parsed.weights, parsed.text, any_classes=False)
         card["weights"] = loaded.how
         if loaded.normalisation is not None:
             (mean, std), module = loaded.normalisation, net
     if not isinstance(module, Classifier):
         module = Classifier(module, mean, std)
-    return _Found(module, size, None, card, exact=True)
+    return _Source(module, size, None, card, exact=True)
 
 
-def _final(asked: Spec, studies_root: Path) -> Path:
-    study, slash, rank = asked.name.rpartition("/")
+def _final(parsed: Spec, studies_root: Path) -> Path:
+    study, slash, rank = parsed.name.rpartition("/")
     if not slash or not study or not rank:
-        raise UserError(f"--teacher {asked.text}: write final:STUDY/RANK, such as final:first/1")
+        raise UserError(f"--teacher {parsed.text}: write final:STUDY/RANK, such as final:first/1")
     if not (studies_root / study).is_dir():
         known = [p.parent.name for p in studies_root.glob("*/finals")]
         raise UserError(
-            f"--teacher {asked.text}: there is no study {study!r} in {studies_root}"
+            f"--teacher {parsed.text}: there is no study {study!r} in {studies_root}"
             f"{nearest(study, known)}"
         )
     folder = studies_root / study / "finals" / rank
     if not (folder / "architecture.json").is_file():
         ranks = sorted(p.parent.name for p in folder.parent.glob("*/architecture.json"))
         raise UserError(
-            f"--teacher {asked.text}: study {study!r} has no final {rank}; "
+            f"--teacher {parsed.text}: study {study!r} has no final {rank}; "
             + (f"it has {', '.join(ranks)}" if ranks else "it has none yet")
         )
     return folder
 
 
-def _folder(asked: Spec, folder: Path, dataset: Dataset) -> _Found:
+def _folder(parsed: Spec, folder: Path, dataset: Dataset) -> _Source:
     module, about = artifact.load(folder), artifact.read_input(folder)
     size, channels = (int(about["height"]), int(about["width"])), int(about["channels"])
     names = tuple(str(name) for name in about["classes"])
-    _check_channels(asked, channels, dataset)
-    card: dict[str, Any] = {"source": asked.kind or asked.name, "folder": folder.name}
+    _check_channels(parsed, channels, dataset)
+    card: dict[str, Any] = {"source": parsed.kind or parsed.name, "folder": folder.name}
     if (folder / "metrics.json").is_file():
         card["trained"] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return _Found(module.float(), size, names, card)
+    return _Source(module.float(), size, names, card)
 
 
-def _check_channels(asked: Spec, channels: int, dataset: Dataset) -> None:
+def _check_channels(parsed: Spec, channels: int, dataset: Dataset) -> None:
     if channels < dataset.input.channels:
         raise UserError(
-            f"--teacher {asked.text} takes images of {channels} channel, the data "
+            f"--teacher {parsed.text} takes images of {channels} channel, the data "
             f"{dataset.name!r} has {dataset.input.channels}"
         )
 
@@ -305,7 +305,7 @@ def _try(module: nn.Module, shape: Input, text: str, device: torch.device) -> in
 
 
 def _order(names: tuple[str, ...], wanted: tuple[str, ...]) -> list[int] | None:
-    """Where each wanted class stands among `names`; None where there is nothing to reorder."""
+    """The place of each wanted class among `names`; None where there is nothing to reorder."""
     if names == tuple(wanted) or len(set(names)) != len(names) or set(names) != set(wanted):
         return None
     return [names.index(name) for name in wanted]

@@ -22,7 +22,7 @@ _WRAPPERS = ("module.", "net.", "model.")
 
 @dataclass(frozen=True)
 class Loaded:
-    """How the weights of a file came into a module.
+    """The way in which weights of a file came into a module.
 
     Attributes:
         how: One sentence for the teacher's card.
@@ -152,6 +152,6 @@ def _head_names(net: nn.Module) -> tuple[str, ...]:
 
 
 def _classes(net: nn.Module, state: Mapping[str, Tensor]) -> int | None:
-    """How many classes the head in a state dict of `net` has; None where it cannot be told."""
+    """The number of classes of the head in a state dict of `net`; None where it cannot be told."""
     weight = next((state[name] for name in _head_names(net) if name in state), None)
     return None if weight is None else int(weight.shape[0])

@@ -1,4 +1,4 @@
-"""Distillation: a run, what it is fed, and the loop that trains it."""
+"""Training: a run, its stream of batches, and the loop that trains it."""
 
 from nasdistill.training.cuda_graph import GraphedSteps, capturable
 from nasdistill.training.loop import (

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,8 @@ from nasdistill.losses import Objective, Schedule
 from nasdistill.losses.schedules import constant
 from nasdistill.models.hooks import Outputs
 from nasdistill.teachers.targets import TargetRequest, TeacherTargets
+from nasdistill.training.run import Run
 from nasdistill.training.step_inputs import StepInputs, values_of
-
-if TYPE_CHECKING:
-    from nasdistill.training.run import Run
 
 WARM_UP = 3
 """Steps before a capture, in which libraries choose kernels and allocate their workspaces."""
@@ -38,7 +36,7 @@ def capturable(run: Run) -> str | None:
     """
     if len(run.students) > 1:
         return "its students teach each other"
-    if any(list(kept.children()) for kept in run.teacher_copies):
+    if any(list(copies.children()) for copies in run.teacher_copies):
         return "a teacher is made of the student, and follows it after each step"
     if run.micro_batch is not None:
         return "its batches are divided for want of memory"
@@ -69,14 +67,14 @@ class GraphedSteps:
 
     def __init__(self) -> None:
         self.failure: str | None = None
-        self._stage: _Stage | None = None
+        self._static: _StaticTensors | None = None
 
-    def train(self, run: Run, given: Iterator[StepInputs], until: int) -> Tensor:
+    def train(self, run: Run, inputs: Iterator[StepInputs], until: int) -> Tensor:
         """Trains a run up to a step; or less far, where capturing fails.
 
         Args:
             run: The run that was trained first, or a branch of it; changed in place.
-            given: The lessons from where it stands, for this stretch and those to come.
+            inputs: Those of the steps from where it stands, for this stretch and those to come.
             until: Number of the step.
 
         Returns:
@@ -87,64 +85,68 @@ class GraphedSteps:
             return total
         loaded = False
         for values_K in values_of(run, until):
-            lesson = next(given)
+            step_inputs = next(inputs)
             active = run.objective.active(run.progress)
-            stage = self._stage
-            if stage is None or active not in stage.replays:
-                if stage is not None and loaded:
-                    stage.store(run)  # warm-up changes what is on the stage
+            static = self._static
+            if static is None or active not in static.replays:
+                if static is not None and loaded:
+                    static.store(run)  # warm-up changes the static tensors
                     loaded = False
-                stage = self._captured(run, lesson, active)
-                if stage is None:
+                static = self._captured(run, step_inputs, active)
+                if static is None:
                     return total
             if not loaded:
-                stage.load(run)
+                static.load(run)
                 loaded = True
             torch.manual_seed(seed_of(run.seed, "step", run.step))  # replays draw from it, too
-            total += stage.step(active, lesson, values_K)
+            total += static.step(active, step_inputs, values_K)
             run.step += 1
-        if self._stage is not None and loaded:
-            self._stage.store(run)
+        if self._static is not None and loaded:
+            self._static.store(run)
         return total
 
-    def _captured(self, run: Run, lesson: StepInputs, active: tuple[int, ...]) -> _Stage | None:
-        """The stage, with a graph for these terms; None if that fails."""
+    def _captured(
+        self, run: Run, step_inputs: StepInputs, active: tuple[int, ...]
+    ) -> _StaticTensors | None:
+        """The static, with a graph for these terms; None if that fails."""
         try:
-            stage = self._stage or _Stage(run, lesson)
-            stage.capture(active)
+            static = self._static or _StaticTensors(run, step_inputs)
+            static.capture(active)
         except Exception as error:  # what lies with the student, single steps will tell
-            self.failure, self._stage = " ".join(str(error).split())[:300], None
+            self.failure, self._static = " ".join(str(error).split())[:300], None
             warnings.warn(
                 f"steps could not be captured in a CUDA graph and run one by one: {self.failure}",
                 stacklevel=2,
             )
             return None
-        self._stage = stage
-        return stage
+        self._static = static
+        return static
 
 
-class _Stage:
+class _StaticTensors:
     """The tensors that graphs work on, and the graphs.
 
     Args:
         run: Of the kind that will be replayed.
-        lesson: One step's.
+        step_inputs: Those of one step.
 
     Attributes:
         replays: What replays a step, by the numbers of the terms that count in it.
     """
 
-    def __init__(self, run: Run, lesson: StepInputs) -> None:
+    def __init__(self, run: Run, step_inputs: StepInputs) -> None:
         self.replays: dict[tuple[int, ...], Callable[[], object]] = {}
-        self._lesson = lesson.each(torch.clone)
+        self._inputs = step_inputs.each(torch.clone)
         self._values_K = torch.ones(1 + len(run.objective.schedules), device=run.device)
         self._loss = torch.zeros((), device=run.device)
-        self._twin = run.branch(run.lr_schedule)
-        self._twin.graphed = None
-        self._twin.targets = {n: _Told(said) for n, said in self._lesson.answers.items()}
-        self._state = _state(self._twin)
+        self._branch = run.branch(run.lr_schedule)
+        self._branch.graphed = None
+        self._branch.targets = {
+            name: _StaticTargets(outputs) for name, outputs in self._inputs.targets.items()
+        }
+        self._state = _state(self._branch)
         rate, *slots = self._values_K.unbind()
-        for group in self._twin.optimizer.param_groups:
+        for group in self._branch.optimizer.param_groups:
             group.update(lr=rate, capturable=True)
         places = iter(slots)
         self._objective = run.objective.with_schedules(lambda _: _lying_at(next(places)))
@@ -164,30 +166,30 @@ class _Stage:
             for index, item in enumerate(self._objective.terms)
         ]
         objective = replace(self._objective, terms=terms)
-        self.replays[active] = record(lambda: self._learn(objective), self._twin.device)
+        self.replays[active] = record(lambda: self._learn(objective), self._branch.device)
 
-    def step(self, active: tuple[int, ...], lesson: StepInputs, values_K: Tensor) -> Tensor:
+    def step(self, active: tuple[int, ...], step_inputs: StepInputs, values_K: Tensor) -> Tensor:
         """One step; gives its loss, to be read before the next one."""
-        for place, given in zip(self._lesson.tensors(), lesson.tensors(), strict=True):
-            place.copy_(given)
+        for target, source in zip(self._inputs.tensors(), step_inputs.tensors(), strict=True):
+            target.copy_(source)
         self._values_K.copy_(values_K)
         self.replays[active]()
         return self._loss
 
     def _learn(self, objective: Objective) -> None:
-        self._twin.objective = objective
-        self._loss.copy_(self._twin.train_step(self._lesson.batch))
+        self._branch.objective = objective
+        self._loss.copy_(self._branch.train_step(self._inputs.batch))
 
 
-class _Told(TeacherTargets):
-    """A teacher whose answers lie ready."""
+class _StaticTargets(TeacherTargets):
+    """A teacher whose outputs lie in static tensors."""
 
-    def __init__(self, said: Outputs) -> None:
-        self._said = said
+    def __init__(self, outputs: Outputs) -> None:
+        self._outputs = outputs
 
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
         """See `TeacherTargets`."""
-        return self._said
+        return self._outputs
 
 
 def record(step: Callable[[], None], device: torch.device) -> Callable[[], object]:
@@ -241,7 +243,7 @@ def _lying_at(value: Tensor) -> Schedule:
 def _state(run: Run) -> list[Tensor]:
     """All that a step changes, always in the same order."""
     modules = (run.students, run.auxiliaries)
-    found = [x for module in modules for x in (*module.parameters(), *module.buffers())]
+    tensors = [x for module in modules for x in (*module.parameters(), *module.buffers())]
     for group in run.optimizer.param_groups:
         for parameter in group["params"]:
             moments = run.optimizer.state[parameter]
@@ -249,8 +251,8 @@ def _state(run: Run) -> list[Tensor]:
                 moments["step"] = torch.zeros((), device=parameter.device)
                 moments["exp_avg"] = torch.zeros_like(parameter, requires_grad=False)
                 moments["exp_avg_sq"] = torch.zeros_like(parameter, requires_grad=False)
-            found += [moments["step"], moments["exp_avg"], moments["exp_avg_sq"]]
-    return found
+            tensors += [moments["step"], moments["exp_avg"], moments["exp_avg_sq"]]
+    return tensors
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nasdistill.common.seeds import seed_of
 from nasdistill.data import Batch, Split
-from nasdistill.training.memory import answers
+from nasdistill.training.memory import forward_in_halves
 from nasdistill.training.precision import depthwise_in
 from nasdistill.training.run import Run
 from nasdistill.training.step_inputs import step_inputs
@@ -61,14 +61,14 @@ def train(run: Run, until: int, every: int | None = None) -> Iterator[Progress]:
     every = every or min(100 if run.device.type == "cuda" else 25, run.stream.steps_per_epoch)
     run.students.train()
     # What is streamed is decoded ahead, past the next sign of life.
-    given = None if run.graphed is None else step_inputs(run, last)
+    inputs = None if run.graphed is None else step_inputs(run, last)
     batches: Iterator[Batch] | None = None
     while run.step < last:
         chunk = min(last, (run.step // every + 1) * every)
         start, before = time.perf_counter(), run.step
         total = torch.zeros((), device=run.device)
-        if run.graphed is not None and given is not None:
-            total += run.graphed.train(run, given, chunk)
+        if run.graphed is not None and inputs is not None:
+            total += run.graphed.train(run, inputs, chunk)
         if run.step < chunk and batches is None:  # all of it, or what could not be replayed
             plan = run.stream.plan(run.step, last)
             batches = iter(run.stream.dataset.train.batches(plan, run.size, run.sizes))
@@ -94,7 +94,7 @@ def _train_step(run: Run, batch: Batch) -> Tensor:
 
 @torch.inference_mode()
 def predict(module: nn.Module, split: Split, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """TeacherTargets of a module to un-augmented images, in fp32.
+    """Logits of a module for un-augmented images, in fp32.
 
     Where memory runs out, a batch is halved as often as it takes.
 
@@ -110,7 +110,7 @@ def predict(module: nn.Module, split: Split, size: tuple[int, int]) -> tuple[Ten
     ids = torch.arange(len(split))
     plan = [(part, None) for part in torch.split(ids, EVALUATION_BATCH)]
     with depthwise_in(module, keep_fp32=False):
-        logits = [answers(module, batch.images) for batch in split.batches(plan, size)]
+        logits = [forward_in_halves(module, batch.images) for batch in split.batches(plan, size)]
     return torch.cat(logits).cpu(), split.labels.cpu()
 
 

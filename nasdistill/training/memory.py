@@ -12,7 +12,7 @@ from torch import Tensor, nn
 PARTS = 4
 """Micro-batches that make up a batch which does not fit."""
 
-_SAID = (
+_MESSAGES = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
     "CUDA error: out of memory",
@@ -31,7 +31,7 @@ def ran_out(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of a GPU or of the machine."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _SAID)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
 
 
 def free() -> None:
@@ -75,12 +75,12 @@ def with_micro_batches(
         except Exception as error:
             if not ran_out(error):
                 raise
-            said = _said(error)
+            reason = _reason(error)
         # The error is gone here, and with it the frames that held the student.
         if coupled:
             names = ", ".join(coupled)
             raise OutOfMemory(
-                f"{whole}, which can't be divided: {names} needs all of a batch ({said})"
+                f"{whole}, which can't be divided: {names} needs all of a batch ({reason})"
             )
         micro_batch = -(-batch // PARTS)
         free()
@@ -90,13 +90,13 @@ def with_micro_batches(
     except Exception as error:
         if not ran_out(error):
             raise
-        said = _said(error)
+        reason = _reason(error)
     free()
-    raise OutOfMemory(f"{whole}, and again in micro-batches of {micro_batch} ({said})")
+    raise OutOfMemory(f"{whole}, and again in micro-batches of {micro_batch} ({reason})")
 
 
-def answers(module: nn.Module, images: Tensor) -> Tensor:
-    """What a module in eval mode says about images, in halves where memory runs out.
+def forward_in_halves(module: nn.Module, images: Tensor) -> Tensor:
+    """The logits of a module in eval mode, in halves where memory runs out.
 
     Args:
         module: Gives logits `[B, C]`.
@@ -112,8 +112,8 @@ def answers(module: nn.Module, images: Tensor) -> Tensor:
         if len(images) == 1 or not ran_out(error):
             raise
     free()
-    return torch.cat([answers(module, half) for half in images.tensor_split(2)])
+    return torch.cat([forward_in_halves(module, half) for half in images.tensor_split(2)])
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:150] or type(error).__name__

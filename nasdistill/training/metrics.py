@@ -1,4 +1,4 @@
-"""How good a model's answers are: pure functions of logits and labels."""
+"""Metrics of a model's answers: pure functions of logits and labels."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def accuracy_with_interval(logits_NK: Tensor, labels_N: Tensor) -> Accuracy:
 
 
 def expected_calibration_error(probabilities_NK: Tensor, labels_N: Tensor, bins: int = 15) -> float:
-    """How far confidence and accuracy lie apart, by bin of confidence (Guo et al. 2017).
+    """The gap between confidence and accuracy, by bin of confidence (Guo et al. 2017).
 
     The bins are equally wide and closed at the upper end; each counts by its share of examples.
 
@@ -204,7 +204,7 @@ def overconfidence(probabilities_NK: Tensor, labels_N: Tensor) -> float:
 
 
 def mean_relative_drop(clean: float, corrupted: Sequence[float]) -> float:
-    """How much of its clean accuracy a model loses, on average over corruptions.
+    """The share of its clean accuracy that a model loses, on average over corruptions.
 
     The mean of 1 − corrupted ÷ clean. Averaging over severities, and measuring what is lost
     against the clean figure, is after the corruption errors of Hendrycks & Dietterich (2019);
@@ -225,7 +225,7 @@ def mean_relative_drop(clean: float, corrupted: Sequence[float]) -> float:
 def class_relation_preservation(
     student_logits_NK: Tensor, teacher_logits_NK: Tensor, labels_N: Tensor
 ) -> float:
-    """How well a student keeps the teacher's power to tell each pair of classes apart.
+    """The share that a student keeps of the teacher's power to tell each pair of classes apart.
 
     For a pair of classes, a model's power is the area under the ROC curve on the examples of the
     two, scored by the difference of the two classes' logits (which is also the difference of their
@@ -247,7 +247,7 @@ def class_relation_preservation(
 
 
 def preserved(student_P: Tensor, teacher_P: Tensor) -> Tensor:
-    """What is kept of the teacher's power over each pair, 1 − |teacher − student| ÷ teacher.
+    """The share kept of the teacher's power over each pair, 1 − |teacher − student| ÷ teacher.
 
     Args:
         student_P: Areas as `pairwise_areas` gives them.

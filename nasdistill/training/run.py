@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,17 @@ from nasdistill.losses import Objective
 from nasdistill.models import hooks
 from nasdistill.models.hooks import Outputs
 from nasdistill.teachers.targets import TargetRequest, TeacherTargets
-from nasdistill.training.cuda_graph import GraphedSteps
 from nasdistill.training.precision import Precision, autocast, set_precision
 from nasdistill.training.schedule import BatchStream, LRSchedule
+
+
+class StepReplay(Protocol):
+    """Replays the steps of a run, and of its branches: see `cuda_graph.GraphedSteps`."""
+
+    failure: str | None
+
+    def train(self, run: Run, inputs: Iterator[Any], until: int) -> Tensor:
+        """Trains a run up to a step, or less far; gives the sum of the losses."""
 
 
 class Run:
@@ -31,7 +39,7 @@ class Run:
         students: The modules that learn, each from uint8 `[B, C, H, W]` to logits: one, or as many
             as teach each other.
         stream: Examples, order and views.
-        objective: What they are trained on; its layers are found in the first student.
+        objective: The loss that they lower; its layers are found in the first student.
         targets: Those of each teacher, by the teacher's name.
         horizon: Training examples at which the objective's progress is 1.
         lr_schedule: The learning rate.
@@ -46,8 +54,8 @@ class Run:
 
     Attributes:
         auxiliaries: What learns with each student and is thrown away: projectors and the like.
-        kept: What each student's teachers keep of it, by the teacher's name: moving averages.
-        captured: What replays its steps, and those of its branches; None where each is done anew.
+        teacher_copies: Copies of each student that teach it, by the teacher's name: averages.
+        graphed: Replays its steps, and those of its branches; None where each is done anew.
         compiled: Whether what the students do was fused by `compile`.
 
     Raises:
@@ -89,7 +97,7 @@ class Run:
         self.teacher_copies = self._each(self._copies)
         self.optimizer = self._optimizer()
         self.step = 0
-        self.graphed: GraphedSteps | None = None
+        self.graphed: StepReplay | None = None
         self.compiled = False
 
     @property
@@ -150,13 +158,14 @@ class Run:
         self.step = state["step"]
 
     def loss(self, batch: Batch) -> Tensor:
-        """What the students are to lower on a batch, now."""
+        """The loss of a batch, now."""
 
         def ask(
-            name: str, number: int, layers: tuple[str, ...], said: Sequence[Outputs]
+            name: str, number: int, layers: tuple[str, ...], outputs: Sequence[Outputs]
         ) -> Outputs:
-            kept = dict(self.teacher_copies[number].named_children())
-            return self.targets[name](TargetRequest(batch, layers, said, number), kept.get(name))
+            copies = dict(self.teacher_copies[number].named_children())
+            request = TargetRequest(batch, layers, outputs, number)
+            return self.targets[name](request, copies.get(name))
 
         auxiliaries = [dict(each.named_children()) for each in self.auxiliaries]
         return self.objective(list(self.students), auxiliaries, ask, batch, self.progress)
@@ -176,17 +185,17 @@ class Run:
 
     def update_targets(self) -> None:
         """Lets teachers that are made of the students keep up, after a step."""
-        for student, kept in zip(self.students, self.teacher_copies, strict=True):
-            for name, module in kept.named_children():
+        for student, copies in zip(self.students, self.teacher_copies, strict=True):
+            for name, module in copies.named_children():
                 self.targets[name].update(module, student, self.step)
 
     def _bound(self, objective: Objective) -> Objective:
         if not objective.reads_layers:
             return objective
         shape = self.stream.dataset.input
-        seen = hooks.summarise(self.students[0], "student", replace(shape, **self._side()))
+        own = hooks.summarise(self.students[0], "student", replace(shape, **self._side()))
         return objective.bind(
-            seen, {name: answers.summary(seen) for name, answers in self.targets.items()}
+            own, {name: targets.summary(own) for name, targets in self.targets.items()}
         )
 
     def _side(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What a run is fed, and at what lr_schedule it learns."""
+"""The stream of batches of a run, and its learning rate."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LRSchedule:
 
 @dataclass(frozen=True)
 class BatchStream:
-    """What a run is fed: the same stream for every student of a study.
+    """The stream of batches of a run: the same for every student of a study.
 
     Order and views depend on the seed and the step alone.
 
@@ -66,7 +66,7 @@ class BatchStream:
         return self.steps_per_epoch * self.batch_size
 
     def steps(self, examples: int) -> int:
-        """How many steps it takes to see at least `examples` training examples."""
+        """The number of steps that it takes to see at least `examples` training examples."""
         return math.ceil(examples / self.batch_size)
 
     def plan(self, first: int, last: int) -> Iterator[tuple[Tensor, int | None]]:

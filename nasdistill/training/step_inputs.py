@@ -1,11 +1,11 @@
-"""What the steps of a run are given: brought together for many steps at once."""
+"""Inputs of a run's steps: rendered and asked for many steps at once."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +13,7 @@ from torch import Tensor
 from nasdistill.data import Batch, ResidentSplit
 from nasdistill.models.hooks import Outputs
 from nasdistill.teachers.targets import TargetRequest
-
-if TYPE_CHECKING:
-    from nasdistill.training.run import Run
+from nasdistill.training.run import Run
 
 TOGETHER_BYTES = 16 << 20
 """Up to how many bytes of pictures are rendered at once."""
@@ -23,32 +21,33 @@ TOGETHER_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class StepInputs:
-    """A batch, and what each teacher says about it, by name."""
+    """A batch, and the outputs of each teacher for it, by the teacher's name."""
 
     batch: Batch
-    answers: Mapping[str, Outputs]
+    targets: Mapping[str, Outputs]
 
     def each(self, change: Callable[[Tensor], Tensor]) -> StepInputs:
         """The same with each tensor changed; all of them have a row for each example."""
         own = {field.name: getattr(self.batch, field.name) for field in fields(self.batch)}
         changed: dict[str, Any] = {k: change(x) for k, x in own.items() if isinstance(x, Tensor)}
-        answers = {
+        targets = {
             name: Outputs(
-                change(said.logits), known=None if said.known is None else change(said.known)
+                change(outputs.logits),
+                known=None if outputs.known is None else change(outputs.known),
             )
-            for name, said in self.answers.items()
+            for name, outputs in self.targets.items()
         }
-        return StepInputs(replace(self.batch, **changed), answers)
+        return StepInputs(replace(self.batch, **changed), targets)
 
     def tensors(self) -> list[Tensor]:
         """All of its tensors, always in the same order."""
         batch = (getattr(self.batch, field.name) for field in fields(self.batch))
-        said = (x for one in self.answers.values() for x in (one.logits, one.known))
-        return [x for x in (*batch, *said) if isinstance(x, Tensor)]
+        targets = (x for o in self.targets.values() for x in (o.logits, o.known))
+        return [x for x in (*batch, *targets) if isinstance(x, Tensor)]
 
 
 def step_inputs(run: Run, until: int) -> Iterator[StepInputs]:
-    """The lesson of each step from where the run stands; many are rendered and asked at once.
+    """The inputs of each step from where the run stands; many are rendered and asked at once.
 
     A picture is the same whatever the batch it is in, and so is a remembered answer.
     """
@@ -62,15 +61,15 @@ def step_inputs(run: Run, until: int) -> Iterator[StepInputs]:
         ids = torch.cat([ids for ids, _ in items])
         plan += [(part, view) for part in torch.split(ids, size * together)]
     for batch in split.batches(plan, run.size):
-        question = TargetRequest(batch, (), (), 0)
-        answers = {name: asked(question, None) for name, asked in run.targets.items()}
-        whole = StepInputs(batch, answers)
+        request = TargetRequest(batch, (), (), 0)
+        targets = {name: each(request, None) for name, each in run.targets.items()}
+        whole = StepInputs(batch, targets)
         for start in range(0, len(batch.ids_host), size):
             yield whole.each(lambda x, at=start: x[at : at + size])  # type: ignore[misc]
 
 
 def values_of(run: Run, until: int) -> Tensor:
-    """What changes from step to step, from where the run stands.
+    """The numbers that change from step to step, from where the run stands.
 
     Returns:
         float32 `[steps, 1 + schedules]` on the device: learning rate, and the values of the

@@ -25,7 +25,7 @@ from nasdistill.models.counts import count_module
 from nasdistill.models.weights import read_weights
 from nasdistill.space import Architecture
 from nasdistill.teachers import AnswerPrecision, Teacher, head_of, replace_head, weights_hash
-from nasdistill.training.metrics import accuracy, expected_calibration_error, wilson
+from nasdistill.training.metrics import accuracy, accuracy_with_interval, expected_calibration_error
 from nasdistill.training.precision import Precision
 from nasdistill.training.run import Run
 from nasdistill.training.schedule import BatchStream, LRSchedule
@@ -97,7 +97,7 @@ def train_teacher(
 
 
 def checkpoint_of(folder: Path, *about: object) -> Path:
-    """Where the training of a teacher is kept until its folder is written.
+    """The checkpoint of a teacher's training, until its folder is written.
 
     Args:
         folder: The teacher's.
@@ -148,7 +148,7 @@ def train_through(
 
 
 def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) -> dict[str, Any]:
-    """How good a teacher is on the data.
+    """Measures a teacher on the data.
 
     Args:
         teacher: The teacher.
@@ -172,7 +172,7 @@ def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) 
     logits = torch.cat([part for part, _ in scored])
     labels = torch.cat([part for _, part in scored])
     counts = count_module(teacher.module, teacher.input)
-    share = accuracy(logits, labels)
+    share, low, high = accuracy_with_interval(logits, labels)
     card: dict[str, Any] = {
         **teacher.card,
         "name": teacher.name,
@@ -181,7 +181,7 @@ def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) 
         "macs": counts.macs,
         "bytes": counts.bytes,
         "validation_accuracy": share,
-        "validation_interval": list(wilson(round(share * len(labels)), len(labels))),
+        "validation_interval": [low, high],
         "ece": expected_calibration_error(logits.softmax(dim=1), labels),
     }
     card["train_accuracy"] = _train_accuracy(teacher, dataset)
@@ -205,7 +205,7 @@ def probe_answers(teacher: Teacher, dataset: Dataset, count: int = 500) -> Answe
 
     Args:
         teacher: The teacher.
-        dataset: Whose training split it is asked about.
+        dataset: Its training split is asked about.
         count: Images in the probe.
 
     Returns:
@@ -217,10 +217,10 @@ def probe_answers(teacher: Teacher, dataset: Dataset, count: int = 500) -> Answe
     named: dict[AnswerPrecision, torch.Tensor] = {}
     kinds: tuple[AnswerPrecision, ...] = ("fp32", "bf16")
     for kind in kinds:
-        asked = replace(teacher, precision=kind)
-        asked.logits(batch.images[:32]).cpu()
+        probed = replace(teacher, precision=kind)
+        probed.logits(batch.images[:32]).cpu()
         start = time.perf_counter()
-        named[kind] = asked.logits(batch.images).argmax(dim=1).cpu()
+        named[kind] = probed.logits(batch.images).argmax(dim=1).cpu()
         seconds[kind] = time.perf_counter() - start
     same = float((named["bf16"] == named["fp32"]).double().mean())
     quicker = seconds["bf16"] < BF16_WORTH * seconds["fp32"]
@@ -228,7 +228,7 @@ def probe_answers(teacher: Teacher, dataset: Dataset, count: int = 500) -> Answe
 
 
 def warnings_of(card: dict[str, Any]) -> list[str]:
-    """What a user should know of a teacher before trusting it."""
+    """Warnings about a teacher, for a user who is about to trust it."""
     if card["gap"] > OVERFITTED_GAP:
         return [
             f"the teacher is overfitted: accuracy {card['train_accuracy']:.3f} on training, "

@@ -15,7 +15,7 @@ from nasdistill.training.run import Run
 WARM_UP, ROUNDS = 2, 3
 """At each precision: steps before they are timed, and rounds."""
 PROBE_STEPS = 50
-"""Steps of a probe of capturing, and of a lap."""
+"""Steps of a probe of capturing, and of a window."""
 COMPILED_STEPS = 20
 """Steps timed to see whether compiling pays."""
 
@@ -38,19 +38,19 @@ def probe_precision(run: Run) -> Precision:
     if any(isinstance(m, DepthwiseConv2d) for m in run.students.modules()):
         kinds.append("bf16-mixed")
     captured, steps = capturable(run) is None, _round(run.device)
-    twins: dict[Precision, Run] = {}
+    branches: dict[Precision, Run] = {}
     for kind in kinds:
-        twins[kind] = run.branch(run.lr_schedule)
-        twins[kind].precision = kind
-        twins[kind].graphed = GraphedSteps() if captured else None
-        set_precision(twins[kind].students, kind)
-        _timed(twins[kind], 0, WARM_UP)
-    rounds = [{kind: _timed(twins[kind], 0, steps) for kind in kinds} for _ in range(ROUNDS)]
+        branches[kind] = run.branch(run.lr_schedule)
+        branches[kind].precision = kind
+        branches[kind].graphed = GraphedSteps() if captured else None
+        set_precision(branches[kind].students, kind)
+        _timed(branches[kind], 0, WARM_UP)
+    rounds = [{kind: _timed(branches[kind], 0, steps) for kind in kinds} for _ in range(ROUNDS)]
     return min(kinds, key=lambda kind: min(seconds[kind] for seconds in rounds))
 
 
 def probe_capture(run: Run) -> float:
-    """How many times as fast captured steps are as single ones; 0 if capturing fails.
+    """The gain of captured steps: times as fast as single ones; 0 if capturing fails.
 
     Args:
         run: A fresh run whose steps can be captured; branches of it are trained and thrown away.
@@ -64,7 +64,7 @@ def probe_capture(run: Run) -> float:
 
 
 def seconds_per_window(run: Run) -> float:
-    """What the first `PROBE_STEPS` steps of a run take, trained once more."""
+    """Seconds of the first `PROBE_STEPS` steps of a run, trained once more."""
     start, run.step = time.perf_counter(), 0
     for _ in train(run, PROBE_STEPS * run.stream.batch_size):
         pass
@@ -72,7 +72,7 @@ def seconds_per_window(run: Run) -> float:
 
 
 def steps_per_second(run: Run, begin: float, end: float) -> float:
-    """How many steps a second a run makes between two points in time, lap by lap.
+    """Steps a second of a run between two points in time, window by window.
 
     Args:
         run: See `seconds_per_window`.
@@ -86,22 +86,22 @@ def steps_per_second(run: Run, begin: float, end: float) -> float:
     if time.monotonic() > begin:
         return 0.0
     time.sleep(begin - time.monotonic())
-    laps = 0
+    windows = 0
     while time.monotonic() < end:
         seconds_per_window(run)
-        laps += 1
-    return laps * PROBE_STEPS / (time.monotonic() - begin)
+        windows += 1
+    return windows * PROBE_STEPS / (time.monotonic() - begin)
 
 
 def seconds_per_step(run: Run) -> float:
-    """What a step takes, of a branch that is trained and thrown away."""
-    twin = run.branch(run.lr_schedule)
-    twin.graphed = None if run.graphed is None else GraphedSteps()
-    return _timed(twin, 5, COMPILED_STEPS) / COMPILED_STEPS
+    """Seconds of a step, of a branch that is trained and thrown away."""
+    branch = run.branch(run.lr_schedule)
+    branch.graphed = None if run.graphed is None else GraphedSteps()
+    return _timed(branch, 5, COMPILED_STEPS) / COMPILED_STEPS
 
 
 def probe_compilation(run: Run) -> tuple[float, float]:
-    """What a step takes once a run is compiled, and what compiling takes, in seconds.
+    """Seconds of a step once a run is compiled, and of compiling.
 
     Args:
         run: A run of one student; a branch of it is compiled, trained and thrown away.
@@ -110,10 +110,10 @@ def probe_compilation(run: Run) -> tuple[float, float]:
         Exception: Whatever the compiler raises: there may be none on this machine.
     """
     start = time.perf_counter()
-    twin = run.branch(run.lr_schedule)
-    twin.graphed = None if run.graphed is None else GraphedSteps()
-    twin.compile()
-    steps = _timed(twin, 5, COMPILED_STEPS)
+    branch = run.branch(run.lr_schedule)
+    branch.graphed = None if run.graphed is None else GraphedSteps()
+    branch.compile()
+    steps = _timed(branch, 5, COMPILED_STEPS)
     return steps / COMPILED_STEPS, time.perf_counter() - start - steps
 
 

@@ -105,7 +105,7 @@ def choose_deadlines(context: StudyContext, begun: float) -> Deadlines:
 
 
 def _full_runs(recipe: Recipe) -> int:
-    """How many trainings at the final budget are to come."""
+    """The number of trainings at the final budget that are to come."""
     each, shared = 1 + recipe.baseline, 0
     if recipe.iterate is not None and recipe.iterate.generations is not None:
         each += recipe.iterate.generations - 1

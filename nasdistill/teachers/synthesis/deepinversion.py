@@ -102,23 +102,23 @@ def make(
 ) -> tuple[Tensor, Tensor]:
     """The batch that begins with image number `first`."""
     generator = torch.Generator().manual_seed(_seed(plan.seed, first))
-    canvas = _Canvas(teacher, plan, generator)
+    picture = _Canvas(teacher, plan, generator)
     labels_B = torch.arange(first, first + plan.batch) % teacher.classes
-    targets_B = labels_B.to(canvas.waves.device)
-    optimiser = torch.optim.Adam([canvas.waves], lr=plan.rate, betas=(0.5, 0.9))
-    with watch(teacher.module) as found, torch.enable_grad():
+    targets_B = labels_B.to(picture.waves.device)
+    optimiser = torch.optim.Adam([picture.waves], lr=plan.rate, betas=(0.5, 0.9))
+    with watch(teacher.module) as moments, torch.enable_grad():
         for step in range(plan.steps):
             optimiser.param_groups[0]["lr"] = plan.rate * _cosine(step / plan.steps)
-            shown_BCHW = _jitter(canvas.images(), generator)
-            loss = total_loss(teacher, shown_BCHW, targets_B, found, plan.weights)
+            shown_BCHW = _jitter(picture.images(), generator)
+            loss = total_loss(teacher, shown_BCHW, targets_B, moments, plan.weights)
             # Not backward(), which would leave gradients on a teacher that is not frozen.
-            canvas.waves.grad = torch.autograd.grad(loss, canvas.waves)[0]
+            picture.waves.grad = torch.autograd.grad(loss, picture.waves)[0]
             optimiser.step()
             if (step + 1) % EVERY == 0 or step + 1 == plan.steps:
                 _check(loss.item(), first, step + 1, plan)
                 done = first if step + 1 < plan.steps else min(count, first + plan.batch)
                 tell(Progress(done, count, step + 1, plan.steps, loss.item()))
-    images = canvas.images().detach().mul(255).round()
+    images = picture.images().detach().mul(255).round()
     return images.to(torch.uint8).cpu(), labels_B
 
 

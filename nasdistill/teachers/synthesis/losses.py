@@ -1,4 +1,4 @@
-"""What makes images like the teacher's training data: the terms of the loss, and their sum."""
+"""The loss of synthetic images: terms that make them like the training data, and their sum."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Moments = tuple[Tensor, Tensor, _BatchNorm]
 
 @dataclass(frozen=True)
 class Weights:
-    """What the terms of the loss count. The defaults are for a teacher with batch norm.
+    """Weights of the terms of the loss. The defaults are for a teacher with batch norm.
 
     Attributes:
         batch_norm: `batch_norm_loss`.
@@ -56,25 +56,25 @@ def watch(module: nn.Module) -> Iterator[list[Moments]]:
         input by channel (float32 `[channels]`, with their gradients) and the layer; clear it
         before each call of `module`.
     """
-    found: list[Moments] = []
+    moments: list[Moments] = []
 
     def read(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(layer, _BatchNorm)
         x = inputs[0].float()
         others = [axis for axis in range(x.ndim) if axis != 1]
         variance, mean = torch.var_mean(x, others, correction=0)
-        found.append((mean, variance, layer))
+        moments.append((mean, variance, layer))
 
     hooks = [layer.register_forward_pre_hook(read) for layer in batch_norms(module)]
     try:
-        yield found
+        yield moments
     finally:
         for hook in hooks:
             hook.remove()
 
 
 def batch_norm_loss(moments: list[Moments]) -> Tensor:
-    """How far a batch is from what the batch norms remember.
+    """The distance of a batch from what the batch norms remember.
 
     The divergence of the normal distribution that was remembered (mean m, variance v) from that of
     the batch (µ, σ²), (σ² / v + (µ − m)² / v − 1 − log(σ² / v)) / 2 (Kullback, Leibler, 1951), mean
@@ -98,7 +98,7 @@ def batch_norm_loss(moments: list[Moments]) -> Tensor:
 
 
 def diversity_loss(logits_BK: Tensor) -> Tensor:
-    """How far the classes are from being answered equally often (Chen et al., 2019).
+    """The distance of the classes from being answered equally often (Chen et al., 2019).
 
     Args:
         logits_BK: float32.
@@ -112,15 +112,19 @@ def diversity_loss(logits_BK: Tensor) -> Tensor:
 
 
 def total_loss(
-    teacher: Teacher, images_BCHW: Tensor, labels_B: Tensor, found: list[Moments], weights: Weights
+    teacher: Teacher,
+    images_BCHW: Tensor,
+    labels_B: Tensor,
+    moments: list[Moments],
+    weights: Weights,
 ) -> Tensor:
     """The weighted sum of all terms; scalar float32."""
-    found.clear()
+    moments.clear()
     with torch.autocast(images_BCHW.device.type, torch.bfloat16, teacher.precision == "bf16"):
         logits_BK = teacher.module(images_BCHW)
     logits_BK = logits_BK.float()
     return (
-        weights.batch_norm * batch_norm_loss(found).to(images_BCHW.device)
+        weights.batch_norm * batch_norm_loss(moments).to(images_BCHW.device)
         + weights.confidence * F.cross_entropy(logits_BK, labels_B)
         + weights.diversity * diversity_loss(logits_BK)
         + weights.input * _input_loss(teacher.module, images_BCHW)

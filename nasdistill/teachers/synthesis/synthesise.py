@@ -114,16 +114,18 @@ def _kept(
     """A batch from its file, which is made where there is none that reads."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = torch.from_numpy(file["images"]), torch.from_numpy(file["labels"])
+            batch_of_images = torch.from_numpy(file["images"]), torch.from_numpy(file["labels"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        found = make(teacher, plan, first, count, tell)
+        batch_of_images = make(teacher, plan, first, count, tell)
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, images=found[0].numpy(), labels=found[1].numpy())
+        np.savez_compressed(
+            buffer, images=batch_of_images[0].numpy(), labels=batch_of_images[1].numpy()
+        )
         write_whole(path, buffer.getvalue())
     else:
         done = min(count, first + plan.batch)
         tell(Progress(done, count, plan.steps, plan.steps, math.nan))
-    return found
+    return batch_of_images
 
 
 def _key(teacher: Teacher, plan: Plan) -> str:
