@@ -99,7 +99,7 @@ def test_a_recipe_names_it_and_it_gives_its_loss(largest: ModuleType, tmp_path: 
     # Largest logits are 2 and 0 apart; half-way through the temperature is 3.
     expected = [(2 / 3 - 0.25) ** 2, 0.0]
     assert item.term(student, teacher, batch, 0.5).tolist() == pytest.approx(expected)
-    check_term(lambda: item.term, conv(), conv((6, 10, 12), seed=1), GREY)
+    check_term(largest.Largest, conv(), conv((6, 10, 12), seed=1), GREY)
 
 
 def test_it_is_stored_and_read_again(largest: ModuleType, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from optuna.trial import TrialState
 
 from nasdistill.recipe import load_recipe
-from nasdistill.results import RungScore
+from nasdistill.results import RungScore, keys
 from nasdistill.study import Proposal, Study, TrialEnded
 from nasdistill.study.sampling import sampler_view
 from nasdistill.study.study import MOST_DEATHS
@@ -111,7 +111,7 @@ def test_a_trial_that_takes_its_process_down_again_and_again_fails(here: Path) -
 
     def die() -> None:
         lease = study.trials()[number].user_attrs["lease"]
-        study.note(number, "lease", {**lease, "worker": "0" * 12, "pid": 2**22 + 1})
+        study.note(number, keys.LEASE, {**lease, "worker": "0" * 12, "pid": 2**22 + 1})
 
     for _ in range(MOST_DEATHS - 1):
         die()
@@ -130,9 +130,9 @@ def test_an_expired_lease_is_taken_up_by_one_worker(here: Path) -> None:
     study, other = opened(), opened()
     number = claimed(study)
     lease = study.trials()[number].user_attrs["lease"]
-    study.note(number, "lease", {**lease, "until": 0.0})
+    study.note(number, keys.LEASE, {**lease, "until": 0.0})
     assert other.take_up() is None, "the machine may have slept, the process lives"
-    study.note(number, "lease", {**lease, "host": "elsewhere", "until": 0.0})
+    study.note(number, keys.LEASE, {**lease, "host": "elsewhere", "until": 0.0})
     assert other.take_up() == number
     assert opened().take_up() is None
 
@@ -142,15 +142,15 @@ def test_who_claims_and_dies_keeps_nobody_out(here: Path) -> None:
     number = claimed(study)
     lease = study.trials()[number].user_attrs["lease"]
     dead = {**lease, "worker": "0" * 12, "pid": 2**22 + 1, "until": lease["until"] - 50}
-    study.note(number, "lease", dead)
-    study.note(number, "claim_1_" + "0" * 12, dead)
+    study.note(number, keys.LEASE, dead)
+    study.note(number, keys.CLAIM.of(1, "0" * 12), dead)
     assert other.take_up() == number
 
 
 def test_a_trial_cut_off_while_it_was_withdrawn_is_ended(here: Path) -> None:
     study = opened()
     number = claimed(study)
-    study.note(number, "state", "withdrawn")
+    study.note(number, keys.TRIAL_STATE, "withdrawn")
     assert study.take_up() is None
     assert study.trials()[number].state == TrialState.FAIL
 
@@ -183,7 +183,9 @@ def test_what_is_measured_once_is_measured_by_one_worker(here: Path) -> None:
         return made[-1]
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda study: study.get_or_measure("key", make), workers))
+        found = list(
+            pool.map(lambda study: study.get_or_measure(keys.FINAL_EXAMPLES, make), workers)
+        )
     assert found == [0, 0, 0, 0] and made == [0]
 
 

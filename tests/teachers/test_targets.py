@@ -371,7 +371,7 @@ def test_a_run_with_all_that_learns_goes_on_bit_for_bit(data: Dataset, tmp_path:
     branch = first.branch(first.lr_schedule)
     for run in (second, branch):
         train_until(run, 700)
-        for name in ("students", "auxiliaries", "kept"):
+        for name in ("students", "auxiliaries", "teacher_copies"):
             assert same(getattr(run, name), getattr(whole, name)), name
     restored = torch.load(tmp_path / "run.pt", weights_only=True)
     assert first.step == restored["step"] == 7

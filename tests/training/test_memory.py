@@ -144,14 +144,14 @@ def no_more_than(megabytes: int) -> Iterator[None]:
 def train_hungry(data: Dataset, megabytes: int, marked: list[int]) -> int:
     """Trains with a memory limit; gives the examples seen."""
 
-    def train(micro_batch: int | None) -> int:
+    def attempt(micro_batch: int | None) -> int:
         run = make(data, micro_batch, Hungry())
         with no_more_than(megabytes):
             for _ in train(run, 100):
                 pass
         return run.examples
 
-    return with_micro_batches(train, batch=50, coupled=(), micro_batch=None, mark=marked.append)
+    return with_micro_batches(attempt, batch=50, coupled=(), micro_batch=None, mark=marked.append)
 
 
 def test_memory_that_really_runs_out_is_met_with_micro_batches(data: Dataset) -> None:
@@ -173,14 +173,14 @@ def test_the_student_is_gone_before_the_second_try() -> None:
     students: list[weakref.ref[nn.Module]] = []
     alive: list[bool] = []
 
-    def train(micro_batch: int | None) -> None:
+    def attempt(micro_batch: int | None) -> None:
         student = nn.Linear(2, 2)
         students.append(weakref.ref(student))
         if micro_batch is None:
             torch.empty(2**60, dtype=torch.uint8)
 
     with_micro_batches(
-        train,
+        attempt,
         batch=8,
         coupled=(),
         micro_batch=None,
