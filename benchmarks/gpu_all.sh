@@ -57,7 +57,7 @@ bench() { # NAME SECONDS OPTIONS...
 
 # shellcheck disable=SC2046  # a list of files
 step tests 90 python3 -m pytest -q -rs -p no:cacheprovider --rootdir "$ROOT" -c "$ROOT/pyproject.toml" \
-    $(grep -l "is_available" "$ROOT"/tests/test_*.py)
+    $(grep -rl "is_available" "$ROOT"/tests --include="test_*.py")
 bench kd_overhead 40 --device cuda --repeats 3
 bench cache_exact 30 --device cuda
 bench roofline 45 --device cuda

@@ -221,12 +221,12 @@ def main() -> None:
     setting.setup.prepare(sides.pace_for(setting, asked.epochs).end, 0)
     del setting
     rates: dict[int, list[float]] = {n: [] for n in WORKERS}
-    crew = WorkerPool(asked)
+    pool = WorkerPool(asked)
     for repeat in range(asked.repeats):
         for n in WORKERS if repeat % 2 == 0 else WORKERS[::-1]:
-            rates[n].append(crew.trials_an_hour(drawn, n))
+            rates[n].append(pool.trials_an_hour(drawn, n))
             print(f"{n} processes: {rates[n][-1]:,.0f} trials an hour", flush=True)
-    crew.end()
+    pool.end()
     found = {"trials_an_hour": rates, "memory": memory(asked)}
     results = {"machine": common.machine(asked.device), "options": vars(asked), **found}
     common.write(common.name_on("scaling", asked.device), results, describe(found, asked))

@@ -30,7 +30,7 @@ def warm_up(value: float, over: float) -> Schedule:
 
 
 def within(inner: Schedule, start: float, end: float) -> Schedule:
-    """A schedule that runs its whole course between two points, and is 0 outside.
+    """A schedule that is run through between two points, and is 0 outside.
 
     Args:
         inner: The schedule.
@@ -47,7 +47,7 @@ def within(inner: Schedule, start: float, end: float) -> Schedule:
 
 
 def during(inner: Schedule, start: float, end: float) -> Schedule:
-    """The same course, but held at its ends outside: for what is no weight."""
+    """The same, but held at its ends outside: for what is no weight."""
     return lambda progress: inner(min(1.0, max(0.0, (progress - start) / (end - start))))
 
 

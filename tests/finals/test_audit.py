@@ -192,15 +192,15 @@ def test_the_ceiling_is_what_two_full_runs_agree_by() -> None:
 
 def test_a_student_that_fails_ends_no_audit(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nasdistill.search(load_recipe("recipe.yaml", {"trials": 5, "top_k": 1, "min_accuracy": 0}))
-    in_full, asked = audit._in_full, []
+    distil, asked = audit._distil, []
 
-    def failing(study: Any, bench: Any, candidate: Candidate, *rest: Any) -> float:
+    def failing(context: Any, candidate: Candidate, *rest: Any) -> float:
         asked.append(candidate.number)
         if candidate.number == asked[0]:
             raise Diverged("the loss is <not> finite")
-        return in_full(study, bench, candidate, *rest)
+        return distil(context, candidate, *rest)
 
-    monkeypatch.setattr(audit, "_in_full", failing)
+    monkeypatch.setattr(audit, "_distil", failing)
     outcome = api.audit("small", count=4, repeats=0)
     assert outcome.audit.failed == {asked[0]: "the loss is <not> finite"}
     assert len(outcome.audit.numbers) == 3 and asked[0] not in outcome.audit.numbers

@@ -1,4 +1,4 @@
-"""Schedules that warm up, or run within a part of the course."""
+"""Schedules that warm up, or run within a part of the run."""
 
 from __future__ import annotations
 
