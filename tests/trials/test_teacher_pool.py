@@ -57,7 +57,7 @@ def test_each_kind_of_teacher_gives_its_targets(two_teachers: None, opened: Open
     assert {name: type(t) for name, t in targets.items()} == kinds
     both, before = targets["both"], targets["before"]
     assert isinstance(both, EnsembleTargets) and list(both.shares) == [0.75, 0.25]
-    assert isinstance(before, SnapshotTargets) and before.every == 10
+    assert isinstance(before, SnapshotTargets) and before.every == 11
     assert targets["pair"].students == 3
 
 

@@ -20,7 +20,7 @@ def test_scoring_and_finals_share_one_stream(opened: OpenContext) -> None:
     assert scoring.stream == final.stream
     assert list(scoring.needed_targets) == ["teacher"] and not final.needed_targets
     plans = [[ids.tolist() for ids, _ in s.stream.plan(0, 12)] for s in (scoring, final)]
-    assert plans[0] == plans[1] and sorted(sum(plans[0][:10], [])) == list(range(500))
+    assert plans[0] == plans[1] and len(set(sum(plans[0][:10], []))) == 500
 
 
 def test_an_architecture_brings_its_temperature_and_alpha(opened: OpenContext) -> None:

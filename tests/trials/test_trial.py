@@ -37,7 +37,7 @@ def test_a_trial_climbs_every_rung(opened: OpenContext, events: list[Event]) -> 
     assert candidate.state == "complete" and candidate.passed == 2
     assert [r.budget for r in candidate.rungs] == [200, 400, 800]
     for score in candidate.rungs:
-        assert score.low < score.accuracy < score.high and score.loss > 0 and score.peers == ()
+        assert score.low < score.accuracy < score.high and score.loss > 0 and not score.peers
     own = [e for e in events if e.trial == number]
     assert [e.rung for e in own if e.kind == "rung"] == [0, 1]
     assert [(e.rung, e.done, e.total) for e in own if e.kind == "trial"] == [(2, 1, 7)]

@@ -64,7 +64,10 @@ def test_an_error_of_the_users_is_one_message(here: Path) -> None:
     message = first_message()
     Path("own.py").write_text("1 / 0\n")
     process = started(here)
-    output, errors = process.communicate(message, timeout=60)
-    (event,) = [json.loads(line) for line in output.splitlines()] or [{}]
-    assert event["kind"] == "warning" and "Traceback" not in errors
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(message)
+    process.stdin.flush()  # its end would be that of the command
+    assert process.wait(60) == 0
+    (event,) = [json.loads(line) for line in process.stdout.read().splitlines()]
+    assert event["kind"] == "warning"
     assert event["text"].startswith("a worker of small ended: --import own.py: ZeroDivisionError")
