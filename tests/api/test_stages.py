@@ -1,0 +1,72 @@
+"""The stages of a search: when it is complete, and what a choice of finals rests on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_study import OpenContext
+
+from nasdistill.api import stages
+from nasdistill.common.events import Event
+from nasdistill.results import keys
+from nasdistill.trials.context import StudyContext
+from nasdistill.trials.loop import run_trials
+from nasdistill.workers.pool import WorkerPool
+
+QUICK = {
+    "trials": 3,
+    "top_k": 2,
+    "stopping": False,
+    "race": False,
+    "rungs": {"first": "100 images", "count": 1},
+    "final_budget": "1 epochs",
+}
+
+
+@pytest.fixture
+def context(opened: OpenContext) -> StudyContext:
+    context = opened(**QUICK)
+    assert run_trials(context) == "complete"
+    return context
+
+
+def test_a_choice_is_made_once_for_a_number_of_trials_and_finals(context: StudyContext) -> None:
+    chosen = stages.choose_finals(context, WorkerPool())
+    assert 1 <= len(chosen) <= 2 and context.study.require(keys.CHOSEN_FROM) == [3, 2]
+    context.study.write(keys.FINALS, chosen[:1])  # as if another had been chosen then
+    assert stages.choose_finals(context, WorkerPool()) == chosen[:1]
+    context.study.write(keys.CHOSEN_FROM, [2, 2])  # one trial more has ended since
+    again = stages.choose_finals(context, WorkerPool())
+    assert again[0] == chosen[0] and set(again) == set(chosen), "what was chosen keeps its rank"
+
+
+def test_no_trial_above_the_floor_is_told(context: StudyContext, events: list[Event]) -> None:
+    context.limits = {**context.limits, "accuracy": 1.5}
+    assert stages.choose_finals(context, WorkerPool()) == []
+    assert any("no trial reached the accuracy floor of 1.500" in e.text for e in events)
+
+
+def test_complete_is_trials_counted_finals_made(context: StudyContext) -> None:
+    study = context.study
+    assert not stages.is_complete(study)
+    chosen = stages.choose_finals(context, WorkerPool())
+    assert not stages.is_complete(study)
+    stages.finish(context, WorkerPool(), chosen)
+    assert stages.is_complete(study) and study.read(keys.STATE) == "complete"
+    study.write(keys.FINALS, [*chosen, 99])
+    assert not stages.is_complete(study)
+    study.write(keys.FINAL_FAILED.of(99), "it broke")
+    assert stages.is_complete(study), "one that failed is not waited for"
+    study.write(keys.FINAL_FAILED.of(99), None)
+    assert not stages.is_complete(study), "asked for by name, it is tried again"
+
+
+def test_work_files_go_and_those_of_running_trials_stay(context: StudyContext) -> None:
+    study = context.study
+    number = study.claim(study.ask(7), {"params": 1, "macs": 1, "bytes": 4})
+    assert number is None, "the total is reached"
+    trials = Path("studies/small/trials")
+    (trials / "0").mkdir(parents=True)
+    stages.remove_work_files(study)
+    assert not (trials / "0").exists()
