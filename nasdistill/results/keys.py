@@ -46,30 +46,41 @@ class Key(Generic[Value]):
         return {match.groups(): value for match, value in matches if match is not None}
 
 
+# fmt: off
 # -- of a study ----------------------------------------------------------------------------------
 
 RECIPE = Key[dict[str, Any]](
     "recipe", "the resolved recipe", "study.study", "study.study, results.loading"
 )
-SPACE = Key[dict[str, Any]]("space", "the search space as a tree", "study.study", "nobody yet")
+SPACE = Key[dict[str, Any]](
+    "space", "the search space as a tree",
+    "study.study", "nobody",
+)
 SPACE_FINGERPRINT = Key[str]("space_fingerprint", "its fingerprint", "study.study", "study.study")
 COMMAND = Key[str]("command", "the command line", "study.study", "results.loading")
-CREATED = Key[float]("created", "seconds since 1970", "study.study", "nobody yet")
-STATE = Key[str]("stage", "searching, distilling or complete", "api.searching", "results.loading")
+CREATED = Key[float](
+    "created", "seconds since 1970",
+    "study.study", "nobody",
+)
+STATE = Key[str](
+    "stage", "searching, distilling or complete",
+    "api.stages", "results.loading",
+)
 IMPORT_FINGERPRINT = Key[str](
     "import_fingerprint", "hash of the --import file", "trials.plugins", "trials.plugins"
 )
 DATA = Key[dict[str, Any]](
     "data", "name, classes, input, examples, fingerprint", "trials.context",
     "trials.context, results.loading",
-)  # fmt: skip
+)
 TEACHER = Key[dict[str, Any]](
-    "teacher", "card of the main teacher", "trials.teacher_pool", "results.loading"
+    "teacher", "card of the main teacher",
+    "trials.teacher_pool", "trials.context, results.loading",
 )
 FURTHER_TEACHER = Key[dict[str, Any]](
     "teacher:{}", "card of a further teacher, by its name", "trials.teacher_pool",
     "trials.teacher_pool",
-)  # fmt: skip
+)
 TABLE = Key[str]("table:{}", "hash of a teacher's table", "trials.context", "trials.context")
 MACHINE = Key[dict[str, Any]](
     "machine", "processor, cores, memory, accelerator", "trials.context", "results.loading"
@@ -88,8 +99,8 @@ TEACHER_LATENCY = Key[float | None](
 )
 LIMITS = Key[dict[str, float]](
     "limits", "upper by cost (counts, milliseconds); accuracy: lower, in [0, 1]",
-    "trials.context", "trials.context, api.searching, results.loading",
-)  # fmt: skip
+    "trials.context", "api.stages, api.searching, results.loading",
+)
 ASSISTANT_ARCHITECTURES = Key[list[dict[str, Any]]](
     "assistants:architectures", "JSON of each", "trials.context", "finals.training"
 )
@@ -98,12 +109,12 @@ ASSISTANTS = Key[list[dict[str, Any]]](
 )
 PRECISION = Key[Any](
     "precision:{}", "fp32, bf16 or bf16-mixed, of a kind of student or a teacher",
-    "trials.autotune, trials.teacher_pool", "the same",
-)  # fmt: skip
+    "trials.autotune, trials.teacher_pool", "trials.autotune, trials.teacher_pool",
+)
 GRAPHED = Key[float](
     "captured:{}", "times as fast in a CUDA graph, of a kind of student", "trials.autotune",
     "trials.autotune",
-)  # fmt: skip
+)
 COMPILED = Key[bool](
     "compiled:{}", "whether a run of finals is compiled", "trials.autotune", "trials.autotune"
 )
@@ -113,32 +124,35 @@ MICRO_BATCH = Key[int](
 CONCURRENT_STUDENTS = Key[int](
     "at_once", "students trained at the same time on this card", "workers.calibration",
     "workers.pool",
-)  # fmt: skip
+)
 EXHAUSTED_AT = Key[int](
-    "exhausted_at", "total of trials at which the space had nothing new", "trials.loop",
-    "api.searching",
-)  # fmt: skip
+    "exhausted_at", "total of trials at which the space had nothing new",
+    "trials.loop", "api.stages",
+)
 CONTENDERS = Key[list[int]](
-    "race", "trials that race", "api.searching", "api.searching, workers.worker"
+    "race", "trials that race",
+    "api.stages", "api.stages, workers.worker",
 )
 RACED_FROM = Key[list[int]](
-    "raced_from", "trials ended, finals wanted", "api.searching", "api.searching"
+    "raced_from", "trials ended, finals wanted",
+    "api.stages", "api.stages",
 )
 RACE_SCORE = Key[dict[str, Any] | None](
-    "race:{}", "a trial's RungScore in the race; null if it failed", "trials.race",
-    "results.loading",
-)  # fmt: skip
+    "race:{}", "a trial's RungScore in the race; null if it failed",
+    "trials.race", "api.stages, results.loading",
+)
 FINALS = Key[list[int]](
-    "finals", "trials distilled in full, by rank", "api.searching",
-    "api.searching, finals.pipeline",
-)  # fmt: skip
+    "finals", "trials distilled in full, by rank",
+    "api.stages", "api.stages, api.searching, finals.pipeline",
+)
 CHOSEN_FROM = Key[list[int]](
-    "chosen_from", "trials ended, finals wanted", "api.searching", "api.searching"
+    "chosen_from", "trials ended, finals wanted",
+    "api.stages", "api.stages",
 )
 FINAL_FAILED = Key[str | None](
     "final_failed:{}", "why a trial's final failed; null once it is tried again",
-    "finals.pipeline, api.searching", "finals.pipeline, api.searching",
-)  # fmt: skip
+    "finals.pipeline, api.searching", "finals.pipeline, api.stages",
+)
 FINALS_LEASE = Key[dict[str, Any] | None](
     "finals_lease", "of the process that makes the finals", "study.study", "study.study"
 )
@@ -155,7 +169,7 @@ STUDY_KEYS: tuple[Key[Any], ...] = (
     ASSISTANT_ARCHITECTURES, ASSISTANTS, PRECISION, GRAPHED, COMPILED, MICRO_BATCH,
     CONCURRENT_STUDENTS, EXHAUSTED_AT, CONTENDERS, RACED_FROM, RACE_SCORE, FINALS, CHOSEN_FROM,
     FINAL_FAILED, FINALS_LEASE, SECONDS, SAVED,
-)  # fmt: skip
+)
 
 # -- of a trial ----------------------------------------------------------------------------------
 
@@ -163,7 +177,7 @@ ARCHITECTURE = Key[str]("architecture", "canonical JSON", "study.study", "result
 FINGERPRINT = Key[str](
     "fingerprint", "the architecture's", "study.study",
     "study.study, study.sampling, results.loading",
-)  # fmt: skip
+)
 PARAMS = Key[int]("params", "parameters", "study.study", "results.loading")
 MACS = Key[int]("macs", "multiply-adds of one image", "study.study", "results.loading")
 BYTES = Key[int]("bytes", "of the stored weights", "study.study", "results.loading")
@@ -171,7 +185,7 @@ DEPTH = Key[int]("depth", "convolutions and linear layers", "study.study", "resu
 TRIAL_STATE = Key[str](
     "state", "running, complete, stopped, rejected, failed or withdrawn", "study.study",
     "study.study, results.loading",
-)  # fmt: skip
+)
 REASON = Key[str]("reason", "why it ended", "study.study", "results.loading")
 TOKEN = Key[str]("token", "of the claim", "study.study", "study.study")
 LEASE = Key[dict[str, Any]](
@@ -180,7 +194,7 @@ LEASE = Key[dict[str, Any]](
 CLAIM = Key[dict[str, Any]](
     "claim_{}_{}", "lease of who takes it up, by generation and worker", "study.study",
     "study.study",
-)  # fmt: skip
+)
 DEATHS = Key[dict[str, int]](
     "deaths", "of its process since its last rung", "study.study", "study.study"
 )
@@ -194,12 +208,15 @@ TRIAL_MICRO_BATCH = Key[int](
 SCORE = Key[float](
     "score_{}", "accuracy at a rung, in [0, 1]: for those who read the storage with pandas",
     "study.study", "nobody",
-)  # fmt: skip
+)
 RUNG = Key[dict[str, Any]]("rung_{}", "a RungScore", "study.study", "results.loading")
 PASSED = Key[int](
     "passed", "rungs at which it was judged and went on", "study.study", "results.loading"
 )
-STOPPED_AT = Key[int]("stopped_at", "the rung", "study.study", "nobody yet")
+STOPPED_AT = Key[int](
+    "stopped_at", "the rung",
+    "study.study", "nobody",
+)
 EXAMPLES_SAVED = Key[int](
     "saved", "training examples that stopping it saved", "study.study", "results.loading"
 )
@@ -208,7 +225,8 @@ TRIAL_KEYS: tuple[Key[Any], ...] = (
     ARCHITECTURE, FINGERPRINT, PARAMS, MACS, BYTES, DEPTH, TRIAL_STATE, REASON, TOKEN, LEASE,
     CLAIM, DEATHS, LATENCY, TRIAL_SECONDS, TRIAL_MICRO_BATCH, SCORE, RUNG, PASSED, STOPPED_AT,
     EXAMPLES_SAVED,
-)  # fmt: skip
+)
+# fmt: on
 
 
 def unlisted(names: Iterable[str], keys: Iterable[Key[Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -49,3 +50,20 @@ def test_each_key_is_listed_once_and_told_apart_from_the_others(
         # `assistants:architectures` and the like are whole names, and no other key's kind.
         assert matching == [key.name]
         assert key.content and key.writer and key.readers
+
+
+def test_who_writes_and_reads_each_key_is_what_the_code_does() -> None:
+    package = Path(keys.__file__).parents[1]
+    names = {name: value for name, value in vars(keys).items() if isinstance(value, keys.Key)}
+    users: dict[str, set[str]] = {name: set() for name in names}
+    for path in package.rglob("*.py"):
+        module = ".".join(path.relative_to(package).with_suffix("").parts)
+        for name in re.findall(r"\bkeys\.([A-Z_]+)\b", path.read_text()):
+            if name in users:
+                users[name].add(module)
+    for name, key in names.items():
+        told = {part.strip() for part in f"{key.writer}, {key.readers}".split(",")}
+        # Figures of an architecture are written by their names: params, macs, bytes, depth.
+        if name in ("PARAMS", "MACS", "BYTES", "DEPTH"):
+            told -= {"study.study"}
+        assert told - {"nobody"} == users[name], name
