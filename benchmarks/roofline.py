@@ -65,9 +65,9 @@ class AtHand(TeacherTargets):
     def __init__(self, said_NC: Tensor) -> None:
         self._said_NC = said_NC
 
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
         """See `TeacherTargets`."""
-        return Outputs(self._said_NC[question.batch.ids])
+        return Outputs(self._said_NC[request.batch.ids])
 
 
 def pictures(device: torch.device, count: int = 12_000) -> Dataset:

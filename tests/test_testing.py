@@ -335,48 +335,48 @@ class Live(TeacherTargets):
     module: nn.Module
     seen: list[int] = field(default_factory=list)
 
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
         with torch.no_grad():
-            return Outputs(self.module(question.batch.images))
+            return Outputs(self.module(request.batch.images))
 
 
 class WithGradients(Live):
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
-        return Outputs(self.module.requires_grad_()(question.batch.images))
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
+        return Outputs(self.module.requires_grad_()(request.batch.images))
 
 
 class InTraining(Live):
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
         self.module.train()
-        return super().__call__(question, kept)
+        return super().__call__(request, teacher_copy)
 
 
 class OtherClasses(Live):
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
-        return Outputs(super().__call__(question, kept).logits[:, :2])
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
+        return Outputs(super().__call__(request, teacher_copy).logits[:, :2])
 
 
 class Forgetful(Live):
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
         self.seen.append(len(self.seen))
-        return Outputs(super().__call__(question, kept).logits + float(len(self.seen)))
+        return Outputs(super().__call__(request, teacher_copy).logits + float(len(self.seen)))
 
 
 class Meddling(Live):
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
-        module = question.student_outputs[question.student].module
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
+        module = request.student_outputs[request.student].module
         assert module is not None
-        module(question.batch.images)  # moves the student's running means
-        return super().__call__(question, kept)
+        module(request.batch.images)  # moves the student's running means
+        return super().__call__(request, teacher_copy)
 
 
 class Unsaved(Live):
-    """What it says depends on all that it was asked, which no run saves."""
+    """Depends on all former requests, which no run saves."""
 
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
-        first = int(question.batch.ids_host[0])
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
+        first = int(request.batch.ids_host[0])
         self.seen += [first] if first not in self.seen else []
-        return Outputs(super().__call__(question, kept).logits * len(self.seen))
+        return Outputs(super().__call__(request, teacher_copy).logits * len(self.seen))
 
 
 @pytest.mark.parametrize(

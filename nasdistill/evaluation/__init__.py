@@ -1,4 +1,4 @@
-"""Quality beyond accuracy: a student held against its teacher, clean and corrupted."""
+"""Quality beyond accuracy: a student compared with its teacher, clean and corrupted."""
 
 from nasdistill.evaluation.comparison import CORRUPTED, Comparison
 from nasdistill.evaluation.evaluate import evaluate, judge_final, write_quality

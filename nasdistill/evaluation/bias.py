@@ -1,10 +1,10 @@
-"""Bias between classes: which confusions a student has from its teacher, and which are its own."""
+"""Bias between classes: confusions that a student has from its teacher, and those of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ from nasdistill.training.metrics import wilson
 
 LEVEL = 0.05
 """Chance, over all pairs of one comparison, of calling a difference real that is none."""
-FREQUENT = 0.02
-SURELY = 0.01
-"""A teacher confuses two classes if it does so in 2 % of the class, and surely in 1 %."""
+LEAST_SHARE, LEAST_LOW = 0.02, 0.01
+"""Shares of a class from which on a teacher confuses it with another: the measured share, and the
+lower end of its interval."""
 
 Verdict = Literal["inherited", "worsened", "mended"]
 
@@ -28,9 +28,9 @@ class Confusion:
         true: Their class.
         answered: The class they are put in.
         examples: Examples of the true class.
-        teacher: How many of them the teacher puts there.
-        student: How many the student does.
-        both: How many both do.
+        teacher: Number of those that the teacher puts there.
+        student: Number of those that the student puts there.
+        both: Number of those that both put there.
         verdict: `worsened` or `mended`, where the student's count differs from the teacher's by
             more than chance; `inherited`, where the teacher confuses the two and the student is not
             seen to do it less.
@@ -50,13 +50,13 @@ class Confusion:
 def paired_p(only_first: int, only_second: int) -> float:
     """The exact McNemar test: may two models differ this much by chance on the same examples?
 
-    Of the examples where just one model does a thing, each model would have half if the two did it
-    equally often: the two-sided binomial probability of a split at least this uneven (McNemar
-    1947; exact as in Fagerland et al. 2013).
+    Of the examples where just one model has a property (is right, makes a certain mistake), each
+    model would have half if the two had it equally often: the two-sided binomial probability of a
+    split at least this uneven (McNemar 1947; exact as in Fagerland et al. 2013).
 
     Args:
-        only_first: Examples where only the first model does it.
-        only_second: Examples where only the second does.
+        only_first: Examples where only the first model has it.
+        only_second: Examples where only the second has it.
 
     Returns:
         A probability in (0, 1].
@@ -97,26 +97,38 @@ def can_tell(discordant: int) -> bool:
 
 
 def confusions(student_N: Tensor, teacher_N: Tensor, labels_N: Tensor, classes: int) -> Tensor:
-    """Counts answers by true class.
+    """Counts predictions by true class.
 
     Args:
-        student_N: int64 `[N]`, the class answered.
+        student_N: int64 `[N]`, the predicted class.
         teacher_N: int64 `[N]`.
         labels_N: int64 `[N]`.
         classes: K.
 
     Returns:
         int64 `[3, K, K]`: of the student, of the teacher, and of both at once; rows are true
-        classes, columns answers.
+        classes, columns predicted ones.
     """
     same_N = student_N == teacher_N
     cells = [labels_N * classes + student_N, labels_N * classes + teacher_N]
     cells.append(cells[0][same_N])
-    counted = [torch.bincount(cell, minlength=classes * classes) for cell in cells]
-    return torch.stack(counted).view(3, classes, classes)
+    counts = [torch.bincount(cell, minlength=classes * classes) for cell in cells]
+    return torch.stack(counts).view(3, classes, classes)
 
 
-def find_bias(counts_3KK: Tensor) -> tuple[list[Confusion], int]:
+class Bias(NamedTuple):
+    """The outcome of `find_bias`.
+
+    Attributes:
+        confusions: Those that have a verdict, the most frequent of the student first.
+        tested: Number of pairs of classes that were tested.
+    """
+
+    confusions: list[Confusion]
+    tested: int
+
+
+def find_bias(counts_3KK: Tensor) -> Bias:
     """Judges every ordered pair of different classes.
 
     Worsened and mended are found by `paired_p` on the examples of the true class, corrected by
@@ -125,22 +137,18 @@ def find_bias(counts_3KK: Tensor) -> tuple[list[Confusion], int]:
     teacher's interval or above is inherited.
 
     Args:
-        counts_3KK: What `confusions` gives.
-
-    Returns:
-        The confusions that have a verdict, the most frequent of the student first; and the number
-        of pairs that were tested.
+        counts_3KK: The result of `confusions`.
     """
     examples_K = counts_3KK[1].sum(1)
     student_KK, teacher_KK, both_KK = counts_3KK
-    off_KK = ~torch.eye(len(examples_K), dtype=torch.bool, device=examples_K.device)
-    cells = torch.nonzero(((student_KK + teacher_KK) > 0) & off_KK).tolist()
+    off_diagonal_KK = ~torch.eye(len(examples_K), dtype=torch.bool, device=examples_K.device)
+    cells = torch.nonzero(((student_KK + teacher_KK) > 0) & off_diagonal_KK).tolist()
     counts = [(int(student_KK[a, b]), int(teacher_KK[a, b]), int(both_KK[a, b])) for a, b in cells]
     tested = [i for i, (s, t, both) in enumerate(counts) if can_tell(s + t - 2 * both)]
-    corrected = holm(
+    p_values = holm(
         [paired_p(counts[i][0] - counts[i][2], counts[i][1] - counts[i][2]) for i in tested]
     )
-    p_of = dict(zip(tested, corrected, strict=True))
+    p_of = dict(zip(tested, p_values, strict=True))
     judged = []
     for i, ((a, b), (s, t, both)) in enumerate(zip(cells, counts, strict=True)):
         n, p = int(examples_K[a]), p_of.get(i, 1.0)
@@ -148,12 +156,12 @@ def find_bias(counts_3KK: Tensor) -> tuple[list[Confusion], int]:
         if verdict is not None:
             judged.append(Confusion(a, b, n, t, s, both, verdict, p))
     judged.sort(key=lambda c: (-c.student / c.examples, c.true, c.answered))
-    return judged, len(tested)
+    return Bias(judged, len(tested))
 
 
 def _verdict(student: int, teacher: int, examples: int, p: float) -> Verdict | None:
     if p <= LEVEL:
         return "worsened" if student > teacher else "mended"
-    low = wilson(teacher, examples)[0]
-    confused = teacher / examples >= FREQUENT and low >= SURELY
+    low = wilson(teacher, examples).low
+    confused = teacher / examples >= LEAST_SHARE and low >= LEAST_LOW
     return "inherited" if confused and student / examples >= low else None

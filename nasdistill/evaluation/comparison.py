@@ -1,4 +1,4 @@
-"""One split, shown clean and corrupted: the same pictures to the teacher and to every student."""
+"""One split, clean and corrupted: the same pictures for the teacher and for every student."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from nasdistill.training import predict
 
 BATCH = 250
 CORRUPTED = 1000
-"""Examples that are shown under noise and blur: enough for an interval of 2 points on each side."""
+"""Examples that are corrupted: enough for an interval of 2 points on each side."""
 CorruptedLogits = dict[Corruption | None, Tensor]
 """Logits float32 `[M, K]` on the CPU, by corruption; None stands for the clean pictures."""
 
 
 @dataclass
 class Comparison:
-    """A comparison of students with their teacher, on one split.
+    """The comparison of students with their teacher on one split.
 
-    The teacher is asked once, when the first student needs its answers.
+    The teacher is run once, when the first student is evaluated.
 
     Attributes:
         teacher: On the device of the split.
         split: The examples.
         size: `(height, width)` in pixels at which students see them.
         classes: Names by label, as teacher and students know them.
-        data: What the user called the data.
-        part: Which split it is, `test` or `audit`.
-        corrupted: How many examples are shown corrupted, at most.
+        data: The user's name of the data.
+        part: The name of the split, `test` or `audit`.
+        corrupted: Most examples that are corrupted.
         order: The teacher's label of each label of the split; None where they are the same.
-        seed: Of the noise, and of which examples are corrupted.
+        seed: Of the noise, and of the choice of examples that are corrupted.
     """
 
     teacher: Teacher
@@ -59,51 +59,55 @@ class Comparison:
     @cached_property
     def teacher_logits(self) -> Tensor:
         """The teacher's logits on all examples, float32 `[N, K]`, on the CPU."""
-        return predict(self.teacher.module, self.split, self.teacher.input.size)[0]
+        return predict(self.teacher.module, self.split, self.teacher.input.size).logits
 
     @cached_property
     def teacher_corrupted(self) -> CorruptedLogits:
-        """The teacher's answers to the students' pictures, resized to its own input."""
+        """The teacher's logits on the students' pictures, resized to its own input."""
         size = self.teacher.input.size
         clean = self.teacher_logits[self.chosen] if size == self.size else None
-        return self._ask(lambda images: self.teacher.module(cover(images, size)), clean)
+        return self._predict_corrupted(
+            lambda images: self.teacher.module(cover(images, size)), clean
+        )
 
     @cached_property
     def chosen(self) -> Tensor:
         """The examples that are corrupted, int64 `[M]`, rising; the same for all students."""
         generator = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randperm(len(self.split), generator=generator)[: self.corrupted]
-        return drawn.sort().values
+        ids_M = torch.randperm(len(self.split), generator=generator)[: self.corrupted]
+        return ids_M.sort().values
 
     def logits(self, student: nn.Module) -> Tensor:
         """A student's logits on all examples, float32 `[N, K]`, on the CPU."""
-        return predict(student, self.split, self.size)[0]
+        return predict(student, self.split, self.size).logits
 
     def logits_corrupted(self, student: nn.Module, logits_NK: Tensor) -> CorruptedLogits:
-        """A student's answers to the corrupted pictures.
+        """A student's logits on the corrupted pictures.
 
         Args:
             student: In eval mode, on the device of the split.
-            logits_NK: Its answers to all clean pictures.
+            logits_NK: Its logits on all clean pictures.
         """
-        return self._ask(student, logits_NK[self.chosen])
+        return self._predict_corrupted(student, logits_NK[self.chosen])
 
-    def _ask(self, model: Callable[[Tensor], Tensor], clean: Tensor | None) -> CorruptedLogits:
-        """Asks about every corruption; about the clean pictures, too, unless they are known."""
+    def _predict_corrupted(
+        self, model: Callable[[Tensor], Tensor], clean: Tensor | None
+    ) -> CorruptedLogits:
+        """Runs a model on all corruptions, and on the clean pictures unless `clean` is known."""
         known: CorruptedLogits = {} if clean is None else {None: clean}
         missing = [each for each in (None, *CORRUPTIONS) if each not in known]
         logits: dict[Corruption | None, list[Tensor]] = {each: [] for each in missing}
         with torch.inference_mode():
-            for images, normal in self._pictures():
-                for each, parts in logits.items():
-                    shown = images if each is None else corrupt(images, each, normal)
-                    parts.append(model(shown).float().cpu())
-        return known | {each: torch.cat(parts) for each, parts in logits.items()}
+            for images, noise in self._pictures():
+                for corruption, parts in logits.items():
+                    seen = images if corruption is None else corrupt(images, corruption, noise)
+                    parts.append(model(seen).float().cpu())
+        return known | {corruption: torch.cat(parts) for corruption, parts in logits.items()}
 
     def _pictures(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Clean pictures uint8 `[B, C, height, width]`, and noise for them, batch by batch."""
+        """Clean pictures uint8 `[B, C, height, width]` and standard normal noise for them."""
         generator = torch.Generator().manual_seed(self.seed)
         plan = [(ids, None) for ids in torch.split(self.chosen, BATCH)]
         for batch in self.split.batches(plan, self.size):
-            normal = torch.randn(batch.images.shape, generator=generator)
-            yield batch.images, normal.to(batch.images.device)
+            noise = torch.randn(batch.images.shape, generator=generator)
+            yield batch.images, noise.to(batch.images.device)

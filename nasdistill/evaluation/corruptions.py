@@ -14,7 +14,7 @@ Kind = Literal["noise", "blur"]
 
 @dataclass(frozen=True)
 class Corruption:
-    """One way of making a picture worse.
+    """A corruption of a picture.
 
     Attributes:
         kind: `noise` or `blur`.
@@ -28,18 +28,19 @@ class Corruption:
 
 NOISE = (0.04, 0.08, 0.12)
 BLUR = (0.02, 0.04, 0.06)
-CORRUPTIONS = tuple(
-    [*(Corruption("noise", each) for each in NOISE), *(Corruption("blur", each) for each in BLUR)]
+CORRUPTIONS = (
+    *(Corruption("noise", severity) for severity in NOISE),
+    *(Corruption("blur", severity) for severity in BLUR),
 )
 """Two of the corruptions of Hendrycks & Dietterich (2019); blur grows with the picture."""
 
 
 def corrupt(images_BCHW: Tensor, corruption: Corruption, normal_BCHW: Tensor) -> Tensor:
-    """Makes pictures worse.
+    """Corrupts pictures.
 
     Args:
         images_BCHW: uint8.
-        corruption: What is done to them.
+        corruption: The corruption.
         normal_BCHW: float32, standard normal, of the same shape; noise is this times its severity,
             so that a stronger noise is the same pattern, only stronger.
 
@@ -47,17 +48,17 @@ def corrupt(images_BCHW: Tensor, corruption: Corruption, normal_BCHW: Tensor) ->
         uint8 `[B, C, H, W]`; values beyond black or white are cut off.
     """
     if corruption.kind == "noise":
-        worse = images_BCHW.float() + 255 * corruption.severity * normal_BCHW
+        corrupted = images_BCHW.float() + 255 * corruption.severity * normal_BCHW
     else:
-        worse = _blur(images_BCHW.float(), corruption.severity * min(images_BCHW.shape[-2:]))
-    return worse.round_().clamp_(0, 255).to(torch.uint8)
+        corrupted = _blur(images_BCHW.float(), corruption.severity * min(images_BCHW.shape[-2:]))
+    return corrupted.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _blur(images_BCHW: Tensor, sigma: float) -> Tensor:
     """Convolves with a Gaussian of `sigma` pixels, cut off at three; the edge is mirrored."""
     reach = min(math.ceil(3 * sigma), min(images_BCHW.shape[-2:]) - 1)
-    at = torch.arange(-reach, reach + 1, device=images_BCHW.device, dtype=torch.float32)
-    kernel = torch.exp(-(at**2) / (2 * sigma * sigma))
+    offset = torch.arange(-reach, reach + 1, device=images_BCHW.device, dtype=torch.float32)
+    kernel = torch.exp(-(offset**2) / (2 * sigma * sigma))
     kernel = kernel / kernel.sum()
     planes = torch.nn.functional.pad(images_BCHW.flatten(0, 1)[:, None], (reach,) * 4, "reflect")
     planes = torch.nn.functional.conv2d(planes, kernel[None, None, :, None])

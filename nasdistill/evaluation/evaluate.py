@@ -20,6 +20,7 @@ from nasdistill.evaluation.corruptions import CORRUPTIONS
 from nasdistill.models import artifact
 from nasdistill.training.metrics import (
     accuracy,
+    accuracy_with_interval,
     agreement,
     agreement_by_teacher,
     expected_calibration_error,
@@ -42,8 +43,8 @@ def evaluate(
 
     Args:
         student: In eval mode, on the device of the comparison's split; takes uint8 pictures.
-        comparison: The examples, and the teacher.
-        logits_NK: The student's answers to all clean examples, where they are known.
+        comparison: The teacher and the examples.
+        logits_NK: The student's logits on all clean examples, where they are known.
 
     Returns:
         JSON values: `accuracy`, `agreement`, `per_class`, `class_relations`, `calibration`,
@@ -60,7 +61,10 @@ def evaluate(
         "data": comparison.data,
         "split": comparison.part,
         "examples": len(labels),
-        "accuracy": {"student": _share(logits, labels), "teacher": _share(teacher_logits, labels)},
+        "accuracy": {
+            "student": _accuracy(logits, labels),
+            "teacher": _accuracy(teacher_logits, labels),
+        },
         "agreement": _agreement(logits, teacher_logits, labels),
         "per_class": per_class,
         "class_relations": _relations(logits, teacher_logits, labels, names),
@@ -72,8 +76,8 @@ def evaluate(
         "bias": _bias(logits, teacher_logits, labels, names, per_class),
         "seconds": time.perf_counter() - start,
     }
-    plain: dict[str, Any] = _without_nan(quality)
-    return plain
+    values: dict[str, Any] = _without_nan(quality)
+    return values
 
 
 def write_quality(folder: Path, quality: dict[str, Any]) -> Path:
@@ -81,7 +85,7 @@ def write_quality(folder: Path, quality: dict[str, Any]) -> Path:
 
     Args:
         folder: The final's.
-        quality: What `evaluate` gave.
+        quality: The result of `evaluate`.
 
     Returns:
         The file.
@@ -97,7 +101,7 @@ def judge_final(folder: Path, comparison: Comparison, logits_NK: Tensor | None =
     Args:
         folder: The final's.
         comparison: On the test split of the study's data.
-        logits_NK: The final's answers to all clean examples, where they are known.
+        logits_NK: The final's logits on all clean examples, where they are known.
 
     Raises:
         UserError: If the final cannot be loaded.
@@ -111,25 +115,26 @@ def _interval(right: int, examples: int) -> dict[str, float]:
     return {"value": right / examples if examples else math.nan, "low": low, "high": high}
 
 
-def _share(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    return _interval(int((logits.argmax(1) == labels).sum()), len(labels))
+def _accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    share, low, high = accuracy_with_interval(logits, labels)
+    return {"value": share, "low": low, "high": high}
 
 
 def _agreement(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    right, wrong = agreement_by_teacher(logits, teacher_logits, labels)
+    by_teacher = agreement_by_teacher(logits, teacher_logits, labels)
     return {
         "all": agreement(logits, teacher_logits),
-        "teacher_right": right.share,
-        "teacher_right_examples": right.examples,
-        "teacher_wrong": wrong.share,
-        "teacher_wrong_examples": wrong.examples,
+        "teacher_right": by_teacher.teacher_right.share,
+        "teacher_right_examples": by_teacher.teacher_right.examples,
+        "teacher_wrong": by_teacher.teacher_wrong.share,
+        "teacher_wrong_examples": by_teacher.teacher_wrong.examples,
     }
 
 
 def _per_class(
     logits: Tensor, teacher_logits: Tensor, labels: Tensor, names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Accuracy within each class, and how surely the student's is another than the teacher's."""
+    """Accuracy within each class, and the p-value of its difference from the teacher's."""
     student_K, examples_K = right_by_class(logits, labels)
     teacher_K, _ = right_by_class(teacher_logits, labels)
     both_N = (logits.argmax(1) == labels) & (teacher_logits.argmax(1) == labels)
@@ -157,20 +162,20 @@ def _relations(
 ) -> dict[str, Any]:
     """Class-relation preservation, and the pairs of classes that keep least."""
     student_P, teacher_P = pairwise_areas(logits, labels), pairwise_areas(teacher_logits, labels)
-    kept_P = preserved(student_P, teacher_P)
+    share_P = preserved(student_P, teacher_P)
     pairs_2P = torch.triu_indices(len(names), len(names), offset=1)
-    order = kept_P.nan_to_num(math.inf).argsort(stable=True)[:WORST_PAIRS].tolist()
+    order = share_P.nan_to_num(math.inf).argsort(stable=True)[:WORST_PAIRS].tolist()
     worst = [
         {
             "classes": [names[int(k)] for k in pairs_2P[:, i]],
-            "preserved": float(kept_P[i]),
+            "preserved": float(share_P[i]),
             "student": float(student_P[i]),
             "teacher": float(teacher_P[i]),
         }
         for i in order
-        if not math.isnan(kept_P[i])
+        if not math.isnan(share_P[i])
     ]
-    return {"preservation": float(kept_P.nanmean()), "worst_pairs": worst}
+    return {"preservation": float(share_P.nanmean()), "worst_pairs": worst}
 
 
 def _calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -180,25 +185,26 @@ def _calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
         "ece": expected_calibration_error(probabilities, labels),
         "confidence": float(probabilities.amax(1).mean()),
         "overconfidence": overconfidence(probabilities, labels),
-        "bins": [each._asdict() for each in bins],
+        "bins": [bin._asdict() for bin in bins],
     }
 
 
 def _robustness(student: nn.Module, logits: Tensor, comparison: Comparison) -> dict[str, Any]:
     """Accuracy on the same pictures clean, under noise and blurred."""
     labels = comparison.labels[comparison.chosen]
-    answers = {
+    corrupted = {
         "student": comparison.logits_corrupted(student, logits),
         "teacher": comparison.teacher_corrupted,
     }
-    models = tuple(answers)
-    clean = {model: accuracy(answers[model][None], labels) for model in models}
+    models = tuple(corrupted)
+    clean = {model: accuracy(corrupted[model][None], labels) for model in models}
     rows: list[dict[str, Any]] = []
-    for each in CORRUPTIONS:
-        row: dict[str, Any] = {"kind": each.kind, "severity": each.severity}
-        row |= {model: accuracy(answers[model][each], labels) for model in models}
+    for corruption in CORRUPTIONS:
+        row: dict[str, Any] = {"kind": corruption.kind, "severity": corruption.severity}
+        row |= {model: accuracy(corrupted[model][corruption], labels) for model in models}
         row["retention"] = {model: _ratio(row[model], clean[model]) for model in models}
-        row["agreement"] = agreement(answers["student"][each], answers["teacher"][each])
+        pair = (corrupted[model][corruption] for model in models)
+        row["agreement"] = agreement(*pair)
         rows.append(row)
     return {
         "examples": len(labels),
@@ -219,26 +225,26 @@ def _bias(
     names: Sequence[str],
     per_class: list[Any],
 ) -> dict[str, Any]:
-    """Confusions with a verdict, and how unevenly accuracy and its loss lie over the classes."""
+    """Confusions with a verdict, and the spread of accuracy and of its loss over the classes."""
     counts = confusions(logits.argmax(1), teacher_logits.argmax(1), labels, len(names))
-    judged, tested = find_bias(counts)
-    held = [row for row in per_class if row["examples"]]
-    loss = sum(-row["difference"] for row in held) / max(len(held), 1)
+    bias = find_bias(counts)
+    present = [row for row in per_class if row["examples"]]
+    loss = sum(-row["difference"] for row in present) / max(len(present), 1)
     losing = sorted(
-        (row for row in held if -row["difference"] > max(loss, 0.0)),
+        (row for row in present if -row["difference"] > max(loss, 0.0)),
         key=lambda row: float(row["difference"]),
     )
     return {
         "level": LEVEL,
         "spread": {
-            model: _spread([row[model]["value"] for row in held])
+            model: _spread([row[model]["value"] for row in present])
             for model in ("student", "teacher")
         },
         "mean_loss": loss,
         "losing_classes": [
             {"class": row["class"], "loss": -row["difference"], "p": row["p"]} for row in losing
         ],
-        "tested_pairs": tested,
+        "tested_pairs": bias.tested,
         "confusions": [
             {
                 "true": names[c.true],
@@ -250,7 +256,7 @@ def _bias(
                 "both": c.both / c.examples,
                 "p": c.p,
             }
-            for c in judged
+            for c in bias.confusions
         ],
     }
 
@@ -269,7 +275,7 @@ def _ratio(value: float, clean: float) -> float:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: None stands for it."""
+    """The same with None for NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Teachers: frozen models, all that they need to be asked, and where their weights come from."""
+"""Teachers: frozen models, the targets they give, and where their weights come from."""
 
 from nasdistill.teachers.heads import head_of, replace_head
 from nasdistill.teachers.teacher import KINDS, SHIPPED, AnswerPrecision, Teacher, load_teacher

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,19 @@ from nasdistill.common.errors import UserError
 Head = nn.Linear | nn.Conv2d
 
 
-def head_of(module: nn.Module) -> tuple[str, Head]:
+class NamedHead(NamedTuple):
+    """A classification head.
+
+    Attributes:
+        name: Its dotted name within the model.
+        layer: The layer.
+    """
+
+    name: str
+    layer: Head
+
+
+def head_of(module: nn.Module) -> NamedHead:
     """Finds the layer that gives the logits.
 
     timm's models name it; elsewhere it is the linear or 1x1 convolution layer registered last,
@@ -20,9 +33,6 @@ def head_of(module: nn.Module) -> tuple[str, Head]:
 
     Args:
         module: A classifier.
-
-    Returns:
-        The layer's dotted name within `module`, and the layer.
 
     Raises:
         UserError: If the model has no such layer.
@@ -46,17 +56,17 @@ def replace_head(module: nn.Module, classes: int) -> nn.Module:
     Raises:
         UserError: If the model has no head.
     """
-    fresh: Head | None = None
+    new: Head | None = None
     for name, old in _heads(module):
-        fresh = _like(old, classes)
+        new = _new_head(old, classes)
         parent, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(parent), leaf, fresh)
-    assert fresh is not None
+        setattr(module.get_submodule(parent), leaf, new)
+    assert new is not None
     for part in module.modules():
         for attribute in ("num_classes", "num_labels"):
             if isinstance(vars(part).get(attribute), int):
                 setattr(part, attribute, classes)
-    return fresh
+    return new
 
 
 def reorder_head(module: nn.Module, order: Sequence[int]) -> None:
@@ -69,23 +79,23 @@ def reorder_head(module: nn.Module, order: Sequence[int]) -> None:
                 head.bias.copy_(head.bias[index])
 
 
-def _like(old: Head, classes: int) -> Head:
+def _new_head(old: Head, classes: int) -> Head:
     bias, dtype = old.bias is not None, old.weight.dtype
-    fresh: Head  # made on the meta device, where nothing random is drawn
+    new: Head  # made on the meta device, where nothing random is drawn
     if isinstance(old, nn.Linear):
-        fresh = nn.Linear(old.in_features, classes, bias=bias, device="meta", dtype=dtype)
+        new = nn.Linear(old.in_features, classes, bias=bias, device="meta", dtype=dtype)
     else:
-        fresh = nn.Conv2d(old.in_channels, classes, 1, bias=bias, device="meta", dtype=dtype)
-    fresh = fresh.to_empty(device=old.weight.device)
-    for parameter in fresh.parameters():
+        new = nn.Conv2d(old.in_channels, classes, 1, bias=bias, device="meta", dtype=dtype)
+    new = new.to_empty(device=old.weight.device)
+    for parameter in new.parameters():
         nn.init.zeros_(parameter)
-    return fresh
+    return new
 
 
-def _heads(module: nn.Module) -> list[tuple[str, Head]]:
-    named = _named_by_timm(module)
-    if named:
-        return named
+def _heads(module: nn.Module) -> list[NamedHead]:
+    heads = _heads_of_timm(module)
+    if heads:
+        return heads
     layers = [(name, layer) for name, layer in module.named_modules() if _is_head(layer)]
     if not layers:
         raise UserError(
@@ -95,27 +105,27 @@ def _heads(module: nn.Module) -> list[tuple[str, Head]]:
     parent_name, _, leaf = name.rpartition(".")
     parent = module.get_submodule(parent_name)
     if not ("head" in leaf or "classifier" in leaf):
-        return [(name, _checked(layer))]
-    twins = [
-        (f"{parent_name}.{sibling}" if parent_name else sibling, _checked(child))
+        return [NamedHead(name, _checked(layer))]
+    return [
+        NamedHead(f"{parent_name}.{sibling}" if parent_name else sibling, _checked(child))
         for sibling, child in parent.named_children()
         if _is_head(child)
         and ("head" in sibling or "classifier" in sibling)
         and _shape(child) == _shape(layer)
     ]
-    return twins
 
 
-def _named_by_timm(module: nn.Module) -> list[tuple[str, Head]]:
+def _heads_of_timm(module: nn.Module) -> list[NamedHead]:
+    """The heads that timm's configuration of a model names; empty for other models."""
     for prefix, part in module.named_modules():
         settings = getattr(part, "pretrained_cfg", None)
         names = settings.get("classifier") if isinstance(settings, dict) else None
         if names:
             names = (names,) if isinstance(names, str) else tuple(names)
             paths = [f"{prefix}.{name}" if prefix else name for name in names]
-            layers = [(name, module.get_submodule(name)) for name in paths]
+            layers = [(path, module.get_submodule(path)) for path in paths]
             if all(_is_head(layer) for _, layer in layers):
-                return [(name, _checked(layer)) for name, layer in layers]
+                return [NamedHead(path, _checked(layer)) for path, layer in layers]
     return []
 
 

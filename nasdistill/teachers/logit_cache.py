@@ -2,11 +2,11 @@
 
 A file per view holds float16 logits `[N, C]`, filled block by block: a fixed number of consecutive
 example ids, one view, always the same batch shape and precision, so that a number read from the
-file is the number a fresh answer would give, whoever filled the block. A block counts as filled
-when its checksum stands beside it; the checksum is written after the data.
+file is the number that the teacher would give now, whoever filled the block. A block counts as
+filled when its checksum stands beside it; the checksum is written after the data.
 
 Each combination of teacher, data, views and precision has a folder of its own, named by its key.
-What all folders take is bounded: before a file is made, folders that no living process uses are
+The size of all folders is bounded: before a file is made, folders that no living process uses are
 removed, least recently used first.
 """
 
@@ -19,7 +19,8 @@ import shutil
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,32 +34,55 @@ from torch import Tensor
 from nasdistill.common.files import write_whole
 from nasdistill.common.locks import alone, alone_or_not, hold, is_held
 from nasdistill.data import Batch, Dataset, Split
+from nasdistill.data.splits import Plan
 from nasdistill.teachers.teacher import Teacher
 
 BLOCK = 500
+"""Examples in a block."""
 KEY = "key.json"
-"""Says what a folder's answers are about; held by who uses them, and touched when they do."""
+"""File that identifies a folder's logits; held by those who use them, and touched when they do."""
 LOCK = "lock"
-"""Taken, beside the folders, by who takes hold of one or removes some."""
+"""File beside the folders, locked by whoever takes hold of one or removes some."""
 ON_DEVICE_BYTES = 1 << 30
+"""Most bytes of logits that lie on the device as well."""
+
+
+@dataclass(frozen=True)
+class _View:
+    """The stored logits of one view.
+
+    Attributes:
+        logits: `[N, C]`, a file.
+        checksums: Of each block, 0 where it is empty; a file.
+        verified: Whether this process has checked or filled the block.
+    """
+
+    logits: NDArray[np.float16]
+    checksums: NDArray[np.uint32]
+    verified: NDArray[np.bool_]
+
+    def is_filled(self, block: int) -> bool:
+        """Whether a block has the logits that its checksum was taken of."""
+        rows = self.logits[block * BLOCK : (block + 1) * BLOCK]
+        return bool(self.checksums[block] != 0 and self.checksums[block] == _checksum(rows))
 
 
 class LogitCache:
     """The teacher's logits on one split, remembered exactly.
 
     Args:
-        teacher: Asked on a miss.
-        dataset: Whose training split is asked about.
+        teacher: The teacher, which is run on a miss.
+        dataset: Its training split is the one that is cached.
         root: Folder that holds one sub-folder per key.
         on_fill: Called with `(examples, seconds)` after each fill.
-        limit: Most bytes that the folders below `root` may take together; None for no limit. What
-            living processes use is kept, even above it.
+        limit: Most bytes that the folders below `root` may take together; None for no limit. The
+            folders that living processes use are kept, even above it.
 
     Attributes:
         folder: Of this key.
-        view_bytes: What one view takes on disk.
-        asked: Examples the teacher answered in this process.
-        served: Logits given out in this process.
+        view_bytes: Size of one view on disk.
+        asked: Examples that the teacher was run on in this process.
+        served: Examples whose logits were read in this process.
     """
 
     def __init__(
@@ -73,59 +97,47 @@ class LogitCache:
         self._split: Split = dataset.train
         self._device = dataset.train.labels.device
         self._on_fill = on_fill
-        identity = {
-            "teacher": teacher.weights_hash,
-            "code": teacher.code,
-            "input": [teacher.input.channels, *teacher.input.size],
-            "data": dataset.fingerprint,
-            "device": self._device.type,
-            "precision": teacher.precision,
-            "block": BLOCK,
-            "torch": torch.__version__.split("+")[0],
-            "torchvision": version("torchvision").split("+")[0],  # crops; slow to import
-            "pillow": PIL.__version__,  # decodes; its forks are packages of other names
-        }
-        text = json.dumps(identity, sort_keys=True)
-        self.folder = root / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-        self._key, self._limit = self.folder / KEY, limit
+        self._limit = limit
+        self._shape = (len(dataset.train), teacher.classes)
+        self._blocks = -(-len(dataset.train) // BLOCK)
+        self._views: dict[int, _View] = {}
+        self._device_views: dict[int, Tensor] = {}
+        self.view_bytes = bytes_of(*self._shape)
+        self.asked = 0
+        self.served = 0
+        identity = json.dumps(_identity(teacher, dataset), sort_keys=True)
+        self.folder = root / hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
+        self._key = self.folder / KEY
         root.mkdir(parents=True, exist_ok=True)
         with alone(root / LOCK):
             self.folder.mkdir(exist_ok=True)
             if not self._key.exists():
-                write_whole(self._key, text)
+                write_whole(self._key, identity)
             weakref.finalize(self, os.close, hold(self._key))
-        self._shape = (len(dataset.train), teacher.classes)
-        self.view_bytes = bytes_of(*self._shape)
-        self._blocks = -(-len(dataset.train) // BLOCK)
-        self._views: dict[int, tuple[NDArray[np.float16], NDArray[np.uint32], NDArray[np.bool_]]]
-        self._views = {}
-        self._device_views: dict[int, Tensor] = {}
-        self.asked = 0
-        self.served = 0
         self._make_room(0)
 
-    def prepare(self, plan: Iterable[tuple[Tensor, int | None]]) -> None:
+    def prepare(self, plan: Plan) -> None:
         """Fills every block that the plan will read, so that training never waits.
 
         Args:
             plan: `(ids int64 CPU tensor, view)` of each batch to come.
         """
         os.utime(self._key)
-        wanted: dict[int, NDArray[np.bool_]] = {}
+        blocks_by_view: dict[int, NDArray[np.bool_]] = {}
         for ids, view in plan:
             assert view is not None, "only augmented views are cached"
-            blocks = wanted.setdefault(view, np.zeros(self._blocks, dtype=bool))
+            blocks = blocks_by_view.setdefault(view, np.zeros(self._blocks, dtype=bool))
             blocks[np.unique(ids.numpy() // BLOCK)] = True
         filled_by_others = []
-        for view, blocks in wanted.items():
-            with alone_or_not(self._lock(view)) as alone_here:
-                if alone_here:
+        for view, blocks in blocks_by_view.items():
+            with alone_or_not(self._lock(view)) as acquired:
+                if acquired:
                     self._fill(view, blocks)
                 else:
                     filled_by_others.append(view)
         for view in filled_by_others:
             with alone(self._lock(view)):
-                self._fill(view, wanted[view])
+                self._fill(view, blocks_by_view[view])
 
     def _lock(self, view: int) -> Path:
         return self.folder / f"view-{view:03d}.lock"
@@ -144,53 +156,55 @@ class LogitCache:
         on_device = self._device_views.get(batch.view)
         if on_device is not None:
             return on_device[batch.ids]
-        logits, _, _ = self._views[batch.view]
-        return torch.from_numpy(logits[batch.ids_host.numpy()]).to(self._device)
+        stored = self._views[batch.view].logits
+        return torch.from_numpy(stored[batch.ids_host.numpy()]).to(self._device)
 
-    def _fill(self, view: int, wanted: NDArray[np.bool_]) -> None:
-        stored, sums, good = self._open(view)
-        missing = [int(b) for b in np.flatnonzero(wanted & ~good)]
-        fresh = [b for b in missing if not self._holds(stored, sums, b)]
-        if fresh:
-            start, before = time.perf_counter(), self.asked
-            plan = [(self._block_ids(block), view) for block in fresh]
-            batches = self._split.batches(plan, self._teacher.input.size)
-            for block, batch in zip(fresh, batches, strict=True):
-                rows = slice(block * BLOCK, min((block + 1) * BLOCK, self._shape[0]))
-                logits = self._teacher.logits(batch.images)[: rows.stop - rows.start]
-                stored[rows] = logits.to(torch.float16).cpu().numpy()
-                sums[block] = _checksum(stored[rows])
-                self.asked += rows.stop - rows.start
-            _flush(stored)
-            _flush(sums)
-            if self._on_fill is not None:
-                self._on_fill(self.asked - before, time.perf_counter() - start)
-        if missing:
-            good[missing] = True
+    def _fill(self, view: int, needed: NDArray[np.bool_]) -> None:
+        """Fills those of the needed blocks that are empty or damaged."""
+        stored = self._open(view)
+        unverified = [int(block) for block in np.flatnonzero(needed & ~stored.verified)]
+        empty = [block for block in unverified if not stored.is_filled(block)]
+        if empty:
+            self._run_teacher(view, stored, empty)
+        if unverified:
+            stored.verified[unverified] = True
             self._device_views.pop(view, None)
         size = 2 * self._shape[0] * self._shape[1] * (len(self._device_views) + 1)
         if view not in self._device_views and size <= ON_DEVICE_BYTES:
-            self._device_views[view] = torch.from_numpy(np.asarray(stored).copy()).to(self._device)
+            copied = torch.from_numpy(np.asarray(stored.logits).copy())
+            self._device_views[view] = copied.to(self._device)
+
+    def _run_teacher(self, view: int, stored: _View, blocks: list[int]) -> None:
+        """Fills blocks with the teacher's logits."""
+        start, before = time.perf_counter(), self.asked
+        plan = [(self._block_ids(block), view) for block in blocks]
+        batches = self._split.batches(plan, self._teacher.input.size)
+        for block, batch in zip(blocks, batches, strict=True):
+            rows = slice(block * BLOCK, min((block + 1) * BLOCK, self._shape[0]))
+            logits = self._teacher.logits(batch.images)[: rows.stop - rows.start]
+            stored.logits[rows] = logits.to(torch.float16).cpu().numpy()
+            stored.checksums[block] = _checksum(stored.logits[rows])
+            self.asked += rows.stop - rows.start
+        _flush(stored.logits)
+        _flush(stored.checksums)
+        if self._on_fill is not None:
+            self._on_fill(self.asked - before, time.perf_counter() - start)
 
     def _block_ids(self, block: int) -> Tensor:
         """Ids of a block; the last is padded by repeating: every block has one shape."""
         ids = torch.arange(block * BLOCK, (block + 1) * BLOCK)
         return ids.clamp_(max=self._shape[0] - 1)
 
-    def _holds(self, logits: NDArray[Any], sums: NDArray[Any], block: int) -> bool:
-        rows = logits[block * BLOCK : (block + 1) * BLOCK]
-        return bool(sums[block] != 0 and sums[block] == _checksum(rows))
-
-    def _open(self, view: int) -> tuple[NDArray[np.float16], NDArray[np.uint32], NDArray[np.bool_]]:
+    def _open(self, view: int) -> _View:
         if view not in self._views:
-            file = self.folder / f"view-{view:03d}.f16"
-            if not file.exists():
+            path = self.folder / f"view-{view:03d}.f16"
+            if not path.exists():
                 self._make_room(self.view_bytes)
-            logits: NDArray[np.float16] = _mapped(file, np.dtype(np.float16), self._shape)
-            sums: NDArray[np.uint32] = _mapped(
-                self.folder / f"view-{view:03d}.crc", np.dtype(np.uint32), (self._blocks,)
+            self._views[view] = _View(
+                _mapped(path, np.dtype(np.float16), self._shape),
+                _mapped(path.with_suffix(".crc"), np.dtype(np.uint32), (self._blocks,)),
+                np.zeros(self._blocks, dtype=bool),
             )
-            self._views[view] = (logits, sums, np.zeros(self._blocks, dtype=bool))
         return self._views[view]
 
     def _make_room(self, needed: int) -> None:
@@ -198,8 +212,24 @@ class LogitCache:
             make_room(self.folder.parent, needed, self._limit)
 
 
+def _identity(teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
+    """All that a cached number depends on; the content of `KEY`."""
+    return {
+        "teacher": teacher.weights_hash,
+        "code": teacher.code,
+        "input": [teacher.input.channels, *teacher.input.size],
+        "data": dataset.fingerprint,
+        "device": dataset.train.labels.device.type,
+        "precision": teacher.precision,
+        "block": BLOCK,
+        "torch": torch.__version__.split("+")[0],
+        "torchvision": version("torchvision").split("+")[0],  # crops; slow to import
+        "pillow": PIL.__version__,  # decodes; its forks are packages of other names
+    }
+
+
 def bytes_of(examples: int, classes: int) -> int:
-    """Bytes that one view of so many examples takes: float16 logits, a checksum for each block."""
+    """Size of one view of so many examples: float16 logits, a checksum for each block."""
     return 2 * examples * classes + 4 * -(-examples // BLOCK)
 
 
@@ -209,16 +239,17 @@ def make_room(root: Path, needed: int, limit: int) -> None:
     Args:
         root: Folder of the folders.
         needed: Bytes that are to be written.
-        limit: Most bytes that all folders may take then; what a living process uses stays even so.
+        limit: Most bytes that all folders may take then; those that a living process uses stay
+            even so.
     """
     with alone(root / LOCK):
         keys = sorted(root.glob(f"*/{KEY}"), key=lambda key: key.stat().st_mtime)
-        over = sum(_size(key.parent) for key in keys) + needed - limit
+        excess = sum(_size(key.parent) for key in keys) + needed - limit
         for key in keys:
-            if over <= 0:
+            if excess <= 0:
                 return
             if not is_held(key):
-                over -= _size(key.parent)
+                excess -= _size(key.parent)
                 _remove(key.parent)
 
 
@@ -227,7 +258,7 @@ def _size(folder: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
-    """The key goes last: what a kill leaves behind is found again."""
+    """Removes a folder, its key last: after a kill the rest is found again."""
     for file in folder.glob("view-*"):
         file.unlink()
     shutil.rmtree(folder)

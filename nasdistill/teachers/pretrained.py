@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import nearest
 from nasdistill.teachers.heads import head_of
-from nasdistill.teachers.weights import load_file, load_state
+from nasdistill.teachers.weights import Normalisation, load_file, load_state
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A network with what must be known to ask it.
+    """A network, and the images that it takes.
 
     Attributes:
         net: Normalised float `[B, C, H, W]` -> logits `[B, classes]`.
@@ -35,7 +35,7 @@ class Pretrained:
         std: By channel, of images in [0, 1].
         size: Height and width that it takes, in pixels.
         names: Names of its classes, where known.
-        weights: Where its weights come from, in words.
+        weights: The origin of its weights, in words.
     """
 
     net: nn.Module
@@ -46,8 +46,8 @@ class Pretrained:
     weights: str
 
 
-class Answer(nn.Module):
-    """Takes the logits out of what a transformers model returns.
+class LogitsOnly(nn.Module):
+    """A transformers model that returns the logits alone.
 
     Args:
         model: An image classifier whose output has an attribute `logits`.
@@ -69,7 +69,7 @@ def from_torchvision(name: str, weights: Path | None, size: int | None) -> Pretr
     Args:
         name: As `torchvision.models.list_models` gives it, such as `resnet18`.
         weights: A state dict; None downloads torchvision's own.
-        size: Pixels, where it shall not be what the weights were trained at.
+        size: Pixels; None for those that the weights were trained at.
 
     Raises:
         UserError: If the name is unknown or the weights cannot be had.
@@ -109,7 +109,7 @@ def from_timm(name: str, weights: Path | None, size: int | None) -> Pretrained:
     Args:
         name: As `timm.list_models` gives it, with or without a tag, or `hf-hub:…`.
         weights: A state dict; None downloads timm's.
-        size: Pixels, where it shall not be what the weights were trained at.
+        size: Pixels; None for those that the weights were trained at.
 
     Raises:
         UserError: If timm is not installed, the name is unknown or the weights cannot be had.
@@ -117,7 +117,7 @@ def from_timm(name: str, weights: Path | None, size: int | None) -> Pretrained:
     try:
         timm: Any = import_module("timm")
     except ImportError as error:
-        raise _extra("timm", name) from error
+        raise _missing_package("timm", name) from error
     if ":" not in name and not timm.is_model(name):
         known = {*timm.list_models(), *timm.list_pretrained()}
         raise UserError(f"timm has no model {name!r}{nearest(name, known)}")
@@ -125,12 +125,12 @@ def from_timm(name: str, weights: Path | None, size: int | None) -> Pretrained:
     net: nn.Module = _fetched(spec, lambda: _timm_model(name, weights is None, size))
     if getattr(net, "num_classes", 0) < 1:
         raise UserError(f"{spec} gives features, it has no classification head")
-    wants = timm.data.resolve_model_data_config(net)
-    height, width = (size, size) if size else wants["input_size"][1:]
+    config = timm.data.resolve_model_data_config(net)
+    height, width = (size, size) if size else config["input_size"][1:]
     pretrained = Pretrained(
         net,
-        tuple(wants["mean"]),
-        tuple(wants["std"]),
+        tuple(config["mean"]),
+        tuple(config["std"]),
         (height, width),
         _timm_names(net),
         f"timm {timm.__version__} {name}",
@@ -144,7 +144,7 @@ def from_transformers(name: str, weights: Path | None, size: int | None) -> Pret
     Args:
         name: A name on the Hugging Face hub, or a local folder written by `save_pretrained`.
         weights: A state dict; None takes the folder's, or downloads them.
-        size: Pixels, where it shall not be what the image processor gives.
+        size: Pixels; None for those that the image processor gives.
 
     Raises:
         UserError: If transformers is not installed, the name is unknown, the model is no image
@@ -153,7 +153,7 @@ def from_transformers(name: str, weights: Path | None, size: int | None) -> Pret
     try:
         transformers: Any = import_module("transformers")
     except ImportError as error:
-        raise _extra("transformers", name) from error
+        raise _missing_package("transformers", name) from error
     spec = f"transformers:{name}"
     if name.startswith((".", "/", "~")):
         name = str(Path(name).expanduser())
@@ -161,8 +161,8 @@ def from_transformers(name: str, weights: Path | None, size: int | None) -> Pret
             raise UserError(f"{spec}: the folder {name} has no config.json")
     auto: Any = transformers.AutoModelForImageClassification
     if weights is None:
-        model, news = _fetched(spec, lambda: auto.from_pretrained(name, output_loading_info=True))
-        absent = sorted(news["missing_keys"])
+        model, info = _fetched(spec, lambda: auto.from_pretrained(name, output_loading_info=True))
+        absent = sorted(info["missing_keys"])
         if absent:
             raise UserError(
                 f"{spec}: the weights lack {len(absent)} tensors, e.g. {absent[0]}; choose a model "
@@ -171,15 +171,14 @@ def from_transformers(name: str, weights: Path | None, size: int | None) -> Pret
     else:
         config = _fetched(spec, lambda: transformers.AutoConfig.from_pretrained(name))
         model = _fetched(spec, lambda: auto.from_config(config))
-    processor = _processor(spec, name)
-    mean, std, taken = _normalisation_of(processor)
+    images = _images_of(_processor(spec, name))
     labels = [str(label) for _, label in sorted(model.config.id2label.items())]
     named = not all(label == f"LABEL_{i}" for i, label in enumerate(labels))
     pretrained = Pretrained(
-        Answer(model),
-        mean,
-        std,
-        (size, size) if size else taken,
+        LogitsOnly(model),
+        images.normalisation.mean,
+        images.normalisation.std,
+        (size, size) if size else images.size,
         tuple(labels) if named else None,
         f"transformers {transformers.__version__} {name}",
     )
@@ -187,14 +186,13 @@ def from_transformers(name: str, weights: Path | None, size: int | None) -> Pret
 
 
 def _with_file(pretrained: Pretrained, path: Path, spec: str) -> Pretrained:
-    before = head_of(pretrained.net)[1].weight.shape[0]
-    loaded = load_file(
-        pretrained.net.model if isinstance(pretrained.net, Answer) else pretrained.net, path, spec
-    )
+    """The same network with the weights of a file."""
+    net = pretrained.net
+    classes = head_of(net).layer.weight.shape[0]
+    loaded = load_file(net.model if isinstance(net, LogitsOnly) else net, path, spec)
     mean, std = loaded.normalisation or (pretrained.mean, pretrained.std)
-    same = head_of(pretrained.net)[1].weight.shape[0] == before
-    names = pretrained.names if same else None
-    return replace(pretrained, mean=mean, std=std, names=names, weights=loaded.how)
+    names = pretrained.names if head_of(net).layer.weight.shape[0] == classes else None
+    return replace(pretrained, mean=mean, std=std, names=names, weights=loaded.description)
 
 
 def _timm_model(name: str, pretrained: bool, size: int | None) -> Any:
@@ -221,47 +219,52 @@ def _processor(spec: str, name: str) -> Any:
         ) from error
 
 
-def _normalisation_of(
-    processor: Any,
-) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int, int]]:
-    """Mean, standard deviation and size, by showing the processor a black and a white image.
+class _Images(NamedTuple):
+    """The images that a processor makes: their normalisation, and height and width in pixels."""
 
-    What a processor does to a colour is affine by channel, however its options spell it.
+    normalisation: Normalisation
+    size: tuple[int, int]
+
+
+def _images_of(processor: Any) -> _Images:
+    """Finds normalisation and size by giving the processor a black and a white image.
+
+    A processor changes a colour by an affine function by channel, however its options spell it.
     """
     import numpy as np
 
-    shown = [np.full((256, 256, 3), value, dtype=np.uint8) for value in (0, 255)]
+    images = [np.full((256, 256, 3), value, dtype=np.uint8) for value in (0, 255)]
     black, white = (
         torch.as_tensor(np.asarray(processor(images=image, return_tensors="np")["pixel_values"]))[0]
-        for image in shown
+        for image in images
     )
     low_C, high_C = black.double().mean(dim=(1, 2)), white.double().mean(dim=(1, 2))
     std_C = 1 / (high_C - low_C)
     mean_C = -low_C * std_C
     height, width = black.shape[1:]
-    rounded = [tuple(round(v, 7) for v in values.tolist()) for values in (mean_C, std_C)]
-    return rounded[0], rounded[1], (int(height), int(width))
+    mean, std = (tuple(round(v, 7) for v in values.tolist()) for values in (mean_C, std_C))
+    return _Images(Normalisation(mean, std), (int(height), int(width)))
 
 
 def _fetched(spec: str, fetch: Callable[[], T]) -> T:
-    """The result of `fetch`; whatever it raises becomes one clear message."""
-    # The hub's client says each of its tries; the message below says enough.
+    """Calls `fetch`; turns its errors into one clear message."""
+    # The hub's client logs each of its tries; the message below says enough.
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
     hub.setLevel(logging.CRITICAL)
     try:
         return fetch()
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines()
         raise UserError(
-            f"the pretrained weights of {spec} cannot be had: {reason[0] if reason else error!r} "
+            f"the pretrained weights of {spec} cannot be had: {lines[0] if lines else error!r} "
             f"Check the name and the connection, or give a file: {spec},weights=PATH"
         ) from error
     finally:
         hub.setLevel(level)
 
 
-def _extra(package: str, name: str) -> UserError:
+def _missing_package(package: str, name: str) -> UserError:
     return UserError(
         f"{package}:{name} needs the package {package}, which is not installed; "
         f"run `pip install 'nasdistill[{package}]'`"

@@ -1,4 +1,4 @@
-"""A teacher that cannot be run here: all that is left of it is a table of its answers."""
+"""A teacher that cannot be run here: only a table of its outputs is there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nasdistill.teachers.teacher import Teacher
 
 
 class Absent(nn.Module):
-    """Stands where the module of a teacher would be."""
+    """Takes the place of a teacher's module where there is none."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Is never called."""
@@ -21,7 +21,11 @@ class Absent(nn.Module):
 
 
 def recorded_teacher(spec: str, dataset: Dataset) -> Teacher:
-    """A teacher made of `table:PATH`; its answers are read by `answers.TableTargets`.
+    """Makes a teacher from `table:PATH`; `targets.TableTargets` gives its logits.
+
+    Args:
+        spec: `table:PATH`.
+        dataset: The data that were recorded.
 
     Raises:
         UserError: If there is no such file.

@@ -12,12 +12,12 @@ from nasdistill.common.types import nearest
 
 @dataclass(frozen=True)
 class Spec:
-    """A teacher's specification, taken apart.
+    """A teacher's specification, parsed.
 
     Attributes:
         text: The part before the options.
-        kind: What stands before the colon; empty without one.
-        name: What stands after it, or the whole.
+        kind: The part before the colon; empty without one.
+        name: The part after it, or the whole.
         weights: File of weights.
         size: Pixels along each side.
     """
@@ -30,7 +30,7 @@ class Spec:
 
 
 def parse(text: str, weights: str | Path | None) -> Spec:
-    """Takes `kind:name,weights=PATH,size=PIXELS` apart.
+    """Parses `kind:name,weights=PATH,size=PIXELS`.
 
     Args:
         text: The specification.
@@ -53,8 +53,8 @@ def parse(text: str, weights: str | Path | None) -> Spec:
     size = options.get("size")
     if size is not None and not (size.isdecimal() and int(size) >= 8):
         raise UserError(f"--teacher {text}: size must be at least 8 pixels, but is {size!r}")
-    inside = options.get("weights")
-    if inside and weights is not None and Path(inside) != Path(weights):
+    option = options.get("weights")
+    if option and weights is not None and Path(option) != Path(weights):
         raise UserError(f"--teacher {text}: other weights are given too: {weights}")
-    path = inside or weights
+    path = option or weights
     return Spec(head, kind, name, Path(path) if path else None, int(size) if size else None)

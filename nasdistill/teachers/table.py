@@ -1,4 +1,4 @@
-"""A black box: recorded answers of a model that cannot be run here, by example."""
+"""A black box: recorded logits of a model that cannot be run here, by example."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LEAST = 1e-6
 
 @dataclass(frozen=True)
 class Table:
-    """Recorded answers, in the order of the training split.
+    """Recorded logits, in the order of the training split.
 
     Attributes:
-        answers: float32 `[N, C]`, log-probabilities or logits; 0 in rows that are missing.
-        known: bool `[N]`.
+        answers: Logits, float32 `[N, C]`, or log-probabilities; 0 in rows that are missing.
+        known: bool `[N]`, False in rows that are missing.
     """
 
     answers: NDArray[np.float32]
@@ -34,7 +34,7 @@ class Table:
 
 
 def read_table(path: Path, names: Sequence[str], classes: Sequence[str], missing: str) -> Table:
-    """Reads recorded answers.
+    """Reads recorded logits, probabilities or labels.
 
     A Parquet file has a column `id` (the example's name) and an npz file an array `ids`; beside it
     stands one of: `logits`; `probabilities`; `top_indices` and `top_values` (the probabilities of
@@ -51,27 +51,27 @@ def read_table(path: Path, names: Sequence[str], classes: Sequence[str], missing
         UserError: If the file cannot be read, does not fit the data, or lacks examples.
     """
     columns = _columns(path)
-    ids = [str(one) for one in columns.pop("ids")]
-    answers = _log_probabilities(path, columns, len(ids), classes)
-    place = {name: row for row, name in enumerate(ids)}
-    if len(place) != len(ids):
-        twice = next(name for row, name in enumerate(ids) if place[name] != row)
-        raise UserError(f"table {path}: the id {twice!r} stands there more than once")
-    rows = np.array([place.get(name, -1) for name in names])
+    ids = [str(value) for value in columns.pop("ids")]
+    logits = _logits(path, columns, len(ids), classes)
+    row_of = {name: row for row, name in enumerate(ids)}
+    if len(row_of) != len(ids):
+        repeated = next(name for row, name in enumerate(ids) if row_of[name] != row)
+        raise UserError(f"table {path}: the id {repeated!r} stands there more than once")
+    rows = np.array([row_of.get(name, -1) for name in names])
     known = rows >= 0
     if not known.any():
-        examples, recorded = (", ".join(map(repr, some[:3])) for some in (names, ids))
+        first_names, first_ids = (", ".join(map(repr, part[:3])) for part in (names, ids))
         raise UserError(
             f"table {path}: none of its {len(ids)} ids is a training example's; examples are "
-            f"called {examples}, …, the table's {recorded}, …"
+            f"called {first_names}, …, the table's {first_ids}, …"
         )
     if not known.all() and missing == "error":
-        lacking = [name for name, there in zip(names, known, strict=True) if not there]
+        absent = [name for name, is_known in zip(names, known, strict=True) if not is_known]
         raise UserError(
-            f"table {path}: {len(lacking)} of {len(names)} training examples have no answer, such "
-            f"as {', '.join(map(repr, lacking[:3]))}. Record them too, or set missing: skip"
+            f"table {path}: {len(absent)} of {len(names)} training examples have no answer, such "
+            f"as {', '.join(map(repr, absent[:3]))}. Record them too, or set missing: skip"
         )
-    return Table(np.where(known[:, None], answers[rows], np.float32(0)), known)
+    return Table(np.where(known[:, None], logits[rows], np.float32(0)), known)
 
 
 def check_form(path: Path) -> None:
@@ -87,7 +87,7 @@ def check_form(path: Path) -> None:
 
 
 def write_table(path: Path, names: Sequence[str], probabilities: NDArray[np.float64]) -> None:
-    """Writes answers in the form that `read_table` reads.
+    """Writes probabilities in the form that `read_table` reads.
 
     Args:
         path: `.parquet` or `.npz`.
@@ -95,7 +95,7 @@ def write_table(path: Path, names: Sequence[str], probabilities: NDArray[np.floa
         probabilities: `[N, C]`, rows sum to 1.
 
     Raises:
-        UserError: If the ending is another, or a package is missing.
+        UserError: If its ending is another than `.npz` or `.parquet`, or a package is missing.
     """
     check_form(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,10 +146,10 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def _log_probabilities(
+def _logits(
     path: Path, columns: Mapping[str, Any], rows: int, classes: Sequence[str]
 ) -> NDArray[np.float32]:
-    """float32 `[rows, C]` from whichever form the file has."""
+    """Logits or log-probabilities, float32 `[rows, C]`, from whichever form the file has."""
     forms = [form for form in FORMS if form in columns]
     if len(forms) != 1:
         raise UserError(
@@ -184,25 +184,24 @@ def _log_probabilities(
 
 
 def _of_labels(labels: Any, classes: Sequence[str]) -> NDArray[np.float64]:
-    """All the probability on one class, given by name or number."""
+    """All the probability on one class, whose name or number the label is."""
     by_name = {name: index for index, name in enumerate(classes)}
-    numbers = [by_name.get(str(one), one) for one in labels]
-    indices = np.asarray(numbers, dtype=np.int64)
-    if ((indices < 0) | (indices >= len(classes))).any():
-        raise ValueError(f"classes are numbered 0 to {len(classes) - 1}, found {indices.max()}")
-    return np.eye(len(classes))[indices]
+    numbers = np.asarray([by_name.get(str(label), label) for label in labels], dtype=np.int64)
+    if ((numbers < 0) | (numbers >= len(classes))).any():
+        raise ValueError(f"classes are numbered 0 to {len(classes) - 1}, found {numbers.max()}")
+    return np.eye(len(classes))[numbers]
 
 
 def _of_top(indices: Any, values: Any, classes: int) -> NDArray[np.float64]:
-    """The likeliest classes as top_values, the rest of the probability spread over the others."""
+    """The likeliest classes as recorded, the rest of the probability spread over the others."""
     top = np.asarray(indices, dtype=np.int64)
-    top_values = np.asarray(values, dtype=np.float64)
-    if top.ndim != 2 or top.shape != top_values.shape:
-        raise ValueError(f"indices of shape {top.shape}, values of shape {top_values.shape}")
+    top_p = np.asarray(values, dtype=np.float64)
+    if top.ndim != 2 or top.shape != top_p.shape:
+        raise ValueError(f"indices of shape {top.shape}, values of shape {top_p.shape}")
     if ((top < 0) | (top >= classes)).any():
         raise ValueError(f"classes are numbered 0 to {classes - 1}, found {top.max()}")
     others = classes - top.shape[1]
-    rest = (1 - top_values.sum(axis=1)).clip(0) / max(1, others)
-    spread = np.repeat(rest[:, None], classes, axis=1)
-    np.put_along_axis(spread, top, top_values, axis=1)
-    return spread
+    rest = (1 - top_p.sum(axis=1)).clip(0) / max(1, others)
+    probabilities = np.repeat(rest[:, None], classes, axis=1)
+    np.put_along_axis(probabilities, top, top_p, axis=1)
+    return probabilities

@@ -1,10 +1,10 @@
-"""Targets: what each kind of teacher gives for the batches of a run."""
+"""The targets that teachers give for the batches of a run."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -13,24 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from nasdistill.data import Batch
+from nasdistill.data.splits import Plan
 from nasdistill.models import hooks
 from nasdistill.models.hooks import LayerError, ModelSummary, Outputs
 from nasdistill.teachers.logit_cache import LogitCache
 from nasdistill.teachers.table import Table
 from nasdistill.teachers.teacher import Teacher
 
-Plan = Iterable[tuple[Tensor, int | None]]
-
 
 @dataclass(frozen=True)
 class TargetRequest:
-    """A request for targets.
+    """A request for the targets of one batch.
 
     Attributes:
         batch: The examples.
-        layers: Names of the layers whose outputs are wanted.
-        student_outputs: Those of each student of the run about the batch.
-        student: Index of the student that asks.
+        layers: Names of the teacher's layers whose outputs are needed.
+        student_outputs: Those of each student of the run, for the batch.
+        student: Index of the student that the targets are for.
     """
 
     batch: Batch
@@ -40,11 +39,12 @@ class TargetRequest:
 
 
 class TeacherTargets(ABC):
-    """The targets of one teacher for the batches of a run.
+    """The targets that one teacher gives for the batches of a run.
 
     Attributes:
-        students: How many students a run needs for it.
-        size: `(height, width)` at which it sees the views, where that is not the student's size.
+        students: Number of students that a run needs for it.
+        size: `(height, width)` in pixels at which it sees the views, where that is not the
+            student's size.
     """
 
     students: ClassVar[int] = 1
@@ -58,19 +58,19 @@ class TeacherTargets(ABC):
         """
 
     def summary(self, student: ModelSummary | None) -> ModelSummary | None:
-        """The layers that can be read of it; None if it has none.
+        """The layers of the teacher; None if none can be read.
 
         Args:
-            student: The student's; of use to those that are copies of it.
+            student: The student's; of use to teachers that are copies of it.
         """
         return None
 
     def copy_of(self, student: nn.Module) -> nn.Module | None:
-        """A module that the run keeps for it, saves and branches; None for most."""
+        """A copy of the student that the run holds, saves and branches; None for most."""
         return None
 
     def update(self, copy: nn.Module, student: nn.Module, step: int) -> None:  # noqa: B027
-        """Changes the module that the run keeps for it, after an optimiser step.
+        """Updates the copy after an optimiser step.
 
         Args:
             copy: The module that `copy_of` gave.
@@ -80,20 +80,20 @@ class TeacherTargets(ABC):
 
     @abstractmethod
     def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
-        """The targets of a batch, without gradients.
+        """Gives the targets of a batch, without gradients.
 
         Args:
-            request: The batch, and the layers that are wanted.
-            teacher_copy: The module that the run keeps for it.
+            request: The batch, and the layers that are needed.
+            teacher_copy: The module that `copy_of` gave for the student, updated so far.
         """
 
 
 class CachedTargets(TeacherTargets):
-    """A frozen teacher: from the cache where logits are enough, live where layers are wanted.
+    """A frozen teacher: from the cache where logits are enough, live where layers are needed.
 
     Args:
         teacher: The teacher.
-        cache: Its remembered logits; shared by all runs of a study.
+        cache: Its cached logits; shared by all runs of a study.
     """
 
     def __init__(self, teacher: Teacher, cache: LogitCache) -> None:
@@ -121,15 +121,15 @@ class CachedTargets(TeacherTargets):
 
 
 class TableTargets(TeacherTargets):
-    """A black box: recorded answers, the same for every view of an example.
+    """A black box: recorded logits, the same for every view of an example.
 
     Args:
-        table: The answers, in the order of the training split.
-        device: Where batches live.
+        table: The logits, in the order of the training split.
+        device: The device of the batches.
     """
 
     def __init__(self, table: Table, device: torch.device) -> None:
-        self._log_p_NC = torch.from_numpy(table.answers).to(device)
+        self._logits_NC = torch.from_numpy(table.answers).to(device)
         self._known_N = torch.from_numpy(table.known).to(device)
         self.complete = bool(table.known.all())
 
@@ -139,7 +139,7 @@ class TableTargets(TeacherTargets):
             raise LayerError("a table of recorded answers has no layers")
         ids = request.batch.ids
         known = None if self.complete else self._known_N[ids]
-        return Outputs(self._log_p_NC[ids], known=known)
+        return Outputs(self._logits_NC[ids], known=known)
 
 
 Combination = Literal["shares", "certainty", "correct"]
@@ -150,11 +150,11 @@ class EnsembleTargets(TeacherTargets):
     """Several teachers as one: the mean of their distributions, as log-probabilities.
 
     Attributes:
-        of: The targets of each teacher.
+        of: The teachers.
         shares: Of each in the mean; they sum to 1.
-        by: `shares` weighs as given; `certainty` multiplies each example's shares by one minus the
-            entropy of the teacher's answer (as a share of the largest); `correct` keeps only those
-            that are right, all where none is.
+        by: `shares` weighs as stated; `certainty` multiplies each example's shares by one minus the
+            entropy of the teacher's distribution (as a share of the largest); `correct` keeps only
+            those that are right, all where none is.
     """
 
     of: Sequence[TeacherTargets]
@@ -164,25 +164,26 @@ class EnsembleTargets(TeacherTargets):
     def prepare(self, plan: Plan) -> None:
         """See `TeacherTargets`."""
         items = list(plan)
-        for targets in self.of:
-            targets.prepare(items)
+        for member in self.of:
+            member.prepare(items)
 
     def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
         """See `TeacherTargets`."""
         if request.layers:
             raise LayerError("a mean of teachers has no layers: name one of them for this term")
-        outputs = [targets(request, None) for targets in self.of]
+        outputs = [member(request, None) for member in self.of]
         log_p_TBC = torch.stack([o.logits.float().log_softmax(dim=1) for o in outputs])
-        weights = zip(log_p_TBC[:, :, 0], self.shares, strict=True)
-        weight_TB = torch.stack([torch.full_like(like_B, share) for like_B, share in weights])
+        shares = zip(log_p_TBC[:, :, 0], self.shares, strict=True)
+        weight_TB = torch.stack([torch.full_like(like_B, share) for like_B, share in shares])
         known = None
         if any(o.known is not None for o in outputs):
-            everyone = torch.ones_like(request.batch.labels, dtype=torch.bool)
-            known_TB = torch.stack([everyone if o.known is None else o.known for o in outputs])
+            all_B = torch.ones_like(request.batch.labels, dtype=torch.bool)
+            known_TB = torch.stack([all_B if o.known is None else o.known for o in outputs])
             weight_TB, known = weight_TB * known_TB, known_TB.any(dim=0)
         if self.by != "shares":
             weighed_TB = weight_TB * BY[self.by](log_p_TBC, request.batch.labels)
-            # Who is left out otherwise may know no answer: then those that do count as given.
+            # The only teachers that are left may not know the example: then the known ones count
+            # by their shares.
             weight_TB = torch.where(weighed_TB.sum(dim=0) > 0, weighed_TB, weight_TB)
         weight_TB = weight_TB / weight_TB.sum(dim=0).clamp_min(1e-12)
         mean_BC = torch.logsumexp(log_p_TBC + weight_TB.clamp_min(1e-30).log()[..., None], dim=0)
@@ -205,14 +206,18 @@ def correct(log_p_TBC: Tensor, labels_B: Tensor) -> Tensor:
 BY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"certainty": certainty, "correct": correct}
 
 
-class _SelfTargets(TeacherTargets):
-    """A copy of the student, which the run keeps."""
+class _CopyTargets(TeacherTargets):
+    """A copy of the student, which the run holds.
 
-    called: ClassVar[str]
+    Attributes:
+        copy_name: Its name in messages.
+    """
+
+    copy_name: ClassVar[str]
 
     def summary(self, student: ModelSummary | None) -> ModelSummary | None:
         """See `TeacherTargets`."""
-        return None if student is None else replace(student, name=self.called)
+        return None if student is None else replace(student, name=self.copy_name)
 
     def copy_of(self, student: nn.Module) -> nn.Module:
         """See `TeacherTargets`."""
@@ -226,7 +231,7 @@ class _SelfTargets(TeacherTargets):
 
 
 @dataclass(frozen=True)
-class EMATargets(_SelfTargets):
+class EMATargets(_CopyTargets):
     """The exponential moving average of the student (Tarvainen and Valpola, "Mean teachers", 2017).
 
     Attributes:
@@ -235,21 +240,21 @@ class EMATargets(_SelfTargets):
     """
 
     decay: float
-    called: ClassVar[str] = "moving average"
+    copy_name: ClassVar[str] = "moving average"
 
     @torch.no_grad()
     def update(self, copy: nn.Module, student: nn.Module, step: int) -> None:
         """See `TeacherTargets`."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for average, current in zip(_state(copy), _state(student), strict=True):
+        for average, value in zip(_state(copy), _state(student), strict=True):
             if average.is_floating_point():
-                average.lerp_(current.to(average.dtype), 1.0 - decay)
+                average.lerp_(value.to(average.dtype), 1.0 - decay)
             else:
-                average.copy_(current)
+                average.copy_(value)
 
 
 @dataclass(frozen=True)
-class SnapshotTargets(_SelfTargets):
+class SnapshotTargets(_CopyTargets):
     """The student as it was some steps ago (Yang et al., "Snapshot Distillation", 2019).
 
     Attributes:
@@ -257,7 +262,7 @@ class SnapshotTargets(_SelfTargets):
     """
 
     every: int
-    called: ClassVar[str] = "earlier student"
+    copy_name: ClassVar[str] = "earlier student"
 
     def update(self, copy: nn.Module, student: nn.Module, step: int) -> None:
         """See `TeacherTargets`."""
@@ -269,7 +274,7 @@ class PeerTargets(TeacherTargets):
     """The other students of the run (Zhang et al., "Deep Mutual Learning", 2018).
 
     Args:
-        students: How many learn together.
+        students: Number of students that learn together.
     """
 
     def __init__(self, students: int) -> None:
@@ -280,7 +285,7 @@ class PeerTargets(TeacherTargets):
         if request.layers:
             raise LayerError("peers teach by their logits alone")
         others = [o.logits for i, o in enumerate(request.student_outputs) if i != request.student]
-        log_p_SBC = torch.stack([o.detach().float().log_softmax(dim=1) for o in others])
+        log_p_SBC = torch.stack([logits.detach().float().log_softmax(dim=1) for logits in others])
         return Outputs(torch.logsumexp(log_p_SBC, dim=0) - math.log(len(others)))
 
 

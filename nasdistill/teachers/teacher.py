@@ -36,23 +36,24 @@ KINDS: dict[str, Callable[[str, Path | None, int | None], Pretrained]] = {
     "transformers": from_transformers,
 }
 
-Functions = Mapping[str, Callable[..., Any]]
+TeacherBuilders = Mapping[str, Callable[..., Any]]
+"""Functions of the user's own file that build a teacher's module, by name."""
 
 
 @dataclass
 class Teacher:
-    """A frozen model and all that it needs to be asked.
+    """A frozen model, and all that is needed to run it.
 
     Attributes:
         name: The specification it was made from.
         module: In eval mode, without gradients; takes uint8 images, or float ones in [0, 1],
             `[B, C, H, W]` at `input`, and gives logits `[B, classes]`. Normalises inside.
-        input: Shape of the images that it is given: the data's channels, its own size.
-        classes: Number of classes that it tells apart; may differ from the data's.
+        input: Shape of the images that it takes: the data's channels, its own size.
+        classes: Number of its logits; may differ from the data's number of classes.
         weights_hash: 32 hex digits over its state dict.
-        card: Where it came from, as JSON values.
-        precision: `fp32`, or `bf16` for answers under autocast.
-        code: What its forward pass is written in, where that is not nasdistill: a package with its
+        card: Its origin, as JSON values.
+        precision: `fp32`, or `bf16` for logits under autocast.
+        code: The origin of its forward pass, where that is not nasdistill: a package with its
             version, or the fingerprint of the `--import` file.
     """
 
@@ -67,14 +68,14 @@ class Teacher:
 
     @property
     def runs(self) -> bool:
-        """Whether it can be asked anything new; a table of recorded answers cannot."""
+        """Whether it can be run on any image; a table of recorded logits cannot."""
         return bool(self.card.get("source") != "table")
 
     def must_run(self) -> Teacher:
-        """Itself.
+        """Returns itself.
 
         Raises:
-            UserError: If it is a table of recorded answers.
+            UserError: If it is a table of recorded logits.
         """
         if not self.runs:
             raise UserError(
@@ -84,7 +85,7 @@ class Teacher:
         return self
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
-        """Logits of images.
+        """The logits of some images.
 
         Args:
             images_BCHW: uint8, at the size of `input`, on the module's device.
@@ -97,7 +98,7 @@ class Teacher:
         return logits_BK.float().clone()  # outside, so that training may read it
 
     def outputs(self, images_BCHW: Tensor, layers: tuple[str, ...]) -> hooks.Outputs:
-        """Logits with the outputs of some layers, for training to read.
+        """The logits of some images and the outputs of some layers, for training to read.
 
         Args:
             images_BCHW: As for `logits`.
@@ -112,14 +113,23 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A loaded source: a module that normalises inside, its size, class names and card."""
+class _LoadedModule:
+    """A teacher's module with the facts that its source states.
+
+    Attributes:
+        module: Normalises inside.
+        size: Height and width that it takes, in pixels.
+        names: Names of its classes, where known.
+        card: See `Teacher`.
+        built_for_data: Whether it was built for the data's classes.
+        code: See `Teacher`.
+    """
 
     module: nn.Module
     size: tuple[int, int]
     names: tuple[str, ...] | None
     card: dict[str, Any]
-    exact: bool = False  # whether it was built for the data's classes
+    built_for_data: bool = False
     code: str = ""
 
 
@@ -130,7 +140,7 @@ def load_teacher(
     device: torch.device,
     weights: str | Path | None = None,
     studies_root: Path = Path("studies"),
-    imported: Functions | None = None,
+    imported: TeacherBuilders | None = None,
     precision: AnswerPrecision = "fp32",
 ) -> Teacher:
     """Makes a frozen teacher.
@@ -140,156 +150,157 @@ def load_teacher(
             `transformers:NAME`, or the name of a function `name(classes, input) -> nn.Module` in
             `imported`, which takes images that are normalised as the data's. `,weights=PATH` and
             `,size=PIXELS` may follow.
-        dataset: Data that it will be asked about: grey images are repeated for a teacher of colour,
+        dataset: The data that it will teach on: grey images are repeated for a teacher of colour,
             and classes of the same names in another order are put in the data's.
-        device: Where it shall live.
+        device: The device of its module.
         weights: The same as `weights=PATH` in `spec`.
         studies_root: The folder of all studies.
         imported: The functions of the user's own file, by name.
-        precision: Of its answers.
+        precision: Of its logits.
 
     Raises:
         UserError: If the specification, a name in it, or the file is wrong, an optional package is
             missing, or the teacher cannot take the data's images.
     """
     parsed = parse(spec, weights)
-    source = _find(parsed, dataset, studies_root, imported or {})
-    module = source.module.to(device).eval().requires_grad_(False)
-    shape = Input(dataset.input.channels, *source.size)
-    classes = _try(module, shape, parsed.text, device)
-    if source.exact and classes != len(dataset.classes):
+    loaded = _load_module(parsed, dataset, studies_root, imported or {})
+    module = loaded.module.to(device).eval().requires_grad_(False)
+    shape = Input(dataset.input.channels, *loaded.size)
+    classes = _count_logits(module, shape, parsed.text, device)
+    if loaded.built_for_data and classes != len(dataset.classes):
         raise UserError(
             f"--teacher {parsed.text} gives {classes} logits, but the data {dataset.name!r} has "
             f"{len(dataset.classes)} classes"
         )
-    card = {"name": parsed.text, "input": [shape.channels, *shape.size], **source.card}
-    if source.names is not None and len(source.names) == classes:
-        card["class_names"] = list(source.names)
-        order = _order(source.names, dataset.classes)
+    card = {"name": parsed.text, "input": [shape.channels, *shape.size], **loaded.card}
+    if loaded.names is not None and len(loaded.names) == classes:
+        card["class_names"] = list(loaded.names)
+        order = _order(loaded.names, dataset.classes)
         if order is not None:
             reorder_head(module, order)
             card["class_names"] = list(dataset.classes)
             card["classes_reordered"] = True
     return Teacher(
-        parsed.text, module, shape, classes, weights_hash(module), card, precision, source.code
+        parsed.text, module, shape, classes, weights_hash(module), card, precision, loaded.code
     )
 
 
-def _find(parsed: Spec, dataset: Dataset, studies_root: Path, imported: Functions) -> _Source:
-    if parsed.kind in KINDS:
-        if not parsed.name:
-            raise UserError(f"--teacher {parsed.text}: a model's name must follow the colon")
-        return _pretrained(parsed, dataset)
-    if not parsed.kind and parsed.name in imported:
-        return _own(parsed, dataset, imported[parsed.name])
-    if parsed.weights is not None or parsed.size is not None:
+def _load_module(
+    spec: Spec, dataset: Dataset, studies_root: Path, imported: TeacherBuilders
+) -> _LoadedModule:
+    if spec.kind in KINDS:
+        if not spec.name:
+            raise UserError(f"--teacher {spec.text}: a model's name must follow the colon")
+        return _pretrained(spec, dataset)
+    if not spec.kind and spec.name in imported:
+        return _from_builder(spec, dataset, imported[spec.name])
+    if spec.weights is not None or spec.size is not None:
         known = ", ".join(f"{kind}:NAME" for kind in KINDS)
         raise UserError(
-            f"--teacher {parsed.text}: weights and size go with {known} or a name from the "
-            f"--import file{_also(imported)}"
+            f"--teacher {spec.text}: weights and size go with {known} or a name from the "
+            f"--import file{_in_brackets(imported)}"
         )
-    if parsed.text == "shipped":
-        return _folder(parsed, SHIPPED, dataset)
-    if parsed.kind == "folder":
-        return _folder(parsed, Path(parsed.name).expanduser(), dataset)
-    if parsed.kind == "final":
-        return _folder(parsed, _final(parsed, studies_root), dataset)
-    return _unknown(parsed, imported)
+    if spec.text == "shipped":
+        return _from_folder(spec, SHIPPED, dataset)
+    if spec.kind == "folder":
+        return _from_folder(spec, Path(spec.name).expanduser(), dataset)
+    if spec.kind == "final":
+        return _from_folder(spec, _folder_of_final(spec, studies_root), dataset)
+    raise _unknown_teacher(spec, imported)
 
 
-def _unknown(parsed: Spec, imported: Functions) -> _Source:
-    kinds = [*KINDS, "final", "folder"]
-    name = parsed.kind or parsed.name
-    hint = nearest(name, [*kinds, "auto", "shipped", *imported])
+def _unknown_teacher(spec: Spec, imported: TeacherBuilders) -> UserError:
+    names = [*KINDS, "final", "folder", "auto", "shipped", *imported]
+    hint = nearest(spec.kind or spec.name, names)
     forms = ", ".join(["auto", "shipped", *(f"{kind}:NAME" for kind in KINDS)])
-    raise UserError(
-        f"--teacher {parsed.text}: unknown teacher{hint}. Known: {forms}, final:STUDY/RANK, "
-        f"folder:PATH, table:FILE, or a function of the --import file{_also(imported)}"
+    return UserError(
+        f"--teacher {spec.text}: unknown teacher{hint}. Known: {forms}, final:STUDY/RANK, "
+        f"folder:PATH, table:FILE, or a function of the --import file{_in_brackets(imported)}"
     )
 
 
-def _also(imported: Functions) -> str:
+def _in_brackets(imported: TeacherBuilders) -> str:
     return f" ({', '.join(sorted(imported))})" if imported else ""
 
 
-def _pretrained(parsed: Spec, dataset: Dataset) -> _Source:
-    pretrained = KINDS[parsed.kind](parsed.name, parsed.weights, parsed.size)
-    _check_channels(parsed, len(pretrained.mean), dataset)
+def _pretrained(spec: Spec, dataset: Dataset) -> _LoadedModule:
+    pretrained = KINDS[spec.kind](spec.name, spec.weights, spec.size)
+    _check_channels(spec, len(pretrained.mean), dataset)
     card = {
-        "source": parsed.kind,
+        "source": spec.kind,
         "weights": pretrained.weights,
         "mean": list(pretrained.mean),
         "std": list(pretrained.std),
     }
     module = Classifier(pretrained.net, pretrained.mean, pretrained.std)
-    code = f"{parsed.kind} {import_module(parsed.kind).__version__}"
-    return _Source(module, pretrained.size, pretrained.names, card, code=code)
+    code = f"{spec.kind} {import_module(spec.kind).__version__}"
+    return _LoadedModule(module, pretrained.size, pretrained.names, card, code=code)
 
 
-def _own(parsed: Spec, dataset: Dataset, build: Callable[..., Any]) -> _Source:
-    where = f"--teacher {parsed.text}: {parsed.name}() of the --import file"
-    size = (parsed.size, parsed.size) if parsed.size else dataset.input.size
+def _from_builder(spec: Spec, dataset: Dataset, build: Callable[..., Any]) -> _LoadedModule:
+    prefix = f"--teacher {spec.text}: {spec.name}() of the --import file"
+    size = (spec.size, spec.size) if spec.size else dataset.input.size
     shape = Input(dataset.input.channels, *size)
     try:
         module = build(len(dataset.classes), shape)
     except Exception as error:
-        raise UserError(f"{where} raised {type(error).__name__}: {error}") from error
+        raise UserError(f"{prefix} raised {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
-        raise UserError(f"{where} must return an nn.Module, but gave {type(module).__name__}")
+        raise UserError(f"{prefix} must return an nn.Module, but gave {type(module).__name__}")
     card: dict[str, Any] = {"source": "import", "weights": "as the function gave them"}
     mean, std = dataset.mean, dataset.std
     net = module.net if isinstance(module, Classifier) else module
-    if parsed.weights is not None:
-        loaded = load_file(net, parsed.weights, parsed.text, any_classes=False)
-        card["weights"] = loaded.how
+    if spec.weights is not None:
+        loaded = load_file(net, spec.weights, spec.text, any_classes=False)
+        card["weights"] = loaded.description
         if loaded.normalisation is not None:
             (mean, std), module = loaded.normalisation, net
     if not isinstance(module, Classifier):
         module = Classifier(module, mean, std)
-    return _Source(module, size, None, card, exact=True)
+    return _LoadedModule(module, size, None, card, built_for_data=True)
 
 
-def _final(parsed: Spec, studies_root: Path) -> Path:
-    study, slash, rank = parsed.name.rpartition("/")
+def _folder_of_final(spec: Spec, studies_root: Path) -> Path:
+    study, slash, rank = spec.name.rpartition("/")
     if not slash or not study or not rank:
-        raise UserError(f"--teacher {parsed.text}: write final:STUDY/RANK, such as final:first/1")
+        raise UserError(f"--teacher {spec.text}: write final:STUDY/RANK, such as final:first/1")
     if not (studies_root / study).is_dir():
         known = [p.parent.name for p in studies_root.glob("*/finals")]
         raise UserError(
-            f"--teacher {parsed.text}: there is no study {study!r} in {studies_root}"
+            f"--teacher {spec.text}: there is no study {study!r} in {studies_root}"
             f"{nearest(study, known)}"
         )
     folder = studies_root / study / "finals" / rank
     if not (folder / "architecture.json").is_file():
         ranks = sorted(p.parent.name for p in folder.parent.glob("*/architecture.json"))
         raise UserError(
-            f"--teacher {parsed.text}: study {study!r} has no final {rank}; "
+            f"--teacher {spec.text}: study {study!r} has no final {rank}; "
             + (f"it has {', '.join(ranks)}" if ranks else "it has none yet")
         )
     return folder
 
 
-def _folder(parsed: Spec, folder: Path, dataset: Dataset) -> _Source:
-    module, about = artifact.load(folder), artifact.read_input(folder)
-    size, channels = (int(about["height"]), int(about["width"])), int(about["channels"])
-    names = tuple(str(name) for name in about["classes"])
-    _check_channels(parsed, channels, dataset)
-    card: dict[str, Any] = {"source": parsed.kind or parsed.name, "folder": folder.name}
+def _from_folder(spec: Spec, folder: Path, dataset: Dataset) -> _LoadedModule:
+    module, input = artifact.load(folder), artifact.read_input(folder)
+    size, channels = (int(input["height"]), int(input["width"])), int(input["channels"])
+    names = tuple(str(name) for name in input["classes"])
+    _check_channels(spec, channels, dataset)
+    card: dict[str, Any] = {"source": spec.kind or spec.name, "folder": folder.name}
     if (folder / "metrics.json").is_file():
         card["trained"] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return _Source(module.float(), size, names, card)
+    return _LoadedModule(module.float(), size, names, card)
 
 
-def _check_channels(parsed: Spec, channels: int, dataset: Dataset) -> None:
+def _check_channels(spec: Spec, channels: int, dataset: Dataset) -> None:
     if channels < dataset.input.channels:
         raise UserError(
-            f"--teacher {parsed.text} takes images of {channels} channel, the data "
+            f"--teacher {spec.text} takes images of {channels} channel, the data "
             f"{dataset.name!r} has {dataset.input.channels}"
         )
 
 
-def _try(module: nn.Module, shape: Input, text: str, device: torch.device) -> int:
-    """Shows the module two blank images, and returns how many logits it gives."""
+def _count_logits(module: nn.Module, shape: Input, text: str, device: torch.device) -> int:
+    """Runs the module on two blank images, and counts its logits."""
     blank = torch.zeros(2, shape.channels, *shape.size, dtype=torch.uint8, device=device)
     try:
         with torch.inference_mode():
@@ -299,13 +310,13 @@ def _try(module: nn.Module, shape: Input, text: str, device: torch.device) -> in
         size = f"{shape.channels}x{shape.height}x{shape.width}"
         raise UserError(f"--teacher {text} cannot take images of {size}: {reason}") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != 2:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"--teacher {text} must give logits [images, classes], but gave {got}")
+        result = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"--teacher {text} must give logits [images, classes], but gave {result}")
     return int(logits.shape[1])
 
 
-def _order(names: tuple[str, ...], wanted: tuple[str, ...]) -> list[int] | None:
-    """The place of each wanted class among `names`; None where there is nothing to reorder."""
-    if names == tuple(wanted) or len(set(names)) != len(names) or set(names) != set(wanted):
+def _order(names: tuple[str, ...], target: tuple[str, ...]) -> list[int] | None:
+    """The index among `names` of each target class; None where there is nothing to reorder."""
+    if names == tuple(target) or len(set(names)) != len(names) or set(names) != set(target):
         return None
-    return [names.index(name) for name in wanted]
+    return [names.index(name) for name in target]

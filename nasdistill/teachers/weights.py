@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,25 +16,31 @@ from nasdistill.common.errors import UserError
 from nasdistill.models.weights import load_weights, read_weights
 from nasdistill.teachers.heads import head_of, replace_head
 
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 _WRAPPERS = ("module.", "net.", "model.")
 
 
+class Normalisation(NamedTuple):
+    """Mean and standard deviation by channel, of images in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 @dataclass(frozen=True)
-class Loaded:
-    """The way in which weights of a file came into a module.
+class LoadedWeights:
+    """The outcome of loading weights into a module.
 
     Attributes:
-        how: One sentence for the teacher's card.
-        normalisation: Mean and standard deviation by channel, where the file brings its own.
+        description: One sentence for the teacher's card.
+        normalisation: The file's own; None where it has none.
     """
 
-    how: str
+    description: str
     normalisation: Normalisation | None
 
 
-def load_file(net: nn.Module, path: Path, name: str, *, any_classes: bool = True) -> Loaded:
+def load_file(net: nn.Module, path: Path, name: str, *, any_classes: bool = True) -> LoadedWeights:
     """Loads a weights file into a module.
 
     Args:
@@ -58,7 +65,7 @@ def load_state(
     *,
     ordered: bool = False,
     any_classes: bool = True,
-) -> Loaded:
+) -> LoadedWeights:
     """Loads a state dict into a module.
 
     Names must match. Where they do not, tensors are taken in order if the state dict keeps an
@@ -68,7 +75,7 @@ def load_state(
     Args:
         net: Changed in place; its head follows the number of classes in `state`.
         state: Tensors by name.
-        source: Where they come from, for messages and the card.
+        source: Their origin, for messages and the card.
         name: Of the teacher, for messages.
         ordered: Whether the order of `state` is that of the module that wrote it.
         any_classes: Whether `state` may have another number of classes than `net`.
@@ -76,27 +83,27 @@ def load_state(
     Raises:
         UserError: If `state` belongs to another architecture.
     """
-    bare, normalisation = _bare(state, net)
-    bare = _modern(bare, net)
-    in_order = ordered and set(bare) != set(net.state_dict()) and _agree_in_order(net, bare)
+    normalisation, state = _own_normalisation(state), _without_wrappers(state, net)
+    state = _with_present_names(state, net)
+    in_order = ordered and set(state) != set(net.state_dict()) and _agree_in_order(net, state)
     if in_order:
-        bare = dict(zip(net.state_dict(), bare.values(), strict=True))
-    own, classes = _classes(net, net.state_dict()), _classes(net, bare)
-    if own is not None and classes is not None and classes != own:
+        state = dict(zip(net.state_dict(), state.values(), strict=True))
+    built, classes = _classes(net, net.state_dict()), _classes(net, state)
+    if built is not None and classes is not None and classes != built:
         if not any_classes:
-            raise UserError(f"{source} has {classes} classes, but {name!r} was built for {own}")
+            raise UserError(f"{source} has {classes} classes, but {name!r} was built for {built}")
         replace_head(net, classes)
-    # Old files lack the counters of batch normalisation, which no answer depends on.
-    ours = net.state_dict()
-    counters = {k: v for k, v in ours.items() if k.endswith("num_batches_tracked")}
-    load_weights(net, {**counters, **bare}, f"{source}, for {name}")
-    file = Path(source).name
+    # Old files lack the counters of batch normalisation, which no logit depends on.
+    initial = net.state_dict()
+    counters = {k: v for k, v in initial.items() if k.endswith("num_batches_tracked")}
+    load_weights(net, {**counters, **state}, f"{source}, for {name}")
+    description = f"{Path(source).name}, by name"
     if in_order:
-        return Loaded(
-            f"{file}, its {len(bare)} tensors taken in order: their names are another library's",
-            normalisation,
+        description = (
+            f"{Path(source).name}, its {len(state)} tensors taken in order: their names are "
+            "another library's"
         )
-    return Loaded(f"{file}, by name", normalisation)
+    return LoadedWeights(description, normalisation)
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -109,22 +116,30 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _bare(
-    state: Mapping[str, Tensor], net: nn.Module
-) -> tuple[dict[str, Tensor], Normalisation | None]:
-    """Takes the names of wrappers off, and a classifier's own normalisation out."""
-    state, normalisation, known = dict(state), None, set(net.state_dict())
+def _is_classifier(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict is that of a `Classifier`, which normalises inside."""
     inner = [key for key in state if key not in ("mean", "std")]
-    if len(inner) == len(state) - 2 and all(key.startswith("net.") for key in inner):
-        mean, std = state.pop("mean"), state.pop("std")
-        normalisation = (tuple(mean.flatten().tolist()), tuple(std.flatten().tolist()))
+    return len(inner) == len(state) - 2 and all(key.startswith("net.") for key in inner)
+
+
+def _own_normalisation(state: Mapping[str, Tensor]) -> Normalisation | None:
+    if not _is_classifier(state):
+        return None
+    mean, std = state["mean"], state["std"]
+    return Normalisation(tuple(mean.flatten().tolist()), tuple(std.flatten().tolist()))
+
+
+def _without_wrappers(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """The same tensors without the prefixes of wrappers, and without a classifier's own mean."""
+    excluded = ("mean", "std") if _is_classifier(state) else ()
+    state, names = {k: v for k, v in state.items() if k not in excluded}, set(net.state_dict())
     for prefix in _WRAPPERS:
-        if known != set(state) and state and all(key.startswith(prefix) for key in state):
+        if names != set(state) and state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state, normalisation
+    return state
 
 
-def _modern(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+def _with_present_names(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     """Names as torchvision's models have them today, without heads that serve training alone."""
     if hasattr(net, "aux_logits"):  # GoogLeNet and Inception
         state = {key: value for key, value in state.items() if not key.lower().startswith("aux")}
@@ -136,10 +151,11 @@ def _agree_in_order(net: nn.Module, state: Mapping[str, Tensor]) -> bool:
     if len(expected) != len(state):
         return False
     head = _head_names(net)
+    pairs = zip(expected.items(), state.items(), strict=True)
     return all(
-        wanted.rpartition(".")[2] == found.rpartition(".")[2]
-        and (target.shape == tensor.shape or wanted in head)
-        for (wanted, target), (found, tensor) in zip(expected.items(), state.items(), strict=True)
+        name.rpartition(".")[2] == other_name.rpartition(".")[2]
+        and (target.shape == tensor.shape or name in head)
+        for (name, target), (other_name, tensor) in pairs
     )
 
 
@@ -152,6 +168,6 @@ def _head_names(net: nn.Module) -> tuple[str, ...]:
 
 
 def _classes(net: nn.Module, state: Mapping[str, Tensor]) -> int | None:
-    """The number of classes of the head in a state dict of `net`; None where it cannot be told."""
+    """The number of classes of the head in a state dict of `net`; None where it is not known."""
     weight = next((state[name] for name in _head_names(net) if name in state), None)
     return None if weight is None else int(weight.shape[0])

@@ -1,8 +1,8 @@
 """Steps replayed from a CUDA graph: small students wait for launches, not for arithmetic.
 
-What a step needs is brought together outside of the graph and for many steps at once: views, the
-teachers' answers, learning rate, weights and temperatures. The graph holds forward, loss, backward
-and optimiser.
+The inputs of a step are computed outside of the graph and for many steps at once: views, the
+teachers' logits, learning rate, weights and temperatures. They are copied into static tensors, at
+the addresses that the graph reads. The graph holds forward, loss, backward and optimiser.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from nasdistill.losses import Objective, Schedule
 from nasdistill.losses.schedules import constant
 from nasdistill.models.hooks import Outputs
 from nasdistill.teachers.targets import TargetRequest, TeacherTargets
-from nasdistill.training.run import Run
-from nasdistill.training.step_inputs import StepInputs, values_of
+from nasdistill.training.run import Run, StepReplay
+from nasdistill.training.step_inputs import StepInputs, scheduled_values, step_inputs
 
 WARM_UP = 3
 """Steps before a capture, in which libraries choose kernels and allocate their workspaces."""
@@ -53,7 +53,7 @@ def capturable(run: Run) -> str | None:
     return None
 
 
-class GraphedSteps:
+class GraphedSteps(StepReplay):
     """The steps of a run and of its branches, replayed from one graph.
 
     The graph works on a student and an optimiser of its own. A run's state is copied in before a
@@ -62,57 +62,59 @@ class GraphedSteps:
     synchronisation and the allocator's cache.
 
     Attributes:
-        failure: Why capturing failed; None while it has not. Nothing is replayed after that.
+        failure: The reason why capturing failed; None while it has not. Nothing is replayed after
+            that.
     """
 
     def __init__(self) -> None:
         self.failure: str | None = None
         self._static: _StaticTensors | None = None
 
-    def train(self, run: Run, inputs: Iterator[StepInputs], until: int) -> Tensor:
-        """Trains a run up to a step; or less far, where capturing fails.
+    def start(self, run: Run, last: int) -> Callable[[int], Tensor]:
+        """Starts a stretch of steps; see `StepReplay`.
 
         Args:
             run: The run that was trained first, or a branch of it; changed in place.
-            inputs: Those of the steps from where it stands, for this stretch and those to come.
-            until: Number of the step.
-
-        Returns:
-            The sum of the losses, a float32 scalar on the device.
+            last: Number of the stretch's last step.
         """
+        inputs = step_inputs(run, last)
+        return lambda until: self._train(run, inputs, until)
+
+    def _train(self, run: Run, inputs: Iterator[StepInputs], until: int) -> Tensor:
+        """Trains a run up to a step, or less far where capturing fails; gives the summed loss."""
         total = torch.zeros((), device=run.device)
         if self.failure is not None:
             return total
         loaded = False
-        for values_K in values_of(run, until):
-            step_inputs = next(inputs)
+        for values_K in scheduled_values(run, until):
+            step = next(inputs)
             active = run.objective.active(run.progress)
             static = self._static
             if static is None or active not in static.replays:
                 if static is not None and loaded:
-                    static.store(run)  # warm-up changes the static tensors
+                    static.store(run)  # warm-up changes the state
                     loaded = False
-                static = self._captured(run, step_inputs, active)
+                static = self._capture(run, step, active)
                 if static is None:
                     return total
             if not loaded:
                 static.load(run)
                 loaded = True
             torch.manual_seed(seed_of(run.seed, "step", run.step))  # replays draw from it, too
-            total += static.step(active, step_inputs, values_K)
+            total += static.replay(active, step, values_K)
             run.step += 1
         if self._static is not None and loaded:
             self._static.store(run)
         return total
 
-    def _captured(
-        self, run: Run, step_inputs: StepInputs, active: tuple[int, ...]
+    def _capture(
+        self, run: Run, inputs: StepInputs, active: tuple[int, ...]
     ) -> _StaticTensors | None:
-        """The static, with a graph for these terms; None if that fails."""
+        """The static tensors, with a graph for these terms; None if capturing fails."""
         try:
-            static = self._static or _StaticTensors(run, step_inputs)
+            static = self._static or _StaticTensors(run, inputs)
             static.capture(active)
-        except Exception as error:  # what lies with the student, single steps will tell
+        except Exception as error:  # an error of the student will come up in single steps, too
             self.failure, self._static = " ".join(str(error).split())[:300], None
             warnings.warn(
                 f"steps could not be captured in a CUDA graph and run one by one: {self.failure}",
@@ -124,32 +126,30 @@ class GraphedSteps:
 
 
 class _StaticTensors:
-    """The tensors that graphs work on, and the graphs.
+    """The tensors at fixed addresses that graphs read and write, and the graphs.
 
     Args:
-        run: Of the kind that will be replayed.
-        step_inputs: Those of one step.
+        run: A run of the kind that will be replayed.
+        inputs: Those of one step.
 
     Attributes:
-        replays: What replays a step, by the numbers of the terms that count in it.
+        replays: Functions that replay a step, by the numbers of the terms that count in it.
     """
 
-    def __init__(self, run: Run, step_inputs: StepInputs) -> None:
+    def __init__(self, run: Run, inputs: StepInputs) -> None:
         self.replays: dict[tuple[int, ...], Callable[[], object]] = {}
-        self._inputs = step_inputs.each(torch.clone)
+        self._inputs = inputs.map(torch.clone)
         self._values_K = torch.ones(1 + len(run.objective.schedules), device=run.device)
         self._loss = torch.zeros((), device=run.device)
-        self._branch = run.branch(run.lr_schedule)
-        self._branch.graphed = None
-        self._branch.targets = {
-            name: _StaticTargets(outputs) for name, outputs in self._inputs.targets.items()
-        }
-        self._state = _state(self._branch)
-        rate, *slots = self._values_K.unbind()
-        for group in self._branch.optimizer.param_groups:
+        self._run = run.branch(run.lr_schedule)
+        self._run.graphed = None
+        self._run.targets = {name: _StaticTargets(o) for name, o in self._inputs.targets.items()}
+        self._state = _state(self._run)
+        rate, *values = self._values_K.unbind()
+        for group in self._run.optimizer.param_groups:
             group.update(lr=rate, capturable=True)
-        places = iter(slots)
-        self._objective = run.objective.with_schedules(lambda _: _lying_at(next(places)))
+        remaining = iter(values)
+        self._objective = run.objective.with_schedules(lambda _: _held_in(next(remaining)))
 
     def load(self, run: Run) -> None:
         """Copies a run's state in."""
@@ -160,29 +160,38 @@ class _StaticTensors:
         _copy(self._state, _state(run))
 
     def capture(self, active: tuple[int, ...]) -> None:
-        """Captures a step in which these terms count; spoils the state."""
+        """Captures a step in which these terms count; the warm-up changes the state."""
         terms = [
             item if index in active else replace(item, weight=constant(0.0))
             for index, item in enumerate(self._objective.terms)
         ]
         objective = replace(self._objective, terms=terms)
-        self.replays[active] = record(lambda: self._learn(objective), self._branch.device)
+        self.replays[active] = record(lambda: self._train_step(objective), self._run.device)
 
-    def step(self, active: tuple[int, ...], step_inputs: StepInputs, values_K: Tensor) -> Tensor:
-        """One step; gives its loss, to be read before the next one."""
-        for target, source in zip(self._inputs.tensors(), step_inputs.tensors(), strict=True):
-            target.copy_(source)
+    def replay(self, active: tuple[int, ...], inputs: StepInputs, values_K: Tensor) -> Tensor:
+        """Replays one step.
+
+        Args:
+            active: Numbers of the terms that count in it; captured before.
+            inputs: Of the step.
+            values_K: A row of `scheduled_values`.
+
+        Returns:
+            The loss, to be read before the next step.
+        """
+        for static, value in zip(self._inputs.tensors(), inputs.tensors(), strict=True):
+            static.copy_(value)
         self._values_K.copy_(values_K)
         self.replays[active]()
         return self._loss
 
-    def _learn(self, objective: Objective) -> None:
-        self._branch.objective = objective
-        self._loss.copy_(self._branch.train_step(self._inputs.batch))
+    def _train_step(self, objective: Objective) -> None:
+        self._run.objective = objective
+        self._loss.copy_(self._run.train_step(self._inputs.batch))
 
 
 class _StaticTargets(TeacherTargets):
-    """A teacher whose outputs lie in static tensors."""
+    """Targets that were computed before the step."""
 
     def __init__(self, outputs: Outputs) -> None:
         self._outputs = outputs
@@ -193,26 +202,26 @@ class _StaticTargets(TeacherTargets):
 
 
 def record(step: Callable[[], None], device: torch.device) -> Callable[[], object]:
-    """Captures what a step does in a CUDA graph.
+    """Captures the work of a step in a CUDA graph.
 
     Args:
-        step: Done a few times first; launches on one stream, and never waits for the device.
-        device: Where.
+        step: Called a few times first; launches on one stream, and never waits for the device.
+        device: The CUDA device.
 
     Returns:
-        What does it again.
+        A function that replays the graph.
 
     Raises:
         RuntimeError: If something in the step cannot be captured, or memory is short.
     """
-    graph, stream, before = torch.cuda.CUDAGraph(), _stream(device), torch.cuda.current_stream()
-    with torch.cuda.stream(before):  # some versions leave a failed capture's stream current
-        stream.wait_stream(before)
+    graph, stream, current = torch.cuda.CUDAGraph(), _stream(device), torch.cuda.current_stream()
+    with torch.cuda.stream(current):  # some versions leave a failed capture's stream current
+        stream.wait_stream(current)
         with torch.cuda.stream(stream), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an optimiser that says it could be captured
+            warnings.simplefilter("ignore")  # of the optimiser: that it could be captured
             for _ in range(WARM_UP):
                 step()
-        before.wait_stream(stream)
+        current.wait_stream(stream)
         try:
             # Other threads may go on using the device, pinning memory for data that are streamed.
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
@@ -224,7 +233,7 @@ def record(step: Callable[[], None], device: torch.device) -> Callable[[], objec
 
 
 def _end_capture(stream: torch.cuda.Stream) -> None:
-    """Captures next to nothing: torch's generator believes in a broken capture until one ends."""
+    """Captures next to nothing: torch's generator takes a broken capture for one that goes on."""
     with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=stream):
         torch.zeros((), device=stream.device)
 
@@ -235,19 +244,19 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-def _lying_at(value: Tensor) -> Schedule:
-    """A schedule whose value lies in a tensor; arithmetic with it is that of a number."""
+def _held_in(value: Tensor) -> Schedule:
+    """A schedule whose value is a tensor's; arithmetic with it is that of a number."""
     return cast(Schedule, lambda progress: value)
 
 
 def _state(run: Run) -> list[Tensor]:
-    """All that a step changes, always in the same order."""
+    """All tensors that a step changes, always in the same order."""
     modules = (run.students, run.auxiliaries)
     tensors = [x for module in modules for x in (*module.parameters(), *module.buffers())]
     for group in run.optimizer.param_groups:
         for parameter in group["params"]:
             moments = run.optimizer.state[parameter]
-            if not moments:  # what AdamW makes itself at its first step
+            if not moments:  # AdamW would make them at its first step
                 moments["step"] = torch.zeros((), device=parameter.device)
                 moments["exp_avg"] = torch.zeros_like(parameter, requires_grad=False)
                 moments["exp_avg_sq"] = torch.zeros_like(parameter, requires_grad=False)
@@ -258,6 +267,6 @@ def _state(run: Run) -> list[Tensor]:
 @torch.no_grad()
 def _copy(source: list[Tensor], target: list[Tensor]) -> None:
     """Copies tensors in as few launches as there are types."""
-    for kind in {x.dtype for x in source}:
-        pairs = [(a, b) for a, b in zip(target, source, strict=True) if a.dtype == kind]
+    for dtype in {x.dtype for x in source}:
+        pairs = [(a, b) for a, b in zip(target, source, strict=True) if a.dtype == dtype]
         torch._foreach_copy_([a for a, _ in pairs], [b for _, b in pairs])

@@ -12,7 +12,7 @@ FAILURES = (Diverged, MemoryError, RuntimeError, ValueError)
 
 
 def failure_reason(error: BaseException) -> str:
-    """Why a training failed, in one line.
+    """The reason why a training failed, in one line.
 
     Raises:
         UserError: If the device itself is broken: whatever follows in this process would fail, too.

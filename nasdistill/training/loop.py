@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,9 @@ from nasdistill.data import Batch, Split
 from nasdistill.training.memory import forward_in_halves
 from nasdistill.training.precision import depthwise_in
 from nasdistill.training.run import Run
-from nasdistill.training.step_inputs import step_inputs
 
 EVALUATION_BATCH = 500
+"""Examples in a batch of `predict`."""
 
 
 class Diverged(Exception):  # noqa: N818 - says what happened
@@ -27,11 +28,11 @@ class Diverged(Exception):  # noqa: N818 - says what happened
 
 @dataclass(frozen=True)
 class Progress:
-    """A sign of life from a run, given where the loop synchronises with the device.
+    """The state of a run where the loop synchronises with the device.
 
     Attributes:
         examples: Training examples seen so far.
-        loss: Mean loss since the last sign of life.
+        loss: Mean loss since the synchronisation before.
         images_per_second: Throughput since then.
     """
 
@@ -43,12 +44,12 @@ class Progress:
 def train(run: Run, until: int, every: int | None = None) -> Iterator[Progress]:
     """Trains until the run has seen `until` examples.
 
-    Leave the loop to stop; the run then stands after the last step whose progress was given.
+    Leave the loop to stop; the run then stands after the last step whose progress was yielded.
 
     Args:
         run: The training; changed in place.
         until: Training examples seen at the end, rounded up to whole batches.
-        every: Steps between two signs of life; by default an epoch, at the most 100, and 25 on a
+        every: Steps between two synchronisations; by default an epoch, at the most 100, and 25 on a
             CPU: where several processes share it, one may be waiting to measure in between.
 
     Yields:
@@ -60,16 +61,16 @@ def train(run: Run, until: int, every: int | None = None) -> Iterator[Progress]:
     last = run.stream.steps(until)
     every = every or min(100 if run.device.type == "cuda" else 25, run.stream.steps_per_epoch)
     run.students.train()
-    # What is streamed is decoded ahead, past the next sign of life.
-    inputs = None if run.graphed is None else step_inputs(run, last)
+    # What is streamed is decoded ahead, past the next synchronisation.
+    replay_until = None if run.graphed is None else run.graphed.start(run, last)
     batches: Iterator[Batch] | None = None
     while run.step < last:
         chunk = min(last, (run.step // every + 1) * every)
         start, before = time.perf_counter(), run.step
         total = torch.zeros((), device=run.device)
-        if run.graphed is not None and inputs is not None:
-            total += run.graphed.train(run, inputs, chunk)
-        if run.step < chunk and batches is None:  # all of it, or what could not be replayed
+        if replay_until is not None:
+            total += replay_until(chunk)
+        if run.step < chunk and batches is None:  # all steps, or those that were not replayed
             plan = run.stream.plan(run.step, last)
             batches = iter(run.stream.dataset.train.batches(plan, run.size, run.sizes))
         for batch in itertools.islice(batches or (), chunk - run.step):
@@ -85,16 +86,28 @@ def train(run: Run, until: int, every: int | None = None) -> Iterator[Progress]:
 
 
 def _train_step(run: Run, batch: Batch) -> Tensor:
-    """One optimiser step; gives the loss, detached and not yet synchronised."""
+    """Makes one optimiser step; returns the loss, detached and not yet synchronised."""
     for group in run.optimizer.param_groups:
         group["lr"] = run.lr_schedule(run.examples)
     torch.manual_seed(seed_of(run.seed, "step", run.step))
     return run.train_step(batch)
 
 
+class Predictions(NamedTuple):
+    """The logits of a model on a split, with the labels; both on the CPU.
+
+    Attributes:
+        logits: float32 `[N, C]`.
+        labels: int64 `[N]`.
+    """
+
+    logits: Tensor
+    labels: Tensor
+
+
 @torch.inference_mode()
-def predict(module: nn.Module, split: Split, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Logits of a module for un-augmented images, in fp32.
+def predict(module: nn.Module, split: Split, size: tuple[int, int]) -> Predictions:
+    """Runs a module on un-augmented images, in fp32.
 
     Where memory runs out, a batch is halved as often as it takes.
 
@@ -102,16 +115,13 @@ def predict(module: nn.Module, split: Split, size: tuple[int, int]) -> tuple[Ten
         module: Takes uint8 `[B, C, H, W]`; left in eval mode.
         split: The examples.
         size: `(height, width)` in pixels at which the module sees them.
-
-    Returns:
-        Logits float32 `[N, C]` and labels int64 `[N]`, both on the CPU.
     """
     module.eval()
     ids = torch.arange(len(split))
     plan = [(part, None) for part in torch.split(ids, EVALUATION_BATCH)]
     with depthwise_in(module, keep_fp32=False):
         logits = [forward_in_halves(module, batch.images) for batch in split.batches(plan, size)]
-    return torch.cat(logits).cpu(), split.labels.cpu()
+    return Predictions(torch.cat(logits).cpu(), split.labels.cpu())
 
 
 def seed_weights(seed: int, *parts: object) -> None:

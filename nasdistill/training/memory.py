@@ -1,4 +1,4 @@
-"""Students that need more memory than there is: trained in micro-batches, or failed in words."""
+"""Students that need more memory than there is: trained in micro-batches, or a clear failure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MESSAGES = (
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-"""By which a plain RuntimeError tells that memory ran out: on a CPU, or beside CUDA's allocator."""
+"""Messages of a plain RuntimeError where memory ran out: on a CPU, or beside CUDA's allocator."""
 
 Result = TypeVar("Result")
 
@@ -35,7 +35,7 @@ def ran_out(error: BaseException) -> bool:
 
 
 def free() -> None:
-    """Gives back what nobody holds any more, on the GPU too."""
+    """Frees memory that is not referenced any more, on the GPU too."""
     gc.collect()
     torch.cuda.empty_cache()
 
@@ -58,12 +58,12 @@ def with_micro_batches(
         train: Trains with micro-batches of so many examples, or whole batches (None); called again,
             it goes on from what was saved, and it must hold nothing of the student once it ended.
         batch: Examples in a step.
-        coupled: What in the objective needs the whole batch, in words; empty if nothing does.
+        coupled: Names of the parts of the objective that need the whole batch.
         micro_batch: Examples in a micro-batch where the student was marked before, else None.
-        mark: Remembers that the student is trained in micro-batches of so many examples.
+        mark: Stores that the student is trained in micro-batches of so many examples.
 
     Returns:
-        What `train` gave.
+        The result of `train`.
 
     Raises:
         OutOfMemory: If memory runs out in micro-batches as well, or the batch can't be divided.
@@ -96,7 +96,7 @@ def with_micro_batches(
 
 
 def forward_in_halves(module: nn.Module, images: Tensor) -> Tensor:
-    """The logits of a module in eval mode, in halves where memory runs out.
+    """Runs a module in eval mode on images, in halves where memory runs out.
 
     Args:
         module: Gives logits `[B, C]`.

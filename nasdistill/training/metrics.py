@@ -1,4 +1,4 @@
-"""Metrics of a model's answers: pure functions of logits and labels."""
+"""Measures of a model's predictions: pure functions of logits and labels."""
 
 from __future__ import annotations
 
@@ -40,57 +40,77 @@ class Conditional(NamedTuple):
 
     Attributes:
         share: In [0, 1]; NaN without examples.
-        examples: How many they are.
+        examples: Their number.
     """
 
     share: float
     examples: int
 
 
+class AgreementByTeacher(NamedTuple):
+    """Agreement among the examples where the teacher is right, and among the others."""
+
+    teacher_right: Conditional
+    teacher_wrong: Conditional
+
+
 def agreement_by_teacher(
     student_logits_NK: Tensor, teacher_logits_NK: Tensor, labels_N: Tensor
-) -> tuple[Conditional, Conditional]:
+) -> AgreementByTeacher:
     """Agreement where the teacher is right, and where it is wrong.
 
-    The first says how much of what the teacher knows the student has; the second, how often it
-    makes the very same mistake.
+    The first is the share of the teacher's knowledge that the student has; the second, the share of
+    the teacher's mistakes that it makes as well.
 
     Args:
         student_logits_NK: `[N, K]`.
         teacher_logits_NK: `[N, K]`, the same examples and classes.
         labels_N: int64 `[N]`.
-
-    Returns:
-        `(teacher right, teacher wrong)`.
     """
     teacher_N = teacher_logits_NK.argmax(1)
     same_N = student_logits_NK.argmax(1) == teacher_N
     right_N = teacher_N == labels_N
-    return (
+    return AgreementByTeacher(
         Conditional(_mean(same_N[right_N]), int(right_N.sum())),
         Conditional(_mean(same_N[~right_N]), int((~right_N).sum())),
     )
 
 
-def right_by_class(logits_NK: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Right answers and examples of each class; their quotient is the class's recall.
+class ClassCounts(NamedTuple):
+    """Counts by class, int64 `[K]`; their quotient is the class's recall.
+
+    Attributes:
+        right: Examples that are put in their class.
+        examples: All examples of the class.
+    """
+
+    right: Tensor
+    examples: Tensor
+
+
+def right_by_class(logits_NK: Tensor, labels_N: Tensor) -> ClassCounts:
+    """Counts the right predictions and the examples of each class.
 
     Args:
         logits_NK: `[N, K]`.
         labels_N: int64 `[N]`, each in [0, K).
-
-    Returns:
-        Two int64 `[K]`.
     """
     classes = logits_NK.shape[1]
     right_N = logits_NK.argmax(1) == labels_N
-    return (
+    return ClassCounts(
         torch.bincount(labels_N[right_N], minlength=classes),
         torch.bincount(labels_N, minlength=classes),
     )
 
 
-def wilson(correct: int, n: int) -> tuple[float, float]:
+class Interval(NamedTuple):
+    """The ends of an interval."""
+
+    low: float
+    high: float
+
+
+def wilson(correct: int, n: int) -> Interval:
     """The 95 % Wilson score interval of a proportion (Wilson 1927).
 
     Args:
@@ -98,7 +118,7 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
         n: Trials.
 
     Returns:
-        `(low, high)` in [0, 1]; `(0, 1)` when n is 0.
+        Within [0, 1]; all of it when n is 0.
 
     Raises:
         ValueError: If `correct` is not between 0 and n.
@@ -106,20 +126,20 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     if not 0 <= correct <= n:
         raise ValueError(f"correct must be between 0 and n = {n}, but is {correct}")
     if n == 0:
-        return (0.0, 1.0)
+        return Interval(0.0, 1.0)
     share, z2 = correct / n, _Z95 * _Z95
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     low = 0.0 if correct == 0 else max(0.0, centre - half)
     high = 1.0 if correct == n else min(1.0, centre + half)
-    return (low, high)
+    return Interval(low, high)
 
 
 class Accuracy(NamedTuple):
     """An accuracy with its 95 % Wilson interval.
 
     Attributes:
-        share: Of right answers, in [0, 1].
+        share: Of right predictions, in [0, 1]; NaN without examples.
         low: Lower end of the interval.
         high: Upper end.
     """
@@ -130,13 +150,18 @@ class Accuracy(NamedTuple):
 
 
 def accuracy_with_interval(logits_NK: Tensor, labels_N: Tensor) -> Accuracy:
-    """Accuracy of answers, with its interval; arguments as of `accuracy`."""
-    share = accuracy(logits_NK, labels_N)
-    return Accuracy(share, *wilson(round(share * len(labels_N)), len(labels_N)))
+    """Accuracy with its interval.
+
+    Args:
+        logits_NK: Any float dtype, `[N, K]`.
+        labels_N: int64 `[N]`.
+    """
+    share, n = accuracy(logits_NK, labels_N), len(labels_N)
+    return Accuracy(share, *wilson(round(share * n) if n else 0, n))
 
 
 def expected_calibration_error(probabilities_NK: Tensor, labels_N: Tensor, bins: int = 15) -> float:
-    """The gap between confidence and accuracy, by bin of confidence (Guo et al. 2017).
+    """The mean distance of confidence and accuracy, by bin of confidence (Guo et al. 2017).
 
     The bins are equally wide and closed at the upper end; each counts by its share of examples.
 
@@ -160,8 +185,8 @@ class Bin(NamedTuple):
 
     Attributes:
         confidence: Their mean, in [0, 1].
-        accuracy: Share of right answers, in [0, 1].
-        examples: How many they are, at least 1.
+        accuracy: Share of right predictions, in [0, 1].
+        examples: Their number, at least 1.
     """
 
     confidence: float
@@ -180,13 +205,14 @@ def reliability(probabilities_NK: Tensor, labels_N: Tensor, bins: int = 15) -> l
     Returns:
         The bins that hold examples, by rising confidence.
     """
-    confidence_N, answer_N = probabilities_NK.double().max(1)
+    confidence_N, prediction_N = probabilities_NK.double().max(1)
     bin_N = ((confidence_N * bins).ceil().long() - 1).clamp_(0, bins - 1)
     zeros = confidence_N.new_zeros(bins)
-    sure_B = zeros.index_add(0, bin_N, confidence_N)
-    right_B = zeros.index_add(0, bin_N, (answer_N == labels_N).double())
-    rows = zip(sure_B.tolist(), right_B.tolist(), bin_N.bincount(minlength=bins), strict=True)
-    return [Bin(sure / int(n), right / int(n), int(n)) for sure, right, n in rows if n]
+    confidence_B = zeros.index_add(0, bin_N, confidence_N)
+    right_B = zeros.index_add(0, bin_N, (prediction_N == labels_N).double())
+    count_B = bin_N.bincount(minlength=bins).tolist()
+    sums = zip(confidence_B.tolist(), right_B.tolist(), count_B, strict=True)
+    return [Bin(confidence / n, right / n, n) for confidence, right, n in sums if n]
 
 
 def overconfidence(probabilities_NK: Tensor, labels_N: Tensor) -> float:
@@ -199,23 +225,23 @@ def overconfidence(probabilities_NK: Tensor, labels_N: Tensor) -> float:
     Returns:
         A number in [-1, 1]; NaN without examples.
     """
-    confidence_N, answer_N = probabilities_NK.double().max(1)
-    return float(confidence_N.mean()) - _mean(answer_N == labels_N)
+    confidence_N, prediction_N = probabilities_NK.double().max(1)
+    return float(confidence_N.mean()) - _mean(prediction_N == labels_N)
 
 
 def mean_relative_drop(clean: float, corrupted: Sequence[float]) -> float:
     """The share of its clean accuracy that a model loses, on average over corruptions.
 
-    The mean of 1 − corrupted ÷ clean. Averaging over severities, and measuring what is lost
-    against the clean figure, is after the corruption errors of Hendrycks & Dietterich (2019);
-    theirs compare with a fixed network, this one with the model itself.
+    The mean of 1 − corrupted ÷ clean. Averaging over severities, and measuring the loss
+    against the clean figure, is after the corruption errors of Hendrycks & Dietterich (2019), which
+    compare with a fixed network instead of the model itself.
 
     Args:
         clean: Accuracy on the clean examples, in [0, 1].
         corrupted: Accuracy on the same examples under each corruption, in [0, 1].
 
     Returns:
-        At most 1, where 0 says that nothing is lost; NaN if `clean` is 0 or nothing was corrupted.
+        At most 1; 0 if nothing is lost; NaN if `clean` is 0 or nothing was corrupted.
     """
     if not clean > 0 or not corrupted:
         return math.nan
@@ -225,7 +251,7 @@ def mean_relative_drop(clean: float, corrupted: Sequence[float]) -> float:
 def class_relation_preservation(
     student_logits_NK: Tensor, teacher_logits_NK: Tensor, labels_N: Tensor
 ) -> float:
-    """The share that a student keeps of the teacher's power to tell each pair of classes apart.
+    """The share of the teacher's power to separate each pair of classes that a student keeps.
 
     For a pair of classes, a model's power is the area under the ROC curve on the examples of the
     two, scored by the difference of the two classes' logits (which is also the difference of their
@@ -239,7 +265,7 @@ def class_relation_preservation(
         labels_N: int64 `[N]`.
 
     Returns:
-        At most 1, where 1 says that every area is the teacher's; NaN without a pair.
+        At most 1; 1 if every area is the teacher's; NaN without a pair.
     """
     student_P = pairwise_areas(student_logits_NK, labels_N)
     teacher_P = pairwise_areas(teacher_logits_NK, labels_N)
@@ -247,7 +273,7 @@ def class_relation_preservation(
 
 
 def preserved(student_P: Tensor, teacher_P: Tensor) -> Tensor:
-    """The share kept of the teacher's power over each pair, 1 − |teacher − student| ÷ teacher.
+    """The share of each area of the teacher that is kept, 1 − |teacher − student| ÷ teacher.
 
     Args:
         student_P: Areas as `pairwise_areas` gives them.
@@ -256,8 +282,8 @@ def preserved(student_P: Tensor, teacher_P: Tensor) -> Tensor:
     Returns:
         float64 `[P]`, at most 1; NaN for a pair that does not count.
     """
-    kept_P = 1 - (teacher_P - student_P).abs() / teacher_P
-    return kept_P.where(teacher_P > 0, math.nan)  # the comparison is false for NaN, too
+    share_P = 1 - (teacher_P - student_P).abs() / teacher_P
+    return share_P.where(teacher_P > 0, math.nan)  # the comparison is false for NaN, too
 
 
 def pairwise_areas(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
@@ -275,7 +301,7 @@ def pairwise_areas(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
     classes = logits_NK.shape[1]
     rows = [torch.nonzero(labels_N == k).squeeze(1) for k in range(classes)]
     most = max((len(r) for r in rows), default=0)
-    # Examples by their class, padded to the largest class: own[k, j] is the logits of the j-th
+    # Examples by their class, padded to the largest class: own_KMK[k, j] is the logits of the j-th
     # example of class k.
     own_KMK = logits_NK.new_zeros(classes, most, classes)
     counts_K = torch.tensor([len(r) for r in rows], device=logits_NK.device)
@@ -291,11 +317,22 @@ def pairwise_areas(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
 def _areas_against(
     a: int, own_KMK: Tensor, padding_KM: Tensor, counts_K: Tensor, count: int
 ) -> Tensor:
-    """The areas of class `a` against each class after it, by the ranks of a's scores in theirs."""
+    """The areas of class `a` against each class after it, by the ranks of a's scores in theirs.
+
+    Args:
+        a: The class.
+        own_KMK: Logits by class of the example, padded.
+        padding_KM: True where there is no example.
+        counts_K: Examples by class.
+        count: Examples of class `a`.
+
+    Returns:
+        float64 `[K - a - 1]`.
+    """
     others = own_KMK[a + 1 :]
     positive_RM = (own_KMK[a, :count, a, None] - own_KMK[a, :count, a + 1 :]).T.contiguous()
-    theirs_RM = torch.diagonal(others[:, :, a + 1 :], dim1=0, dim2=2).T
-    negative_RM = (others[:, :, a] - theirs_RM).masked_fill(padding_KM[a + 1 :], math.inf)
+    own_RM = torch.diagonal(others[:, :, a + 1 :], dim1=0, dim2=2).T
+    negative_RM = (others[:, :, a] - own_RM).masked_fill(padding_KM[a + 1 :], math.inf)
     negative_RM = negative_RM.sort(dim=1).values
     below_RM = torch.searchsorted(negative_RM, positive_RM, right=False)
     not_above_RM = torch.searchsorted(negative_RM, positive_RM, right=True)

@@ -1,4 +1,4 @@
-"""Precision: autocast, and which layers stay in float32."""
+"""Precision: autocast, and the layers that stay in float32."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
         device.type,
         dtype=torch.bfloat16,
         enabled=precision != "fp32",
-        cache_enabled=device.type != "cuda",  # a cast that is kept would not be replayed
+        cache_enabled=device.type != "cuda",  # a cached cast would not be replayed
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,12 +24,25 @@ from nasdistill.training.schedule import BatchStream, LRSchedule
 
 
 class StepReplay(Protocol):
-    """Replays the steps of a run, and of its branches: see `cuda_graph.GraphedSteps`."""
+    """An engine that replays the steps of a run instead of computing them anew.
+
+    Attributes:
+        failure: The reason why nothing can be replayed any more; None while it can.
+    """
 
     failure: str | None
 
-    def train(self, run: Run, inputs: Iterator[Any], until: int) -> Tensor:
-        """Trains a run up to a step, or less far; gives the sum of the losses."""
+    def start(self, run: Run, last: int) -> Callable[[int], Tensor]:
+        """Starts a stretch of steps.
+
+        Args:
+            run: The run to train, from the step it is at.
+            last: Number of the stretch's last step.
+
+        Returns:
+            A function that trains the run up to a step and returns the sum of the losses, a float32
+            scalar on the device. Where replaying fails, the run is trained less far.
+        """
 
 
 class Run:
@@ -39,13 +52,13 @@ class Run:
         students: The modules that learn, each from uint8 `[B, C, H, W]` to logits: one, or as many
             as teach each other.
         stream: Examples, order and views.
-        objective: The loss that they lower; its layers are found in the first student.
-        targets: Those of each teacher, by the teacher's name.
+        objective: The loss; its layers are found in the first student.
         horizon: Training examples at which the objective's progress is 1.
         lr_schedule: The learning rate.
         seed: Seeds auxiliaries and, together with the step, dropout; of the student, not of the
             study.
         precision: fp32, bf16 autocast, or bf16 with depthwise convolutions in fp32.
+        targets: Those of each teacher, by the teacher's name.
         size: `(height, width)` in pixels at which the students see the views.
         weight_decay: AdamW's decoupled weight decay (Loshchilov and Hutter, 2019).
         micro_batch: Most examples that the students see at once; None for the whole batch. The
@@ -53,10 +66,12 @@ class Run:
             objectives that don't couple the examples of a batch.
 
     Attributes:
-        auxiliaries: What learns with each student and is thrown away: projectors and the like.
-        teacher_copies: Copies of each student that teach it, by the teacher's name: averages.
-        graphed: Replays its steps, and those of its branches; None where each is done anew.
-        compiled: Whether what the students do was fused by `compile`.
+        auxiliaries: The modules that learn with each student and are thrown away: projectors and
+            the like.
+        teacher_copies: The copies of each student that teach it, by the teacher's name: moving
+            averages and the like.
+        graphed: Replays its steps, and those of its branches; None where each is computed anew.
+        compiled: Whether the students' operations were fused by `compile`.
 
     Raises:
         LayerError: If the objective reads layers that are not there, or do not fit.
@@ -87,14 +102,14 @@ class Run:
         self.device = stream.dataset.train.labels.device
         self.weight_decay = weight_decay
         self.micro_batch = micro_batch
-        named = targets or {}
-        self.targets = {name: named[name] for name in objective.teachers}
+        by_name = targets or {}
+        self.targets = {name: by_name[name] for name in objective.teachers}
         self.students = nn.ModuleList(students)
         self.students.to(self.device).to(memory_format=torch.channels_last)
         set_precision(self.students, precision)
-        self.objective = self._bound(objective)
-        self.auxiliaries = self._each(lambda student: self.objective.auxiliaries())
-        self.teacher_copies = self._each(self._copies)
+        self.objective = self._bind(objective)
+        self.auxiliaries = self._for_each_student(lambda student: self.objective.auxiliaries())
+        self.teacher_copies = self._for_each_student(self._copies_of)
         self.optimizer = self._optimizer()
         self.step = 0
         self.graphed: StepReplay | None = None
@@ -102,7 +117,7 @@ class Run:
 
     @property
     def student(self) -> nn.Module:
-        """The student, where it is one."""
+        """The student, of a run that has one."""
         assert len(self.students) == 1
         return self.students[0]
 
@@ -118,39 +133,39 @@ class Run:
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
-        """Further sizes at which teachers that are asked live must see the views."""
+        """Further sizes at which teachers that are run live must see the views."""
         live = {i.teacher for i in self.objective.terms if i.term.teacher_layers}
-        wanted = (answers.size for name, answers in self.targets.items() if name in live)
-        return tuple({size for size in wanted if size is not None} - {self.size})
+        sizes = (targets.size for name, targets in self.targets.items() if name in live)
+        return tuple({size for size in sizes if size is not None} - {self.size})
 
     def branch(self, lr_schedule: LRSchedule) -> Run:
         """A copy that goes on by itself, at another lr_schedule: for a cool-down."""
-        twin = copy.copy(self)
-        twin.students = copy.deepcopy(self.students)
-        twin.auxiliaries = copy.deepcopy(self.auxiliaries)
-        twin.teacher_copies = copy.deepcopy(self.teacher_copies)
-        twin.lr_schedule = lr_schedule
-        twin.optimizer = twin._optimizer()
+        branch = copy.copy(self)
+        branch.students = copy.deepcopy(self.students)
+        branch.auxiliaries = copy.deepcopy(self.auxiliaries)
+        branch.teacher_copies = copy.deepcopy(self.teacher_copies)
+        branch.lr_schedule = lr_schedule
+        branch.optimizer = branch._optimizer()
         # load_state_dict would share the moments with the trunk.
-        twin.optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
+        branch.optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
         if self.compiled:  # copies of modules are not
-            twin.compile()
-        return twin
+            branch.compile()
+        return branch
 
     def compile(self) -> None:
-        """Has torch.compile fuse what the students do; their names and weights stay the same."""
+        """Has torch.compile fuse the students' operations; names and weights stay the same."""
         for student in self.students:
             student.compile()
         self.compiled = True
 
     def save(self, path: Path) -> None:
-        """Writes all that learns, the optimiser and the step, atomically."""
+        """Writes all modules that learn, the optimiser and the step, atomically."""
         modules = {key: module.state_dict() for key, module in self._modules().items()}
         state = {**modules, "optimizer": self.optimizer.state_dict(), "step": self.step}
         save_state(state, path)
 
     def restore(self, path: Path) -> None:
-        """Reads what `save` wrote, into a run made with the same arguments."""
+        """Reads a file that `save` wrote, into a run made with the same arguments."""
         state = torch.load(path, map_location=self.device, weights_only=True)
         for key, module in self._modules().items():
             module.load_state_dict(state[key])
@@ -158,20 +173,20 @@ class Run:
         self.step = state["step"]
 
     def loss(self, batch: Batch) -> Tensor:
-        """The loss of a batch, now."""
+        """The objective's loss on a batch, at the progress of now."""
 
         def ask(
-            name: str, number: int, layers: tuple[str, ...], outputs: Sequence[Outputs]
+            name: str, student: int, layers: tuple[str, ...], outputs: Sequence[Outputs]
         ) -> Outputs:
-            copies = dict(self.teacher_copies[number].named_children())
-            request = TargetRequest(batch, layers, outputs, number)
+            copies = dict(self.teacher_copies[student].named_children())
+            request = TargetRequest(batch, layers, outputs, student)
             return self.targets[name](request, copies.get(name))
 
-        auxiliaries = [dict(each.named_children()) for each in self.auxiliaries]
+        auxiliaries = [dict(modules.named_children()) for modules in self.auxiliaries]
         return self.objective(list(self.students), auxiliaries, ask, batch, self.progress)
 
     def train_step(self, batch: Batch) -> Tensor:
-        """One optimiser step; gives the loss, detached and not yet synchronised."""
+        """Makes one optimiser step; returns the loss, detached and not yet synchronised."""
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for part in batch.parts(self.micro_batch):
@@ -184,37 +199,34 @@ class Run:
         return total
 
     def update_targets(self) -> None:
-        """Lets teachers that are made of the students keep up, after a step."""
+        """Updates the teachers that are copies of the students, after a step."""
         for student, copies in zip(self.students, self.teacher_copies, strict=True):
             for name, module in copies.named_children():
                 self.targets[name].update(module, student, self.step)
 
-    def _bound(self, objective: Objective) -> Objective:
+    def _bind(self, objective: Objective) -> Objective:
         if not objective.reads_layers:
             return objective
-        shape = self.stream.dataset.input
-        own = hooks.summarise(self.students[0], "student", replace(shape, **self._side()))
-        return objective.bind(
-            own, {name: targets.summary(own) for name, targets in self.targets.items()}
-        )
+        height, width = self.size
+        shape = replace(self.stream.dataset.input, height=height, width=width)
+        student = hooks.summarise(self.students[0], "student", shape)
+        teachers = {name: targets.summary(student) for name, targets in self.targets.items()}
+        return objective.bind(student, teachers)
 
-    def _side(self) -> dict[str, int]:
-        return {"height": self.size[0], "width": self.size[1]}
-
-    def _copies(self, student: nn.Module) -> nn.ModuleDict:
-        copies = {name: a.copy_of(student) for name, a in self.targets.items()}
+    def _copies_of(self, student: nn.Module) -> nn.ModuleDict:
+        copies = {name: targets.copy_of(student) for name, targets in self.targets.items()}
         return nn.ModuleDict({k: module for k, module in copies.items() if module is not None})
 
-    def _each(self, make: Callable[[nn.Module], nn.ModuleDict]) -> nn.ModuleList:
-        """Something for each student, with weights of its own."""
-        made = []
+    def _for_each_student(self, make: Callable[[nn.Module], nn.ModuleDict]) -> nn.ModuleList:
+        """Makes modules for each student, with weights of their own."""
+        modules = []
         for number, student in enumerate(self.students):
             torch.manual_seed(seed_of(self.seed, "auxiliaries", number))
-            made.append(make(student).to(self.device))
-        return nn.ModuleList(made)
+            modules.append(make(student).to(self.device))
+        return nn.ModuleList(modules)
 
     def _modules(self) -> dict[str, nn.ModuleList]:
-        """All that is saved, by its name in a checkpoint."""
+        """The modules that are saved, by their name in a checkpoint."""
         return {
             "students": self.students,
             "auxiliaries": self.auxiliaries,
@@ -222,9 +234,9 @@ class Run:
         }
 
     def _optimizer(self) -> torch.optim.AdamW:
-        learning = [*_groups(self.students, self.weight_decay)]
-        learning += _groups(self.auxiliaries, self.weight_decay)
-        return torch.optim.AdamW(learning, lr=self.lr_schedule.peak, fused=True)
+        groups = _groups(self.students, self.weight_decay)
+        groups += _groups(self.auxiliaries, self.weight_decay)
+        return torch.optim.AdamW(groups, lr=self.lr_schedule.peak, fused=True)
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
@@ -235,7 +247,7 @@ def save_state(state: dict[str, Any], path: Path) -> None:
 
 
 def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; norms and biases don't."""
+    """Parameter groups: matrices and kernels decay; norms and biases don't."""
     decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
     free = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [

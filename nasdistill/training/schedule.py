@@ -1,4 +1,4 @@
-"""The stream of batches of a run, and its learning rate."""
+"""The batches that a run is trained on, and its learning rate."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class LRSchedule:
 
 @dataclass(frozen=True)
 class BatchStream:
-    """The stream of batches of a run: the same for every student of a study.
+    """The batches that a run is trained on: the same for every student of a study.
 
     Order and views depend on the seed and the step alone.
 
     Attributes:
-        dataset: Where examples come from (its training split).
+        dataset: Its training split gives the examples.
         batch_size: Examples in a step; constant over a study.
-        views: Number of different views per example; epoch e shows view e mod `views`.
+        views: Number of different views per example; epoch e has view e mod `views`.
         seed: The study's seed.
     """
 
@@ -66,17 +66,17 @@ class BatchStream:
         return self.steps_per_epoch * self.batch_size
 
     def steps(self, examples: int) -> int:
-        """The number of steps that it takes to see at least `examples` training examples."""
+        """The number of steps in which at least `examples` training examples are seen."""
         return math.ceil(examples / self.batch_size)
 
     def plan(self, first: int, last: int) -> Iterator[tuple[Tensor, int | None]]:
         """Ids (int64 CPU tensor) and view of each step of [`first`, `last`)."""
         epoch, order = -1, torch.empty(0, dtype=torch.int64)
         for step in range(first, last):
-            now, within = divmod(step, self.steps_per_epoch)
-            if now != epoch:
-                generator = torch.Generator().manual_seed(seed_of(self.seed, "order", now))
+            step_epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+            if step_epoch != epoch:
+                epoch = step_epoch
+                generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
                 order = torch.randperm(len(self.dataset.train), generator=generator)
-                epoch = now
-            start = within * self.batch_size
+            start = step_in_epoch * self.batch_size
             yield order[start : start + self.batch_size], epoch % self.views

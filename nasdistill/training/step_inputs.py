@@ -1,4 +1,4 @@
-"""Inputs of a run's steps: rendered and asked for many steps at once."""
+"""The inputs of a run's steps, computed for many steps at once."""
 
 from __future__ import annotations
 
@@ -15,61 +15,67 @@ from nasdistill.models.hooks import Outputs
 from nasdistill.teachers.targets import TargetRequest
 from nasdistill.training.run import Run
 
-TOGETHER_BYTES = 16 << 20
-"""Up to how many bytes of pictures are rendered at once."""
+RENDERED_BYTES = 16 << 20
+"""Most bytes of pictures that are rendered at once."""
 
 
 @dataclass(frozen=True)
 class StepInputs:
-    """A batch, and the outputs of each teacher for it, by the teacher's name."""
+    """The inputs of one step.
+
+    Attributes:
+        batch: The examples.
+        targets: The outputs of each teacher for them, by the teacher's name; logits alone.
+    """
 
     batch: Batch
     targets: Mapping[str, Outputs]
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> StepInputs:
-        """The same with each tensor changed; all of them have a row for each example."""
-        own = {field.name: getattr(self.batch, field.name) for field in fields(self.batch)}
-        changed: dict[str, Any] = {k: change(x) for k, x in own.items() if isinstance(x, Tensor)}
-        targets = {
-            name: Outputs(
-                change(outputs.logits),
-                known=None if outputs.known is None else change(outputs.known),
-            )
-            for name, outputs in self.targets.items()
-        }
+    def map(self, change: Callable[[Tensor], Tensor]) -> StepInputs:
+        """The same inputs with each tensor changed; all of them have a row for each example."""
+        values = {field.name: getattr(self.batch, field.name) for field in fields(self.batch)}
+        changed: dict[str, Any] = {k: change(x) for k, x in values.items() if isinstance(x, Tensor)}
+        targets = {}
+        for name, outputs in self.targets.items():
+            known = None if outputs.known is None else change(outputs.known)
+            targets[name] = Outputs(change(outputs.logits), known=known)
         return StepInputs(replace(self.batch, **changed), targets)
+
+    def rows(self, start: int, stop: int) -> StepInputs:
+        """The inputs of some of the examples."""
+        return self.map(lambda x: x[start:stop])
 
     def tensors(self) -> list[Tensor]:
         """All of its tensors, always in the same order."""
         batch = (getattr(self.batch, field.name) for field in fields(self.batch))
-        targets = (x for o in self.targets.values() for x in (o.logits, o.known))
+        targets = (x for outputs in self.targets.values() for x in (outputs.logits, outputs.known))
         return [x for x in (*batch, *targets) if isinstance(x, Tensor)]
 
 
 def step_inputs(run: Run, until: int) -> Iterator[StepInputs]:
-    """The inputs of each step from where the run stands; many are rendered and asked at once.
+    """The inputs of each step from the run's own up to `until`, rendered for many at once.
 
-    A picture is the same whatever the batch it is in, and so is a remembered answer.
+    A picture is the same whatever the batch it is in, and so are its cached logits.
     """
     split, stream = run.stream.dataset.train, run.stream
     size = min(stream.batch_size, len(split))
     bytes_of_step = size * stream.dataset.input.channels * run.size[0] * run.size[1]
     # What is streamed is decoded batch by batch, each in a process of its own.
-    together = max(1, TOGETHER_BYTES // bytes_of_step) if isinstance(split, ResidentSplit) else 1
+    steps = max(1, RENDERED_BYTES // bytes_of_step) if isinstance(split, ResidentSplit) else 1
     plan: list[tuple[Tensor, int | None]] = []
     for view, items in itertools.groupby(stream.plan(run.step, until), key=lambda item: item[1]):
         ids = torch.cat([ids for ids, _ in items])
-        plan += [(part, view) for part in torch.split(ids, size * together)]
+        plan += [(part, view) for part in torch.split(ids, size * steps)]
     for batch in split.batches(plan, run.size):
         request = TargetRequest(batch, (), (), 0)
-        targets = {name: each(request, None) for name, each in run.targets.items()}
-        whole = StepInputs(batch, targets)
+        outputs = {name: targets(request, None) for name, targets in run.targets.items()}
+        inputs = StepInputs(batch, outputs)
         for start in range(0, len(batch.ids_host), size):
-            yield whole.each(lambda x, at=start: x[at : at + size])  # type: ignore[misc]
+            yield inputs.rows(start, start + size)
 
 
-def values_of(run: Run, until: int) -> Tensor:
-    """The numbers that change from step to step, from where the run stands.
+def scheduled_values(run: Run, until: int) -> Tensor:
+    """The values that change from step to step, from the run's own step up to `until`.
 
     Returns:
         float32 `[steps, 1 + schedules]` on the device: learning rate, and the values of the

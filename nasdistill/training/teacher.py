@@ -11,30 +11,37 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from nasdistill import training
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.files import write_whole
-from nasdistill.data import Dataset
+from nasdistill.data import Dataset, Split
 from nasdistill.losses import Objective
 from nasdistill.models import Classifier, build
 from nasdistill.models.counts import count_module
 from nasdistill.models.weights import read_weights
 from nasdistill.space import Architecture
 from nasdistill.teachers import AnswerPrecision, Teacher, head_of, replace_head, weights_hash
-from nasdistill.training.metrics import accuracy, accuracy_with_interval, expected_calibration_error
+from nasdistill.training.loop import EVALUATION_BATCH, Diverged, predict, seed_weights, train
+from nasdistill.training.metrics import (
+    accuracy,
+    accuracy_with_interval,
+    expected_calibration_error,
+)
 from nasdistill.training.precision import Precision
 from nasdistill.training.run import Run
 from nasdistill.training.schedule import BatchStream, LRSchedule
 
 TRAIN_SAMPLE = 2000
+"""Most training examples on which a teacher is evaluated."""
 OVERFITTED_GAP = 0.1
+"""Difference of training and validation accuracy above which the user is warned."""
 BF16_WORTH = 0.8
-"""Share of fp32's time below which bf16's answers are worth their rounding."""
+"""Share of fp32's time below which bf16's logits are worth their rounding."""
 SAME_CLASS = 0.98
+"""Least share of images that both precisions must put in the same class."""
 
 
 def train_teacher(
@@ -54,15 +61,15 @@ def train_teacher(
 
     Args:
         dataset: Data; the training split is used, each epoch in a new view.
-        architecture: What to build.
+        architecture: Of the teacher.
         epochs: Passes over the training split.
         seed: Seeds weights, order and dropout.
-        emit: Told what happens.
+        emit: Receives the events.
         learning_rate: Peak of the schedule: warm-up for two epochs, then linearly to zero.
         weight_decay: AdamW's.
         batch_size: Examples in a step.
-        precision: See `distillation.Run`.
-        checkpoint: Written after each epoch, and gone on from where it exists.
+        precision: See `Run`.
+        checkpoint: Written after each epoch; where it exists, the training goes on from it.
 
     Returns:
         The trained classifier, in eval mode, on the CPU.
@@ -70,16 +77,17 @@ def train_teacher(
     Raises:
         UserError: If the loss stops being finite.
     """
-    training.seed_weights(seed, architecture.fingerprint)
+    seed_weights(seed, architecture.fingerprint)
     net = build(architecture, dataset.input, len(dataset.classes))
     stream = BatchStream(dataset, batch_size, views=epochs, seed=seed)
     epoch = stream.examples_per_epoch
+    lr_schedule = LRSchedule(learning_rate, 2 * epoch, 2 * epoch, epochs * epoch)
     run = Run(
         [Classifier(net, dataset.mean, dataset.std)],
         stream,
         Objective.labels(),
         horizon=epochs * epoch,
-        lr_schedule=LRSchedule(learning_rate, 2 * epoch, 2 * epoch, epochs * epoch),
+        lr_schedule=lr_schedule,
         seed=seed,
         precision=precision,
         weight_decay=weight_decay,
@@ -87,7 +95,7 @@ def train_teacher(
     try:
         for _ in train_through(run, epochs, "teacher", emit, checkpoint):
             pass
-    except training.Diverged as error:
+    except Diverged as error:
         raise UserError(
             f"the teacher's training broke off: {error}; lower its learning rate"
         ) from None
@@ -96,14 +104,14 @@ def train_teacher(
     return student
 
 
-def checkpoint_of(folder: Path, *about: object) -> Path:
-    """The checkpoint of a teacher's training, until its folder is written.
+def checkpoint_of(folder: Path, *identity: object) -> Path:
+    """The checkpoint of a teacher's training, which is needed until its folder is written.
 
     Args:
         folder: The teacher's.
-        about: All that makes the training: another one must not go on from this checkpoint.
+        identity: All that determines the training: another one must not go on from this checkpoint.
     """
-    key = hashlib.blake2b(repr(about).encode(), digest_size=6).hexdigest()
+    key = hashlib.blake2b(repr(identity).encode(), digest_size=6).hexdigest()
     return folder.with_name(f"{folder.name}.{key}.checkpoint.pt")
 
 
@@ -114,10 +122,10 @@ def train_through(
 
     Args:
         run: The training.
-        epochs: How many in all.
-        stage: What events say it is part of.
-        emit: Told how it goes.
-        checkpoint: Written after each epoch, and gone on from where it exists.
+        epochs: Number of them in all.
+        stage: The stage that is named in the events.
+        emit: Receives the progress.
+        checkpoint: Written after each epoch; where it exists, the training goes on from it.
         lock: Of `locks.quiet`, where other workers may measure in the meantime.
 
     Yields:
@@ -127,7 +135,7 @@ def train_through(
         run.restore(checkpoint)
     per_epoch = run.stream.examples_per_epoch
     for epoch in range(run.step // run.stream.steps_per_epoch, epochs):
-        steps = training.train(run, (epoch + 1) * per_epoch)
+        steps = train(run, (epoch + 1) * per_epoch)
         for progress in steps if lock is None else locks.pausing(steps, lock):
             left = (epochs * per_epoch - progress.examples) / max(progress.images_per_second, 1e-9)
             emit(
@@ -148,12 +156,12 @@ def train_through(
 
 
 def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) -> dict[str, Any]:
-    """Measures a teacher on the data.
+    """Evaluates a teacher on the data.
 
     Args:
         teacher: The teacher.
         dataset: The data.
-        test: Whether to look at the test split too.
+        test: Whether to evaluate it on the test split too.
 
     Returns:
         Accuracy on the validation split with its interval, expected calibration error, accuracy on
@@ -168,9 +176,10 @@ def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) 
             f"{dataset.name!r} has {len(dataset.classes)}"
         )
     size = teacher.input.size
-    scored = [training.predict(teacher.module, split, size) for split in _validation(dataset)]
-    logits = torch.cat([part for part, _ in scored])
-    labels = torch.cat([part for _, part in scored])
+    validation: list[Split] = [dataset.score, dataset.audit]
+    predictions = [predict(teacher.module, split, size) for split in validation]
+    logits = torch.cat([part.logits for part in predictions])
+    labels = torch.cat([part.labels for part in predictions])
     counts = count_module(teacher.module, teacher.input)
     share, low, high = accuracy_with_interval(logits, labels)
     card: dict[str, Any] = {
@@ -187,11 +196,11 @@ def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) 
     card["train_accuracy"] = _train_accuracy(teacher, dataset)
     card["gap"] = card["train_accuracy"] - share
     if test:
-        test_logits, test_labels = training.predict(teacher.module, dataset.test, size)
+        test_logits, test_labels = predict(teacher.module, dataset.test, size)
         card["test_accuracy"] = accuracy(test_logits, test_labels)
         card["test_ece"] = expected_calibration_error(test_logits.softmax(dim=1), test_labels)
     chance = 1.0 / len(dataset.classes)
-    if card["validation_interval"][0] < chance + 0.1 * (1.0 - chance):
+    if low < chance + 0.1 * (1.0 - chance):
         raise UserError(
             f"teacher {teacher.name!r} is barely better than chance on {dataset.name!r}: accuracy "
             f"{share:.3f}, chance {chance:.3f}. Its classes may be in another order, or its inputs "
@@ -201,34 +210,34 @@ def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) 
 
 
 def probe_answers(teacher: Teacher, dataset: Dataset, count: int = 500) -> AnswerPrecision:
-    """Times a teacher's answers at each precision.
+    """Times a teacher's forward pass at each precision.
 
     Args:
         teacher: The teacher.
-        dataset: Its training split is asked about.
-        count: Images in the probe.
+        dataset: Its training split gives the images.
+        count: Number of images.
 
     Returns:
-        `bf16` where that is faster and names the same class for nearly all images, else `fp32`.
+        `bf16` where that is faster and gives the same class for nearly all images, else `fp32`.
     """
     ids = torch.arange(min(count, len(dataset.train)))
     [batch] = dataset.train.batches([(ids, None)], teacher.input.size)
     seconds: dict[AnswerPrecision, float] = {}
-    named: dict[AnswerPrecision, torch.Tensor] = {}
-    kinds: tuple[AnswerPrecision, ...] = ("fp32", "bf16")
-    for kind in kinds:
-        probed = replace(teacher, precision=kind)
-        probed.logits(batch.images[:32]).cpu()
+    classes: dict[AnswerPrecision, Tensor] = {}
+    precisions: tuple[AnswerPrecision, ...] = ("fp32", "bf16")
+    for precision in precisions:
+        candidate = replace(teacher, precision=precision)
+        candidate.logits(batch.images[:32]).cpu()
         start = time.perf_counter()
-        named[kind] = probed.logits(batch.images).argmax(dim=1).cpu()
-        seconds[kind] = time.perf_counter() - start
-    same = float((named["bf16"] == named["fp32"]).double().mean())
-    quicker = seconds["bf16"] < BF16_WORTH * seconds["fp32"]
-    return "bf16" if quicker and same >= SAME_CLASS else "fp32"
+        classes[precision] = candidate.logits(batch.images).argmax(dim=1).cpu()
+        seconds[precision] = time.perf_counter() - start
+    same = float((classes["bf16"] == classes["fp32"]).double().mean())
+    faster = seconds["bf16"] < BF16_WORTH * seconds["fp32"]
+    return "bf16" if faster and same >= SAME_CLASS else "fp32"
 
 
 def warnings_of(card: dict[str, Any]) -> list[str]:
-    """Warnings about a teacher, for a user who is about to trust it."""
+    """Reasons to doubt a teacher, for the user; from the card that `evaluate_teacher` gave."""
     if card["gap"] > OVERFITTED_GAP:
         return [
             f"the teacher is overfitted: accuracy {card['train_accuracy']:.3f} on training, "
@@ -239,7 +248,12 @@ def warnings_of(card: dict[str, Any]) -> list[str]:
 
 
 class _HeadOnly(nn.Module):
-    """A teacher of which only the head learns: the body stays frozen and in eval mode."""
+    """A teacher of which only the head learns: the body stays frozen and in eval mode.
+
+    Args:
+        module: The whole teacher.
+        head: Its head.
+    """
 
     def __init__(self, module: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -251,9 +265,9 @@ class _HeadOnly(nn.Module):
         self._head[0].train(mode)
         return self
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Logits."""
-        logits: torch.Tensor = self.module(images)
+        logits: Tensor = self.module(images)
         return logits
 
 
@@ -267,21 +281,22 @@ def tune_head(
         dataset: The data.
         epochs: Passes over the training split, each one forward pass of the whole teacher.
         seed: Seeds the head and the order.
-        emit: Told what it costs, and how it goes.
-        keep: Folder where the tuned head is kept: tuned again it might differ in the last digit,
-            and then be another teacher.
+        emit: Receives the cost and the progress.
+        keep: Folder in which the tuned head is stored: tuned again it might differ in the last
+            digit, and then be another teacher.
     """
     classes = len(dataset.classes)
-    about = repr((teacher.weights_hash, dataset.fingerprint, epochs, seed))
-    path = keep / f"head-{hashlib.blake2b(about.encode(), digest_size=8).hexdigest()}.safetensors"
+    identity = repr((teacher.weights_hash, dataset.fingerprint, epochs, seed))
+    digest = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
+    path = keep / f"head-{digest}.safetensors"
     replace_head(teacher.module, classes)
-    _, head = head_of(teacher.module)
+    head = head_of(teacher.module).layer
     keep.mkdir(parents=True, exist_ok=True)
     with locks.alone(path.with_suffix(".lock")):
         if not path.exists():
-            _tune(teacher, head, dataset, epochs, seed, emit)
-            tuned = {name: t.cpu().contiguous() for name, t in head.state_dict().items()}
-            write_whole(path, safetensors.torch.save(tuned))
+            _train_head(teacher, head, dataset, epochs, seed, emit)
+            state = {name: t.cpu().contiguous() for name, t in head.state_dict().items()}
+            write_whole(path, safetensors.torch.save(state))
     head.load_state_dict(read_weights(path))
     teacher.module.requires_grad_(False).eval()
     return replace(
@@ -292,7 +307,7 @@ def tune_head(
     )
 
 
-def _tune(
+def _train_head(
     teacher: Teacher, head: nn.Module, dataset: Dataset, epochs: int, seed: int, emit: Emit
 ) -> None:
     """Trains the head alone, on labels."""
@@ -305,11 +320,10 @@ def _tune(
             stage="teacher",
         )
     )
-    body = _HeadOnly(teacher.module, head)
     stream = BatchStream(dataset, 128, views=epochs, seed=seed)
     total = epochs * stream.examples_per_epoch
     run = Run(
-        [body],
+        [_HeadOnly(teacher.module, head)],
         stream,
         Objective.labels(),
         horizon=total,
@@ -321,15 +335,11 @@ def _tune(
         pass
 
 
-def _validation(dataset: Dataset) -> list[Any]:
-    return [dataset.score, dataset.audit]
-
-
 def _train_accuracy(teacher: Teacher, dataset: Dataset) -> float:
     count = min(TRAIN_SAMPLE, len(dataset.train))
     ids = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))[:count]
     right = 0
-    plan = [(part, None) for part in torch.split(ids, training.EVALUATION_BATCH)]
+    plan = [(part, None) for part in torch.split(ids, EVALUATION_BATCH)]
     for batch in dataset.train.batches(plan, teacher.input.size):
         right += int((teacher.logits(batch.images).argmax(dim=1) == batch.labels).sum())
     return right / count

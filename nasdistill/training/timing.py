@@ -1,8 +1,9 @@
-"""A few steps that are timed, to see what suits this machine and this kind of student."""
+"""Timed steps: they show what suits this machine and this kind of student."""
 
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 import torch
 
@@ -13,58 +14,64 @@ from nasdistill.training.precision import Precision, set_precision
 from nasdistill.training.run import Run
 
 WARM_UP, ROUNDS = 2, 3
-"""At each precision: steps before they are timed, and rounds."""
+"""At each precision: steps before the timed ones, and rounds."""
 PROBE_STEPS = 50
-"""Steps of a probe of capturing, and of a window."""
-COMPILED_STEPS = 20
-"""Steps timed to see whether compiling pays."""
+"""Steps of a timed window."""
+WINDOW_WARM_UP = 10
+"""Steps of a window that `probe_capture` does not time."""
+COMPILED_WARM_UP, COMPILED_STEPS = 5, 20
+"""Steps that show whether compiling pays: before the timed ones, and timed."""
 
 
 def precision_steps(device: torch.device) -> int:
-    """Steps that `probe_precision` trains at each precision."""
-    return WARM_UP + ROUNDS * _round(device)
+    """The number of steps that `probe_precision` trains at each precision."""
+    return WARM_UP + ROUNDS * _round_steps(device)
 
 
 def probe_precision(run: Run) -> Precision:
-    """Times a few steps at each precision, in turn, and names the one of the shortest round.
+    """Times a few steps at each precision, in turn; gives the precision of the shortest round.
 
-    Steps that can be captured are: one by one, small students wait for launches on a card, of which
-    autocast has more, so that bf16 would always lose.
+    Steps that can be captured are replayed: one by one, small students wait for launches on a card,
+    of which autocast has more, so that bf16 would always lose.
 
     Args:
         run: A fresh run; branches of it are trained for `precision_steps` and thrown away.
     """
-    kinds: list[Precision] = ["fp32", "bf16"]
+    precisions: list[Precision] = ["fp32", "bf16"]
     if any(isinstance(m, DepthwiseConv2d) for m in run.students.modules()):
-        kinds.append("bf16-mixed")
-    captured, steps = capturable(run) is None, _round(run.device)
+        precisions.append("bf16-mixed")
+    replayed, steps = capturable(run) is None, _round_steps(run.device)
     branches: dict[Precision, Run] = {}
-    for kind in kinds:
-        branches[kind] = run.branch(run.lr_schedule)
-        branches[kind].precision = kind
-        branches[kind].graphed = GraphedSteps() if captured else None
-        set_precision(branches[kind].students, kind)
-        _timed(branches[kind], 0, WARM_UP)
-    rounds = [{kind: _timed(branches[kind], 0, steps) for kind in kinds} for _ in range(ROUNDS)]
-    return min(kinds, key=lambda kind: min(seconds[kind] for seconds in rounds))
+    for precision in precisions:
+        branch = run.branch(run.lr_schedule)
+        branch.precision = precision
+        branch.graphed = GraphedSteps() if replayed else None
+        set_precision(branch.students, precision)
+        _seconds(branch, 0, WARM_UP)
+        branches[precision] = branch
+    rounds = [{p: _seconds(branches[p], 0, steps) for p in precisions} for _ in range(ROUNDS)]
+    return min(precisions, key=lambda precision: min(seconds[precision] for seconds in rounds))
 
 
 def probe_capture(run: Run) -> float:
-    """The gain of captured steps: times as fast as single ones; 0 if capturing fails.
+    """Times single steps and replayed ones.
 
     Args:
         run: A fresh run whose steps can be captured; branches of it are trained and thrown away.
+
+    Returns:
+        Seconds of single steps ÷ seconds of replayed ones; 0 if capturing fails.
     """
-    single, captured = run.branch(run.lr_schedule), run.branch(run.lr_schedule)
-    single.graphed, captured.graphed = None, GraphedSteps()
-    warm_up = 10
-    seconds = _timed(single, warm_up, PROBE_STEPS - warm_up)
-    ratio = seconds / _timed(captured, warm_up, PROBE_STEPS - warm_up)
-    return 0.0 if captured.graphed.failure is not None else ratio
+    single, replayed = run.branch(run.lr_schedule), run.branch(run.lr_schedule)
+    single.graphed, replayed.graphed = None, GraphedSteps()
+    steps = PROBE_STEPS - WINDOW_WARM_UP
+    seconds = _seconds(single, WINDOW_WARM_UP, steps)
+    ratio = seconds / _seconds(replayed, WINDOW_WARM_UP, steps)
+    return 0.0 if replayed.graphed.failure is not None else ratio
 
 
 def seconds_per_window(run: Run) -> float:
-    """Seconds of the first `PROBE_STEPS` steps of a run, trained once more."""
+    """Trains the first `PROBE_STEPS` steps of a run once more; gives the seconds they take."""
     start, run.step = time.perf_counter(), 0
     for _ in train(run, PROBE_STEPS * run.stream.batch_size):
         pass
@@ -72,7 +79,7 @@ def seconds_per_window(run: Run) -> float:
 
 
 def steps_per_second(run: Run, begin: float, end: float) -> float:
-    """Steps a second of a run between two points in time, window by window.
+    """Trains a run between two points in time, window by window.
 
     Args:
         run: See `seconds_per_window`.
@@ -82,7 +89,7 @@ def steps_per_second(run: Run, begin: float, end: float) -> float:
     Returns:
         Steps a second; 0 if the run was not ready by `begin`.
     """
-    seconds_per_window(run)  # what is done once: kernels chosen, a step captured
+    seconds_per_window(run)  # the first chooses kernels and captures a step
     if time.monotonic() > begin:
         return 0.0
     time.sleep(begin - time.monotonic())
@@ -94,36 +101,48 @@ def steps_per_second(run: Run, begin: float, end: float) -> float:
 
 
 def seconds_per_step(run: Run) -> float:
-    """Seconds of a step, of a branch that is trained and thrown away."""
+    """Times a step of a branch, which is trained and thrown away."""
     branch = run.branch(run.lr_schedule)
     branch.graphed = None if run.graphed is None else GraphedSteps()
-    return _timed(branch, 5, COMPILED_STEPS) / COMPILED_STEPS
+    return _seconds(branch, COMPILED_WARM_UP, COMPILED_STEPS) / COMPILED_STEPS
 
 
-def probe_compilation(run: Run) -> tuple[float, float]:
-    """Seconds of a step once a run is compiled, and of compiling.
+class CompiledTiming(NamedTuple):
+    """The times of a compiled run, in seconds.
+
+    Attributes:
+        step: Of a step.
+        compilation: Of compiling, the steps before the timed ones included.
+    """
+
+    step: float
+    compilation: float
+
+
+def probe_compilation(run: Run) -> CompiledTiming:
+    """Compiles a branch of a run and times its steps.
 
     Args:
-        run: A run of one student; a branch of it is compiled, trained and thrown away.
+        run: A run of one student; the branch is trained and thrown away.
 
     Raises:
-        Exception: Whatever the compiler raises: there may be none on this machine.
+        Exception: Any error of the compiler: there may be none on this machine.
     """
     start = time.perf_counter()
     branch = run.branch(run.lr_schedule)
     branch.graphed = None if run.graphed is None else GraphedSteps()
     branch.compile()
-    steps = _timed(branch, 5, COMPILED_STEPS)
-    return steps / COMPILED_STEPS, time.perf_counter() - start - steps
+    seconds = _seconds(branch, COMPILED_WARM_UP, COMPILED_STEPS)
+    return CompiledTiming(seconds / COMPILED_STEPS, time.perf_counter() - start - seconds)
 
 
-def _round(device: torch.device) -> int:
+def _round_steps(device: torch.device) -> int:
     """Steps of a round: on a card they are so short that starting a stretch of them shows."""
     return 20 if device.type == "cuda" else 3
 
 
-def _timed(run: Run, warm_up: int, steps: int) -> float:
-    """Seconds of some steps after some that are not timed."""
+def _seconds(run: Run, warm_up: int, steps: int) -> float:
+    """Trains some steps that are not timed and some that are; gives the seconds of the latter."""
     before = run.examples
     for _ in train(run, before + warm_up * run.stream.batch_size):
         pass

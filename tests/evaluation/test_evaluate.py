@@ -53,7 +53,7 @@ def test_six_examples_are_the_fewest_that_can_tell() -> None:
     assert [can_tell(n) for n in (0, 5, 6)] == [False, False, True]
 
 
-def _answers(*runs: tuple[int, int, int, int]) -> tuple[torch.Tensor, ...]:
+def _predictions(*runs: tuple[int, int, int, int]) -> tuple[torch.Tensor, ...]:
     """Examples from runs of (label, student, teacher, how many); gives student, teacher, labels."""
     rows = [run[:3] for run in runs for _ in range(run[3])]
     random.Random(0).shuffle(rows)
@@ -62,7 +62,7 @@ def _answers(*runs: tuple[int, int, int, int]) -> tuple[torch.Tensor, ...]:
 
 
 def test_confusions_are_counted_by_true_class_and_answer() -> None:
-    student, teacher, labels = _answers((0, 0, 0, 3), (0, 1, 1, 2), (0, 1, 0, 1), (1, 0, 1, 4))
+    student, teacher, labels = _predictions((0, 0, 0, 3), (0, 1, 1, 2), (0, 1, 0, 1), (1, 0, 1, 4))
     of_student, of_teacher, of_both = confusions(student, teacher, labels, 3).tolist()
     assert of_student == [[3, 3, 0], [4, 0, 0], [0, 0, 0]]
     assert of_teacher == [[4, 2, 0], [0, 4, 0], [0, 0, 0]]
@@ -70,7 +70,7 @@ def test_confusions_are_counted_by_true_class_and_answer() -> None:
 
 
 def test_inherited_worsened_and_mended_by_hand() -> None:
-    answers = _answers(
+    predictions = _predictions(
         (0, 0, 0, 80),
         (0, 1, 1, 12),
         (0, 0, 1, 4),
@@ -86,9 +86,9 @@ def test_inherited_worsened_and_mended_by_hand() -> None:
         (3, 3, 0, 1),
         (3, 0, 3, 2),  # 5 against 4: inherited
     )
-    judged, tested = find_bias(confusions(*answers, 4))
-    found = {(c.true, c.answered): c for c in judged}
-    assert {key: c.verdict for key, c in found.items()} == {
+    judged, tested = find_bias(confusions(*predictions, 4))
+    by_pair = {(c.true, c.answered): c for c in judged}
+    assert {key: c.verdict for key, c in by_pair.items()} == {
         (0, 1): "inherited",
         (1, 2): "worsened",
         (2, 0): "mended",
@@ -96,16 +96,16 @@ def test_inherited_worsened_and_mended_by_hand() -> None:
     }
     # (0, 1) has 8 discordant examples, (1, 2) 13, (2, 0) 12; (3, 0) has 3, and cannot tell.
     assert tested == 3
-    assert found[0, 1].p == 1.0  # 4 to 4
-    assert found[1, 2].p == pytest.approx(2 * 2 * (1 + 13) / 2**13)  # second smallest of three
-    assert found[2, 0].p == pytest.approx(3 * 2 / 2**12)
-    worse = found[1, 2]
+    assert by_pair[0, 1].p == 1.0  # 4 to 4
+    assert by_pair[1, 2].p == pytest.approx(2 * 2 * (1 + 13) / 2**13)  # second smallest of three
+    assert by_pair[2, 0].p == pytest.approx(3 * 2 / 2**12)
+    worse = by_pair[1, 2]
     assert (worse.examples, worse.teacher, worse.student, worse.both) == (100, 3, 14, 2)
     assert [c.student for c in judged] == [16, 14, 5, 0]
 
 
 def test_the_difference_of_a_class_is_tested_on_examples_that_one_alone_gets_right() -> None:
-    student, teacher, labels = _answers(
+    student, teacher, labels = _predictions(
         (0, 0, 0, 80), (0, 1, 0, 9), (0, 0, 1, 1), (0, 1, 1, 10), (1, 1, 1, 40), (1, 1, 0, 10)
     )
     first, second = _per_class(torch.eye(2)[student], torch.eye(2)[teacher], labels, ("a", "b"))
@@ -117,11 +117,11 @@ def test_the_difference_of_a_class_is_tested_on_examples_that_one_alone_gets_rig
 
 def test_what_the_teacher_rarely_does_is_not_inherited() -> None:
     # 2 of 100 are 2 %, but the lower end of their interval is .55 %.
-    judged, _ = find_bias(confusions(*_answers((0, 1, 1, 2), (0, 0, 0, 98), (1, 1, 1, 9)), 2))
+    judged, _ = find_bias(confusions(*_predictions((0, 1, 1, 2), (0, 0, 0, 98), (1, 1, 1, 9)), 2))
     assert judged == []
     # The teacher's 10 of 100 (5.5 to 17.4 %), the student's 5 alike: fewer, but not surely.
-    answers = _answers((0, 1, 1, 5), (0, 0, 1, 5), (0, 0, 0, 90), (1, 1, 1, 9))
-    assert find_bias(confusions(*answers, 2)) == ([], 0)
+    predictions = _predictions((0, 1, 1, 5), (0, 0, 1, 5), (0, 0, 0, 90), (1, 1, 1, 9))
+    assert find_bias(confusions(*predictions, 2)) == ([], 0)
 
 
 def test_two_equal_models_differ_in_nothing_beyond_chance() -> None:
@@ -160,12 +160,12 @@ def test_noise_has_the_stated_deviation_and_is_cut_off() -> None:
 def test_blur_is_a_gaussian_of_the_shorter_side() -> None:
     images = torch.zeros(1, 3, 40, 50, dtype=torch.uint8)
     images[:, :, 20, 25] = 255
-    found = corrupt(images, Corruption("blur", 0.05), torch.zeros(1))[0, 1].double()  # sigma 2
-    at = torch.arange(40.0).double() - 20
-    kernel = torch.exp(-(at**2) / 8)
+    blurred = corrupt(images, Corruption("blur", 0.05), torch.zeros(1))[0, 1].double()  # sigma 2
+    offset = torch.arange(40.0).double() - 20
+    kernel = torch.exp(-(offset**2) / 8)
     row = 255 * (kernel / kernel.sum()).max() * kernel / kernel.sum()
-    assert found[:, 25].tolist() == pytest.approx(row.tolist(), abs=0.55)
-    assert torch.equal(found, found.flip(0).roll(1, 0))
+    assert blurred[:, 25].tolist() == pytest.approx(row.tolist(), abs=0.55)
+    assert torch.equal(blurred, blurred.flip(0).roll(1, 0))
     grey = torch.full((1, 1, 16, 16), 77, dtype=torch.uint8)
     for each in CORRUPTIONS:
         if each.kind == "blur":
@@ -187,110 +187,115 @@ class Bars(nn.Module):
 class Counting(nn.Module):
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        self.inner, self.asked = inner, 0
+        self.inner, self.count = inner, 0
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.asked += len(images)
-        answers: torch.Tensor = self.inner(images)
-        return answers
+        self.count += len(images)
+        logits: torch.Tensor = self.inner(images)
+        return logits
 
 
-def _exam(folder: Path, teacher: nn.Module, side: int = 32, **more: Any) -> evaluation.Comparison:
+def _comparison(
+    folder: Path, teacher: nn.Module, side: int = 32, **more: Any
+) -> evaluation.Comparison:
     dataset = load_data(f"npz:{write_blobs(folder / 'b.npz')}", device=torch.device("cpu"))
-    asked = Teacher("t", teacher.eval(), Input(1, side, side), 3, "0", {})
+    frozen = Teacher("t", teacher.eval(), Input(1, side, side), 3, "0", {})
     names = ("a", "b", "c")
-    given = {"data": "blobs", "part": "test", "corrupted": 60} | more
-    return evaluation.Comparison(asked, dataset.test, (16, 16), names, **given)
+    options = {"data": "blobs", "part": "test", "corrupted": 60} | more
+    return evaluation.Comparison(frozen, dataset.test, (16, 16), names, **options)
 
 
 def test_a_student_that_is_its_teacher_has_no_bias_of_its_own(tmp_path: Path) -> None:
-    found = evaluation.evaluate(Bars().eval(), _exam(tmp_path, Bars(), side=16))
-    assert found["agreement"]["all"] == 1.0
-    assert found["accuracy"]["student"] == found["accuracy"]["teacher"]
-    assert all(row["agreement"] == 1.0 for row in found["robustness"]["rows"])
-    assert found["class_relations"]["preservation"] == 1.0
-    assert not [c for c in found["bias"]["confusions"] if c["verdict"] != "inherited"]
-    assert len(found["class_relations"]["worst_pairs"]) == 3
-    assert "differs from the teacher's by more than chance" in findings(found)[0]
+    quality = evaluation.evaluate(Bars().eval(), _comparison(tmp_path, Bars(), side=16))
+    assert quality["agreement"]["all"] == 1.0
+    assert quality["accuracy"]["student"] == quality["accuracy"]["teacher"]
+    assert all(row["agreement"] == 1.0 for row in quality["robustness"]["rows"])
+    assert quality["class_relations"]["preservation"] == 1.0
+    assert not [c for c in quality["bias"]["confusions"] if c["verdict"] != "inherited"]
+    assert len(quality["class_relations"]["worst_pairs"]) == 3
+    assert "differs from the teacher's by more than chance" in findings(quality)[0]
 
 
-def test_figures_are_those_of_the_answers(tmp_path: Path) -> None:
+def test_figures_are_those_of_the_logits(tmp_path: Path) -> None:
     class Never(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             scores = Bars()(images)
             return torch.stack([scores[:, 0], scores[:, 1] - 1e6, scores[:, 2]], 1)
 
-    comparison = _exam(tmp_path, Bars())
-    found = evaluation.evaluate(Never().eval(), comparison)
+    comparison = _comparison(tmp_path, Bars())
+    quality = evaluation.evaluate(Never().eval(), comparison)
     labels, counts = comparison.labels, torch.bincount(comparison.labels)
-    assert found["examples"] == 200 and found["robustness"]["examples"] == 60
-    rows = {row["class"]: row for row in found["per_class"]}
+    assert quality["examples"] == 200 and quality["robustness"]["examples"] == 60
+    rows = {row["class"]: row for row in quality["per_class"]}
     assert [rows[name]["examples"] for name in "abc"] == counts.tolist()
     assert rows["b"]["student"]["value"] == 0.0 and rows["b"]["p"] < 1e-6
-    taught = comparison.teacher_logits.argmax(1)
-    share = float((taught[labels == 1] == 1).double().mean())
+    teacher = comparison.teacher_logits.argmax(1)
+    share = float((teacher[labels == 1] == 1).double().mean())
     assert rows["b"]["teacher"]["value"] == pytest.approx(share)
     assert rows["b"]["difference"] == pytest.approx(-share)
-    own = [c for c in found["bias"]["confusions"] if c["verdict"] == "worsened"]
+    own = [c for c in quality["bias"]["confusions"] if c["verdict"] == "worsened"]
     assert {c["true"] for c in own} == {"b"} and sum(c["student"] for c in own) <= 1
-    assert found["bias"]["losing_classes"][0]["class"] == "b"
-    student = [row["student"]["value"] for row in found["per_class"]]
-    assert found["bias"]["spread"]["student"]["range"] == pytest.approx(max(student))
-    assert found["bias"]["spread"]["student"]["deviation"] == pytest.approx(np.std(student))
-    right = found["agreement"]["teacher_right"]
+    assert quality["bias"]["losing_classes"][0]["class"] == "b"
+    student = [row["student"]["value"] for row in quality["per_class"]]
+    assert quality["bias"]["spread"]["student"]["range"] == pytest.approx(max(student))
+    assert quality["bias"]["spread"]["student"]["deviation"] == pytest.approx(np.std(student))
+    right = quality["agreement"]["teacher_right"]
     assert right == pytest.approx(
-        float(((taught == labels) & (comparison.logits(Never()).argmax(1) == taught)).sum())
-        / float((taught == labels).sum())
+        float(((teacher == labels) & (comparison.logits(Never()).argmax(1) == teacher)).sum())
+        / float((teacher == labels).sum())
     )
-    assert found["agreement"]["teacher_right_examples"] + found["agreement"][
+    assert quality["agreement"]["teacher_right_examples"] + quality["agreement"][
         "teacher_wrong_examples"
     ] == len(labels)
-    assert "b (−" in findings(found)[0] and "worsened" in findings(found)[1]
+    assert "b (−" in findings(quality)[0] and "worsened" in findings(quality)[1]
 
 
-def test_the_teacher_is_asked_once_and_both_see_the_same_pictures(tmp_path: Path) -> None:
+def test_the_teacher_is_run_once_and_both_see_the_same_pictures(tmp_path: Path) -> None:
     teacher = Counting(Bars())
-    comparison = _exam(tmp_path, teacher)
+    comparison = _comparison(tmp_path, teacher)
     first, second = (evaluation.evaluate(Bars().eval(), comparison) for _ in range(2))
-    assert teacher.asked == 200 + 60 * (1 + len(CORRUPTIONS))
+    assert teacher.count == 200 + 60 * (1 + len(CORRUPTIONS))
     assert first["robustness"] == second["robustness"]
     seen: dict[str, list[torch.Tensor]] = {"a": [], "b": []}
 
-    def note(name: str) -> Any:
+    def record(name: str) -> Any:
         return lambda images: seen[name].append(images.clone()) or torch.zeros(len(images), 3)
 
-    comparison._ask(note("a"), None)
-    comparison._ask(note("b"), None)
+    comparison._predict_corrupted(record("a"), None)
+    comparison._predict_corrupted(record("b"), None)
     assert all(torch.equal(a, b) for a, b in zip(seen["a"], seen["b"], strict=True))
     assert len(seen["a"]) == 1 + len(CORRUPTIONS) and not torch.equal(seen["a"][0], seen["a"][1])
 
 
 def test_robustness_rows_by_hand(tmp_path: Path) -> None:
-    comparison = _exam(tmp_path, Bars())
-    found = evaluation.evaluate(Bars().eval(), comparison)["robustness"]
-    labels, answers = comparison.labels[comparison.chosen], comparison._ask(Bars(), None)
-    assert [(row["kind"], row["severity"]) for row in found["rows"]] == [
+    comparison = _comparison(tmp_path, Bars())
+    robustness = evaluation.evaluate(Bars().eval(), comparison)["robustness"]
+    labels, logits = (
+        comparison.labels[comparison.chosen],
+        comparison._predict_corrupted(Bars(), None),
+    )
+    assert [(row["kind"], row["severity"]) for row in robustness["rows"]] == [
         (each.kind, each.severity) for each in CORRUPTIONS
     ]
-    clean = float((answers[None].argmax(1) == labels).double().mean())
+    clean = float((logits[None].argmax(1) == labels).double().mean())
     drops = []
-    for each, row in zip(CORRUPTIONS, found["rows"], strict=True):
-        share = float((answers[each].argmax(1) == labels).double().mean())
+    for each, row in zip(CORRUPTIONS, robustness["rows"], strict=True):
+        share = float((logits[each].argmax(1) == labels).double().mean())
         assert row["student"] == share
         assert row["retention"]["student"] == pytest.approx(share / clean)
         drops.append(1 - share / clean)
-    assert found["clean"]["student"] == clean
-    assert found["mean_drop"]["student"] == pytest.approx(sum(drops) / len(drops))
+    assert robustness["clean"]["student"] == clean
+    assert robustness["mean_drop"]["student"] == pytest.approx(sum(drops) / len(drops))
 
 
 def test_labels_in_another_order_are_put_in_the_teachers(tmp_path: Path) -> None:
-    plain = _exam(tmp_path, Bars())
-    turned = _exam(tmp_path, Bars(), order=(2, 0, 1))
+    plain = _comparison(tmp_path, Bars())
+    turned = _comparison(tmp_path, Bars(), order=(2, 0, 1))
     assert turned.labels.tolist() == [[2, 0, 1][k] for k in plain.labels.tolist()]
 
 
 def test_a_class_without_examples_gives_no_nan_in_json(tmp_path: Path) -> None:
-    comparison = _exam(tmp_path, Bars())
+    comparison = _comparison(tmp_path, Bars())
     comparison.classes = ("a", "b", "c", "d")
 
     class Wider(nn.Module):
@@ -298,11 +303,11 @@ def test_a_class_without_examples_gives_no_nan_in_json(tmp_path: Path) -> None:
             return torch.cat([Bars()(images), torch.full((len(images), 1), -1e3)], 1)
 
     comparison.teacher.module = Wider().eval()
-    found = evaluation.evaluate(Wider().eval(), comparison)
-    path = evaluation.write_quality(tmp_path, found)
-    assert read_quality(tmp_path) == json.loads(path.read_text()) == found
-    assert found["per_class"][3]["student"] == {"value": None, "low": 0.0, "high": 1.0}
-    assert not any(math.isnan(v) for v in found["bias"]["spread"]["student"].values())
+    quality = evaluation.evaluate(Wider().eval(), comparison)
+    path = evaluation.write_quality(tmp_path, quality)
+    assert read_quality(tmp_path) == json.loads(path.read_text()) == quality
+    assert quality["per_class"][3]["student"] == {"value": None, "low": 0.0, "high": 1.0}
+    assert not any(math.isnan(v) for v in quality["bias"]["spread"]["student"].values())
 
 
 def test_another_version_is_not_read(tmp_path: Path) -> None:
@@ -347,8 +352,8 @@ def test_a_search_leaves_the_quality_of_its_finals(study: Path) -> None:
         assert quality["accuracy"]["student"]["value"] == pytest.approx(metrics["test_accuracy"])
         assert quality["agreement"]["all"] == pytest.approx(metrics["agreement"])
         assert quality["calibration"]["student"]["ece"] == pytest.approx(metrics["ece"], abs=1e-6)
-        kept = metrics["class_relation_preservation"]
-        assert quality["class_relations"]["preservation"] == pytest.approx(kept)
+        preservation = metrics["class_relation_preservation"]
+        assert quality["class_relations"]["preservation"] == pytest.approx(preservation)
     assert "Quality of the finals" in (study / "reports/small/index.html").read_text("utf-8")
 
 
@@ -357,13 +362,13 @@ def test_evaluate_prints_json_and_writes_the_file(study: Path) -> None:
     file.unlink(missing_ok=True)
     result = _run("evaluate", "small/1", "--json", "--device", "cpu")
     assert result.code == 0
-    found = json.loads(result.out)
-    assert found.pop("final") == "small/1" and Path(found.pop("file")).samefile(file)
-    assert json.loads(file.read_text()) == found
-    assert found["examples"] == 200 and found["robustness"]["examples"] == 200
+    quality = json.loads(result.out)
+    assert quality.pop("final") == "small/1" and Path(quality.pop("file")).samefile(file)
+    assert json.loads(file.read_text()) == quality
+    assert quality["examples"] == 200 and quality["robustness"]["examples"] == 200
     again = json.loads(_run("evaluate", str(file.parent), "--json").out)
-    for name in set(found) - {"seconds"}:
-        assert again[name] == found[name], name
+    for name in set(quality) - {"seconds"}:
+        assert again[name] == quality[name], name
 
 
 def test_evaluate_prints_tables_and_sentences(study: Path) -> None:

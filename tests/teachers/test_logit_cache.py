@@ -30,16 +30,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 class Counting(nn.Module):
-    """A linear teacher that counts the images it is shown."""
+    """A linear teacher that counts its images."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.linear = nn.Linear(256, 3)
-        self.shown = 0
+        self.count = 0
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.shown += len(images)
+        self.count += len(images)
         logits: torch.Tensor = self.linear(images.flatten(1).float() / 255)
         return logits
 
@@ -53,55 +53,55 @@ def batch(data: Dataset, ids: torch.Tensor, view: int) -> Batch:
     return next(data.train.batches([(ids, view)], (16, 16)))
 
 
-def test_cached_answers_are_the_live_ones_of_the_same_view(data: Dataset, tmp_path: Path) -> None:
-    asked = teacher()
-    cache = LogitCache(asked, data, tmp_path)
+def test_cached_logits_are_the_live_ones_of_the_same_view(data: Dataset, tmp_path: Path) -> None:
+    own = teacher()
+    cache = LogitCache(own, data, tmp_path)
     ids = torch.tensor([3, 700, 41, 1200])
     for view in (0, 5):
         cache.prepare([(ids, view)])
-        shown = batch(data, ids, view)
-        live = asked.logits(shown.images)
-        assert torch.allclose(cache.logits(shown).float(), live, atol=1e-2)
-        assert cache.logits(shown).dtype == torch.float16
+        examples = batch(data, ids, view)
+        live = own.logits(examples.images)
+        assert torch.allclose(cache.logits(examples).float(), live, atol=1e-2)
+        assert cache.logits(examples).dtype == torch.float16
     other = batch(data, ids, 5)
     assert not torch.equal(cache.logits(batch(data, ids, 0)), cache.logits(other))
 
 
-def test_a_hit_gives_what_the_miss_gave(data: Dataset, tmp_path: Path) -> None:
+def test_a_hit_gives_the_logits_of_the_miss(data: Dataset, tmp_path: Path) -> None:
     ids = torch.arange(0, 1200, 7)
     first = LogitCache(teacher(), data, tmp_path)
     first.prepare([(ids, 2)])
-    asked = teacher()
-    second = LogitCache(asked, data, tmp_path)
+    unused = teacher()
+    second = LogitCache(unused, data, tmp_path)
     second.prepare([(ids, 2)])
-    shown = batch(data, ids, 2)
-    assert torch.equal(first.logits(shown), second.logits(shown))
-    assert isinstance(asked.module, Counting) and asked.module.shown == 0
+    examples = batch(data, ids, 2)
+    assert torch.equal(first.logits(examples), second.logits(examples))
+    assert isinstance(unused.module, Counting) and unused.module.count == 0
     assert second.asked == 0 and first.asked > 0
 
 
 def test_only_the_blocks_that_are_needed_are_filled(data: Dataset, tmp_path: Path) -> None:
-    asked = teacher()
-    cache = LogitCache(asked, data, tmp_path)
+    own = teacher()
+    cache = LogitCache(own, data, tmp_path)
     cache.prepare([(torch.tensor([BLOCK + 1]), 0)])
-    assert isinstance(asked.module, Counting) and asked.module.shown == BLOCK
+    assert isinstance(own.module, Counting) and own.module.count == BLOCK
     cache.prepare([(torch.tensor([BLOCK + 2, 0]), 0)])
-    assert asked.module.shown == 2 * BLOCK
+    assert own.module.count == 2 * BLOCK
 
 
-def test_a_damaged_block_is_asked_again(data: Dataset, tmp_path: Path) -> None:
+def test_a_damaged_block_is_filled_again(data: Dataset, tmp_path: Path) -> None:
     ids = torch.arange(20)
     cache = LogitCache(teacher(), data, tmp_path)
     cache.prepare([(ids, 0)])
-    shown = batch(data, ids, 0)
-    good = cache.logits(shown).clone()
+    examples = batch(data, ids, 0)
+    good = cache.logits(examples).clone()
     file = np.memmap(cache.folder / "view-000.f16", dtype=np.float16, mode="r+")
     file[:6] = 77.0
     file.flush()
     again = LogitCache(teacher(), data, tmp_path)
     again.prepare([(ids, 0)])
     assert again.asked == BLOCK
-    assert torch.equal(again.logits(shown), good)
+    assert torch.equal(again.logits(examples), good)
 
 
 def test_another_teacher_other_data_or_other_views_have_a_cache_of_their_own(
@@ -121,7 +121,7 @@ def test_another_teacher_other_data_or_other_views_have_a_cache_of_their_own(
     assert LogitCache(teacher(0), reseeded, tmp_path).folder != here
 
 
-# -- what all of it takes on disk ----------------------------------------------------------------
+# -- size on disk ----------------------------------------------------------------
 
 HOLDER = """\
 import sys
@@ -181,16 +181,16 @@ def test_a_smaller_limit_holds_from_the_start(data: Dataset, tmp_path: Path) -> 
     assert not folder.exists()
 
 
-def test_what_was_removed_is_asked_again(data: Dataset, tmp_path: Path) -> None:
+def test_what_was_removed_is_filled_again(data: Dataset, tmp_path: Path) -> None:
     ids = torch.tensor([3, 700, 41, 1200])
-    shown = batch(data, ids, 0)
+    examples = batch(data, ids, 0)
     first = filled(1, data, tmp_path)
-    said, folder = first.logits(shown).clone(), first.folder
+    logits, folder = first.logits(examples).clone(), first.folder
     del first
     filled(2, data, tmp_path, limit=1)
     assert not folder.exists()
     again = filled(1, data, tmp_path)
-    assert again.asked == len(data.train) and torch.equal(again.logits(shown), said)
+    assert again.asked == len(data.train) and torch.equal(again.logits(examples), logits)
 
 
 def test_a_living_process_keeps_what_it_uses(data: Dataset, tmp_path: Path) -> None:
@@ -202,20 +202,20 @@ def test_a_living_process_keeps_what_it_uses(data: Dataset, tmp_path: Path) -> N
         text=True,
     )
     assert other.stdout is not None and other.stdout.readline() == "held\n"
-    mine = filled(2, data, tmp_path, limit=1)
-    assert old.exists() and mine.folder.exists(), "above the limit, but both are in use"
+    kept = filled(2, data, tmp_path, limit=1)
+    assert old.exists() and kept.folder.exists(), "above the limit, but both are in use"
     other.kill()
     other.communicate(timeout=60)
-    mine.prepare([(torch.tensor([0]), 1)])
-    assert not old.exists() and mine.folder.exists()
-    assert torch.isfinite(mine.logits(batch(data, torch.arange(5), 0))).all()
+    kept.prepare([(torch.tensor([0]), 1)])
+    assert not old.exists() and kept.folder.exists()
+    assert torch.isfinite(kept.logits(batch(data, torch.arange(5), 0))).all()
 
 
 @pytest.mark.parametrize(
     ("options", "teachers", "needed", "views"),
     [({}, 1, 6_028, "--views 1"), ({"iterate": {"generations": 3}}, 5, 30_140, None)],
 )
-def test_a_study_whose_answers_cannot_be_kept_is_refused_before_any_is_asked(
+def test_a_study_whose_logits_cannot_be_kept_is_refused_before_the_teacher_is_run(
     here: Path, options: dict[str, object], teachers: int, needed: int, views: str | None
 ) -> None:
     recipe = load_recipe("recipe.yaml", {**options, "cache_size": "5k"})

@@ -15,12 +15,12 @@ from nasdistill.common.types import Input
 from nasdistill.models import Classifier
 from nasdistill.teachers import Teacher, weights_hash
 from nasdistill.teachers.synthesis import (
+    LossWeights,
     Progress,
-    Weights,
     batch_norm_loss,
     diversity_loss,
+    record_moments,
     synthesise,
-    watch,
 )
 
 CLASSES = 3
@@ -75,11 +75,11 @@ def test_the_loss_of_a_batch_norm_worked_by_hand() -> None:
     layer.running_var.copy_(torch.tensor([4.0, 1.0]))  # type: ignore[union-attr]
     first = torch.tensor([1.0, 5.0]).view(2, 1, 1, 1)  # mean 3, variance 4
     second = torch.tensor([-2.0, 2.0]).view(2, 1, 1, 1)  # mean 0, variance 4
-    with watch(layer) as found:
+    with record_moments(layer) as moments:
         layer(torch.cat([first, second], dim=1))
     # (4/4 + 2²/4 - 1 - log 1) / 2 = 1/2 and (4/1 + 0 - 1 - log 4) / 2.
-    wanted = (0.5 + (3 - math.log(4)) / 2) / 2
-    assert float(batch_norm_loss(found)) == pytest.approx(wanted)
+    expected = (0.5 + (3 - math.log(4)) / 2) / 2
+    assert float(batch_norm_loss(moments)) == pytest.approx(expected)
 
 
 def test_it_is_nothing_for_what_the_layers_remember_and_for_no_layers() -> None:
@@ -87,17 +87,17 @@ def test_it_is_nothing_for_what_the_layers_remember_and_for_no_layers() -> None:
     rows = torch.randn(50, 3)
     layer.train()(rows)
     layer.eval().running_var.mul_(49 / 50)  # type: ignore[union-attr] # they remember the unbiased one
-    with watch(layer) as found:
+    with record_moments(layer) as moments:
         layer(rows)
-    assert float(batch_norm_loss(found)) == pytest.approx(0, abs=1e-6)
+    assert float(batch_norm_loss(moments)) == pytest.approx(0, abs=1e-6)
     assert float(batch_norm_loss([])) == 0
 
 
 def test_gradients_reach_every_pixel(teacher: Teacher) -> None:
     images = torch.rand(8, 1, 16, 16, requires_grad=True)
-    with watch(teacher.module) as found:
+    with record_moments(teacher.module) as moments:
         teacher.module(images)
-        (gradient,) = torch.autograd.grad(batch_norm_loss(found), images)
+        (gradient,) = torch.autograd.grad(batch_norm_loss(moments), images)
     assert torch.isfinite(gradient).all()
     assert (gradient != 0).float().mean() > 0.99
 
@@ -123,17 +123,17 @@ def test_images_are_uint8_balanced_and_taken_for_their_classes(teacher: Teacher)
 def test_batch_norms_see_what_they_remember_more_than_in_noise(teacher: Teacher) -> None:
     images, _ = small(teacher, count=64, steps=80, batch=64)
     losses = []
-    for shown in (images, torch.randint(256, images.shape, dtype=torch.uint8)):
-        with watch(teacher.module) as found:
-            teacher.module(shown)
-        losses.append(float(batch_norm_loss(found)))
+    for batch in (images, torch.randint(256, images.shape, dtype=torch.uint8)):
+        with record_moments(teacher.module) as moments:
+            teacher.module(batch)
+        losses.append(float(batch_norm_loss(moments)))
     assert losses[0] < losses[1] / 10
 
 
 def test_images_of_a_class_differ(teacher: Teacher) -> None:
     images, labels = small(teacher)
-    of_one = images[labels == 0].float().flatten(1)
-    assert torch.pdist(of_one).min() > 100
+    same_class = images[labels == 0].float().flatten(1)
+    assert torch.pdist(same_class).min() > 100
 
 
 def test_the_teacher_is_left_as_it_was(teacher: Teacher) -> None:
@@ -156,9 +156,9 @@ def test_hooks_are_off_after_an_error(teacher: Teacher) -> None:
 
 
 def test_same_seed_same_images(teacher: Teacher) -> None:
-    one, two, other = small(teacher), small(teacher), small(teacher, seed=1)
-    assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
-    assert not torch.equal(one[0], other[0])
+    first, again, other = small(teacher), small(teacher), small(teacher, seed=1)
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
 
 
 def test_more_images_begin_with_the_fewer(teacher: Teacher) -> None:
@@ -174,21 +174,21 @@ def test_interrupted_and_resumed_equals_whole(teacher: Teacher, tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt):
         small(teacher, folder=tmp_path, on_progress=stop)
     assert len(list(tmp_path.rglob("*.npz"))) == 1
-    signs: list[Progress] = []
-    resumed = small(teacher, folder=tmp_path, on_progress=signs.append)
-    assert signs[0].images == 16 and math.isnan(signs[0].loss)  # read
-    assert signs[-1].images == 40 and math.isfinite(signs[-1].loss)  # made
+    reports: list[Progress] = []
+    resumed = small(teacher, folder=tmp_path, on_progress=reports.append)
+    assert reports[0].images == 16 and math.isnan(reports[0].loss)  # read
+    assert reports[-1].images == 40 and math.isfinite(reports[-1].loss)  # made
     whole = small(teacher)
     assert torch.equal(resumed[0], whole[0]) and torch.equal(resumed[1], whole[1])
 
 
 def test_a_second_call_only_reads(teacher: Teacher, tmp_path: Path) -> None:
     first = small(teacher, folder=tmp_path)
-    signs: list[Progress] = []
-    again = small(teacher, folder=tmp_path, on_progress=signs.append)
+    reports: list[Progress] = []
+    again = small(teacher, folder=tmp_path, on_progress=reports.append)
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
-    assert [sign.images for sign in signs] == [16, 32, 40]
-    assert all(math.isnan(sign.loss) for sign in signs)
+    assert [report.images for report in reports] == [16, 32, 40]
+    assert all(math.isnan(report.loss) for report in reports)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -202,7 +202,7 @@ def test_a_spoilt_file_is_made_anew(teacher: Teacher, tmp_path: Path) -> None:
 
 def test_other_settings_lie_elsewhere(teacher: Teacher, tmp_path: Path) -> None:
     small(teacher, count=16, folder=tmp_path)
-    small(teacher, count=16, folder=tmp_path, weights=Weights(diversity=0.1))
+    small(teacher, count=16, folder=tmp_path, weights=LossWeights(diversity=0.1))
     small(teacher, count=16, folder=tmp_path, seed=1)
     assert len(list(tmp_path.iterdir())) == 3
 
@@ -210,10 +210,10 @@ def test_other_settings_lie_elsewhere(teacher: Teacher, tmp_path: Path) -> None:
 def test_a_teacher_without_batch_norm_works_and_is_told_of() -> None:
     torch.manual_seed(0)
     teacher = as_teacher(nn.Sequential(nn.Flatten(), nn.LayerNorm(256), nn.Linear(256, CLASSES)))
-    signs: list[Progress] = []
-    images, labels = small(teacher, steps=80, on_progress=signs.append)
-    assert "no batch norm" in signs[0].warning
-    assert not any(sign.warning for sign in signs[1:])
+    reports: list[Progress] = []
+    images, labels = small(teacher, steps=80, on_progress=reports.append)
+    assert "no batch norm" in reports[0].warning
+    assert not any(report.warning for report in reports[1:])
     assert (teacher.logits(images.float() / 255).argmax(1) == labels).float().mean() > 0.9
 
 

@@ -1,4 +1,4 @@
-"""Recorded answers: each form by hand, and files that do not fit."""
+"""Recorded logits: each form by hand, and files that do not fit."""
 
 from __future__ import annotations
 
@@ -28,23 +28,24 @@ def read(path: Path, missing: str = "error", names: tuple[str, ...] = NAMES) -> 
 
 
 def refused(path: Path, missing: str = "error", names: tuple[str, ...] = NAMES) -> str:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         read(path, missing, names)
-    assert str(told.value).startswith(f"table {path}: ")
-    return str(told.value)
+    message = str(caught.value)
+    assert message.startswith(f"table {path}: ")
+    return message
 
 
 def test_logits_stay_as_they_are(tmp_path: Path) -> None:
     logits = np.arange(12).reshape(3, 4) - 5.5
-    found = read(write(tmp_path, logits=logits))
-    assert found.answers.dtype == np.float32 and found.answers.tolist() == logits.tolist()
-    assert found.known.tolist() == [True] * 3
+    table = read(write(tmp_path, logits=logits))
+    assert table.answers.dtype == np.float32 and table.answers.tolist() == logits.tolist()
+    assert table.known.tolist() == [True] * 3
 
 
 def test_probabilities_become_finite_logarithms(tmp_path: Path) -> None:
-    found = read(write(tmp_path, probabilities=np.array(P)))
-    assert found.answers[0].tolist() == pytest.approx([math.log(0.7)] + [math.log(0.1)] * 3)
-    assert found.answers[2].tolist() == pytest.approx(
+    table = read(write(tmp_path, probabilities=np.array(P)))
+    assert table.answers[0].tolist() == pytest.approx([math.log(0.7)] + [math.log(0.1)] * 3)
+    assert table.answers[2].tolist() == pytest.approx(
         [math.log(LEAST), math.log(LEAST), 0.0, math.log(LEAST)]
     )
 
@@ -63,9 +64,9 @@ def test_the_rest_of_the_likeliest_is_spread(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("labels", [[2, 0, 3], ["owl", "cat", "fox"]])
 def test_labels_by_name_and_by_number(tmp_path: Path, labels: list[Any]) -> None:
-    found = read(write(tmp_path, labels=np.array(labels)))
-    assert found.answers.argmax(axis=1).tolist() == [2, 0, 3]
-    assert np.exp(found.answers).sum(axis=1).tolist() == pytest.approx([1.0] * 3, abs=1e-5)
+    table = read(write(tmp_path, labels=np.array(labels)))
+    assert table.answers.argmax(axis=1).tolist() == [2, 0, 3]
+    assert np.exp(table.answers).sum(axis=1).tolist() == pytest.approx([1.0] * 3, abs=1e-5)
 
 
 def test_rows_are_found_by_name_in_any_order(tmp_path: Path) -> None:
@@ -74,18 +75,18 @@ def test_rows_are_found_by_name_in_any_order(tmp_path: Path) -> None:
     )
     assert read(path).answers.argmax(axis=1).tolist() == [2, 3, 1]
     numbered = write(tmp_path, ids=np.array([7, 2, 5]), labels=np.array([0, 1, 2]))
-    found = read(numbered, names=("2", "5", "7"))
-    assert found.answers.argmax(axis=1).tolist() == [1, 2, 0]
+    table = read(numbered, names=("2", "5", "7"))
+    assert table.answers.argmax(axis=1).tolist() == [1, 2, 0]
 
 
-def test_missing_answers_are_told_or_skipped(tmp_path: Path) -> None:
+def test_missing_examples_are_an_error_or_skipped(tmp_path: Path) -> None:
     path = write(tmp_path, ids=np.array(["b.png"]), logits=np.array([[1.0, 2.0, 3.0, 4.0]]))
-    told = refused(path)
-    assert "2 of 3 training examples have no answer, such as 'a.png', 'c.png'" in told
-    assert "missing: skip" in told
-    found = read(path, "skip")
-    assert found.known.tolist() == [False, True, False]
-    assert found.answers.tolist() == [[0.0] * 4, [1.0, 2.0, 3.0, 4.0], [0.0] * 4]
+    message = refused(path)
+    assert "2 of 3 training examples have no answer, such as 'a.png', 'c.png'" in message
+    assert "missing: skip" in message
+    table = read(path, "skip")
+    assert table.known.tolist() == [False, True, False]
+    assert table.answers.tolist() == [[0.0] * 4, [1.0, 2.0, 3.0, 4.0], [0.0] * 4]
     none = write(tmp_path, ids=np.array(["z"]), logits=np.zeros((1, 4)))
     for missing in ("error", "skip"):
         assert "none of its 1 ids is a training example's; examples are called 'a.png'" in refused(
@@ -175,8 +176,8 @@ def test_parquet(tmp_path: Path) -> None:
         {"top_indices": [[0], [1], [2]], "top_values": [[0.7], [0.4], [1.0]]},
     ):
         parquet.write_table(pyarrow.table({"id": list(NAMES), **columns}), path)
-        found = read(path)
-        assert found.known.all() and found.answers.argmax(axis=1)[2] == 2
+        table = read(path)
+        assert table.known.all() and table.answers.argmax(axis=1)[2] == 2
     path.write_bytes(b"PAR1")
     assert "cannot be read" in refused(path)
 

@@ -1,4 +1,4 @@
-"""Who teaches: their answers by hand, and what they do to a run."""
+"""Targets of each kind of teacher by hand, and their effect on a run."""
 
 from __future__ import annotations
 
@@ -42,49 +42,51 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def train_until(run: Run, until: int) -> Run:
-    for answers in run.targets.values():
-        answers.prepare(run.stream.plan(0, run.stream.steps(until)))
+    for targets in run.targets.values():
+        targets.prepare(run.stream.plan(0, run.stream.steps(until)))
     for _ in train(run, until):
         pass
     return run
 
 
 @dataclass
-class Says(TeacherTargets):
-    """TeacherTargets with given probabilities."""
+class Stated(TeacherTargets):
+    """Targets with stated probabilities."""
 
     p: list[list[float]]
     known: list[bool] | None = None
 
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
         known = None if self.known is None else torch.tensor(self.known)
         return Outputs(torch.tensor(self.p).log() + 3.0, known=known)
 
 
-def question(count: int = 2, said: list[Outputs] | None = None, asking: int = 0) -> TargetRequest:
-    return TargetRequest(batch_of(pictures(count)), (), said or [], asking)
+def request(
+    count: int = 2, student_outputs: list[Outputs] | None = None, student: int = 0
+) -> TargetRequest:
+    return TargetRequest(batch_of(pictures(count)), (), student_outputs or [], student)
 
 
-def probabilities(answers: TeacherTargets, count: int = 2) -> list[list[float]]:
-    """What is said about examples with labels 0, 1, …"""
-    found: list[list[float]] = answers(question(count), None).logits.exp().tolist()
-    return found
+def probabilities(targets: TeacherTargets, count: int = 2) -> list[list[float]]:
+    """The probabilities of examples with labels 0, 1, …"""
+    p: list[list[float]] = targets(request(count), None).logits.exp().tolist()
+    return p
 
 
 A = [[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]]
 B = [[0.1, 0.5, 0.4], [0.2, 0.6, 0.2]]
 
 
-def near(found: list[list[float]], worked: list[list[float]]) -> bool:
-    return bool(np.allclose(found, worked, rtol=1e-4, atol=1e-6))
+def near(p: list[list[float]], worked: list[list[float]]) -> bool:
+    return bool(np.allclose(p, worked, rtol=1e-4, atol=1e-6))
 
 
 def test_a_mean_by_shares() -> None:
     worked = [
         [0.75 * a + 0.25 * b for a, b in zip(*rows, strict=True)] for rows in zip(A, B, strict=True)
     ]
-    assert near(probabilities(EnsembleTargets([Says(A), Says(B)], [0.75, 0.25])), worked)
-    assert near(probabilities(EnsembleTargets([Says(A), Says(B)], [3.0, 1.0])), worked)
+    assert near(probabilities(EnsembleTargets([Stated(A), Stated(B)], [0.75, 0.25])), worked)
+    assert near(probabilities(EnsembleTargets([Stated(A), Stated(B)], [3.0, 1.0])), worked)
 
 
 def test_a_mean_by_certainty() -> None:
@@ -95,20 +97,22 @@ def test_a_mean_by_certainty() -> None:
     for one, other in zip(A, B, strict=True):
         a, b = 0.4 * sure(one), 0.6 * sure(other)
         worked.append([(a * p + b * q) / (a + b) for p, q in zip(one, other, strict=True)])
-    assert near(probabilities(EnsembleTargets([Says(A), Says(B)], [0.4, 0.6], "certainty")), worked)
+    assert near(
+        probabilities(EnsembleTargets([Stated(A), Stated(B)], [0.4, 0.6], "certainty")), worked
+    )
     even = [[1 / 3] * 3] * 2
-    found = probabilities(EnsembleTargets([Says(A), Says(even)], [0.5, 0.5], "certainty"))
-    assert near(found, A), "who does not know does not count"
+    mean = probabilities(EnsembleTargets([Stated(A), Stated(even)], [0.5, 0.5], "certainty"))
+    assert near(mean, A), "who does not know does not count"
 
 
 def test_a_mean_of_those_that_are_right() -> None:
     # The labels are 0 and 1: each teacher is right about one.
-    found = probabilities(EnsembleTargets([Says(A), Says(B)], [0.5, 0.5], "correct"))
-    assert near(found, [A[0], B[1]])
+    p = probabilities(EnsembleTargets([Stated(A), Stated(B)], [0.5, 0.5], "correct"))
+    assert near(p, [A[0], B[1]])
     wrong = [[0.1, 0.2, 0.7], [0.1, 0.2, 0.7]]
     also = [[0.2, 0.2, 0.6], [0.4, 0.2, 0.4]]
-    found = probabilities(EnsembleTargets([Says(wrong), Says(also)], [0.5, 0.5], "correct"))
-    assert near(found, [[0.15, 0.2, 0.65], [0.25, 0.2, 0.55]]), "none is right: all count"
+    p = probabilities(EnsembleTargets([Stated(wrong), Stated(also)], [0.5, 0.5], "correct"))
+    assert near(p, [[0.15, 0.2, 0.65], [0.25, 0.2, 0.55]]), "none is right: all count"
 
 
 @pytest.mark.parametrize("by", ["shares", "certainty", "correct"])
@@ -116,54 +120,56 @@ def test_a_mean_with_examples_that_one_does_not_know(by: Any) -> None:
     # What stands for an unknown answer would be right, but does not count.
     blank = [[1 / 3] * 3] * 3
     wrong = [[0.1, 0.2, 0.7], [0.6, 0.3, 0.1], [0.7, 0.2, 0.1]]
-    mean = EnsembleTargets([Says(wrong), Says(blank, [False, True, False])], [0.5, 0.5], by)
-    said = mean(question(3), None)
-    assert said.known is not None and said.known.tolist() == [True, True, True]
-    found = said.logits.exp().tolist()
-    assert near([found[0], found[2]], [wrong[0], wrong[2]])
+    mean = EnsembleTargets([Stated(wrong), Stated(blank, [False, True, False])], [0.5, 0.5], by)
+    outputs = mean(request(3), None)
+    assert outputs.known is not None and outputs.known.tolist() == [True, True, True]
+    p = outputs.logits.exp().tolist()
+    assert near([p[0], p[2]], [wrong[0], wrong[2]])
     both = EnsembleTargets(
-        [Says(wrong, [True, False, True]), Says(blank, [False, False, True])], [0.5, 0.5], by
+        [Stated(wrong, [True, False, True]), Stated(blank, [False, False, True])], [0.5, 0.5], by
     )
-    said = both(question(3), None)
-    assert said.known is not None and said.known.tolist() == [True, False, True]
-    assert said.logits.isfinite().all()
+    outputs = both(request(3), None)
+    assert outputs.known is not None and outputs.known.tolist() == [True, False, True]
+    assert outputs.logits.isfinite().all()
 
 
-def test_who_has_no_layers_says_so() -> None:
-    asked = TargetRequest(batch_of(pictures(2)), ("stages.0",), [], 0)
+def test_targets_without_layers_raise_an_error() -> None:
+    with_layers = TargetRequest(batch_of(pictures(2)), ("stages.0",), [], 0)
     table = TableTargets(Table(np.zeros((2, 3), np.float32), np.ones(2, bool)), CPU)
-    for answers, words in (
-        (EnsembleTargets([Says(A)], [1.0]), "a mean of teachers has no layers"),
+    for targets, words in (
+        (EnsembleTargets([Stated(A)], [1.0]), "a mean of teachers has no layers"),
         (table, "a table of recorded answers has no layers"),
         (PeerTargets(2), "peers teach by their logits alone"),
     ):
-        assert answers.summary(summarise(conv(), "student", GREY)) is None
+        assert targets.summary(summarise(conv(), "student", GREY)) is None
         with pytest.raises(LayerError, match=words):
-            answers(asked, None)
+            targets(with_layers, None)
 
 
-def test_peers_say_the_mean_of_the_others() -> None:
-    said = [Outputs(torch.tensor(p).log().requires_grad_()) for p in (A, B, [[0.2, 0.2, 0.6]] * 2)]
-    found = PeerTargets(3)(question(2, said, asking=1), None)
+def test_peers_give_the_mean_of_the_others() -> None:
+    outputs = [
+        Outputs(torch.tensor(p).log().requires_grad_()) for p in (A, B, [[0.2, 0.2, 0.6]] * 2)
+    ]
+    targets = PeerTargets(3)(request(2, outputs, student=1), None)
     worked = [[(a + 0.2) / 2, (b + 0.2) / 2, (c + 0.6) / 2] for a, b, c in A]
-    assert near(found.logits.exp().tolist(), worked) and not found.logits.requires_grad
-    assert near(PeerTargets(2)(question(2, said[:2], 0), None).logits.exp().tolist(), B)
+    assert near(targets.logits.exp().tolist(), worked) and not targets.logits.requires_grad
+    assert near(PeerTargets(2)(request(2, outputs[:2], 0), None).logits.exp().tolist(), B)
     assert needed_students({"a": PeerTargets(3), "b": EMATargets(0.9)}) == 3
     assert needed_students({}) == 1
 
 
 def test_two_peers_learn_from_each_other(data: Dataset) -> None:
     students = [conv((4, 6), seed=0), conv((4, 6), seed=1)]
-    asked = objective(
+    described = objective(
         {"term": "labels", "weight": 0.5}, {"term": "kl", "teacher": "peers", "temperature": 2}
     )
-    run = run_of(data, students, asked, {"peers": PeerTargets(2)}, horizon=2000)
+    run = run_of(data, students, described, {"peers": PeerTargets(2)}, horizon=2000)
     (batch,) = data.train.batches(run.stream.plan(0, 1), run.size)
     run.students.eval()
     with torch.no_grad():
         log_p = [(s(batch.images) / 2).log_softmax(dim=1) for s in students]
         plain = [nn.functional.cross_entropy(s(batch.images), batch.labels) for s in students]
-    # KL(peer ‖ student)·T², each asked from the other; a peer of two says what it says at T.
+    # KL(peer ‖ student)·T², each for the other; the mean of one peer is that peer's, at any T.
     worked = sum(
         0.5 * float(plain[i])
         + 4 * float((log_p[1 - i].exp() * (log_p[1 - i] - log_p[i])).sum(dim=1).mean())
@@ -179,25 +185,26 @@ def test_two_peers_learn_from_each_other(data: Dataset) -> None:
 
 def test_gradients_do_not_cross_between_peers(data: Dataset) -> None:
     def grads(weight: float, students: list[nn.Module]) -> list[Tensor]:
-        asked = objective({"term": "kl", "teacher": "peers"}, {"term": "labels", "weight": weight})
-        run = run_of(data, students, asked, {"peers": PeerTargets(2)})
+        described = objective(
+            {"term": "kl", "teacher": "peers"}, {"term": "labels", "weight": weight}
+        )
+        run = run_of(data, students, described, {"peers": PeerTargets(2)})
         (batch,) = data.train.batches(run.stream.plan(0, 1), run.size)
-        found = torch.autograd.grad(run.loss(batch), list(students[0].parameters()))
-        return list(found)
+        return list(torch.autograd.grad(run.loss(batch), list(students[0].parameters())))
 
     # The gradient of one is that of its own loss alone, where the other is a frozen teacher.
     frozen = conv((4, 6), seed=1).train()
 
     @dataclass
     class Other(TeacherTargets):
-        def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+        def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
             with torch.no_grad():
-                return Outputs(frozen(question.batch.images))
+                return Outputs(frozen(request.batch.images))
 
     crossing = grads(0.5, [conv((4, 6), seed=0), conv((4, 6), seed=1)])
     alone = conv((4, 6), seed=0)
-    asked = objective({"term": "kl", "teacher": "it"}, {"term": "labels", "weight": 0.5})
-    run = run_of(data, [alone], asked, {"it": Other()})
+    described = objective({"term": "kl", "teacher": "it"}, {"term": "labels", "weight": 0.5})
+    run = run_of(data, [alone], described, {"it": Other()})
     (batch,) = data.train.batches(run.stream.plan(0, 1), run.size)
     for one, other in zip(
         crossing, torch.autograd.grad(run.loss(batch), list(alone.parameters())), strict=True
@@ -206,36 +213,38 @@ def test_gradients_do_not_cross_between_peers(data: Dataset) -> None:
 
 
 def test_the_average_follows_its_formula(data: Dataset) -> None:
-    asked = objective({"term": "labels"}, {"term": "kl", "teacher": "mean"})
-    run = run_of(data, [conv((4, 6), dropout=0.2)], asked, {"mean": EMATargets(0.4)})
-    average = {k: v.clone() for k, v in run.student.state_dict().items()}
+    described = objective({"term": "labels"}, {"term": "kl", "teacher": "mean"})
+    run = run_of(data, [conv((4, 6), dropout=0.2)], described, {"mean": EMATargets(0.4)})
+    worked = {k: v.clone() for k, v in run.student.state_dict().items()}
     for step, _ in enumerate(train(run, 500, every=1), start=1):
         decay = min(0.4, (1 + step) / (10 + step))
         for key, value in run.student.state_dict().items():
             if value.is_floating_point():
-                average[key] = decay * average[key] + (1 - decay) * value
+                worked[key] = decay * worked[key] + (1 - decay) * value
             else:
-                average[key] = value.clone()
-    kept = run.teacher_copies[0].get_submodule("mean")
-    assert not kept.training and not any(p.requires_grad for p in kept.parameters())
-    for key, value in kept.state_dict().items():
-        torch.testing.assert_close(value, average[key], rtol=1e-5, atol=1e-6)
-    assert not same(kept, run.student)
+                worked[key] = value.clone()
+    average = run.teacher_copies[0].get_submodule("mean")
+    assert not average.training and not any(p.requires_grad for p in average.parameters())
+    for key, value in average.state_dict().items():
+        torch.testing.assert_close(value, worked[key], rtol=1e-5, atol=1e-6)
+    assert not same(average, run.student)
 
 
 def test_the_earlier_student_is_that_of_some_steps_ago(data: Dataset) -> None:
-    asked = objective({"term": "labels"}, {"term": "kl", "teacher": "past"})
-    run = run_of(data, [conv((4, 6))], asked, {"past": SnapshotTargets(3)})
+    described = objective({"term": "labels"}, {"term": "kl", "teacher": "past"})
+    run = run_of(data, [conv((4, 6))], described, {"past": SnapshotTargets(3)})
     states = [{k: v.clone() for k, v in run.student.state_dict().items()}]
     for step, _ in enumerate(train(run, 400, every=1), start=1):
         states.append({k: v.clone() for k, v in run.student.state_dict().items()})
-        kept = run.teacher_copies[0].get_submodule("past").state_dict()
-        assert all(torch.equal(kept[k], v) for k, v in states[step - step % 3].items())
+        earlier = run.teacher_copies[0].get_submodule("past").state_dict()
+        assert all(torch.equal(earlier[k], v) for k, v in states[step - step % 3].items())
 
 
 def test_copies_of_the_student_have_its_layers(data: Dataset) -> None:
-    asked = objective({"term": "labels"}, {"term": "features", "teacher": "mean", "layers": {0: 0}})
-    run = run_of(data, [conv((4, 6))], asked, {"mean": EMATargets(0.9)})
+    described = objective(
+        {"term": "labels"}, {"term": "features", "teacher": "mean", "layers": {0: 0}}
+    )
+    run = run_of(data, [conv((4, 6))], described, {"mean": EMATargets(0.9)})
     (batch,) = data.train.batches(run.stream.plan(0, 1), run.size)
     assert run.loss(batch).isfinite() and list(run.auxiliaries[0].parameters()) == []
     with pytest.raises(LayerError, match="the moving average has no layer 9"):
@@ -248,12 +257,12 @@ def test_examples_without_a_recorded_answer_add_nothing(data: Dataset) -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(len(known), 3)).astype(np.float32) * known[:, None]
     student = conv((4, 6)).eval()
-    asked = objective(
+    described = objective(
         {"term": "labels", "weight": 0.5}, {"term": "kl", "teacher": "table", "temperature": 1}
     )
     table = TableTargets(Table(logits, known), CPU)
     assert not table.complete
-    run = run_of(data, [student], asked, {"table": table})
+    run = run_of(data, [student], described, {"table": table})
     (batch,) = data.train.batches(run.stream.plan(0, 1), run.size)
     student.eval()
     with torch.no_grad():
@@ -269,15 +278,15 @@ def test_examples_without_a_recorded_answer_add_nothing(data: Dataset) -> None:
 
 
 def frozen(module: nn.Module, data: Dataset, folder: Path, input: Input = GREY) -> CachedTargets:
-    found = teacher_of(module, input)
-    return CachedTargets(found, LogitCache(found, data, folder))
+    teacher = teacher_of(module, input)
+    return CachedTargets(teacher, LogitCache(teacher, data, folder))
 
 
 def test_a_live_teacher_is_the_same_after_training(data: Dataset, tmp_path: Path) -> None:
     teacher = conv((6, 8, 10), seed=5, dropout=0.5)
-    answers = frozen(teacher, data, tmp_path)
+    targets = frozen(teacher, data, tmp_path)
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
-    asked = objective(
+    described = objective(
         {"term": "labels"},
         {"term": "features"},
         {"term": "kl"},
@@ -286,7 +295,7 @@ def test_a_live_teacher_is_the_same_after_training(data: Dataset, tmp_path: Path
         {"term": "adversarial", "on": "features"},
     )
     run = train_until(
-        run_of(data, [conv((4, 6, 8), dropout=0.2)], asked, {"teacher": answers}), 400
+        run_of(data, [conv((4, 6, 8), dropout=0.2)], described, {"teacher": targets}), 400
     )
     assert run.step == 8
     assert not any(part.training for part in teacher.modules())
@@ -297,11 +306,11 @@ def test_a_live_teacher_is_the_same_after_training(data: Dataset, tmp_path: Path
 def test_logits_come_from_the_cache_and_layers_from_the_teacher(
     data: Dataset, tmp_path: Path
 ) -> None:
-    answers = frozen(conv((6, 8), seed=5), data, tmp_path)
-    answers.prepare([(torch.arange(40), 0)])
+    targets = frozen(conv((6, 8), seed=5), data, tmp_path)
+    targets.prepare([(torch.arange(40), 0)])
     (batch,) = data.train.batches([(torch.arange(40), 0)], (16, 16))
-    remembered = answers(TargetRequest(batch, (), [], 0), None)
-    live = answers(TargetRequest(batch, ("stages.0",), [], 0), None)
+    remembered = targets(TargetRequest(batch, (), [], 0), None)
+    live = targets(TargetRequest(batch, ("stages.0",), [], 0), None)
     assert remembered.module is None and remembered.logits.dtype == torch.float16
     assert live.features["stages.0"].shape == (40, 6, 8, 8) and not live.logits.requires_grad
     torch.testing.assert_close(remembered.logits.float(), live.logits, atol=1e-2, rtol=1e-2)
@@ -312,9 +321,9 @@ def test_a_teacher_of_another_size_sees_the_same_view_at_its_own(
 ) -> None:
     """And with its own normalisation."""
     teacher = conv((6, 8), seed=5, mean=0.1)
-    answers = frozen(teacher, data, tmp_path, Input(1, 32, 32))
-    asked = objective({"term": "labels"}, {"term": "features", "layers": {1: 1}})
-    run = run_of(data, [conv((4, 6))], asked, {"teacher": answers})
+    targets = frozen(teacher, data, tmp_path, Input(1, 32, 32))
+    described = objective({"term": "labels"}, {"term": "features", "layers": {1: 1}})
+    run = run_of(data, [conv((4, 6))], described, {"teacher": targets})
     assert run.sizes == ((32, 32),)
     plan = list(run.stream.plan(0, 1))
     (batch,) = data.train.batches(plan, run.size, run.sizes)
@@ -326,13 +335,13 @@ def test_a_teacher_of_another_size_sees_the_same_view_at_its_own(
         for images in (batch.images, batch.images.roll(1, 0))
     )
     assert own < other / 2, "the same crop"
-    found = answers(TargetRequest(batch, ("stages.1",), [], 0), None).features["stages.1"]
+    features = targets(TargetRequest(batch, ("stages.1",), [], 0), None).features["stages.1"]
     with torch.no_grad():
-        shown: Any = (large.images.float() / 255 - 0.1) / 0.25
+        expected: Any = (large.images.float() / 255 - 0.1) / 0.25
         for stage in teacher.net.stages:  # type: ignore[union-attr]
-            shown = stage(shown)
-    torch.testing.assert_close(found, shown, atol=1e-5, rtol=1e-4)
-    assert found.shape == (50, 8, 8, 8)
+            expected = stage(expected)
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-4)
+    assert features.shape == (50, 8, 8, 8)
     train_until(run, 200)
 
 
@@ -349,7 +358,7 @@ def everyone(data: Dataset, folder: Path) -> dict[str, TeacherTargets]:
 
 
 def with_everyone(data: Dataset, folder: Path) -> Run:
-    asked = objective(
+    described = objective(
         {"term": "labels"},
         {"term": "features", "layers": {0: 0}},
         {"term": "kl", "teacher": "both"},
@@ -359,7 +368,7 @@ def with_everyone(data: Dataset, folder: Path) -> Run:
         balance="gradient",
     )
     students = [conv((4, 6), seed=i, dropout=0.2) for i in range(2)]
-    return run_of(data, students, asked, everyone(data, folder))
+    return run_of(data, students, described, everyone(data, folder))
 
 
 def test_a_run_with_all_that_learns_goes_on_bit_for_bit(data: Dataset, tmp_path: Path) -> None:

@@ -70,10 +70,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 class Remembered(TeacherTargets):
-    """TeacherTargets that depend on example and view alone, as those of a cache do."""
+    """Targets that depend on example and view alone, as those of a cache do."""
 
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
-        ids, view = question.batch.ids, question.batch.view or 0
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
+        ids, view = request.batch.ids, request.batch.view or 0
         angle = ids[:, None] * torch.arange(1, 4, device=ids.device) + view
         return Outputs(2.0 * torch.sin(angle.float()), known=ids % 5 != 0)
 
@@ -85,9 +85,9 @@ def mobile(data: Dataset) -> Classifier:
 
 
 def make(data: Dataset, *terms: Mapping[str, Any], dropout: float = 0.3, **more: Any) -> Run:
-    asked = objective(*(terms or (LABELS, KL)), **more)
-    teachers = {"teacher": Remembered()} if asked.teachers else None
-    return run_of(data, [conv(dropout=dropout).to(HERE)], asked, teachers, horizon=1500)
+    described = objective(*(terms or (LABELS, KL)), **more)
+    targets = {"teacher": Remembered()} if described.teachers else None
+    return run_of(data, [conv(dropout=dropout).to(HERE)], described, targets, horizon=1500)
 
 
 def captured(run: Run) -> Run:
@@ -140,14 +140,14 @@ def test_replayed_steps_train_as_single_ones_do(data: Dataset, terms: Any) -> No
 
 @pytest.mark.usefixtures("without_a_card")
 def test_a_trunk_and_its_branches_take_turns(data: Dataset) -> None:
-    found = []
+    pairs = []
     for trunk in (make(data), captured(make(data))):
         train_until(trunk, 300)
         branch = trunk.branch(LRSchedule(0.01, 100, 300, 800))
         train_until(branch, 800)
         train_until(trunk, 1000)
-        found.append((trunk, branch))
-    (trunk, branch), (replayed, cooled) = found
+        pairs.append((trunk, branch))
+    (trunk, branch), (replayed, cooled) = pairs
     assert cooled.graphed is replayed.graphed is not None
     alike(trunk, replayed)
     alike(branch, cooled)
@@ -214,7 +214,7 @@ def test_where_capturing_fails_single_steps_take_over(
     alike(single, replayed)
 
 
-def test_it_is_said_why_a_run_cannot_be_captured(data: Dataset) -> None:
+def test_the_reason_why_a_run_cannot_be_captured(data: Dataset) -> None:
     teacher = teacher_of(conv((4, 6, 8), seed=5).to(HERE))
 
     class Live(Remembered):
@@ -224,9 +224,9 @@ def test_it_is_said_why_a_run_cannot_be_captured(data: Dataset) -> None:
     def reason(
         *terms: Mapping[str, Any], students: int = 1, by: TeacherTargets, **more: Any
     ) -> str | None:
-        asked = objective(*terms, **more)
+        described = objective(*terms, **more)
         models = [conv(seed=seed).to(HERE) for seed in range(students)]
-        return capturable(run_of(data, models, asked, {"teacher": by}))
+        return capturable(run_of(data, models, described, {"teacher": by}))
 
     no_card = None if torch.cuda.is_available() else "it is not on a CUDA device"
     assert reason(LABELS, KL, by=Remembered()) == no_card
@@ -241,7 +241,7 @@ def test_it_is_said_why_a_run_cannot_be_captured(data: Dataset) -> None:
 
 @pytest.mark.parametrize("shape", [(), (1,)])
 def test_a_learning_rate_in_a_tensor_gives_the_same_weights(shape: tuple[int, ...]) -> None:
-    found = []
+    weights = []
     for rate in (0.01, torch.full(shape, 0.01, device=HERE)):
         torch.manual_seed(0)
         layer = nn.Linear(5, 3, device=HERE)
@@ -251,8 +251,8 @@ def test_a_learning_rate_in_a_tensor_gives_the_same_weights(shape: tuple[int, ..
             optimizer.zero_grad()
             layer(torch.ones(2, 5, device=HERE)).square().sum().backward()
             optimizer.step()
-        found.append(layer.weight.detach())
-    assert torch.allclose(found[0], found[1], rtol=1e-6, atol=1e-7)
+        weights.append(layer.weight.detach())
+    assert torch.allclose(weights[0], weights[1], rtol=1e-6, atol=1e-7)
 
 
 def test_schedules_can_be_listed_and_changed() -> None:
@@ -266,7 +266,7 @@ def test_schedules_can_be_listed_and_changed() -> None:
 
 @pytest.mark.usefixtures("without_a_card")
 @pytest.mark.parametrize(("kind", "precisions"), [("dense", 2), ("depthwise", 3)])
-def test_precisions_are_probed_with_replays_where_steps_can_be_captured(
+def test_precisions_are_timed_with_replays_where_steps_can_be_captured(
     data: Dataset, kind: str, precisions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded = []
@@ -282,9 +282,9 @@ def test_precisions_are_probed_with_replays_where_steps_can_be_captured(
 
         return timed
 
-    record, measure = cuda_graph.record, timing._timed
+    record, measure = cuda_graph.record, timing._seconds
     monkeypatch.setattr(cuda_graph, "record", counting)
-    monkeypatch.setattr(timing, "_timed", slower_than("bf16"))
+    monkeypatch.setattr(timing, "_seconds", slower_than("bf16"))
     student = conv(dropout=0.3) if kind == "dense" else mobile(data)
     run = run_of(data, [student.to(HERE)], objective(LABELS, KL), {"teacher": Remembered()})
     assert probe_precision(run) == "bf16"
@@ -292,7 +292,7 @@ def test_precisions_are_probed_with_replays_where_steps_can_be_captured(
     monkeypatch.setattr(timing, "capturable", lambda run: None)
     recorded.clear()
     last = "bf16-mixed" if kind == "depthwise" else "fp32"
-    monkeypatch.setattr(timing, "_timed", slower_than(last))
+    monkeypatch.setattr(timing, "_seconds", slower_than(last))
     assert probe_precision(run) == last
     assert len(recorded) == precisions
     assert run.step == 0 and run.graphed is None
@@ -307,13 +307,12 @@ def test_a_graph_gives_the_losses_of_single_steps(
     losses = {}
     for replays in (False, True):
         student = conv(dropout=0.3) if kind == "dense" else mobile(data)
-        asked = objective(LABELS, KL)
         cache = LogitCache(teacher_of(conv(seed=5).to(HERE)), data, tmp_path)
-        answers = CachedTargets(cache._teacher, cache)
-        run = run_of(data, [student], asked, {"teacher": answers}, horizon=1000)
+        targets = CachedTargets(cache._teacher, cache)
+        run = run_of(data, [student], objective(LABELS, KL), {"teacher": targets}, horizon=1000)
         run.precision = precision
         set_precision(run.students, precision)
-        answers.prepare(run.stream.plan(0, 20))
+        targets.prepare(run.stream.plan(0, 20))
         if replays:
             captured(run)
         losses[replays] = [p.loss for p in train(run, 1000, every=1)]
@@ -364,7 +363,7 @@ def test_memory_does_not_grow_from_graph_to_graph(data: Dataset) -> None:
 
 
 @needs_cuda
-def test_a_probe_of_capturing_leaves_the_run_alone(data: Dataset) -> None:
+def test_timing_replays_leaves_the_run_alone(data: Dataset) -> None:
     run = make(data)
     before = {key: value.clone() for key, value in run.students.state_dict().items()}
     with warnings.catch_warnings():

@@ -46,8 +46,8 @@ def student(data: Dataset) -> nn.Module:
 
 
 def make(data: Dataset, lr_schedule: LRSchedule = PACE, seed: int = 3) -> Run:
-    feed, objective = BatchStream(data, 50, 2, 7), Objective.labels()
-    return Run([student(data)], feed, objective, horizon=2000, lr_schedule=lr_schedule, seed=seed)
+    stream, objective = BatchStream(data, 50, 2, 7), Objective.labels()
+    return Run([student(data)], stream, objective, horizon=2000, lr_schedule=lr_schedule, seed=seed)
 
 
 def train_until(run: Run, until: int) -> list[float]:
@@ -77,7 +77,7 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found: list[str] = []
+        self.calls: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func._schema.name)
@@ -85,7 +85,7 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
             isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in args[1]
         )
         if by_mask or name in WAITING or f"{name}.{func._overloadname}" in WAITING:
-            self.found.append(name)
+            self.calls.append(name)
         return func(*args, **(kwargs or {}))
 
 
@@ -94,13 +94,13 @@ def waits() -> Iterator[list[Any]]:
     """Collects them: on a card as CUDA tells of them, elsewhere from what is called."""
     if not torch.cuda.is_available():
         with Waits() as mode:
-            yield mode.found
+            yield mode.calls
         return
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            yield told
+            yield caught
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -143,9 +143,9 @@ def test_a_branch_leaves_the_trunk_alone(data: Dataset) -> None:
 
 
 def test_the_stream_depends_on_the_seed_and_the_step_alone(data: Dataset) -> None:
-    feed = BatchStream(data, 50, 2, 7)
-    whole = list(feed.plan(0, 25))
-    parts = [*feed.plan(0, 13), *feed.plan(13, 25)]
+    stream = BatchStream(data, 50, 2, 7)
+    whole = list(stream.plan(0, 25))
+    parts = [*stream.plan(0, 13), *stream.plan(13, 25)]
     assert all(torch.equal(a[0], b[0]) and a[1] == b[1] for a, b in zip(whole, parts, strict=True))
     assert not torch.equal(whole[0][0], next(BatchStream(data, 50, 2, 8).plan(0, 1))[0])
     assert [view for _, view in whole] == [0] * 10 + [1] * 10 + [0] * 5
@@ -167,13 +167,13 @@ def test_a_loss_that_is_not_finite_ends_the_run(data: Dataset) -> None:
 def test_distilling_asks_for_each_batch_and_leaves_the_teacher_alone(data: Dataset) -> None:
     teacher = student(data).eval()
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
-    asked: list[int] = []
+    sizes: list[int] = []
 
     class Live(TeacherTargets):
-        def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
-            asked.append(len(question.batch.ids))
+        def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
+            sizes.append(len(request.batch.ids))
             with torch.no_grad():
-                return Outputs(teacher(question.batch.images))
+                return Outputs(teacher(request.batch.images))
 
     objective = Objective.classic(constant(0.1), constant(4.0))
     run = Run(
@@ -186,7 +186,7 @@ def test_distilling_asks_for_each_batch_and_leaves_the_teacher_alone(data: Datas
         targets={"teacher": Live()},
     )
     assert [p.examples for p in train(run, 500, every=4)] == [200, 400, 500]
-    assert asked == [50] * 10
+    assert sizes == [50] * 10
     assert all(torch.equal(before[key], value) for key, value in teacher.state_dict().items())
 
 
@@ -204,9 +204,9 @@ def test_leaving_the_loop_leaves_a_run_that_goes_on(data: Dataset) -> None:
 def test_what_waits_is_seen() -> None:
     here = torch.ones(3, device="cuda" if torch.cuda.is_available() else "cpu")
     for wait in (lambda: here[0].item(), lambda: here[here > 0], lambda: here.nonzero()):
-        with waits() as found:
+        with waits() as calls:
             wait()
-        assert found, wait
+        assert calls, wait
 
 
 @pytest.mark.parametrize(
@@ -227,22 +227,22 @@ def test_the_host_waits_for_the_device_only_where_it_tells(
     data = load_data(f"npz:{write_blobs(tmp_path / 'blobs.npz')}", device=device)
     data = data.with_views(replace(data.views, **views))
     teacher = teacher_of(student(data).to(device), data.input)
-    answers = CachedTargets(teacher, LogitCache(teacher, data, tmp_path / "answers"))
-    feed = BatchStream(data, 50, 2, 7)
-    answers.prepare(feed.plan(0, 12))
+    targets = CachedTargets(teacher, LogitCache(teacher, data, tmp_path / "answers"))
+    stream = BatchStream(data, 50, 2, 7)
+    targets.prepare(stream.plan(0, 12))
     objective = Objective.classic(lambda progress: 0.1 + progress / 2, constant(4.0))
     run = Run(
         [student(data)],
-        feed,
+        stream,
         objective,
         horizon=600,
         lr_schedule=PACE,
         seed=1,
-        targets={"teacher": answers},
+        targets={"teacher": targets},
     )
     for _ in train(run, 100):  # what is made at first use: moments of the optimiser, tables
         pass
-    with waits() as found:
-        told = [progress.examples for progress in train(run, 600, every=5)]
-    assert told == [250, 500, 600]
-    assert len(found) == len(told), found
+    with waits() as calls:
+        examples = [progress.examples for progress in train(run, 600, every=5)]
+    assert examples == [250, 500, 600]
+    assert len(calls) == len(examples), calls

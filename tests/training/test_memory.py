@@ -56,14 +56,14 @@ def plain(data: Dataset, *first: nn.Module, seed: int = 0) -> nn.Module:
 
 
 class Live(TeacherTargets):
-    """A teacher that is asked live."""
+    """A teacher that is run live."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval()
 
-    def __call__(self, question: TargetRequest, kept: nn.Module | None) -> Outputs:
+    def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
         with torch.no_grad():
-            return Outputs(self.module(question.batch.images))
+            return Outputs(self.module(request.batch.images))
 
 
 def make(data: Dataset, micro_batch: int | None, *first: nn.Module) -> Run:
@@ -243,7 +243,7 @@ MOST = {"large": 13, "endless": 0}
 class Greedy(nn.Module):
     def __init__(self, values, inside, classes):
         super().__init__()
-        self.appetite, self.asked = values["appetite"], 0
+        self.appetite, self.steps = values["appetite"], 0
         width = values["width"]
         self.layers = nn.Sequential(
             nn.Flatten(), nn.Linear(inside, width), nn.ReLU(), nn.Linear(width, classes)
@@ -251,8 +251,8 @@ class Greedy(nn.Module):
 
     def forward(self, images):
         if self.training:
-            self.asked += 1
-            late = self.appetite == "late" and self.asked > 15
+            self.steps += 1
+            late = self.appetite == "late" and self.steps > 15
             most = 13 if late else MOST.get(self.appetite, 50)
             torch.empty(max(0, len(images) - most) * 2**50, dtype=torch.uint8)
         return self.layers(images)
@@ -282,7 +282,7 @@ def search(appetites: str, on_event: Any = None, **options: Any) -> StudyRecord:
     if FAMILY not in own.read_text():
         own.write_text(own.read_text() + FAMILY)
     Path("greedy.yaml").write_text(SPACE.replace("APPETITES", appetites))
-    given = {
+    quick = {
         "space": "greedy.yaml",
         "trials": 2,
         "top_k": 1,
@@ -291,13 +291,13 @@ def search(appetites: str, on_event: Any = None, **options: Any) -> StudyRecord:
         "rungs": {"first": "500 images", "eta": 2, "count": 2},
         "final_budget": "2 epochs",
     }
-    nasdistill.search(load_recipe("recipe.yaml", {**given, **options}), on_event=on_event)
+    nasdistill.search(load_recipe("recipe.yaml", {**quick, **options}), on_event=on_event)
     return load_study("small", Path("studies"))
 
 
 def of(record: StudyRecord, appetite: str) -> Candidate:
-    [found] = [c for c in record.candidates if c.parameters["appetite"] == appetite]
-    return found
+    [candidate] = [c for c in record.candidates if c.parameters["appetite"] == appetite]
+    return candidate
 
 
 class Cut(Exception):  # noqa: N818
@@ -309,15 +309,15 @@ class Listener:
 
     def __init__(self, cut: str | None = None) -> None:
         self.cut = cut
-        self.told: list[Event] = []
+        self.events: list[Event] = []
 
     def __call__(self, event: Event) -> None:
-        self.told.append(event)
+        self.events.append(event)
         if self.cut is not None and self.cut in event.text:
             raise Cut
 
     def says(self, text: str) -> int:
-        return sum(text in event.text for event in self.told)
+        return sum(text in event.text for event in self.events)
 
 
 def test_a_student_that_does_not_fit_is_trained_in_micro_batches_or_fails(here: Path) -> None:
@@ -331,8 +331,8 @@ def test_a_student_that_does_not_fit_is_trained_in_micro_batches_or_fails(here: 
     large, endless = of(record, "large"), of(record, "endless")
     assert (large.state, large.micro_batch) == ("complete", 13)
     assert (endless.state, endless.micro_batch) == ("failed", 13)
-    told = "out of memory with batches of 50, and again in micro-batches of 13 ("
-    assert (endless.reason or "").startswith(told)
+    expected = "out of memory with batches of 50, and again in micro-batches of 13 ("
+    assert (endless.reason or "").startswith(expected)
     assert "can't allocate memory" in (endless.reason or "")
     (final,) = record.finals
     assert final.metrics["micro_batch"] == 13 and final.metrics["test_accuracy"] > 0.5
@@ -346,8 +346,10 @@ def test_what_couples_a_batch_is_not_divided(here: Path) -> None:
     dist = {"terms": [{"term": "labels"}, {"term": "dist"}]}
     (candidate,) = search("large", scoring=dist).candidates
     assert (candidate.state, candidate.micro_batch) == ("failed", None)
-    told = "out of memory with batches of 50, which can't be divided: dist needs all of a batch ("
-    assert (candidate.reason or "").startswith(told)
+    expected = (
+        "out of memory with batches of 50, which can't be divided: dist needs all of a batch ("
+    )
+    assert (candidate.reason or "").startswith(expected)
 
 
 def test_the_rung_is_tried_again_and_the_mark_holds_after_an_interruption(here: Path) -> None:

@@ -53,8 +53,8 @@ def test_calibration_error_by_hand() -> None:
     probabilities = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.3, 0.7], [0.2, 0.8]])
     labels = torch.tensor([0, 0, 0, 1])
     # Lower: |1 - .5| / 4; upper: |2 - 2.4| / 4.
-    found = expected_calibration_error(probabilities, labels, bins=2)
-    assert found == pytest.approx((0.5 + 0.4) / 4, abs=1e-6)
+    error = expected_calibration_error(probabilities, labels, bins=2)
+    assert error == pytest.approx((0.5 + 0.4) / 4, abs=1e-6)
 
 
 def test_calibration_error_is_zero_when_confidence_is_accuracy() -> None:
@@ -107,10 +107,10 @@ def test_areas_equal_the_definition_with_ties_and_uneven_classes() -> None:
     generator = torch.Generator().manual_seed(3)
     logits = torch.randint(0, 4, (70, 5), generator=generator).float()
     labels = torch.randint(0, 4, (70,), generator=generator)  # class 4 has no example
-    found = pairwise_areas(logits, labels).tolist()
+    areas = pairwise_areas(logits, labels).tolist()
     pairs = [(a, b) for a in range(5) for b in range(a + 1, 5)]
     expected = [_slow_area(logits, labels, a, b) for a, b in pairs]
-    assert found == pytest.approx(expected, nan_ok=True)
+    assert areas == pytest.approx(expected, nan_ok=True)
     preserved = class_relation_preservation(logits + 0, logits, labels)
     assert preserved == 1.0  # pairs with the empty class are left out
 
@@ -130,7 +130,7 @@ def test_preservation_is_quick(classes: int, examples: int, seconds: float) -> N
 
 
 def test_agreement_where_the_teacher_is_right_and_wrong() -> None:
-    # Labels 0 0 1 1 1; the teacher answers 0 1 1 0 1, right on three; the student 0 1 0 1 1.
+    # Labels 0 0 1 1 1; the teacher predicts 0 1 1 0 1, right on three; the student 0 1 0 1 1.
     teacher = torch.eye(2)[[0, 1, 1, 0, 1]]
     student = torch.eye(2)[[0, 1, 0, 1, 1]]
     labels = torch.tensor([0, 0, 1, 1, 1])

@@ -1,4 +1,4 @@
-"""Teachers: trained, given a new head, evaluated, and asked at the quicker precision."""
+"""Teachers: trained, given a new head, evaluated, and run at the faster precision."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def untrained(classes: int) -> Teacher:
 
 
 def test_a_trained_teacher_is_better_than_an_untrained_one(data: Dataset) -> None:
-    said: list[Event] = []
+    events: list[Event] = []
     architecture = Architecture.from_json(MLP.to_json())
     module = teaching.train_teacher(
-        data, architecture, epochs=6, seed=0, emit=said.append, learning_rate=0.01
+        data, architecture, epochs=6, seed=0, emit=events.append, learning_rate=0.01
     )
     card = teaching.evaluate_teacher(teacher_of(module, 3), data, test=True)
     assert card["validation_accuracy"] > 0.8 and card["test_accuracy"] > 0.8
     assert card["gap"] == pytest.approx(card["train_accuracy"] - card["validation_accuracy"])
     assert card["params"] == sum(p.numel() for p in module.parameters())
     assert 0 <= card["ece"] < 0.5
-    assert said[-1].done == said[-1].total
+    assert events[-1].done == events[-1].total
 
 
 def test_one_that_guesses_is_refused(data: Dataset) -> None:
@@ -74,27 +74,27 @@ def test_overfitting_is_warned_about() -> None:
 
 
 def test_a_tuned_head_is_kept_and_the_body_left_alone(data: Dataset, tmp_path: Path) -> None:
-    said: list[Event] = []
+    events: list[Event] = []
 
     def tune(teacher: Teacher) -> Teacher:
         return teaching.tune_head(
-            teacher, data, epochs=30, seed=0, emit=said.append, keep=tmp_path / "kept"
+            teacher, data, epochs=30, seed=0, emit=events.append, keep=tmp_path / "kept"
         )
 
     before = untrained(7)
     body = before.module.net[1].weight.clone()  # type: ignore[index, union-attr]
     first = tune(before)
-    assert "its head is replaced and tuned, 30 x 501 forward passes" in said[0].text
+    assert "its head is replaced and tuned, 30 x 501 forward passes" in events[0].text
     assert torch.equal(first.module.net[1].weight, body)  # type: ignore[index, union-attr]
     assert first.classes == 3 and first.card["head_tuned"] == 30
     assert teaching.evaluate_teacher(first, data)["validation_accuracy"] > 0.5
-    told = len(said)
+    count = len(events)
     again = tune(untrained(7))
-    assert len(said) == told, "it was tuned twice"
+    assert len(events) == count, "it was tuned twice"
     assert again.weights_hash == first.weights_hash
 
 
-def test_answers_are_asked_in_bf16_only_where_that_is_quicker_and_agrees(
+def test_logits_are_computed_in_bf16_only_where_that_is_faster_and_agrees(
     data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher = untrained(3)

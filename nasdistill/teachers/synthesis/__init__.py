@@ -2,20 +2,20 @@
 
 from nasdistill.teachers.synthesis.deepinversion import Progress
 from nasdistill.teachers.synthesis.losses import (
-    Weights,
+    LossWeights,
     batch_norm_loss,
     batch_norms,
     diversity_loss,
-    watch,
+    record_moments,
 )
 from nasdistill.teachers.synthesis.synthesise import synthesise
 
 __all__ = [
+    "LossWeights",
     "Progress",
-    "Weights",
     "batch_norm_loss",
     "batch_norms",
     "diversity_loss",
+    "record_moments",
     "synthesise",
-    "watch",
 ]
