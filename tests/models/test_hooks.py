@@ -16,7 +16,7 @@ from nasdistill.common.types import Input
 from nasdistill.models import Classifier, build
 from nasdistill.models.hooks import INPUT, LayerError, body, forward, hooked, summarise
 from nasdistill.space import SearchSpace
-from nasdistill.teachers.pretrained import Answer
+from nasdistill.teachers.pretrained import LogitsOnly
 
 RGB = Input(3, 32, 32)
 
@@ -37,7 +37,7 @@ def transformers_vit() -> nn.Module:
         intermediate_size=32,
         num_labels=5,
     )
-    return Answer(library.ViTForImageClassification(config))
+    return LogitsOnly(library.ViTForImageClassification(config))
 
 
 def torchvision_vit() -> nn.Module:
