@@ -49,9 +49,7 @@ def train(data: Dataset, asked: argparse.Namespace) -> Classifier:
         epochs=asked.epochs,
         seed=0,
         emit=tell,
-        learning_rate=0.003,
-        batch_size=256,
-        precision="bf16",
+        hyperparameters=teaching.Hyperparameters(batch_size=256, precision="bf16"),
     )
 
 

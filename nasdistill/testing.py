@@ -298,8 +298,9 @@ def _everything(run: Run) -> dict[str, Tensor]:
     return _state(nn.ModuleList([run.students, run.auxiliaries, run.teacher_copies]))
 
 
-def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+def _same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    keys_agree = first.keys() == second.keys()
+    return keys_agree and all(torch.equal(first[key], second[key]) for key in first)
 
 
 def _hooks(modules: Sequence[nn.Module]) -> int:

@@ -87,7 +87,7 @@ def former(
 
 
 def objective(*terms: Mapping[str, Any], **more: Any) -> Objective:
-    """What a recipe with these terms describes."""
+    """The objective that a recipe with these terms describes."""
     return objective_of(ObjectiveOptions.model_validate({"terms": list(terms), **more}))
 
 
@@ -122,7 +122,7 @@ def bound(made: Term, student: nn.Module, teacher: nn.Module, input: Input = GRE
     return made.bind(summarise(student, "student", input), summarise(teacher, "teacher", input))
 
 
-def told(
+def loss_of(
     made: Term,
     student: nn.Module,
     teacher: nn.Module,
@@ -131,10 +131,10 @@ def told(
     progress: float = 0.0,
 ) -> Tensor:
     """The loss of a bound term on some images."""
-    said = forward(student, images, made.student_layers)
+    student_outputs = forward(student, images, made.student_layers)
     with torch.no_grad():
-        taught = forward(teacher, images, made.teacher_layers)
-    return made(said, taught, batch_of(images), progress, auxiliary)
+        teacher_outputs = forward(teacher, images, made.teacher_layers)
+    return made(student_outputs, teacher_outputs, batch_of(images), progress, auxiliary)
 
 
 def outputs(**features: Tensor) -> Outputs:
@@ -150,7 +150,7 @@ def teacher_of(module: nn.Module, input: Input = GREY, classes: int = 3) -> Teac
 def run_of(
     data: Dataset,
     students: Sequence[nn.Module],
-    asked: Objective,
+    objective: Objective,
     teachers: Mapping[str, TeacherTargets] | None = None,
     *,
     horizon: int = 500,
@@ -159,7 +159,7 @@ def run_of(
     return Run(
         students,
         BatchStream(data, 50, 2, 7),
-        asked,
+        objective,
         horizon=horizon,
         lr_schedule=PACE,
         seed=seed,

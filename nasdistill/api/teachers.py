@@ -56,6 +56,7 @@ def teacher_train(
     from nasdistill.space import Architecture
     from nasdistill.teachers import Teacher, weights_hash
     from nasdistill.training.teacher import (
+        Hyperparameters,
         checkpoint_of,
         evaluate_teacher,
         train_teacher,
@@ -81,8 +82,7 @@ def teacher_train(
         epochs=epochs,
         seed=seed,
         emit=on_event or silent,
-        learning_rate=learning_rate,
-        precision=precision,
+        hyperparameters=Hyperparameters(learning_rate=learning_rate, precision=precision),
         checkpoint=checkpoint,
     )
     if half:

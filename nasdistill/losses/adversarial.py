@@ -28,7 +28,7 @@ class AdversarialOptions(LayersOptions):
     Attributes:
         on: `logits` or `features` (pooled).
         width: Of the discriminator's hidden layers.
-        weight: How strongly the student is driven; the discriminator learns at full strength.
+        weight: Strength of the gradient that reaches the student; the discriminator learns at 1.
     """
 
     term: Literal["adversarial"]
@@ -64,7 +64,7 @@ def reverse(x: Tensor, strength: float) -> Tensor:
 
 
 class Discriminator(nn.Sequential):
-    """From a vector to one logit: how surely it is the teacher's."""
+    """From a vector to one logit, high where the vector is the teacher's."""
 
     def __init__(self, inside: int, width: int) -> None:
         super().__init__(

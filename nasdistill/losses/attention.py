@@ -22,7 +22,7 @@ Loss = Literal["mse", "kl", "cosine"]
 
 
 class AttentionOptions(LayersOptions):
-    """`attention`: where a model looks.
+    """`attention`: maps of features, or the attention of transformers.
 
     Attributes:
         of: `maps` of features (channels squared and summed), attention `matrices` of transformers,

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 BalanceKind = Literal["value", "gradient"]
 MOMENTUM = 0.95
 EVERY = 10
-"""Steps between two looks at the gradients: each look is a backward pass for every term."""
+"""Steps between two measurements of gradients; each is a backward pass for every term."""
 LEAST = 1e-8
-"""A size that a loss can still be divided by."""
+"""The smallest size that a loss is divided by."""
 
 
 class Balance(nn.Module):
@@ -25,7 +25,7 @@ class Balance(nn.Module):
 
     Args:
         kind: `value` or `gradient`.
-        terms: How many terms there are.
+        terms: Number of terms.
     """
 
     size: Tensor
@@ -55,18 +55,18 @@ class Balance(nn.Module):
         """
         for index, loss in losses.items():
             if self.kind == "value":
-                self._note(index, loss.detach().abs())
+                self._update(index, loss.detach().abs())
             elif self._seen[index] % EVERY == 0:
-                self._note(index, _gradient_norm(loss, parameters))
+                self._update(index, _gradient_norm(loss, parameters))
             self._seen[index] += 1
         sizes = torch.where(self.size > LEAST, self.size, torch.ones_like(self.size))
         return {index: loss / sizes[index] for index, loss in losses.items()}
 
-    def _note(self, index: int, now: Tensor) -> None:
+    def _update(self, index: int, size: Tensor) -> None:
         """Brings a new size into the running mean."""
-        before = torch.where(self.size[index] > LEAST, self.size[index], now)
+        mean = torch.where(self.size[index] > LEAST, self.size[index], size)
         sizes = list(self.size.unbind())
-        sizes[index] = MOMENTUM * before + (1.0 - MOMENTUM) * now
+        sizes[index] = MOMENTUM * mean + (1.0 - MOMENTUM) * size
         self.size = torch.stack(sizes)  # not in place: a graph may still hold the old one
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -22,7 +23,7 @@ def correct_only(logits_BC: Tensor, labels_B: Tensor, threshold: float) -> Tenso
 
 
 def entropy(logits_BC: Tensor, labels_B: Tensor, threshold: float) -> Tensor:
-    """One minus the entropy of the teacher's answer, as a share of the largest; float32 `[B]`."""
+    """One minus the teacher's entropy, as a share of the largest possible; float32 `[B]`."""
     log_p_BC = logits_BC.log_softmax(dim=1)
     return 1.0 + (log_p_BC.exp() * log_p_BC).sum(dim=1) / math.log(logits_BC.shape[1])
 
@@ -37,6 +38,18 @@ INSTEAD = ("confident", "by_difficulty")
 """Those by which labels take the place of the teacher where it is not followed."""
 
 
+class ExampleWeights(NamedTuple):
+    """Weights by example.
+
+    Attributes:
+        teacher: Of the terms that ask a teacher; float32 `[B]`.
+        labels: Of all other terms; float32 `[B]`, or 1 for each example.
+    """
+
+    teacher: Tensor
+    labels: Tensor | float
+
+
 @dataclass(frozen=True)
 class ByExample:
     """Weights by example: how far the teacher is followed on each.
@@ -47,19 +60,19 @@ class ByExample:
     Attributes:
         by: A key of `FOLLOWS`.
         threshold: The probability at which `confident` and `by_difficulty` part.
-        teacher: Whose answers decide.
+        teacher: Name of the teacher whose logits decide.
     """
 
     by: str
     threshold: float
     teacher: str = "teacher"
 
-    def weights(self, logits_BC: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Weights of the teacher's terms, `[B]`, and of the labels'.
+    def weights(self, logits_BC: Tensor, labels_B: Tensor) -> ExampleWeights:
+        """Weights of a batch.
 
         Args:
-            logits_BC: The teacher's.
+            logits_BC: The teacher's; any floating point.
             labels_B: int64 `[B]`.
         """
-        follow_B = FOLLOWS[self.by](logits_BC.float(), labels_B, self.threshold)
-        return follow_B, 1.0 - follow_B if self.by in INSTEAD else 1.0
+        teacher_B = FOLLOWS[self.by](logits_BC.float(), labels_B, self.threshold)
+        return ExampleWeights(teacher_B, 1.0 - teacher_B if self.by in INSTEAD else 1.0)

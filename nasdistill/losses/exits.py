@@ -1,10 +1,10 @@
-"""Deeper layers teach shallower ones."""
+"""A term on the student alone: its last layer teaches shallower ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -36,6 +36,13 @@ class ExitsOptions(TermOptions):
     temperature: Temperature = 4.0
 
 
+class ExitLayer(NamedTuple):
+    """A layer that a classifier stands on: its name and its number of channels."""
+
+    name: str
+    channels: int
+
+
 @dataclass(frozen=True)
 class Exits(Term):
     """Classifiers on shallow layers, taught by the labels and by the student's own last layer.
@@ -47,7 +54,7 @@ class Exits(Term):
         layers: Names or numbers of the student's layers; all but the last if `auto`.
         soft: Share of the own answer against the labels.
         temperature: T, over progress.
-        exits: Name and channels of each layer, in a bound term.
+        exits: The layers that classifiers stand on, in a bound term.
         classes: Number of logits.
     """
 
@@ -57,7 +64,7 @@ class Exits(Term):
     layers: Literal["auto"] | Sequence[str] = "auto"
     soft: float = 0.5
     temperature: Schedule = constant(4.0)
-    exits: tuple[tuple[str, int], ...] = ()
+    exits: tuple[ExitLayer, ...] = ()
     classes: int = 0
 
     def bind(self, student: ModelSummary, teacher: ModelSummary | None) -> Term:
@@ -68,17 +75,17 @@ class Exits(Term):
             names = tuple(student.layer(key) for key in self.layers)
         if not names:
             raise LayerError("exits: the student has but one layer, and no shallower one to teach")
-        exits = tuple((name, map_shape(student.shapes[name])[0]) for name in names)
+        exits = tuple(ExitLayer(name, map_shape(student.shapes[name])[0]) for name in names)
         return replace(self, exits=exits, classes=student.classes)
 
     @property
     def student_layers(self) -> tuple[str, ...]:  # type: ignore[override]
         """See `Term`."""
-        return tuple(name for name, _ in self.exits)
+        return tuple(layer.name for layer in self.exits)
 
     def auxiliary(self) -> nn.Module:
         """A linear classifier for each exit."""
-        return nn.ModuleList([nn.Linear(inside, self.classes) for _, inside in self.exits])
+        return nn.ModuleList([nn.Linear(layer.channels, self.classes) for layer in self.exits])
 
     def __call__(
         self,
@@ -93,8 +100,8 @@ class Exits(Term):
         temperature = self.temperature(progress)
         own_BC = (student.logits.detach().float() / temperature).log_softmax(dim=1)
         losses = []
-        for (name, _), head in zip(self.exits, auxiliary, strict=True):
-            exit_BC = head(pooled(as_map(student.features[name]))).float()
+        for layer, head in zip(self.exits, auxiliary, strict=True):
+            exit_BC = head(pooled(as_map(student.features[layer.name]))).float()
             soft_B = kl(own_BC, (exit_BC / temperature).log_softmax(dim=1)) * temperature**2
             hard_B = label_loss(exit_BC, batch)
             losses.append((1.0 - self.soft) * hard_B + self.soft * soft_B)

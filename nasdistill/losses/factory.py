@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -86,21 +86,14 @@ def objective_of(options: ObjectiveOptions) -> Objective:
         examples = options.examples
         by_example = ByExample(examples.by, examples.least(), examples.teacher)
     if options.stages is None:
-        terms = _part(options, lambda inner: inner, lambda inner: inner)
-        return Objective(terms, by_example, options.balance)
+        return Objective(_part(options, 0.0, 1.0), by_example, options.balance)
     staged: dict[str, Weighted] = {}
     start = 0.0
     for number, stage in enumerate(options.stages):
-        begin, end = start, stage.until
-        part = _part(
-            stage,
-            lambda inner, a=begin, b=end: within(inner, a, b),  # type: ignore[misc]
-            lambda inner, a=begin, b=end: during(inner, a, b),  # type: ignore[misc]
-        )
-        for index, item in enumerate(part):
+        for index, item in enumerate(_part(stage, start, stage.until)):
             key = _identity(stage, number, index)
             staged[key] = _both(staged[key], item) if key in staged else item
-        start = end
+        start = stage.until
     return Objective(list(staged.values()), by_example, options.balance)
 
 
@@ -118,8 +111,8 @@ def _identity(stage: StageOptions, number: int, index: int) -> str:
 def _both(first: Weighted, second: Weighted) -> Weighted:
     """One term with the weights of two stages, wherever they act."""
 
-    def added(one: Schedule, other: Schedule) -> Schedule:
-        return lambda progress: one(progress) + other(progress)
+    def added(first: Schedule, second: Schedule) -> Schedule:
+        return lambda progress: first(progress) + second(progress)
 
     term, field = first.term, first.term.weight_field
     if field is not None:
@@ -128,38 +121,33 @@ def _both(first: Weighted, second: Weighted) -> Weighted:
     return replace(first, term=term, weight=added(first.weight, second.weight))
 
 
-Place = Callable[[Schedule], Schedule]
-
-
-def _part(options: PartOptions, weight: Place, value: Place) -> list[Weighted]:
-    """The terms of an objective or a stage.
+def _part(options: PartOptions, start: float, end: float) -> list[Weighted]:
+    """The terms of an objective or a stage, whose weights are 0 outside of their part of the run.
 
     Args:
-        options: Of either.
-        weight: Puts a weight's schedule into its place in the run.
-        value: Puts any other schedule there.
+        options: Of the objective or the stage.
+        start: Progress at which the part begins.
+        end: Progress at which it ends.
     """
     if options.terms is not None:
-        return [_weighted(item, weight, value) for item in options.terms]
+        return [_weighted(item, start, end) for item in options.terms]
     alpha = schedule(options.alpha)
+    temperature = during(schedule(options.temperature), start, end)
     return [
-        Weighted(Labels(getattr(options, "label_smoothing", 0.0)), weight(alpha)),
-        Weighted(
-            KL(value(schedule(options.temperature))), weight(lambda progress: 1.0 - alpha(progress))
-        ),
+        Weighted(Labels(getattr(options, "label_smoothing", 0.0)), within(alpha, start, end)),
+        Weighted(KL(temperature), within(lambda progress: 1.0 - alpha(progress), start, end)),
     ]
 
 
-def _weighted(options: Any, weight: Place, value: Place) -> Weighted:
-    """The term of these options, with its weight and its teacher."""
-    arguments: dict[str, Any] = {
-        key: value(schedule(getattr(options, key))) if is_schedule(field) else getattr(options, key)
-        for key, field in type(options).model_fields.items()
-        if key != "weight"
-    }
-    kind, teacher = TERMS[arguments.pop("term")], arguments.pop("teacher", MAIN)
-    own_weight = weight(schedule(options.weight))
-    if kind.weight_field is not None:
-        arguments[kind.weight_field] = own_weight
-        own_weight = weight(constant(1.0))
-    return Weighted(kind.make(**arguments), own_weight, teacher)
+def _weighted(options: Any, start: float, end: float) -> Weighted:
+    """The term of these options, with its weight and its teacher; see `_part`."""
+    arguments = {key: getattr(options, key) for key in type(options).model_fields}
+    for key, field in type(options).model_fields.items():
+        if is_schedule(field) and key != "weight":
+            arguments[key] = during(schedule(arguments[key]), start, end)
+    weight = within(schedule(arguments.pop("weight")), start, end)
+    term, teacher = TERMS[arguments.pop("term")], arguments.pop("teacher", MAIN)
+    if term.weight_field is not None:
+        arguments[term.weight_field] = weight
+        weight = within(constant(1.0), start, end)
+    return Weighted(term.make(**arguments), weight, teacher)

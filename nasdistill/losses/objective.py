@@ -42,7 +42,7 @@ class Objective:
     Attributes:
         terms: Terms with their weights.
         by_example: How far the teacher is followed on each example; None for on all alike.
-        balance: What the sizes of the terms are evened out by; None for not at all.
+        balance: The measure by which the sizes of the terms are evened out; None for not at all.
     """
 
     terms: Sequence[Weighted]
@@ -122,8 +122,8 @@ class Objective:
         """The same objective with the layers of its terms found.
 
         Args:
-            student: What can be read of the student.
-            teachers: Of the teachers, by name.
+            student: Layers and size of the student.
+            teachers: Those of the teachers, by name; None for a teacher without layers.
 
         Raises:
             LayerError: If a layer does not exist, or two do not fit.
@@ -156,7 +156,7 @@ class Objective:
         Args:
             students: The modules that learn; each takes `batch.images`. One, or some that teach
                 each other.
-            auxiliaries: What `auxiliaries` gave, for each of them.
+            auxiliaries: The modules that `auxiliaries` made, for each of them.
             ask: Asks a teacher; needed if any term asks.
             batch: The examples.
             progress: Share of the run that is done, in [0, 1].
@@ -184,17 +184,19 @@ class Objective:
         self, active: Sequence[int], ask: Ask | None, number: int, outputs: Sequence[Outputs]
     ) -> dict[str, Outputs]:
         """The outputs of each teacher, for one student."""
-        wanted: dict[str, list[tuple[str, ...]]] = {}
+        layers_of: dict[str, list[tuple[str, ...]]] = {}
         for index in active:
             item = self.terms[index]
             if item.term.asks_teacher:
-                wanted.setdefault(item.teacher, []).append(item.term.teacher_layers)
+                layers_of.setdefault(item.teacher, []).append(item.term.teacher_layers)
         if self.by_example is not None:
-            wanted.setdefault(self.by_example.teacher, [])
-        if not wanted:
+            layers_of.setdefault(self.by_example.teacher, [])
+        if not layers_of:
             return {}
         assert ask is not None, "a term asks a teacher"
-        return {name: ask(name, number, _union(layers), outputs) for name, layers in wanted.items()}
+        return {
+            name: ask(name, number, _union(layers), outputs) for name, layers in layers_of.items()
+        }
 
     def _losses(
         self,
@@ -206,21 +208,21 @@ class Objective:
         auxiliaries: AuxiliaryLookup,
     ) -> dict[int, Tensor]:
         """The mean loss of each active term, before its weight."""
-        follow: Tensor | float = 1.0
-        rest: Tensor | float = 1.0
+        teacher_weight: Tensor | float = 1.0
+        labels_weight: Tensor | float = 1.0
         if self.by_example is not None:
             logits = targets[self.by_example.teacher].logits
-            follow, rest = self.by_example.weights(logits, batch.labels)
+            teacher_weight, labels_weight = self.by_example.weights(logits, batch.labels)
         losses = {}
         for index in active:
             item = self.terms[index]
             auxiliary = auxiliaries.get(str(index))
             teacher = targets.get(item.teacher) if item.term.asks_teacher else None
             loss = item.term(outputs, teacher, batch, progress, auxiliary)
-            share = follow if item.term.asks_teacher else rest
+            weight = teacher_weight if item.term.asks_teacher else labels_weight
             if teacher is not None and teacher.known is not None:
-                share = share * teacher.known
-            losses[index] = (share * loss).mean()
+                weight = weight * teacher.known
+            losses[index] = (weight * loss).mean()
         return losses
 
 

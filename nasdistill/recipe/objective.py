@@ -147,7 +147,7 @@ class ObjectiveOptions(Closed):
         return self
 
     def _named(self, attribute: str) -> list[str]:
-        """Names of the terms of which an attribute holds; the classic pair has none of these."""
+        """Names of the terms of which an attribute holds; none where no term is written out."""
         if all(terms is None for terms in self.parts()):
             return []
         return [name for name in self.names() if getattr(known_terms()[name], attribute)]
@@ -165,7 +165,7 @@ class ObjectiveOptions(Closed):
                 f"examples: {', '.join(coupled)} couples the examples of a batch, so that none has "
                 "a weight of its own"
             )
-        if set(self.names()) <= {"labels", "exits"}:
+        if None not in self.parts() and not self._named("asks_teacher"):
             raise ValueError("examples: no term asks the teacher")
 
     def _check_mixing(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
-from pydantic import Field, PlainValidator, SerializeAsAny, TypeAdapter
+from pydantic import Field, PlainValidator, SerializeAsAny, TypeAdapter, ValidationInfo
 
 from nasdistill.common.types import Closed
 
@@ -27,17 +27,17 @@ def known_terms() -> Mapping[str, type[Term]]:
 
 @cache
 def _adapter(options: tuple[type[Closed], ...]) -> TypeAdapter[Closed]:
-    """Reads the options of one of some terms, told apart by `term`."""
+    """A reader of options, whose class is chosen by their `term`."""
     union: Any = Union[options]  # noqa: UP007 - of a tuple
     return TypeAdapter(Annotated[union, Field(discriminator="term")])
 
 
-def _read(value: Any) -> Closed:
+def _read(value: Any, info: ValidationInfo) -> Closed:
     """The options of one term; errors keep their places, below that of the term."""
-    if isinstance(value, Closed):
-        return value
     adapter = _adapter(tuple(term.Options for term in known_terms().values()))
-    return adapter.validate_json(json.dumps(value), strict=True)
+    if info.mode == "json":
+        return adapter.validate_json(json.dumps(value), strict=True)
+    return adapter.validate_python(value)
 
 
 TermOptions = Annotated[SerializeAsAny[Closed], PlainValidator(_read)]

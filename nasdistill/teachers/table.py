@@ -25,11 +25,11 @@ class Table:
     """Recorded logits, in the order of the training split.
 
     Attributes:
-        answers: Logits, float32 `[N, C]`, or log-probabilities; 0 in rows that are missing.
+        logits: float32 `[N, C]`, or log-probabilities; 0 in rows that are missing.
         known: bool `[N]`, False in rows that are missing.
     """
 
-    answers: NDArray[np.float32]
+    logits: NDArray[np.float32]
     known: NDArray[np.bool_]
 
 

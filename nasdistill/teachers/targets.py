@@ -129,7 +129,7 @@ class TableTargets(TeacherTargets):
     """
 
     def __init__(self, table: Table, device: torch.device) -> None:
-        self._logits_NC = torch.from_numpy(table.answers).to(device)
+        self._logits_NC = torch.from_numpy(table.logits).to(device)
         self._known_N = torch.from_numpy(table.known).to(device)
         self.complete = bool(table.known.all())
 
@@ -150,28 +150,28 @@ class EnsembleTargets(TeacherTargets):
     """Several teachers as one: the mean of their distributions, as log-probabilities.
 
     Attributes:
-        of: The teachers.
+        members: The teachers.
         shares: Of each in the mean; they sum to 1.
         by: `shares` weighs as stated; `certainty` multiplies each example's shares by one minus the
             entropy of the teacher's distribution (as a share of the largest); `correct` keeps only
             those that are right, all where none is.
     """
 
-    of: Sequence[TeacherTargets]
+    members: Sequence[TeacherTargets]
     shares: Sequence[float]
     by: Combination = "shares"
 
     def prepare(self, plan: Plan) -> None:
         """See `TeacherTargets`."""
         items = list(plan)
-        for member in self.of:
+        for member in self.members:
             member.prepare(items)
 
     def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
         """See `TeacherTargets`."""
         if request.layers:
             raise LayerError("a mean of teachers has no layers: name one of them for this term")
-        outputs = [member(request, None) for member in self.of]
+        outputs = [member(request, None) for member in self.members]
         log_p_TBC = torch.stack([o.logits.float().log_softmax(dim=1) for o in outputs])
         shares = zip(log_p_TBC[:, :, 0], self.shares, strict=True)
         weight_TB = torch.stack([torch.full_like(like_B, share) for like_B, share in shares])

@@ -28,7 +28,7 @@ from nasdistill.teachers.weights import load_file, weights_hash
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "teacher"
 
-AnswerPrecision = Literal["fp32", "bf16"]
+LogitPrecision = Literal["fp32", "bf16"]
 
 KINDS: dict[str, Callable[[str, Path | None, int | None], Pretrained]] = {
     "torchvision": from_torchvision,
@@ -63,7 +63,7 @@ class Teacher:
     classes: int
     weights_hash: str
     card: dict[str, Any]
-    precision: AnswerPrecision = "fp32"
+    precision: LogitPrecision = "fp32"
     code: str = ""
 
     @property
@@ -141,7 +141,7 @@ def load_teacher(
     weights: str | Path | None = None,
     studies_root: Path = Path("studies"),
     imported: TeacherBuilders | None = None,
-    precision: AnswerPrecision = "fp32",
+    precision: LogitPrecision = "fp32",
 ) -> Teacher:
     """Makes a frozen teacher.
 

@@ -15,20 +15,20 @@ from nasdistill.training.precision import Precision, set_precision
 from nasdistill.training.run import Run
 from nasdistill.training.schedule import BatchStream, LRSchedule
 from nasdistill.training.timing import (
-    PROBE_STEPS,
+    WINDOW_STEPS,
     CompiledTiming,
+    fastest_precision,
+    graph_speedup,
     precision_steps,
-    probe_capture,
-    probe_compilation,
-    probe_precision,
     seconds_per_step,
     seconds_per_window,
     steps_per_second,
+    time_compilation,
 )
 
 __all__ = [
     "EVALUATION_BATCH",
-    "PROBE_STEPS",
+    "WINDOW_STEPS",
     "BatchStream",
     "CompiledTiming",
     "Diverged",
@@ -40,8 +40,8 @@ __all__ = [
     "Progress",
     "Run",
     "capturable",
-    "probe_precision",
-    "probe_capture",
+    "fastest_precision",
+    "graph_speedup",
     "precision_steps",
     "predict",
     "seconds_per_step",
@@ -49,7 +49,7 @@ __all__ = [
     "seed_weights",
     "set_precision",
     "steps_per_second",
-    "probe_compilation",
+    "time_compilation",
     "train",
     "with_micro_batches",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from nasdistill.models import Classifier, build
 from nasdistill.models.counts import count_module
 from nasdistill.models.weights import read_weights
 from nasdistill.space import Architecture
-from nasdistill.teachers import AnswerPrecision, Teacher, head_of, replace_head, weights_hash
+from nasdistill.teachers import LogitPrecision, Teacher, head_of, replace_head, weights_hash
 from nasdistill.training.loop import EVALUATION_BATCH, Diverged, predict, seed_weights, train
 from nasdistill.training.metrics import (
     accuracy,
@@ -44,6 +44,23 @@ SAME_CLASS = 0.98
 """Least share of images that both precisions must put in the same class."""
 
 
+@dataclass(frozen=True)
+class Hyperparameters:
+    """The settings of a teacher's training.
+
+    Attributes:
+        learning_rate: Peak of the schedule: warm-up for two epochs, then linearly to zero.
+        weight_decay: AdamW's.
+        batch_size: Examples in a step.
+        precision: See `Run`.
+    """
+
+    learning_rate: float = 0.003
+    weight_decay: float = 0.05
+    batch_size: int = 128
+    precision: Precision = "fp32"
+
+
 def train_teacher(
     dataset: Dataset,
     architecture: Architecture,
@@ -51,10 +68,7 @@ def train_teacher(
     epochs: int,
     seed: int,
     emit: Emit,
-    learning_rate: float = 0.003,
-    weight_decay: float = 0.05,
-    batch_size: int = 128,
-    precision: Precision = "fp32",
+    hyperparameters: Hyperparameters | None = None,
     checkpoint: Path | None = None,
 ) -> Classifier:
     """Trains an architecture on labels alone.
@@ -65,10 +79,7 @@ def train_teacher(
         epochs: Passes over the training split.
         seed: Seeds weights, order and dropout.
         emit: Receives the events.
-        learning_rate: Peak of the schedule: warm-up for two epochs, then linearly to zero.
-        weight_decay: AdamW's.
-        batch_size: Examples in a step.
-        precision: See `Run`.
+        hyperparameters: The settings; None for the defaults.
         checkpoint: Written after each epoch; where it exists, the training goes on from it.
 
     Returns:
@@ -77,11 +88,12 @@ def train_teacher(
     Raises:
         UserError: If the loss stops being finite.
     """
+    settings = hyperparameters or Hyperparameters()
     seed_weights(seed, architecture.fingerprint)
     net = build(architecture, dataset.input, len(dataset.classes))
-    stream = BatchStream(dataset, batch_size, views=epochs, seed=seed)
+    stream = BatchStream(dataset, settings.batch_size, views=epochs, seed=seed)
     epoch = stream.examples_per_epoch
-    lr_schedule = LRSchedule(learning_rate, 2 * epoch, 2 * epoch, epochs * epoch)
+    lr_schedule = LRSchedule(settings.learning_rate, 2 * epoch, 2 * epoch, epochs * epoch)
     run = Run(
         [Classifier(net, dataset.mean, dataset.std)],
         stream,
@@ -89,8 +101,8 @@ def train_teacher(
         horizon=epochs * epoch,
         lr_schedule=lr_schedule,
         seed=seed,
-        precision=precision,
-        weight_decay=weight_decay,
+        precision=settings.precision,
+        weight_decay=settings.weight_decay,
     )
     try:
         for _ in train_through(run, epochs, "teacher", emit, checkpoint):
@@ -209,7 +221,7 @@ def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) 
     return card
 
 
-def probe_answers(teacher: Teacher, dataset: Dataset, count: int = 500) -> AnswerPrecision:
+def fastest_logit_precision(teacher: Teacher, dataset: Dataset, count: int = 500) -> LogitPrecision:
     """Times a teacher's forward pass at each precision.
 
     Args:
@@ -222,9 +234,9 @@ def probe_answers(teacher: Teacher, dataset: Dataset, count: int = 500) -> Answe
     """
     ids = torch.arange(min(count, len(dataset.train)))
     [batch] = dataset.train.batches([(ids, None)], teacher.input.size)
-    seconds: dict[AnswerPrecision, float] = {}
-    classes: dict[AnswerPrecision, Tensor] = {}
-    precisions: tuple[AnswerPrecision, ...] = ("fp32", "bf16")
+    seconds: dict[LogitPrecision, float] = {}
+    classes: dict[LogitPrecision, Tensor] = {}
+    precisions: tuple[LogitPrecision, ...] = ("fp32", "bf16")
     for precision in precisions:
         candidate = replace(teacher, precision=precision)
         candidate.logits(batch.images[:32]).cpu()

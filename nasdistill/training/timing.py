@@ -15,20 +15,20 @@ from nasdistill.training.run import Run
 
 WARM_UP, ROUNDS = 2, 3
 """At each precision: steps before the timed ones, and rounds."""
-PROBE_STEPS = 50
+WINDOW_STEPS = 50
 """Steps of a timed window."""
 WINDOW_WARM_UP = 10
-"""Steps of a window that `probe_capture` does not time."""
+"""Steps of a window that `graph_speedup` does not time."""
 COMPILED_WARM_UP, COMPILED_STEPS = 5, 20
 """Steps that show whether compiling pays: before the timed ones, and timed."""
 
 
 def precision_steps(device: torch.device) -> int:
-    """The number of steps that `probe_precision` trains at each precision."""
+    """The number of steps that `fastest_precision` trains at each precision."""
     return WARM_UP + ROUNDS * _round_steps(device)
 
 
-def probe_precision(run: Run) -> Precision:
+def fastest_precision(run: Run) -> Precision:
     """Times a few steps at each precision, in turn; gives the precision of the shortest round.
 
     Steps that can be captured are replayed: one by one, small students wait for launches on a card,
@@ -53,7 +53,7 @@ def probe_precision(run: Run) -> Precision:
     return min(precisions, key=lambda precision: min(seconds[precision] for seconds in rounds))
 
 
-def probe_capture(run: Run) -> float:
+def graph_speedup(run: Run) -> float:
     """Times single steps and replayed ones.
 
     Args:
@@ -64,16 +64,16 @@ def probe_capture(run: Run) -> float:
     """
     single, replayed = run.branch(run.lr_schedule), run.branch(run.lr_schedule)
     single.graphed, replayed.graphed = None, GraphedSteps()
-    steps = PROBE_STEPS - WINDOW_WARM_UP
+    steps = WINDOW_STEPS - WINDOW_WARM_UP
     seconds = _seconds(single, WINDOW_WARM_UP, steps)
     ratio = seconds / _seconds(replayed, WINDOW_WARM_UP, steps)
     return 0.0 if replayed.graphed.failure is not None else ratio
 
 
 def seconds_per_window(run: Run) -> float:
-    """Trains the first `PROBE_STEPS` steps of a run once more; gives the seconds they take."""
+    """Trains the first `WINDOW_STEPS` steps of a run once more; gives the seconds they take."""
     start, run.step = time.perf_counter(), 0
-    for _ in train(run, PROBE_STEPS * run.stream.batch_size):
+    for _ in train(run, WINDOW_STEPS * run.stream.batch_size):
         pass
     return time.perf_counter() - start
 
@@ -97,7 +97,7 @@ def steps_per_second(run: Run, begin: float, end: float) -> float:
     while time.monotonic() < end:
         seconds_per_window(run)
         windows += 1
-    return windows * PROBE_STEPS / (time.monotonic() - begin)
+    return windows * WINDOW_STEPS / (time.monotonic() - begin)
 
 
 def seconds_per_step(run: Run) -> float:
@@ -119,7 +119,7 @@ class CompiledTiming(NamedTuple):
     compilation: float
 
 
-def probe_compilation(run: Run) -> CompiledTiming:
+def time_compilation(run: Run) -> CompiledTiming:
     """Compiles a branch of a run and times its steps.
 
     Args:

@@ -15,7 +15,7 @@ from nasdistill.models.counts import count_architecture
 from nasdistill.models.depthwise import DepthwiseConv2d
 from nasdistill.results import keys
 from nasdistill.training import (
-    PROBE_STEPS,
+    WINDOW_STEPS,
     GraphedSteps,
     LRSchedule,
     Precision,
@@ -68,7 +68,7 @@ def precision_for(
         )
         with locks.busy(context.latency_lock):
             setup.prepare(precision_steps(run.device) * setup.stream.batch_size, 0)
-            return training.probe_precision(run)
+            return training.fastest_precision(run)
 
     precision: Precision = context.study.get_or_measure(keys.PRECISION.of(kind_of(students)), probe)
     return precision
@@ -89,8 +89,8 @@ def choose_capture(context: StudyContext, setup: TrainingSetup, run: Run) -> Non
 
     def probe() -> float:
         with locks.busy(context.latency_lock):
-            setup.prepare(PROBE_STEPS * setup.stream.batch_size, 0)
-            return training.probe_capture(run)
+            setup.prepare(WINDOW_STEPS * setup.stream.batch_size, 0)
+            return training.graph_speedup(run)
 
     key = keys.GRAPHED.of(kind_of(run.students))
     if context.study.get_or_measure(key, probe) > GRAPH_GAIN:
@@ -125,7 +125,7 @@ def choose_compilation(context: StudyContext, run: Run, name: str, steps: int) -
         if seconds * steps < COMPILE_WORTH:
             return None
         try:
-            compiled_seconds, compiling = training.probe_compilation(run)
+            compiled_seconds, compiling = training.time_compilation(run)
         except Exception as error:  # no compiler, or a model that it cannot take
             study.write(key, False)
             return f"not compiled: {' '.join(str(error).split())[:200]}"
@@ -142,7 +142,7 @@ def example_run(context: StudyContext) -> Run:
     """A run like a trial's, of a student drawn within the limits, to be timed; it learns nothing.
 
     Every process that draws one for the study draws the same. The logits of its first
-    `PROBE_STEPS` steps are at hand.
+    `WINDOW_STEPS` steps are at hand.
     """
     recipe, rng = context.recipe, random.Random(context.recipe.seed)
     for _ in range(DRAWS):
@@ -161,7 +161,7 @@ def example_run(context: StudyContext) -> Run:
     )
     choose_capture(context, setup, run)
     with locks.busy(context.latency_lock):
-        setup.prepare(PROBE_STEPS * setup.stream.batch_size, 0)
+        setup.prepare(WINDOW_STEPS * setup.stream.batch_size, 0)
     return run
 
 

@@ -22,7 +22,7 @@ from nasdistill.results import keys
 from nasdistill.results.keys import Key
 from nasdistill.space import Architecture
 from nasdistill.study import Study
-from nasdistill.teachers import AnswerPrecision, Teacher, load_teacher, synthesis
+from nasdistill.teachers import LogitPrecision, Teacher, load_teacher, synthesis
 from nasdistill.teachers.logit_cache import LogitCache
 from nasdistill.teachers.recorded import recorded_teacher
 from nasdistill.teachers.table import read_table
@@ -39,7 +39,7 @@ from nasdistill.training import BatchStream
 from nasdistill.training.teacher import (
     checkpoint_of,
     evaluate_teacher,
-    probe_answers,
+    fastest_logit_precision,
     train_teacher,
     tune_head,
     warnings_of,
@@ -249,7 +249,7 @@ def _evaluate_table(teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
     """
     path = Path(teacher.name.removeprefix("table:"))
     table = read_table(path, dataset.names, dataset.classes, "error")
-    correct = table.answers.argmax(axis=1) == dataset.train.labels.cpu().numpy()
+    correct = table.logits.argmax(axis=1) == dataset.train.labels.cpu().numpy()
     accuracy, chance = float(correct.mean()), 1.0 / len(dataset.classes)
     if accuracy < chance + 0.1 * (1.0 - chance):
         raise UserError(
@@ -261,10 +261,10 @@ def _evaluate_table(teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
     return {**teacher.card, **known, **dict.fromkeys(unknown)}
 
 
-def _precision_of_logits(recipe: Recipe, teacher: Teacher, dataset: Dataset) -> AnswerPrecision:
+def _precision_of_logits(recipe: Recipe, teacher: Teacher, dataset: Dataset) -> LogitPrecision:
     """The precision of the teacher's logits: as the recipe says, or probed."""
     if recipe.precision == "auto":
-        return probe_answers(teacher, dataset)
+        return fastest_logit_precision(teacher, dataset)
     return "fp32" if recipe.precision == "fp32" else "bf16"
 
 

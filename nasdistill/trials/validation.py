@@ -137,7 +137,7 @@ def _check_values(name: str, options: ObjectiveOptions, space: SearchSpace) -> N
 def _check_tables(name: str, setup: TrainingSetup) -> None:
     """A table answers about its own pictures alone, and with holes not about a whole batch."""
     for teacher, targets in setup.needed_targets.items():
-        members = targets.of if isinstance(targets, EnsembleTargets) else (targets,)
+        members = targets.members if isinstance(targets, EnsembleTargets) else (targets,)
         tables = [member for member in members if isinstance(member, TableTargets)]
         if tables and (setup.options.feed.mix or setup.options.feed.synthetic):
             raise UserError(

@@ -8,7 +8,7 @@ import time
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.results import keys
-from nasdistill.training import PROBE_STEPS, seconds_per_window, steps_per_second
+from nasdistill.training import WINDOW_STEPS, seconds_per_window, steps_per_second
 from nasdistill.training.failures import FAILURES
 from nasdistill.trials.autotune import example_run
 from nasdistill.trials.context import StudyContext
@@ -64,4 +64,4 @@ def _measure_gain(workers: WorkerPool, context: StudyContext) -> float | None:
         workers.assign("step", count, begin=begin, end=begin + TIMED_SECONDS)
         own = steps_per_second(run, begin, begin + TIMED_SECONDS)
         rates = [own, *workers.wait_for_replies(READY_SECONDS)]
-    return sum(rates) * seconds / PROBE_STEPS if len(rates) == count and all(rates) else None
+    return sum(rates) * seconds / WINDOW_STEPS if len(rates) == count and all(rates) else None

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from model_helpers import bound, compared, conv, pictures, term, told
+from model_helpers import bound, compared, conv, loss_of, pictures, term
 from torch import Tensor, nn
 
 from nasdistill.losses.adversarial import (
@@ -108,7 +108,7 @@ def test_logits_are_judged_standardised() -> None:
     helper = made_bound.auxiliary()
     assert isinstance(helper, Discriminator) and helper[0].in_features == 3
     images = pictures(4)
-    loss = told(made_bound, student.eval(), teacher.eval(), images, helper)
+    loss = loss_of(made_bound, student.eval(), teacher.eval(), images, helper)
     with torch.no_grad():
         sides = [standardised(model(images)) for model in (student, teacher)]
         torch.testing.assert_close(loss, _sides(helper, *sides, 1.0), atol=1e-5, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Where models look: maps against torchdistill's, matrices and values against plain formulas."""
+"""Terms on attention: maps against torchdistill's, matrices and values against plain formulas."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_helpers import GREY, bound, compared, conv, former, pictures, term, told
+from model_helpers import GREY, bound, compared, conv, former, loss_of, pictures, term
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -105,7 +105,7 @@ def test_matrices_against_plain_formulas(heads: int, loss: str) -> None:
     student, teacher = former(2, 6, 3), former(heads, 8, 4, seed=1)
     made = term("attention", of="matrices", loss=loss, layers={0: 1, 2: [2, 3]})
     made = bound(made, student, teacher)
-    found = told(made, student, teacher, IMAGES)
+    found = loss_of(made, student, teacher, IMAGES)
     mine, theirs = ([scores(q, k) for q, k, _ in heads_of(m, IMAGES)] for m in (student, teacher))
     if heads != 2:  # then what all heads say together is compared
         mine, theirs = ([x.mean(axis=1, keepdims=True) for x in side] for side in (mine, theirs))
@@ -120,7 +120,7 @@ def test_values_against_plain_formulas(heads: int, relations: int) -> None:
     """Width 24 of the student's, and 16, 24 or 32 of the teacher's, cut into as many heads."""
     student, teacher = former(2, 12, 1), former(heads, 8, 1, seed=1)
     made = bound(term("attention", of="values", loss="kl", layers={0: 0}), student, teacher)
-    found = told(made, student, teacher, IMAGES)
+    found = loss_of(made, student, teacher, IMAGES)
     sides = []
     for model in (student, teacher):
         ((_, _, value),) = heads_of(model, IMAGES)
@@ -133,10 +133,10 @@ def test_values_against_plain_formulas(heads: int, relations: int) -> None:
 def test_widths_with_no_common_part_meet_in_one_relation() -> None:
     student, teacher = former(3, 5, 1), former(2, 8, 1, seed=1)  # 15 and 16
     made = bound(term("attention", of="values", loss="mse"), student, teacher)
-    assert told(made, student, teacher, IMAGES).isfinite().all()
+    assert loss_of(made, student, teacher, IMAGES).isfinite().all()
     ((_, _, mine),), ((_, _, theirs),) = heads_of(student, IMAGES), heads_of(teacher, IMAGES)
     sides = [scores(x, x) for x in (y.transpose(1, 2).flatten(2)[:, None] for y in (mine, theirs))]
-    found = told(made, student, teacher, IMAGES).detach()
+    found = loss_of(made, student, teacher, IMAGES).detach()
     assert found.tolist() == pytest.approx(mean_over_rows("mse", *sides), rel=1e-3)
 
 
@@ -159,7 +159,7 @@ def test_a_class_token_is_left_out_where_the_student_has_none() -> None:
     assert isinstance(made, AttentionRelations)
     made = bound(made, student, teacher, RGB)
     shown = Classifier(teacher, (0.4,) * 3, (0.25,)).eval()
-    found = told(made, student, shown, images).detach()
+    found = loss_of(made, student, shown, images).detach()
 
     from nasdistill.models.hooks import forward
 
@@ -179,8 +179,8 @@ def test_class_tokens_on_both_sides_are_compared_too() -> None:
     student, teacher = library_vit(), library_vit(mlp_ratio=2)
     made = bound(term("attention", of="matrices", loss="mse"), student, teacher, RGB)
     images = pictures(4, RGB).float() / 255
-    assert float(told(made, student.eval(), student, images).detach().max()) < 1e-6
-    assert float(told(made, student.eval(), teacher.eval(), images).detach().min()) > 1e-7
+    assert float(loss_of(made, student.eval(), student, images).detach().max()) < 1e-6
+    assert float(loss_of(made, student.eval(), teacher.eval(), images).detach().min()) > 1e-7
 
 
 @pytest.mark.parametrize("of", ["matrices", "values"])

@@ -9,13 +9,14 @@ import torch
 from model_helpers import GREY, batch_of, conv, former, outputs, pictures, term
 from torch import nn
 
-from nasdistill.losses.exits import Exits
+from nasdistill.losses.exits import ExitLayer, Exits
 from nasdistill.losses.schedules import constant
 from nasdistill.models.hooks import LayerError, Outputs, forward, summarise
 
 
 def test_two_exits_against_plain_sums() -> None:
-    made = Exits(soft=0.3, temperature=constant(2.0), exits=(("a", 2), ("b", 3)), classes=3)
+    layers = ExitLayer("a", 2), ExitLayer("b", 3)
+    made = Exits(soft=0.3, temperature=constant(2.0), exits=layers, classes=3)
     torch.manual_seed(0)
     heads = made.auxiliary()
     assert isinstance(heads, nn.ModuleList)

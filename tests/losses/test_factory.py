@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from model_helpers import conv, objective, run_of, same, teacher_of
+from model_helpers import conv, objective, run_of, same, teacher_of, term
 from small_study import write_blobs
 
 from nasdistill.data import Dataset, load_data
-from nasdistill.losses import KL, Labels, Objective, objective_of
+from nasdistill.losses import KL, TERMS, Labels, Objective, objective_of
 from nasdistill.losses.adversarial import AdversarialFeatures, AdversarialLogits
 from nasdistill.losses.attention import AttentionMaps, AttentionRelations
 from nasdistill.losses.features import Features
@@ -187,3 +187,20 @@ def test_auxiliaries_of_students_have_weights_of_their_own(data: Dataset, tmp_pa
     assert not same(run.auxiliaries[0], run.auxiliaries[1])
     again = run_of(data, [conv((4, 6)), conv((4, 6))], asked, teachers(data, tmp_path))
     assert same(run.auxiliaries, again.auxiliaries)
+
+
+def variants() -> list[tuple[str, dict[str, Any]]]:
+    """All terms, those that are made of several classes once for each."""
+    of = [("attention", {"of": of}) for of in ("maps", "matrices", "values")]
+    on = [("adversarial", {"on": on}) for on in ("logits", "features")]
+    return [*((name, {}) for name in TERMS if name not in ("attention", "adversarial")), *of, *on]
+
+
+@pytest.mark.parametrize(("name", "options"), variants())
+def test_a_terms_attributes_are_those_under_its_name(name: str, options: dict[str, Any]) -> None:
+    listed, made = TERMS[name], term(name, **options)
+    for attribute in ("asks_teacher", "coupled", "reads_layers", "one_label", "adversarial"):
+        assert getattr(made, attribute) == getattr(listed, attribute), attribute
+    assert made.weight_field == listed.weight_field
+    assert made.capture_obstacle == listed.capture_obstacle
+    assert listed.asks_teacher == ("teacher" in listed.Options.model_fields)

@@ -1,10 +1,10 @@
-"""Which layers meet, and in what shape."""
+"""Pairs of layers, and the shapes in which they are compared."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from model_helpers import GREY, bound, conv, former, term, told
+from model_helpers import GREY, bound, conv, former, loss_of, term
 from torch import nn
 
 from nasdistill.losses.features import Features
@@ -73,7 +73,7 @@ def test_two_blocks_of_a_teacher_for_each_of_the_students() -> None:
         assert isinstance(helpers, nn.ModuleDict) and len(helpers) == 6
         assert {tuple(p.shape) for p in helpers.parameters()} == {(width, 8, 1, 1)}
         images = torch.randint(0, 256, (4, 1, 16, 16), dtype=torch.uint8)
-        loss = told(made, student, teacher, images, helpers)
+        loss = loss_of(made, student, teacher, images, helpers)
         with torch.no_grad():
             a, b = ({}, {})
             for model, read in ((student, a), (teacher, b)):

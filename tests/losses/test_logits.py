@@ -120,7 +120,7 @@ def test_the_same_as_torchdistill() -> None:
 
 @pytest.mark.parametrize("name", LOGITS)
 def test_contract(name: str) -> None:
-    """What every term keeps: shape, finite in half precision, gradients to the student alone."""
+    """The contract of a term: shape, finite in half precision, gradients to the student alone."""
     term = make(name)
     student = STUDENT.clone().requires_grad_()
     teacher = TEACHER.clone().requires_grad_()

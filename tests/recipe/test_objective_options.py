@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
-from nasdistill.recipe import Recipe, from_stored, load_recipe
+from nasdistill.losses.logits import KLOptions
+from nasdistill.recipe import Budget, ObjectiveOptions, Recipe, from_stored, load_recipe
 
 
 def write(folder: Path, text: str) -> Path:
@@ -232,3 +234,14 @@ def test_wrong_keys_of_many_places_are_told_at_once(tmp_path: Path) -> None:
     ]
     for line, word in zip(lines, ("weights", "temperature", "images", "threshold"), strict=True):
         assert f"unknown key; did you mean '{word}'?" in line
+
+
+def test_terms_in_python_are_options_or_plain_values() -> None:
+    options = KLOptions(term="kl", weight=0.5)
+    from_values = ObjectiveOptions.model_validate({"terms": ({"term": "kl", "weight": 0.5},)})
+    assert ObjectiveOptions(terms=(options,)) == from_values
+    assert load_recipe(None, {"final": from_values}).final == from_values
+    for wrong in (Budget(images=3), "kl", 3, {"term": "kl", "wieght": 1}):
+        with pytest.raises(ValidationError) as caught:
+            ObjectiveOptions.model_validate({"terms": [wrong]})
+        assert all(error["loc"][:2] == ("terms", 0) for error in caught.value.errors())

@@ -38,14 +38,14 @@ def refused(path: Path, missing: str = "error", names: tuple[str, ...] = NAMES) 
 def test_logits_stay_as_they_are(tmp_path: Path) -> None:
     logits = np.arange(12).reshape(3, 4) - 5.5
     table = read(write(tmp_path, logits=logits))
-    assert table.answers.dtype == np.float32 and table.answers.tolist() == logits.tolist()
+    assert table.logits.dtype == np.float32 and table.logits.tolist() == logits.tolist()
     assert table.known.tolist() == [True] * 3
 
 
 def test_probabilities_become_finite_logarithms(tmp_path: Path) -> None:
     table = read(write(tmp_path, probabilities=np.array(P)))
-    assert table.answers[0].tolist() == pytest.approx([math.log(0.7)] + [math.log(0.1)] * 3)
-    assert table.answers[2].tolist() == pytest.approx(
+    assert table.logits[0].tolist() == pytest.approx([math.log(0.7)] + [math.log(0.1)] * 3)
+    assert table.logits[2].tolist() == pytest.approx(
         [math.log(LEAST), math.log(LEAST), 0.0, math.log(LEAST)]
     )
 
@@ -56,7 +56,7 @@ def test_the_rest_of_the_likeliest_is_spread(tmp_path: Path) -> None:
         top_indices=np.array([[2, 0], [1, 3], [0, 1]]),
         top_values=np.array([[0.6, 0.2], [0.5, 0.5], [0.9, 0.04]]),
     )
-    p = np.exp(read(path).answers)
+    p = np.exp(read(path).logits)
     assert p[0].tolist() == pytest.approx([0.2, 0.1, 0.6, 0.1], rel=1e-5)
     assert p[1].tolist() == pytest.approx([LEAST, 0.5, LEAST, 0.5], rel=1e-5)
     assert p[2].tolist() == pytest.approx([0.9, 0.04, 0.03, 0.03], rel=1e-4)
@@ -65,18 +65,18 @@ def test_the_rest_of_the_likeliest_is_spread(tmp_path: Path) -> None:
 @pytest.mark.parametrize("labels", [[2, 0, 3], ["owl", "cat", "fox"]])
 def test_labels_by_name_and_by_number(tmp_path: Path, labels: list[Any]) -> None:
     table = read(write(tmp_path, labels=np.array(labels)))
-    assert table.answers.argmax(axis=1).tolist() == [2, 0, 3]
-    assert np.exp(table.answers).sum(axis=1).tolist() == pytest.approx([1.0] * 3, abs=1e-5)
+    assert table.logits.argmax(axis=1).tolist() == [2, 0, 3]
+    assert np.exp(table.logits).sum(axis=1).tolist() == pytest.approx([1.0] * 3, abs=1e-5)
 
 
 def test_rows_are_found_by_name_in_any_order(tmp_path: Path) -> None:
     path = write(
         tmp_path, ids=np.array(["x.png", "c.png", "a.png", "b.png"]), labels=np.array([0, 1, 2, 3])
     )
-    assert read(path).answers.argmax(axis=1).tolist() == [2, 3, 1]
+    assert read(path).logits.argmax(axis=1).tolist() == [2, 3, 1]
     numbered = write(tmp_path, ids=np.array([7, 2, 5]), labels=np.array([0, 1, 2]))
     table = read(numbered, names=("2", "5", "7"))
-    assert table.answers.argmax(axis=1).tolist() == [1, 2, 0]
+    assert table.logits.argmax(axis=1).tolist() == [1, 2, 0]
 
 
 def test_missing_examples_are_an_error_or_skipped(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_missing_examples_are_an_error_or_skipped(tmp_path: Path) -> None:
     assert "missing: skip" in message
     table = read(path, "skip")
     assert table.known.tolist() == [False, True, False]
-    assert table.answers.tolist() == [[0.0] * 4, [1.0, 2.0, 3.0, 4.0], [0.0] * 4]
+    assert table.logits.tolist() == [[0.0] * 4, [1.0, 2.0, 3.0, 4.0], [0.0] * 4]
     none = write(tmp_path, ids=np.array(["z"]), logits=np.zeros((1, 4)))
     for missing in ("error", "skip"):
         assert "none of its 1 ids is a training example's; examples are called 'a.png'" in refused(
@@ -177,7 +177,7 @@ def test_parquet(tmp_path: Path) -> None:
     ):
         parquet.write_table(pyarrow.table({"id": list(NAMES), **columns}), path)
         table = read(path)
-        assert table.known.all() and table.answers.argmax(axis=1)[2] == 2
+        assert table.known.all() and table.logits.argmax(axis=1)[2] == 2
     path.write_bytes(b"PAR1")
     assert "cannot be read" in refused(path)
 

@@ -33,8 +33,8 @@ from nasdistill.training import (
     Run,
     capturable,
     cuda_graph,
-    probe_capture,
-    probe_precision,
+    fastest_precision,
+    graph_speedup,
     set_precision,
     timing,
     train,
@@ -287,13 +287,13 @@ def test_precisions_are_timed_with_replays_where_steps_can_be_captured(
     monkeypatch.setattr(timing, "_seconds", slower_than("bf16"))
     student = conv(dropout=0.3) if kind == "dense" else mobile(data)
     run = run_of(data, [student.to(HERE)], objective(LABELS, KL), {"teacher": Remembered()})
-    assert probe_precision(run) == "bf16"
+    assert fastest_precision(run) == "bf16"
     assert len(recorded) == (precisions if torch.cuda.is_available() else 0)
     monkeypatch.setattr(timing, "capturable", lambda run: None)
     recorded.clear()
     last = "bf16-mixed" if kind == "depthwise" else "fp32"
     monkeypatch.setattr(timing, "_seconds", slower_than(last))
-    assert probe_precision(run) == last
+    assert fastest_precision(run) == last
     assert len(recorded) == precisions
     assert run.step == 0 and run.graphed is None
 
@@ -368,6 +368,6 @@ def test_timing_replays_leaves_the_run_alone(data: Dataset) -> None:
     before = {key: value.clone() for key, value in run.students.state_dict().items()}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert probe_capture(run) > 0.0
+        assert graph_speedup(run) > 0.0
     assert run.step == 0 and run.graphed is None
     assert all(torch.equal(value, before[key]) for key, value in run.students.state_dict().items())

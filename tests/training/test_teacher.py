@@ -43,8 +43,9 @@ def untrained(classes: int) -> Teacher:
 def test_a_trained_teacher_is_better_than_an_untrained_one(data: Dataset) -> None:
     events: list[Event] = []
     architecture = Architecture.from_json(MLP.to_json())
+    hyperparameters = teaching.Hyperparameters(learning_rate=0.01)
     module = teaching.train_teacher(
-        data, architecture, epochs=6, seed=0, emit=events.append, learning_rate=0.01
+        data, architecture, epochs=6, seed=0, emit=events.append, hyperparameters=hyperparameters
     )
     card = teaching.evaluate_teacher(teacher_of(module, 3), data, test=True)
     assert card["validation_accuracy"] > 0.8 and card["test_accuracy"] > 0.8
@@ -100,12 +101,12 @@ def test_logits_are_computed_in_bf16_only_where_that_is_faster_and_agrees(
     teacher = untrained(3)
     monkeypatch.setattr(teaching, "BF16_WORTH", float("inf"))
     monkeypatch.setattr(teaching, "SAME_CLASS", 0.5)
-    assert teaching.probe_answers(teacher, data) == "bf16"
+    assert teaching.fastest_logit_precision(teacher, data) == "bf16"
     monkeypatch.setattr(teaching, "SAME_CLASS", 1.01)
-    assert teaching.probe_answers(teacher, data) == "fp32"
+    assert teaching.fastest_logit_precision(teacher, data) == "fp32"
     monkeypatch.setattr(teaching, "SAME_CLASS", 0.5)
     monkeypatch.setattr(teaching, "BF16_WORTH", 0.0)
-    assert teaching.probe_answers(teacher, data) == "fp32"
+    assert teaching.fastest_logit_precision(teacher, data) == "fp32"
     assert (
         replace(teacher, precision="bf16").logits(torch.zeros(2, 1, 16, 16)).dtype == torch.float32
     )

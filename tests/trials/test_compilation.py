@@ -42,7 +42,7 @@ def test_short_finals_are_not_compiled(here: Path, monkeypatch: pytest.MonkeyPat
         tried.append("timed")
         return 0.1
 
-    monkeypatch.setattr(training, "probe_compilation", compiled)
+    monkeypatch.setattr(training, "time_compilation", compiled)
     monkeypatch.setattr(training, "seconds_per_step", timed)
     search("short")
     assert tried == []
@@ -59,7 +59,7 @@ def test_what_cannot_be_compiled_is_trained_as_it_is(
 
     monkeypatch.setattr(autotune, "COMPILE_WORTH", 0.0)
     monkeypatch.setattr(autotune, "LEAST_STEPS", 1)
-    monkeypatch.setattr(training, "probe_compilation", broken)
+    monkeypatch.setattr(training, "time_compilation", broken)
     metrics, said = search("broken")
     assert any("not compiled: no compiler anywhere" in text for text in said)
     assert isinstance(metrics["test_accuracy"], float) and metrics["test_accuracy"] > 0.3
@@ -68,7 +68,7 @@ def test_what_cannot_be_compiled_is_trained_as_it_is(
 def test_what_does_not_pay_back_is_left(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autotune, "COMPILE_WORTH", 0.0)
     monkeypatch.setattr(autotune, "LEAST_STEPS", 1)
-    monkeypatch.setattr(training, "probe_compilation", lambda run: (1e-9, 1e6))
+    monkeypatch.setattr(training, "time_compilation", lambda run: (1e-9, 1e6))
     _, said = search("slow")
     assert any("not compiled:" in text and "takes 1000000 s" in text for text in said)
 
@@ -77,7 +77,7 @@ def test_what_does_not_pay_back_is_left(here: Path, monkeypatch: pytest.MonkeyPa
 def test_a_compiled_final_is_the_final(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, _ = search("plain")
     found: list[tuple[float, float]] = []
-    probe = training.probe_compilation
+    probe = training.time_compilation
 
     def fast(run: Run) -> tuple[float, float]:
         found.append(probe(run))
@@ -86,7 +86,7 @@ def test_a_compiled_final_is_the_final(here: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(autotune, "COMPILE_WORTH", 0.0)
     monkeypatch.setattr(autotune, "LEAST_STEPS", 1)
-    monkeypatch.setattr(training, "probe_compilation", fast)
+    monkeypatch.setattr(training, "time_compilation", fast)
     torch._dynamo.reset()
     counters.clear()
     metrics, said = search("compiled")
