@@ -67,7 +67,7 @@ def write(folder: Path, module: Classifier, data: Dataset, seconds: float) -> di
     artifact.write_final(
         folder,
         module=module.cpu(),
-        spec=artifact.ModelSpec(TEACHER, data.input, data.classes),
+        spec=artifact.ModelSpec(TEACHER, data.preparation, data.classes),
         metrics=card,
         card="# Teacher of benchmarks/cifar10_teacher.py\n",
     )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nasdistill.common.errors import UserError
 from nasdistill.data import Dataset, Files, Split, load_data
-from nasdistill.data.raw import survey
+from nasdistill.data.raw import ImageInfo, survey
 
 CPU = torch.device("cpu")
 
@@ -41,7 +41,9 @@ def surveyed(folder: Path, size: tuple[int, int], channels: int = 3) -> Files:
     """The images of a folder, brought to one size when decoded."""
     paths = tuple(sorted(folder.iterdir()))
     infos = [survey(path) for path in paths]
-    return Files(paths, tuple(info.digest for info in infos if info), channels, size)
+    return Files(
+        paths, tuple(info.digest for info in infos if isinstance(info, ImageInfo)), channels, size
+    )
 
 
 def write_npz(path: Path, **changes: Any) -> str:

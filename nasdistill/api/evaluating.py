@@ -9,7 +9,6 @@ from nasdistill.api.paths import final_folder, recipe_of
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent
 from nasdistill.common.files import STUDIES
-from nasdistill.common.types import Input
 from nasdistill.recipe import Recipe
 from nasdistill.results import StudyRecord, load_study
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from nasdistill.data import Dataset, Split
+    from nasdistill.data.pictures import Preparation
     from nasdistill.teachers import Teacher
     from nasdistill.trials.plugins import Plugins
 
@@ -58,7 +58,7 @@ def evaluate(
     folder, record = _locate(target)
     recipe = recipe_of(record)
     plugins, emit = load_plugins(recipe.import_file), on_event or silent
-    module, shape = artifact.load(folder), artifact.input_of(folder)
+    module, preparation = artifact.load(folder), artifact.preparation_of(folder)
     set_threads(1)
     place = pick_device(device)
     emit(Event("stage", f"data {recipe.data}, teacher {recipe.teacher}", stage="evaluate"))
@@ -67,7 +67,7 @@ def evaluate(
     compared, order = dataset, None
     if data is not None and data != recipe.data:
         emit(Event("stage", f"data {data}", stage="evaluate"))
-        compared = _load(data, recipe, place, shape.channels, _side(shape))
+        compared = _load(data, recipe, place, preparation)
         order = _order(dataset, compared)
     examples: Split = compared.test if split == "test" else compared.audit
     text = f"asking student and teacher: {len(examples):,} examples"
@@ -75,7 +75,7 @@ def evaluate(
     comparison = evaluation.Comparison(
         teacher,
         examples,
-        shape.size,
+        preparation.size,
         dataset.classes,
         compared.name,
         split,
@@ -101,7 +101,7 @@ def _locate(target: str) -> tuple[Path, StudyRecord]:
 
 
 def _own_data(record: StudyRecord, recipe: Recipe, place: torch.device) -> Dataset:
-    dataset = _load(recipe.data, recipe, place, recipe.channels, recipe.image_size)
+    dataset = _load(recipe.data, recipe, place)
     if record.data.get("fingerprint") != dataset.fingerprint:
         raise UserError(
             f"study {record.name!r}: the data {recipe.data!r} are not those it was made with"
@@ -110,7 +110,7 @@ def _own_data(record: StudyRecord, recipe: Recipe, place: torch.device) -> Datas
 
 
 def _load(
-    data: str, recipe: Recipe, place: torch.device, channels: int | None, side: int | None
+    data: str, recipe: Recipe, place: torch.device, preparation: Preparation | None = None
 ) -> Dataset:
     from nasdistill.data import load_data
 
@@ -118,8 +118,9 @@ def _load(
         data,
         device=place,
         seed=recipe.seed,
-        image_size=side,
-        channels=channels,
+        image_size=recipe.image_size,
+        channels=recipe.channels,
+        preparation=preparation,
         root=recipe.data_root,
         skip_unreadable=recipe.skip_unreadable,
     )
@@ -142,11 +143,6 @@ def _teacher(
             "it was made with"
         )
     return teacher.must_run()
-
-
-def _side(shape: Input) -> int | None:
-    """The side of a square picture; one of other proportions is cut from the data's own size."""
-    return shape.height if shape.height == shape.width else None
 
 
 def _order(own: Dataset, other: Dataset) -> list[int]:

@@ -110,7 +110,7 @@ def teacher_train(
     artifact.write_final(
         out,
         module=module.cpu(),
-        spec=artifact.ModelSpec(chosen, dataset.input, dataset.classes),
+        spec=artifact.ModelSpec(chosen, dataset.preparation, dataset.classes),
         metrics=card,
         card=_teacher_card(card),
         half=half,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
+from nasdistill.data.pictures import FULL_DEPTH, Preparation
 from nasdistill.data.raw import Labels, Raw
 from nasdistill.data.sources import check_part
 from nasdistill.data.splits import ResidentSplit, Split
@@ -53,6 +54,8 @@ class Dataset:
         attribution: Credits of the data.
         origins: Places of the training examples in their source; None where they are all of a
             source's, in its order.
+        bits: In use in pictures of more than 8 bits a channel; see `Preparation`.
+        notes: What was done to examples or left out, a sentence each.
     """
 
     name: str
@@ -68,6 +71,13 @@ class Dataset:
     fingerprint: str
     attribution: str
     origins: Origins | None = field(default=None, repr=False, compare=False)
+    bits: int = FULL_DEPTH
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def preparation(self) -> Preparation:
+        """The way from a picture's file to the pixels that students see."""
+        return Preparation(self.input.channels, self.input.size, self.score.stored, self.bits)
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -11,17 +11,18 @@ from typing import NamedTuple
 import numpy as np
 
 from nasdistill.common.errors import UserError
-from nasdistill.common.types import Input
-from nasdistill.data.batch import Size
+from nasdistill.data.pictures import Preparation, Traits, bits_in_use, notes_on
 from nasdistill.data.raw import (
     LARGEST,
     SMALL,
     Files,
+    ImageInfo,
     Labels,
     Raw,
     Request,
     Shape,
     Source,
+    Unreadable,
     refuse_mixed,
     survey,
 )
@@ -52,23 +53,18 @@ class _Survey:
         digests: Of the images' contents, by split, in the order of its listing.
         shapes: Number of images of each shape.
         examples: An image of each shape.
+        traits: Of all images.
     """
 
     listings: dict[str, _Listing] = field(default_factory=dict)
     digests: dict[str, list[bytes]] = field(default_factory=dict)
     shapes: dict[Shape, int] = field(default_factory=dict)
     examples: dict[Shape, Path] = field(default_factory=dict)
+    traits: list[Traits] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Number of images."""
         return sum(len(listing.paths) for listing in self.listings.values())
-
-
-class _Sizes(NamedTuple):
-    """Sizes at which images are stored, and at which students see them."""
-
-    stored: Size
-    shown: Size
 
 
 def read_folder(request: Request) -> Source:
@@ -95,16 +91,15 @@ def read_folder(request: Request) -> Source:
         )
     listings = {part: _list_images(folder, classes) for part, folder in folders.items()}
     images = _survey_images(listings, request)
-    channels = request.channels or min(shape[0] for shape in images.shapes)
-    if request.channels is None and len({shape[0] for shape in images.shapes}) > 1:
-        refuse_mixed(request, images.shapes, images.examples)
-    sizes = _choose_sizes(request, images)
-    height, width = sizes.stored
-    resident = max(sizes.stored) <= SMALL
+    way = request.preparation or _choose_preparation(request, images)
+    channels, (height, width) = way.channels, way.stored
+    resident = max(way.stored) <= SMALL
     resident = resident or len(images) * channels * height * width <= request.resident_limit
+    converted = tuple(sorted({kind for traits in images.traits for kind in traits.all_kinds}))
     raw: dict[str, Raw] = {}
     for part, listing in images.listings.items():
-        files = Files(tuple(listing.paths), tuple(images.digests[part]), channels, sizes.stored)
+        paths, digests = tuple(listing.paths), tuple(images.digests[part])
+        files = Files(paths, digests, channels, way.stored, way.bits, converted)
         raw[part] = files.decode_all() if resident else files
     labels = {part: listing.labels for part, listing in images.listings.items()}
     train_paths = images.listings["train"].paths
@@ -112,28 +107,36 @@ def read_folder(request: Request) -> Source:
         raw["train"],
         labels["train"],
         classes,
-        Input(channels, *sizes.shown),
+        way.input,
         raw.get("validation"),
         labels.get("validation"),
         raw.get("test"),
         labels.get("test"),
         attribution=str(path),
         train_names=tuple(each.relative_to(path).as_posix() for each in train_paths),
+        bits=way.bits,
+        notes=notes_on(images.traits),
     )
 
 
-def _choose_sizes(request: Request, images: _Survey) -> _Sizes:
+def _choose_preparation(request: Request, images: _Survey) -> Preparation:
+    if request.channels is None and len({shape[0] for shape in images.shapes}) > 1:
+        refuse_mixed(request, images.shapes, images.examples)
+    channels = request.channels or min(shape[0] for shape in images.shapes)
+    bits = bits_in_use(images.traits)
     sizes = {(height, width) for _, height, width in images.shapes}
     largest = max(max(size) for size in sizes)
     own = next(iter(sizes)) if len(sizes) == 1 else None
     if request.image_size is not None:
         shown = (request.image_size, request.image_size)
-        return _Sizes(own if own is not None and largest <= SMALL else shown, shown)
+        stored = own if own is not None and largest <= SMALL else shown
+        return Preparation(channels, shown, stored, bits)
     if own is not None and largest <= LARGEST:
-        return _Sizes(own, own)
+        return Preparation(channels, own, own, bits)
     if largest <= SMALL:
         refuse_mixed(request, images.shapes, images.examples)
-    return _Sizes((DEFAULT_SIDE, DEFAULT_SIDE), (DEFAULT_SIDE, DEFAULT_SIDE))
+    default = (DEFAULT_SIDE, DEFAULT_SIDE)
+    return Preparation(channels, default, default, bits)
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
@@ -174,25 +177,26 @@ def _list_images(folder: Path, classes: Sequence[str]) -> _Listing:
 def _survey_images(listings: Mapping[str, _Listing], request: Request) -> _Survey:
     """Decodes every image once; those that cannot be read are left out where the user allows it."""
     result = _Survey()
-    unreadable: list[Path] = []
+    unreadable: list[tuple[Path, str]] = []
     for part, (paths, labels) in listings.items():
         with ThreadPoolExecutor() as pool:
             infos = list(pool.map(survey, paths))
         readable: list[Path] = []
         digests: list[bytes] = []
         for path, info in zip(paths, infos, strict=True):
-            if info is None:
-                unreadable.append(path)
+            if isinstance(info, Unreadable):
+                unreadable.append((path, info.reason))
                 continue
+            result.traits.append(info.traits)
             result.shapes[info.shape] = result.shapes.get(info.shape, 0) + 1
             result.examples.setdefault(info.shape, path)
             readable.append(path)
             digests.append(info.digest)
-        kept = np.array([info is not None for info in infos])
+        kept = np.array([isinstance(info, ImageInfo) for info in infos])
         result.listings[part] = _Listing(readable, labels[kept])
         result.digests[part] = digests
     if unreadable and not request.skip_unreadable:
-        first = ", ".join(str(path) for path in unreadable[:3])
+        first = ", ".join(f"{path} ({reason})" for path, reason in unreadable[:3])
         raise UserError(
             f"{len(unreadable)} unreadable image(s): {first}{'…' if len(unreadable) > 3 else ''}. "
             "Mend or remove them, or give --skip-unreadable"

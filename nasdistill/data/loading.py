@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nasdistill.common.errors import UserError
 from nasdistill.data.dataset import Dataset, Origins, Parts, fingerprint_of
+from nasdistill.data.pictures import Preparation
 from nasdistill.data.raw import SMALL, Files, Request, Source
 from nasdistill.data.sources import read_source
 from nasdistill.data.splits import ResidentSplit, Split, StreamingSplit, stratified
@@ -30,6 +31,7 @@ def load_data(
     root: str | None = None,
     skip_unreadable: bool = False,
     resident_limit: int = RESIDENT_LIMIT,
+    preparation: Preparation | None = None,
 ) -> Dataset:
     """Loads a source and splits it.
 
@@ -45,6 +47,8 @@ def load_data(
         skip_unreadable: Whether unreadable images are left out instead of being an error.
         resident_limit: Bytes up to which images are kept on the device; of more, files are streamed
             and arrays stay in the host's memory.
+        preparation: That of other data, to be repeated here in the place of `image_size` and
+            `channels`.
 
     Returns:
         The splits.
@@ -60,6 +64,7 @@ def load_data(
             channels=channels,
             skip_unreadable=skip_unreadable,
             resident_limit=resident_limit,
+            preparation=preparation,
         )
     )
     parts, rows = _divide(source, seed, spec)
@@ -82,6 +87,8 @@ def load_data(
         fingerprint=fingerprint_of(parts, source.classes, views),
         attribution=source.attribution,
         origins=Origins(rows, source.train_names),
+        bits=source.bits,
+        notes=source.notes,
     )
 
 

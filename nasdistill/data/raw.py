@@ -12,17 +12,27 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
+from nasdistill.data.pictures import (
+    FULL_DEPTH,
+    UNREADABLE,
+    Preparation,
+    Traits,
+    channels_of,
+    fit_arrays,
+    refuse_mode,
+    to_array,
+    traits_of,
+)
 
 SMALL = 64
 SMALLEST, LARGEST = 16, 256
 
 Labels: TypeAlias = NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]  # (channels, height, width)
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -35,12 +45,17 @@ class Files:
         channels: Of the decoded images: 1 (grey) or 3 (RGB).
         size: `(height, width)` to which every image is brought, in pixels: its middle is cut out
             where the proportions differ.
+        bits: In use in images of more than 8 bits a channel; see `Preparation`.
+        converted: Kinds of images among them that are converted in a way that may change; see
+            `Traits`.
     """
 
     paths: tuple[Path, ...]
     digests: tuple[bytes, ...]
     channels: int
     size: tuple[int, int]
+    bits: int = FULL_DEPTH
+    converted: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of files."""
@@ -63,8 +78,8 @@ class Files:
         path = self.paths[index]
         try:
             with Image.open(path) as image:
-                image.draft(None, (2 * max(self.size),) * 2)  # JPEG: skips unneeded detail.
-                return to_array(fit(upright(image, self.channels), self.size))
+                preparation = Preparation(self.channels, self.size, self.size, self.bits)
+                return preparation.pixels(image)
         except UNREADABLE as error:
             raise UserError(f"{path}: cannot be read any more ({error})") from None
 
@@ -79,6 +94,8 @@ class Files:
     def identity(self) -> bytes:
         """Hash of the files' contents and of the form they are brought to."""
         form = repr((self.channels, self.size)).encode()
+        if self.converted:  # Plain files keep the hash that they always had.
+            form += repr((self.bits, self.converted)).encode()
         return hashlib.blake2b(form + b"".join(self.digests), digest_size=16).digest()
 
 
@@ -100,6 +117,8 @@ class Source:
         flip: Whether a mirrored image still shows the same class.
         attribution: Credits of the data.
         train_names: Names of the training examples; None where row numbers are their names.
+        bits: In use in pictures of more than 8 bits a channel; see `Preparation`.
+        notes: What was done to examples or left out, a sentence each.
     """
 
     train: Raw
@@ -113,6 +132,8 @@ class Source:
     flip: bool = True
     attribution: str = ""
     train_names: tuple[str, ...] | None = None
+    bits: int = FULL_DEPTH
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +148,8 @@ class Request:
         channels: 1 or 3, to which images are converted; None to leave them as they are.
         skip_unreadable: Whether unreadable images are left out instead of being an error.
         resident_limit: Bytes up to which images are decoded at once.
+        preparation: The way in which other data were prepared, to be repeated here; it overrides
+            `image_size` and `channels`.
     """
 
     spec: str
@@ -136,58 +159,45 @@ class Request:
     channels: int | None = None
     skip_unreadable: bool = False
     resident_limit: int = 4 << 30
-
-
-def channels_of(image: Image.Image) -> int:
-    """1 for a grey image of any depth, else 3."""
-    return 1 if image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I") else 3
-
-
-def upright(image: Image.Image, channels: int) -> Image.Image:
-    """Turns an image as its camera was held, and into `channels` channels of 8 bits."""
-    if image.mode.startswith("I"):
-        high = np.asarray(image).astype(np.int64) >> 8
-        image = Image.fromarray(high.clip(0, 255).astype(np.uint8))
-    turned = ImageOps.exif_transpose(image)
-    return turned.convert("L" if channels == 1 else "RGB")
-
-
-def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Brings an image to `(height, width)`: its middle, where the proportions differ."""
-    target = (size[1], size[0])
-    if image.size == target:
-        return image
-    return ImageOps.fit(image, target, method=Image.Resampling.BILINEAR)
-
-
-def to_array(image: Image.Image) -> NDArray[np.uint8]:
-    """Grey or RGB image as uint8 `[C, H, W]`."""
-    array = np.asarray(image)
-    return (array[None] if array.ndim == 2 else array.transpose(2, 0, 1)).copy()
+    preparation: Preparation | None = None
 
 
 class ImageInfo(NamedTuple):
-    """The shape of an image, (channels, height, width), and the hash of its file's content."""
+    """A file that can be read.
+
+    Attributes:
+        shape: (channels, height, width) as a viewer shows it.
+        digest: Hash of the file's content.
+        traits: What is not plain about it.
+    """
 
     shape: Shape
     digest: bytes
+    traits: Traits
 
 
-def survey(path: Path) -> ImageInfo | None:
-    """Decodes one file; None if it cannot be read as an image."""
+class Unreadable(NamedTuple):
+    """A file that cannot be read, and why."""
+
+    reason: str
+
+
+def survey(path: Path) -> ImageInfo | Unreadable:
+    """Decodes one file."""
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
-            if image.mode == "F":
-                return None
             image.load()
+            refuse_mode(image)
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             width, height = image.size[::-1] if turned else image.size
-            channels = channels_of(image)
-        digest = hashlib.blake2b(content, digest_size=16).digest()
-        return ImageInfo((channels, height, width), digest)
-    except UNREADABLE:
-        return None
+            shape = (channels_of(image), height, width)
+            digest = hashlib.blake2b(content, digest_size=16).digest()
+            return ImageInfo(shape, digest, traits_of(image))
+    except UnidentifiedImageError:
+        return Unreadable("no image" if content else "empty")
+    except UNREADABLE as error:
+        return Unreadable(" ".join(str(error).split()) or type(error).__name__)
 
 
 class Prepared(NamedTuple):
@@ -206,6 +216,10 @@ def prepare(arrays: Iterable[NDArray[np.uint8]], request: Request) -> Prepared:
         arrays: uint8 `[N, C, H, W]` each.
         request: The user's choice.
     """
+    if request.preparation is not None:
+        wanted = request.preparation
+        converted = [_converted(array, wanted.channels) for array in arrays]
+        return Prepared([fit_arrays(array, wanted.stored) for array in converted], wanted.input)
     converted = [_converted(array, request.channels) for array in arrays]
     _, channels, height, width = converted[0].shape
     if request.image_size is None:
@@ -213,27 +227,18 @@ def prepare(arrays: Iterable[NDArray[np.uint8]], request: Request) -> Prepared:
     size = (request.image_size, request.image_size)
     sizes = {array.shape[2:] for array in converted}
     if len(sizes) > 1 or max(max(each) for each in sizes) > SMALL:
-        converted = [fitted(array, size) for array in converted]
+        converted = [fit_arrays(array, size) for array in converted]
     return Prepared(converted, Input(channels, *size))
 
 
 def _converted(images: NDArray[np.uint8], channels: int | None) -> NDArray[np.uint8]:
+    """Grey to RGB, and RGB to grey as Pillow does it."""
     if channels is None or images.shape[1] == channels:
         return images
     if channels == 3:
         return np.repeat(images, 3, axis=1)
-    weights = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as PIL does.
-    grey = [np.tensordot(weights, image, 1).round().astype(np.uint8) for image in images]
-    return np.stack(grey)[:, None]
-
-
-def fitted(images: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Brings images `[N, C, H, W]` to `(height, width)`; see `fit`."""
-    out = np.empty((*images.shape[:2], *size), np.uint8)
-    for index, image in enumerate(images):
-        picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
-        out[index] = to_array(fit(picture, size))
-    return out
+    pictures = (Image.fromarray(image.transpose(1, 2, 0)) for image in images)
+    return np.stack([to_array(picture.convert("L")) for picture in pictures])
 
 
 def refuse_mixed(

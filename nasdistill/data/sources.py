@@ -17,6 +17,7 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.types import nearest
 from nasdistill.data.folders import read_folder
 from nasdistill.data.npz import read_npz
+from nasdistill.data.pictures import channels_of, fit_arrays, in_8_bits, is_deep, to_array
 from nasdistill.data.raw import (
     LARGEST,
     SMALL,
@@ -27,12 +28,8 @@ from nasdistill.data.raw import (
     Request,
     Shape,
     Source,
-    channels_of,
-    fitted,
     prepare,
     refuse_mixed,
-    to_array,
-    upright,
 )
 
 __all__ = [
@@ -286,16 +283,21 @@ def _arrays_of(dataset: Any, request: Request) -> _Arrays:
     for picture, label in (dataset[i] for i in range(len(dataset))):
         if not isinstance(picture, Image.Image) or not isinstance(label, int | np.integer):
             raise UserError(f"--data {request.spec!r}: not images with one label each")
-        array = to_array(upright(picture, request.channels or channels_of(picture)))
+        if is_deep(picture):
+            raise UserError(
+                f"--data {request.spec!r}: pictures of 16 bits are read from folders alone, where "
+                "the bits in use are known beforehand"
+            )
+        array = to_array(in_8_bits(picture, request.channels or channels_of(picture)))
         shapes[array.shape] = shapes.get(array.shape, 0) + 1
         if len({shape[0] for shape in shapes}) > 1 or (side is None and len(shapes) > 1):
             refuse_mixed(request, shapes, {})
         if side is not None and max(array.shape[1:]) > SMALL:
-            array = fitted(array[None], (side, side))[0]
+            array = fit_arrays(array[None], (side, side))[0]
         pictures.append(array)
         labels.append(int(label))
     if side is not None and len({array.shape for array in pictures}) > 1:
-        pictures = [fitted(array[None], (side, side))[0] for array in pictures]
+        pictures = [fit_arrays(array[None], (side, side))[0] for array in pictures]
     return _Arrays(np.stack(pictures), np.array(labels, dtype=np.int64))
 
 

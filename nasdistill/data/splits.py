@@ -40,6 +40,11 @@ class Split(ABC):
     labels: Tensor
     _views: Views
 
+    @property
+    @abstractmethod
+    def stored(self) -> Size:
+        """`(height, width)` in which the images are kept, or decoded, in pixels."""
+
     def __len__(self) -> int:
         """Number of examples."""
         return len(self.labels)
@@ -111,6 +116,12 @@ class ResidentSplit(Split):
         self._views = views
         self._device = device
 
+    @property
+    def stored(self) -> Size:
+        """See `Split`."""
+        height, width = self.images.shape[-2:]
+        return (height, width)
+
     def with_views(self, views: Views) -> Self:
         """See `Split`."""
         split = copy.copy(self)
@@ -158,6 +169,11 @@ class StreamingSplit(Split):
         self._views = views
         self._device = device
         self._workers = workers
+
+    @property
+    def stored(self) -> Size:
+        """See `Split`."""
+        return self.files.size
 
     def with_views(self, views: Views) -> Self:
         """See `Split`."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nasdistill.data.counter import uniform
 from nasdistill.data.mixing import Mix, Mixing
+from nasdistill.data.pictures import fit_batch
 from nasdistill.data.randaugment import RandAugment
 
 SHIFT = 2
@@ -155,7 +156,7 @@ class Views:
             padded, rows = self.pad(plain), torch.arange(len(rows), device=rows.device)
         if view is None or self.kind == "none":
             shown = plain[rows]
-            return [cover(shown, size) for size in sizes]
+            return [fit_batch(shown, size) for size in sizes]
         boxes = self.boxes(ids, view, height, width)
         if self.kind == "shift":
             shown = render_shift(padded, rows, boxes)

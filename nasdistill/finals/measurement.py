@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nasdistill import training
 from nasdistill.common import locks
 from nasdistill.common.files import write_whole
+from nasdistill.data.pictures import Preparation
 from nasdistill.models import Classifier
 from nasdistill.models.counts import count_module
 from nasdistill.models.export import export_onnx, quick_onnx, verify_onnx
@@ -153,7 +154,7 @@ def _exported_teacher(context: StudyContext) -> Path:
     return path
 
 
-def model_card(study: Study, metrics: dict[str, Any]) -> str:
+def model_card(study: Study, metrics: dict[str, Any], preparation: Preparation) -> str:
     """The model card that lies in a final's folder."""
     low, high = metrics["test_interval"]
     latency = "\n".join(
@@ -186,6 +187,17 @@ distilled for {metrics["epochs"]} epochs{in_parts}.
 |---|---|---|---|---|---|
 {latency}
 
-Input: see `input.json`; normalisation is part of the model. Load it with
-`nasdistill.load("path/of/this/folder")`, or run `model.onnx`.
+Load it with `nasdistill.load("path/of/this/folder")`, or have
+`nasdistill.classify("path/of/this/folder", "picture.jpg")` rank the classes of a picture. Without
+nasdistill, these lines prepare a picture as the model saw its pictures in training (`input.json`
+says the same); normalisation is part of the model:
+
+```python
+{preparation.recipe()}```
+
+```python
+import onnxruntime
+
+logits = onnxruntime.InferenceSession("model.onnx").run(None, {{"images": pixels}})[0]
+```
 """

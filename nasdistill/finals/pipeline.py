@@ -217,9 +217,9 @@ def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tenso
     artifact.write_final(
         context.folder / "finals" / str(rank),
         module=student,
-        spec=artifact.ModelSpec(architecture_of(candidate), dataset.input, dataset.classes),
+        spec=artifact.ModelSpec(architecture_of(candidate), dataset.preparation, dataset.classes),
         metrics=metrics,
-        card=model_card(study, metrics),
+        card=model_card(study, metrics, dataset.preparation),
         onnx=work / "model.onnx",
     )
     for stage, spent in seconds.items():

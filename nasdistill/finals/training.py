@@ -258,7 +258,7 @@ def _train_assistant(
     artifact.write_final(
         folder,
         module=student,
-        spec=artifact.ModelSpec(architecture, context.dataset.input, context.dataset.classes),
+        spec=artifact.ModelSpec(architecture, context.dataset.preparation, context.dataset.classes),
         metrics={},
         card=f"# Assistant {folder.name} of the study {context.folder.name}\n",
     )

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
+from nasdistill.data.pictures import FULL_DEPTH, UNREADABLE, Preparation
 from nasdistill.models.classifier import Classifier
 from nasdistill.models.export import export_onnx
 from nasdistill.models.families import build, family_names
@@ -28,12 +28,12 @@ class ModelSpec:
 
     Attributes:
         architecture: A point of a space.
-        input: The image.
+        preparation: The way from a picture's file to what the model takes.
         classes: Names by label.
     """
 
     architecture: Architecture
-    input: Input
+    preparation: Preparation
     classes: tuple[str, ...]
 
 
@@ -80,7 +80,7 @@ def write_final(
         if onnx is not None:
             shutil.copyfile(onnx, temporary / "model.onnx")
         else:
-            export_onnx(module, spec.input, temporary / "model.onnx")
+            export_onnx(module, spec.preparation.input, temporary / "model.onnx")
         for path in (*temporary.iterdir(), temporary):
             _sync(path)
         temporary.rename(folder)
@@ -91,12 +91,12 @@ def write_final(
 
 
 def _input_content(module: Classifier, spec: ModelSpec) -> dict[str, Any]:
+    input = spec.preparation.input
     return {
-        "channels": spec.input.channels,
-        "height": spec.input.height,
-        "width": spec.input.width,
-        "range": [0, 1],
-        "resize": "bilinear",
+        "channels": input.channels,
+        "height": input.height,
+        "width": input.width,
+        **spec.preparation.describe(),
         "classes": list(spec.classes),
         "mean": module.mean.flatten().tolist(),
         "std": module.std.flatten().tolist(),
@@ -178,6 +178,19 @@ def input_of(folder: Path) -> Input:
     return _input(read_input(folder))
 
 
+def preparation_of(folder: Path) -> Preparation:
+    """The way from a picture's file to what a final takes.
+
+    Raises:
+        UserError: As of `read_input`.
+    """
+    content = read_input(folder)
+    input = _input(content)
+    # Finals of earlier releases say neither; they saw what is said here.
+    height, width = content.get("sizes", [input.size])[0]
+    return Preparation(input.channels, input.size, (height, width), content.get("bits", FULL_DEPTH))
+
+
 def _input(content: Mapping[str, Any]) -> Input:
     return Input(content["channels"], content["height"], content["width"])
 
@@ -195,7 +208,20 @@ def _problem_of(content: Mapping[str, Any]) -> str:
         numbers = isinstance(values, list) and all(type(v) in (int, float) for v in values)
         if not numbers or len(content[key]) != content["channels"]:
             return f"{key}: found {str(values)[:80]}, allowed: a number for each channel"
+    if type(content.get("bits", FULL_DEPTH)) is not int or not 8 <= content.get("bits", 8) <= 16:
+        return f"bits: found {content['bits']!r}, allowed: 8 to 16"
+    sizes = content.get("sizes", [[content["height"], content["width"]]])
+    if not isinstance(sizes, list) or not 1 <= len(sizes) <= 2 or not all(map(_is_size, sizes)):
+        return f"sizes: found {str(sizes)[:80]}, allowed: one or two of [height, width]"
+    if sizes[-1] != [content["height"], content["width"]]:
+        return f"sizes: found {sizes}, the last must be [height, width]"
     return ""
+
+
+def _is_size(value: Any) -> bool:
+    return (
+        isinstance(value, list) and len(value) == 2 and all(type(x) is int and x > 0 for x in value)
+    )
 
 
 def classify(folder: str | Path, image: str | Path) -> list[tuple[str, float]]:
@@ -203,7 +229,7 @@ def classify(folder: str | Path, image: str | Path) -> list[tuple[str, float]]:
 
     Args:
         folder: The final.
-        image: Any file that Pillow reads.
+        image: Any file that Pillow reads; prepared as the pictures of the study's data were.
 
     Returns:
         `(class name, probability)`, most probable first.
@@ -213,20 +239,18 @@ def classify(folder: str | Path, image: str | Path) -> list[tuple[str, float]]:
     """
     from PIL import Image
 
-    module, content = load(folder), read_input(Path(folder))
+    module, names = load(folder), read_input(Path(folder))["classes"]
+    preparation = preparation_of(Path(folder))
     try:
         with Image.open(image) as opened:
-            picture = opened.convert("L" if content["channels"] == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            pixels = preparation.pixels(opened)
+    except UNREADABLE as error:
         raise UserError(f"{image}: cannot be read as an image ({error})") from None
-    size = (content["width"], content["height"])
-    pixels = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
-    planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     with torch.inference_mode():
-        logits = module(torch.from_numpy(planes.copy())[None])
+        logits = module(torch.from_numpy(pixels)[None])
     probabilities = logits.softmax(dim=1)[0]
     order = probabilities.argsort(descending=True).tolist()
-    return [(content["classes"][i], float(probabilities[i])) for i in order]
+    return [(names[i], float(probabilities[i])) for i in order]
 
 
 def _read(path: Path) -> str:

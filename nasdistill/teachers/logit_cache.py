@@ -214,6 +214,7 @@ class LogitCache:
 
 def _identity(teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
     """All that a cached number depends on; the content of `KEY`."""
+    resized = teacher.input.size != dataset.preparation.stored
     return {
         "teacher": teacher.weights_hash,
         "code": teacher.code,
@@ -225,6 +226,7 @@ def _identity(teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
         "torch": torch.__version__.split("+")[0],
         "torchvision": version("torchvision").split("+")[0],  # crops; slow to import
         "pillow": PIL.__version__,  # decodes; its forks are packages of other names
+        **({"plain": "pillow"} if resized else {}),  # resized by torch in earlier releases
     }
 
 

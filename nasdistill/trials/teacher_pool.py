@@ -359,7 +359,7 @@ def _train_auto_teacher(folder: Path, recipe: Recipe, dataset: Dataset, emit: Em
     artifact.write_final(
         folder,
         module=module,
-        spec=artifact.ModelSpec(architecture, dataset.input, dataset.classes),
+        spec=artifact.ModelSpec(architecture, dataset.preparation, dataset.classes),
         metrics={"epochs": AUTO_TEACHER_EPOCHS, "seed": recipe.seed},
         card=f"# Teacher trained by nasdistill on {dataset.name}\n",
     )

@@ -85,10 +85,11 @@ def test_the_card_says_what_was_measured(context: StudyContext, tmp_path: Path) 
     candidate = Candidate(5, "complete", {}, "0123abcd", {})
     metrics, _ = measurement.measure_on_test(context, student, candidate, 2)
     metrics |= measurement.export_student(context, student, tmp_path / "model.onnx")
-    card = measurement.model_card(context.study, metrics | {"micro_batch": 13})
+    way = context.dataset.preparation
+    card = measurement.model_card(context.study, metrics | {"micro_batch": 13}, way)
     assert card.startswith("# small, final 2\n") and "architecture `0123abcd`" in card
     assert "distilled for 4 epochs, in micro-batches of 13 for want of memory." in card
     assert f"{metrics['compression']:.1f}x fewer than the teacher" in card
     unknown = dict.fromkeys(("retention", "agreement", "teacher_test_accuracy", "compression"))
-    alone = measurement.model_card(context.study, metrics | unknown | {"micro_batch": None})
+    alone = measurement.model_card(context.study, metrics | unknown | {"micro_batch": None}, way)
     assert "teacher's" not in alone and "fewer" not in alone and "micro-batches" not in alone

@@ -19,6 +19,7 @@ from torch import nn
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
+from nasdistill.data.pictures import Preparation
 from nasdistill.models import Classifier, build
 from nasdistill.models.artifact import ModelSpec, classify, load, write_final
 from nasdistill.models.export import (
@@ -60,7 +61,7 @@ def written(original: Classifier, tmp_path_factory: pytest.TempPathFactory) -> P
     write_final(
         folder,
         module=original,
-        spec=ModelSpec(mobile(), INPUT, CLASSES),
+        spec=ModelSpec(mobile(), Preparation.of(INPUT), CLASSES),
         metrics={"test_accuracy": 0.9},
         card="# A card\n",
     )
@@ -119,7 +120,7 @@ def test_leftovers_of_a_killed_write_are_replaced(original: Classifier, tmp_path
     write_final(
         tmp_path / "2",
         module=original,
-        spec=ModelSpec(mobile(), INPUT, CLASSES),
+        spec=ModelSpec(mobile(), Preparation.of(INPUT), CLASSES),
         metrics={},
         card="",
         onnx=tmp_path / "ready.onnx",
@@ -134,7 +135,7 @@ def test_fp16_is_stored_and_widened(original: Classifier, tmp_path: Path) -> Non
     write_final(
         tmp_path / "half",
         module=original,
-        spec=ModelSpec(mobile(), INPUT, CLASSES),
+        spec=ModelSpec(mobile(), Preparation.of(INPUT), CLASSES),
         metrics={},
         card="",
         onnx=tmp_path / "any.onnx",

@@ -478,7 +478,7 @@ def final(tmp_path: Path) -> Path:
     artifact.write_final(
         folder,
         module=Classifier(net, (0.3,), (0.2,)),
-        spec=artifact.ModelSpec(architecture, Input(1, 16, 16), _data().classes),
+        spec=artifact.ModelSpec(architecture, _data().preparation, _data().classes),
         metrics={"test_accuracy": 0.5},
         card="",
     )
