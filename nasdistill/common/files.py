@@ -17,7 +17,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
         content: Bytes, or text that is written as UTF-8.
 
     Raises:
-        OSError: If there is no room, or no permission; the old file is then as it was.
+        OSError: If there is no room, or no permission; the old file is then as it was, and nothing
+            is left beside it.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -26,12 +27,13 @@ def write_whole(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except BaseException:  # text that is not UTF-8, Ctrl-C
         temporary.unlink(missing_ok=True)
         raise
 
 
 def write_private(path: Path, text: str) -> None:
     """Writes a file that nobody else may read: a URL may hold a password."""
-    with open(path, "w", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
-        file.write(text)
+    content = text.encode()
+    with open(path, "wb", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
+        file.write(content)

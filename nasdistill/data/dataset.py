@@ -53,6 +53,7 @@ class Dataset:
         attribution: Credits of the data.
         origins: Places of the training examples in their source; None where they are all of a
             source's, in its order.
+        notes: What the user should know of how the data were read, a sentence each.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Dataset:
     fingerprint: str
     attribution: str
     origins: Origins | None = field(default=None, repr=False, compare=False)
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def names(self) -> tuple[str, ...]:

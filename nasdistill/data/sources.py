@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nasdistill.common.class_names import check_class_names
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import nearest
 from nasdistill.data.folders import read_folder
@@ -104,6 +105,7 @@ def _check(source: Source, spec: str) -> None:
             )
     if len(source.classes) < 2:
         raise UserError(f"data {spec!r}: {len(source.classes)} class; at least 2 are needed")
+    check_class_names(f"data {spec!r}", source.classes)
     names = source.train_names
     if names is not None and len(names) != len(source.train):
         raise UserError(f"data {spec!r}: {len(source.train)} training images, {len(names)} name(s)")
