@@ -8,7 +8,7 @@ from typing import Any
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent, warn_of
-from nasdistill.common.files import STUDIES
+from nasdistill.common.files import STUDIES, check_utf8
 from nasdistill.recipe import Recipe
 
 
@@ -65,6 +65,7 @@ def teacher_train(
 
     if out.exists():
         raise UserError(f"--out {out}: exists already; nothing was written")
+    check_utf8("--out", str(out))
     if precision not in ("fp32", "bf16", "bf16-mixed"):
         raise UserError(f"--precision {precision!r}: allowed are fp32, bf16, bf16-mixed")
     set_threads(1)
@@ -228,12 +229,15 @@ def teacher_record(
     emit = on_event or silent
     dataset = load_data(data, device=place, seed=seed, image_size=image_size, channels=channels)
     warn_of(dataset.notes, emit)
+    if out.suffix == ".parquet":  # which holds UTF-8 alone
+        for name in dataset.names:
+            check_utf8(f"--out {out}: the example", name)
     recipe = Recipe(data=data, teacher=spec, weights=weights, classes=classes)
     teacher = open_teacher(recipe, dataset, place, STUDIES, plugins, emit)
     teacher.must_run()
     logits, _ = training.predict(teacher.module, dataset.train, teacher.input.size)
     probabilities = torch.softmax(logits.double(), dim=1).numpy()
-    write_table(out, dataset.names, probabilities)
+    write_table(out, dataset.names, probabilities, dataset.classes)
     return len(dataset.names)
 
 

@@ -134,8 +134,7 @@ def _recipe_of(target: str, given: Mapping[str, str | None]) -> tuple[Recipe, Pa
     if path.suffix != ".json":
         if options:
             raise UserError(
-                f"{' and '.join(f'--{key}' for key in options)}: for an architecture.json; a study "
-                "has its own"
+                "--data, --teacher and --classes go with an architecture.json; a study has its own"
             )
         return recipe_of(load_study(target, STUDIES)), None
     if not path.is_file():

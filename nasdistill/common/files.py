@@ -5,8 +5,26 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from nasdistill.common.errors import UserError
+
 STUDIES = Path("studies")
 REPORTS = Path("reports")
+
+
+def check_utf8(where: str, text: str) -> None:
+    """Checks that a text, such as a path, can be written to files and shown.
+
+    Args:
+        where: Names its place in the message.
+        text: One that came from the file system or the command line may hold surrogates.
+
+    Raises:
+        UserError: If it is not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {ascii(text)} is not UTF-8; rename it") from None
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

@@ -60,8 +60,8 @@ class LeftOut:
         notes = []
         if self.suffixes:
             notes.append(
-                f"{path}: {_files(self.suffixes)} left out, of suffixes that are no image's here: "
-                f"{_counted(self.suffixes)}. Give images among them their suffix"
+                f"{path}: {_files(self.suffixes)} left out, since Pillow opens no file of such a "
+                f"suffix: {_counted(self.suffixes)}. Give images among them their suffix"
             )
         if self.outside:
             notes.append(
@@ -224,8 +224,15 @@ def subfolders(folder: Path) -> list[str]:
     return [
         entry.name
         for entry in _entries(folder)
-        if os.path.isdir(entry.path) and not _is_circle(entry, folder)
+        if _is_folder(entry) and not _is_circle(entry, folder)
     ]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or links to one; asks the disk about links alone."""
+    if entry.is_symlink():
+        return os.path.isdir(entry.path)
+    return entry.is_dir()
 
 
 def _is_circle(entry: os.DirEntry[str], *inside: Path) -> bool:
@@ -299,14 +306,19 @@ def _walk(folder: Path, root: Path, left_out: LeftOut) -> Iterator[Path]:
         entered.add(real)
         for entry in _entries(here):
             path = Path(entry.path)
-            if os.path.isdir(path):
+            if _is_folder(entry):
                 if _is_circle(entry, here, root):
                     left_out.circles += 1
                 elif entry.is_symlink():
                     pending.append(path)
                 else:
                     pending.appendleft(path)
-            elif os.path.isfile(path) or not os.path.exists(path):  # a broken link is named later
+            elif entry.is_file(follow_symlinks=False) or _may_be_file(path):
                 yield path
             else:  # a pipe would hold its reader up for ever
                 left_out.suffixes["(no regular file)"] += 1
+
+
+def _may_be_file(path: Path) -> bool:
+    """Whether a path leads to a file, or nowhere: a broken link is named as unreadable later."""
+    return os.path.isfile(path) or not os.path.exists(path)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nasdistill.common.class_names import check_class_names
 from nasdistill.common.errors import UserError
+from nasdistill.common.files import check_utf8
 from nasdistill.common.types import nearest
 from nasdistill.data.folders import read_folder
 from nasdistill.data.npz import read_npz
@@ -72,6 +73,7 @@ def read_source(request: Request) -> Source:
         UserError: If there is no such source, or its content cannot be used.
     """
     spec, size = request.spec, request.image_size
+    check_utf8("--data", spec)
     name, _, argument = spec.partition(":")
     known = {**SOURCES, **_USER_SOURCES}
     if name not in known:

@@ -207,8 +207,8 @@ def _assign(
     if classes is not None:
         raise UserError(
             f"--classes {classes!r}: --teacher {text} tells {count} classes apart, the data "
-            f"{dataset.name!r} has {len(dataset.classes)}; its head is replaced, and no class of it "
-            "is any of the data's"
+            f"{dataset.name!r} has {len(dataset.classes)}; its head is replaced, so that there is "
+            "nothing to assign. Leave --classes out"
         )
     return Assignment()
 
