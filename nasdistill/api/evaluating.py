@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasdistill.api.paths import final_folder, recipe_of
+from nasdistill.common.class_names import differences, few, match_classes
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event, silent
+from nasdistill.common.events import Emit, Event, silent, warn_of, warning_once
 from nasdistill.common.files import STUDIES
 from nasdistill.recipe import Recipe
 from nasdistill.results import StudyRecord, load_study
@@ -57,17 +58,19 @@ def evaluate(
         raise UserError(f"--split {split!r}: allowed are test and audit")
     folder, record = _locate(target)
     recipe = recipe_of(record)
-    plugins, emit = load_plugins(recipe.import_file), on_event or silent
+    plugins, emit = load_plugins(recipe.import_file), warning_once(on_event or silent)
     module, preparation = artifact.load(folder), artifact.preparation_of(folder)
     set_threads(1)
     place = pick_device(device)
     emit(Event("stage", f"data {recipe.data}, teacher {recipe.teacher}", stage="evaluate"))
     dataset = _own_data(record, recipe, place)
+    warn_of(dataset.notes, emit, "evaluate")
     teacher = _teacher(record, recipe, dataset, place, plugins, emit)
     compared, order = dataset, None
     if data is not None and data != recipe.data:
         emit(Event("stage", f"data {data}", stage="evaluate"))
         compared = _load(data, recipe, place, preparation)
+        warn_of(compared.notes, emit, "evaluate")
         order = _order(dataset, compared)
     examples: Split = compared.test if split == "test" else compared.audit
     text = f"asking student and teacher: {len(examples):,} examples"
@@ -151,16 +154,12 @@ def _order(own: Dataset, other: Dataset) -> list[int]:
     Raises:
         UserError: If they do not have the same classes.
     """
-    if sorted(own.classes) != sorted(other.classes):
-        lacking = sorted(set(own.classes) - set(other.classes))
-        extra = sorted(set(other.classes) - set(own.classes))
+    order = match_classes(own.classes, other.classes)
+    lacking, extra = differences(own.classes, other.classes)
+    if lacking or extra:
         parts = [("it lacks", lacking), ("it adds", extra)]
-        differences = "; ".join(f"{verb} {_few(names)}" for verb, names in parts if names)
+        text = "; ".join(f"{verb} {few(names)}" for verb, names in parts if names)
         raise UserError(
-            f"--data {other.name!r} has other classes than the study's {own.name!r}: {differences}"
+            f"--data {other.name!r} has other classes than the study's {own.name!r}: {text}"
         )
-    return [own.classes.index(name) for name in other.classes]
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (" …" if len(names) > 5 else "")
+    return [label for label in order if label is not None]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event, silent
-from nasdistill.common.files import STUDIES
+from nasdistill.common.events import Emit, Event, silent, warn_of
+from nasdistill.common.files import STUDIES, check_utf8
 from nasdistill.recipe import Recipe
 
 
@@ -65,11 +65,14 @@ def teacher_train(
 
     if out.exists():
         raise UserError(f"--out {out}: exists already; nothing was written")
+    check_utf8("--out", str(out))
     if precision not in ("fp32", "bf16", "bf16-mixed"):
         raise UserError(f"--precision {precision!r}: allowed are fp32, bf16, bf16-mixed")
     set_threads(1)
     place = pick_device(device)
+    emit = on_event or silent
     dataset = load_data(data, device=place, seed=seed, image_size=image_size, channels=channels)
+    warn_of(dataset.notes, emit)
     chosen = default_teacher()
     if architecture is not None:
         chosen = Architecture.from_json(_text_of(architecture))
@@ -81,7 +84,7 @@ def teacher_train(
         chosen,
         epochs=epochs,
         seed=seed,
-        emit=on_event or silent,
+        emit=emit,
         hyperparameters=Hyperparameters(learning_rate=learning_rate, precision=precision),
         checkpoint=checkpoint,
     )
@@ -128,6 +131,7 @@ def teacher_evaluate(
     image_size: int | None = None,
     channels: int | None = None,
     import_file: str | None = None,
+    classes: str | None = None,
     on_event: Emit | None = None,
 ) -> dict[str, Any]:
     """Measures a teacher on the validation split of some data.
@@ -140,6 +144,7 @@ def teacher_evaluate(
         image_size: As in `search`.
         channels: As in `search`.
         import_file: A user's own Python.
+        classes: Which of the teacher's classes is which of the data's, as in `search`.
         on_event: Told what happens.
 
     Returns:
@@ -160,9 +165,10 @@ def teacher_evaluate(
     plugins = load_plugins(import_file)
     set_threads(1)
     place = pick_device(device)
-    dataset = load_data(data, device=place, image_size=image_size, channels=channels)
-    recipe = Recipe(data=data, teacher=spec, weights=weights)
     emit = on_event or silent
+    dataset = load_data(data, device=place, image_size=image_size, channels=channels)
+    warn_of(dataset.notes, emit)
+    recipe = Recipe(data=data, teacher=spec, weights=weights, classes=classes)
     teacher = open_teacher(recipe, dataset, place, STUDIES, plugins, emit).must_run()
     card = evaluate_teacher(teacher, dataset)
     for text in warnings_of(card):
@@ -181,6 +187,7 @@ def teacher_record(
     channels: int | None = None,
     seed: int = 0,
     import_file: str | None = None,
+    classes: str | None = None,
     on_event: Emit | None = None,
 ) -> int:
     """Writes a teacher's answers about the training examples: a table that can teach in its place.
@@ -195,6 +202,7 @@ def teacher_record(
         channels: As in `search`.
         seed: Of the splits, as in `search`.
         import_file: A user's own Python.
+        classes: Which of the teacher's classes is which of the data's, as in `search`.
         on_event: Told what happens.
 
     Returns:
@@ -218,13 +226,18 @@ def teacher_record(
     plugins = load_plugins(import_file)
     set_threads(1)
     place = pick_device(device)
+    emit = on_event or silent
     dataset = load_data(data, device=place, seed=seed, image_size=image_size, channels=channels)
-    recipe = Recipe(data=data, teacher=spec, weights=weights)
-    teacher = open_teacher(recipe, dataset, place, STUDIES, plugins, on_event or silent)
+    warn_of(dataset.notes, emit)
+    if out.suffix == ".parquet":  # which holds UTF-8 alone
+        for name in dataset.names:
+            check_utf8(f"--out {out}: the example", name)
+    recipe = Recipe(data=data, teacher=spec, weights=weights, classes=classes)
+    teacher = open_teacher(recipe, dataset, place, STUDIES, plugins, emit)
     teacher.must_run()
     logits, _ = training.predict(teacher.module, dataset.train, teacher.input.size)
     probabilities = torch.softmax(logits.double(), dim=1).numpy()
-    write_table(out, dataset.names, probabilities)
+    write_table(out, dataset.names, probabilities, dataset.classes)
     return len(dataset.names)
 
 

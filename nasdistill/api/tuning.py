@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,7 @@ def tune(
     epochs: int = 2,
     data: str | None = None,
     teacher: str | None = None,
+    classes: str | None = None,
     on_event: Emit | None = None,
 ) -> TuneOutcome:
     """Tries temperatures and α on one architecture, on validation data.
@@ -63,6 +64,7 @@ def tune(
         epochs: Passes over the training split for each point.
         data: For an architecture.json: the data (the shipped ones if not given).
         teacher: For an architecture.json: the teacher.
+        classes: For an architecture.json: which of the teacher's classes is which of the data's.
         on_event: Told what happens.
 
     Raises:
@@ -72,7 +74,7 @@ def tune(
         raise UserError(f"epochs must be at least 1, found {epochs}")
     grid = _grid(over, temperatures, alphas)
     emit = on_event or silent
-    recipe, file = _recipe_of(target, data, teacher)
+    recipe, file = _recipe_of(target, {"data": data, "teacher": teacher, "classes": classes})
     from nasdistill.finals.tune import best_point, read_architecture
     from nasdistill.finals.tune import tune as tune_points
     from nasdistill.report.tune import write_tuned
@@ -125,13 +127,14 @@ def _grid(
     return grid
 
 
-def _recipe_of(target: str, data: str | None, teacher: str | None) -> tuple[Recipe, Path | None]:
+def _recipe_of(target: str, given: Mapping[str, str | None]) -> tuple[Recipe, Path | None]:
     """The recipe to tune in, and the architecture's file if it is one."""
     path = Path(target)
+    options = {key: value for key, value in given.items() if value is not None}
     if path.suffix != ".json":
-        if data is not None or teacher is not None:
+        if options:
             raise UserError(
-                "--data and --teacher go with an architecture.json; a study has its own"
+                "--data, --teacher and --classes go with an architecture.json; a study has its own"
             )
         return recipe_of(load_study(target, STUDIES)), None
     if not path.is_file():
@@ -139,8 +142,7 @@ def _recipe_of(target: str, data: str | None, teacher: str | None) -> tuple[Reci
     from nasdistill.finals.tune import read_architecture
 
     # No student is turned away here, so there is no limit to derive from a teacher.
-    keys = {"data": data, "teacher": teacher, "minimize": "params", "max_params": "1000G"}
-    options = {key: value for key, value in keys.items() if value is not None}
+    options |= {"minimize": "params", "max_params": "1000G"}
     identity = repr((read_architecture(path).fingerprint, sorted(options.items())))
     digest = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
     return load_recipe(None, {**options, "study": f"tune-{digest}"}), path

@@ -41,6 +41,7 @@ def search(
     skip_unreadable: options.SkipUnreadable = None,
     teacher: options.Teacher = None,
     weights: options.Weights = None,
+    classes: options.ClassOrder = None,
     study: options.StudyName = None,
     trials: options.Trials = None,
     time_limit: options.TimeLimit = None,
@@ -271,14 +272,16 @@ def tune(
     epochs: options.TuneEpochs = 2,
     data: options.TuneData = None,
     teacher: options.TuneTeacher = None,
+    classes: options.ClassOrder = None,
     as_json: options.Json = False,
 ) -> None:
     """Try temperatures and alpha on one architecture, on validation data."""
     grid = {"temperatures": _parse_numbers(temperatures), "alphas": _parse_numbers(alphas)}
+    basis = {"data": data, "teacher": teacher, "classes": classes}
     names = tuple(part.strip() for part in over.split(","))
     outcome = with_progress(
         lambda api, emit: api.tune(
-            target, over=names, **grid, epochs=epochs, data=data, teacher=teacher, on_event=emit
+            target, over=names, **grid, epochs=epochs, **basis, on_event=emit
         )
     )
     if as_json:

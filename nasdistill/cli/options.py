@@ -68,6 +68,15 @@ Weights = Annotated[
     str | None,
     _option("--weights", "File with the teacher's weights (default: its pretrained ones)."),
 ]
+ClassOrder = Annotated[
+    str | None,
+    _option(
+        "--classes",
+        "Which of the teacher's classes is which of the data's, where names differ: a file or a "
+        "list with commas, of the data's names in the order of the teacher's logits, or of "
+        "'teacher name = data name' (default: found by name).",
+    ),
+]
 StudyName = Annotated[
     str | None,
     _option("--study", "Name of the study (default: made from what differs from the defaults)."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,6 +45,12 @@ Emit = Callable[[Event], None]
 
 def silent(event: Event) -> None:
     """Drops an event."""
+
+
+def warn_of(notes: Iterable[str], emit: Emit, stage: str = "") -> None:
+    """Tells notes, as of data or of a teacher, as warnings."""
+    for note in notes:
+        emit(Event("warning", note, stage=stage))
 
 
 def warning_once(emit: Emit) -> Emit:

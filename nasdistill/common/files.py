@@ -5,8 +5,26 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from nasdistill.common.errors import UserError
+
 STUDIES = Path("studies")
 REPORTS = Path("reports")
+
+
+def check_utf8(where: str, text: str) -> None:
+    """Checks that a text, such as a path, can be written to files and shown.
+
+    Args:
+        where: Names its place in the message.
+        text: One that came from the file system or the command line may hold surrogates.
+
+    Raises:
+        UserError: If it is not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {ascii(text)} is not UTF-8; rename it") from None
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -17,7 +35,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
         content: Bytes, or text that is written as UTF-8.
 
     Raises:
-        OSError: If there is no room, or no permission; the old file is then as it was.
+        OSError: If there is no room, or no permission; the old file is then as it was, and nothing
+            is left beside it.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -26,12 +45,13 @@ def write_whole(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except BaseException:  # text that is not UTF-8, Ctrl-C
         temporary.unlink(missing_ok=True)
         raise
 
 
 def write_private(path: Path, text: str) -> None:
     """Writes a file that nobody else may read: a URL may hold a password."""
-    with open(path, "w", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
-        file.write(text)
+    content = text.encode()
+    with open(path, "wb", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
+        file.write(content)

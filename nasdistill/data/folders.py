@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from nasdistill.common.errors import UserError
+from nasdistill.data.layout import Listing, read_layout
 from nasdistill.data.pictures import Preparation, Traits, bits_in_use, notes_on
 from nasdistill.data.raw import (
     LARGEST,
     SMALL,
     Files,
     ImageInfo,
-    Labels,
     Raw,
     Request,
     Shape,
@@ -27,21 +26,7 @@ from nasdistill.data.raw import (
     survey,
 )
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 DEFAULT_SIDE = 224
-NAMES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
-
-
-class _Listing(NamedTuple):
-    """The images of one split.
-
-    Attributes:
-        paths: One per image.
-        labels: int64, as long as `paths`.
-    """
-
-    paths: list[Path]
-    labels: Labels
 
 
 @dataclass
@@ -56,7 +41,7 @@ class _Survey:
         traits: Of all images.
     """
 
-    listings: dict[str, _Listing] = field(default_factory=dict)
+    listings: dict[str, Listing] = field(default_factory=dict)
     digests: dict[str, list[bytes]] = field(default_factory=dict)
     shapes: dict[Shape, int] = field(default_factory=dict)
     examples: dict[Shape, Path] = field(default_factory=dict)
@@ -71,9 +56,10 @@ def read_folder(request: Request) -> Source:
     """Reads `folder:PATH`.
 
     PATH holds `train/` and perhaps `val/` and `test/`, each with a folder per class, or the class
-    folders themselves. Images of one size keep it up to 256 pixels. Larger ones, and mixed ones of
-    more than 64 pixels, are brought to `image_size` (224 by default): the middle, where their
-    proportions differ. They are decoded at once if all fit `resident_limit`, else when needed.
+    folders themselves; see `layout.read_layout`. Images of one size keep it up to 256 pixels.
+    Larger ones, and mixed ones of more than 64 pixels, are brought to `image_size` (224 by
+    default): the middle, where their proportions differ. They are decoded at once if all fit
+    `resident_limit`, else when needed.
 
     Raises:
         UserError: If the folder cannot be used; the message says why.
@@ -82,15 +68,8 @@ def read_folder(request: Request) -> Source:
     if not path.is_dir():
         reason = "is a file, not a folder" if path.exists() else "is not a folder"
         raise UserError(f"--data {request.spec!r}: {path} {reason}")
-    folders = _split_folders(path)
-    classes = tuple(_subfolders(folders["train"]))
-    if not classes:
-        raise UserError(
-            f"{folders['train']}: no class folders; expected {folders['train']}/<class>/<image>.jpg"
-            " (torchvision's ImageFolder layout)"
-        )
-    listings = {part: _list_images(folder, classes) for part, folder in folders.items()}
-    images = _survey_images(listings, request)
+    layout = read_layout(path)
+    images = _survey_images(layout.listings, request)
     way = request.preparation or _choose_preparation(request, images)
     channels, (height, width) = way.channels, way.stored
     resident = max(way.stored) <= SMALL
@@ -103,10 +82,12 @@ def read_folder(request: Request) -> Source:
         raw[part] = files.decode_all() if resident else files
     labels = {part: listing.labels for part, listing in images.listings.items()}
     train_paths = images.listings["train"].paths
+    skipped = sum(len(listing.paths) for listing in layout.listings.values()) - len(images)
+    skips = [f"{path}: unreadable images are left out: {skipped:,}"] if skipped else []
     return Source(
         raw["train"],
         labels["train"],
-        classes,
+        layout.classes,
         way.input,
         raw.get("validation"),
         labels.get("validation"),
@@ -115,7 +96,7 @@ def read_folder(request: Request) -> Source:
         attribution=str(path),
         train_names=tuple(each.relative_to(path).as_posix() for each in train_paths),
         bits=way.bits,
-        notes=notes_on(images.traits),
+        notes=(*layout.notes, *skips, *notes_on(images.traits)),
     )
 
 
@@ -139,42 +120,7 @@ def _choose_preparation(request: Request, images: _Survey) -> Preparation:
     return Preparation(channels, default, default, bits)
 
 
-def _split_folders(path: Path) -> dict[str, Path]:
-    """The folder of each split that is there."""
-    folders = {
-        part: next(path / name for name in names if (path / name).is_dir())
-        for part, names in NAMES.items()
-        if any((path / name).is_dir() for name in names)
-    }
-    if "train" in folders:
-        return folders
-    if folders and len(_subfolders(path)) == len(folders):
-        present = ", ".join(f"{folder.name}/" for folder in folders.values())
-        raise UserError(f"{path}: {present} but no train/; expected train/<class>/<image>.jpg")
-    return {"train": path}
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-
-
-def _list_images(folder: Path, classes: Sequence[str]) -> _Listing:
-    unknown = [name for name in _subfolders(folder) if name not in classes]
-    if unknown:
-        raise UserError(f"{folder}: class {unknown[0]!r} is not in the training folder")
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        images = (p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES)
-        visible = sorted(p for p in images if p.name[0] != ".")
-        paths += visible
-        labels += [label] * len(visible)
-    if not paths:
-        raise UserError(f"{folder}: no images ({', '.join(SUFFIXES)}) in any class folder")
-    return _Listing(paths, np.array(labels, dtype=np.int64))
-
-
-def _survey_images(listings: Mapping[str, _Listing], request: Request) -> _Survey:
+def _survey_images(listings: Mapping[str, Listing], request: Request) -> _Survey:
     """Decodes every image once; those that cannot be read are left out where the user allows it."""
     result = _Survey()
     unreadable: list[tuple[Path, str]] = []
@@ -193,7 +139,7 @@ def _survey_images(listings: Mapping[str, _Listing], request: Request) -> _Surve
             readable.append(path)
             digests.append(info.digest)
         kept = np.array([isinstance(info, ImageInfo) for info in infos])
-        result.listings[part] = _Listing(readable, labels[kept])
+        result.listings[part] = Listing(readable, labels[kept])
         result.digests[part] = digests
     if unreadable and not request.skip_unreadable:
         first = ", ".join(f"{path} ({reason})" for path, reason in unreadable[:3])

@@ -164,7 +164,8 @@ def _check_counts(source: Source, spec: str) -> None:
             listed = ", ".join(f"{source.classes[i]!r} has {counts[i]}" for i in short[:5])
             more = f" and {len(short) - 5} more classes" if len(short) > 5 else ""
             use = ", ".join(f"{n} {name}" for name, n in uses.items())
+            notes = "".join(f". {note}" for note in source.notes)
             raise UserError(
                 f"data {spec!r}: too few {part} examples: {listed}{more}; each class needs at "
-                f"least {least} ({use})"
+                f"least {least} ({use}){notes}"
             )

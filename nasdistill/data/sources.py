@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nasdistill.common.class_names import check_class_names
 from nasdistill.common.errors import UserError
+from nasdistill.common.files import check_utf8
 from nasdistill.common.types import nearest
 from nasdistill.data.folders import read_folder
 from nasdistill.data.npz import read_npz
@@ -68,6 +70,7 @@ def read_source(request: Request) -> Source:
         UserError: If there is no such source, or its content cannot be used.
     """
     spec, size = request.spec, request.image_size
+    check_utf8("--data", spec)
     name, _, argument = spec.partition(":")
     known = {**SOURCES, **_USER_SOURCES}
     if name not in known:
@@ -101,6 +104,7 @@ def _check(source: Source, spec: str) -> None:
             )
     if len(source.classes) < 2:
         raise UserError(f"data {spec!r}: {len(source.classes)} class; at least 2 are needed")
+    check_class_names(f"data {spec!r}", source.classes)
     names = source.train_names
     if names is not None and len(names) != len(source.train):
         raise UserError(f"data {spec!r}: {len(source.train)} training images, {len(names)} name(s)")

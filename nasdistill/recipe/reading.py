@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml.comments import CommentedMap
 
 from nasdistill.common.errors import UserError
+from nasdistill.common.files import check_utf8
 from nasdistill.common.types import Closed, nearest
 from nasdistill.common.values import Budget
 from nasdistill.common.yaml import line_of, plain, read_yaml
@@ -98,6 +99,11 @@ def _validate(
         else:
             data[key] = _from_flag(key, plain(inner))
             flags.add((key,))
+    for key, value in data.items():
+        if isinstance(value, str):
+            check_utf8(
+                f"--{key.replace('_', '-')}" if (key,) in flags else f"{source}: {key}", value
+            )
     try:
         return Recipe.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:

@@ -50,6 +50,7 @@ class Recipe(Closed):
     skip_unreadable: bool = False
     teacher: str = "auto"
     weights: str | None = None
+    classes: str | None = Field(default=None, min_length=1)
     teachers: dict[str, TeacherOptions] = {}
     study: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     trials: int = Field(default=24, ge=1)

@@ -41,6 +41,7 @@ class TeacherOptions(Closed):
     Attributes:
         model: As `teacher` has it: `timm:NAME`, `final:STUDY/RANK`, ….
         weights: File with that model's weights.
+        classes: Which of that model's classes is which of the data's, as the recipe's `classes`.
         table: A file of recorded answers, `.parquet` or `.npz`.
         missing: What happens if the table lacks an example: an `error`, or the terms that ask for
             it `skip` it.
@@ -55,6 +56,7 @@ class TeacherOptions(Closed):
 
     model: str | None = None
     weights: str | None = None
+    classes: str | None = Field(default=None, min_length=1)
     table: str | None = None
     missing: Literal["error", "skip"] = "error"
     mean_of: tuple[str, ...] | None = Field(default=None, min_length=2)
@@ -73,7 +75,8 @@ class TeacherOptions(Closed):
             raise ValueError(f"give one of {', '.join(kinds)} (found {names})")
         if self.model is not None and self.model.startswith("table:"):
             raise ValueError(f"write table: {self.model.removeprefix('table:')} instead of a model")
-        belongs = {"weights": "model", "missing": "table", "shares": "mean_of", "by": "mean_of"}
+        belongs = {"weights": "model", "classes": "model", "missing": "table"}
+        belongs |= {"shares": "mean_of", "by": "mean_of"}
         for key, kind in belongs.items():
             if kind not in named and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} goes with {kind}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nasdistill.common.class_names import are_numbers, differences, few, match_classes
 from nasdistill.common.errors import UserError
 from nasdistill.common.files import write_whole
 
@@ -39,7 +41,8 @@ def read_table(path: Path, names: Sequence[str], classes: Sequence[str], missing
     A Parquet file has a column `id` (the example's name) and an npz file an array `ids`; beside it
     stands one of: `logits`; `probabilities`; `top_indices` and `top_values` (the probabilities of
     the likeliest classes; the rest is spread evenly over the others); `labels` (a class's name or
-    number).
+    number). Names of the classes, in the order of its columns and numbers, may stand there too: as
+    an array `classes`, or as JSON under `classes` in the metadata of a Parquet file.
 
     Args:
         path: `.parquet` or `.npz`.
@@ -52,7 +55,9 @@ def read_table(path: Path, names: Sequence[str], classes: Sequence[str], missing
     """
     columns = _columns(path)
     ids = [str(value) for value in columns.pop("ids")]
-    logits = _logits(path, columns, len(ids), classes)
+    own = [str(name) for name in np.atleast_1d(columns.pop("classes", classes))]
+    order = _order(path, own, classes)
+    logits = _logits(path, columns, len(ids), own)[:, order]
     row_of = {name: row for row, name in enumerate(ids)}
     if len(row_of) != len(ids):
         repeated = next(name for row, name in enumerate(ids) if row_of[name] != row)
@@ -86,13 +91,19 @@ def check_form(path: Path) -> None:
         raise UserError(f"table {path}: its name must end in .parquet or .npz")
 
 
-def write_table(path: Path, names: Sequence[str], probabilities: NDArray[np.float64]) -> None:
+def write_table(
+    path: Path,
+    names: Sequence[str],
+    probabilities: NDArray[np.float64],
+    classes: Sequence[str],
+) -> None:
     """Writes probabilities in the form that `read_table` reads.
 
     Args:
         path: `.parquet` or `.npz`.
         names: Of the examples.
         probabilities: `[N, C]`, rows sum to 1.
+        classes: Names of its columns.
 
     Raises:
         UserError: If its ending is another than `.npz` or `.parquet`, or a package is missing.
@@ -101,12 +112,36 @@ def write_table(path: Path, names: Sequence[str], probabilities: NDArray[np.floa
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     if path.suffix == ".npz":
-        np.savez(buffer, ids=np.array(names), probabilities=probabilities.astype(np.float32))
+        np.savez(
+            buffer,
+            ids=np.array(names),
+            classes=np.array(classes),
+            probabilities=probabilities.astype(np.float32),
+        )
     else:
         arrow, parquet = _pyarrow(path)
         rows = {"id": list(names), "probabilities": probabilities.astype(np.float32).tolist()}
-        parquet.write_table(arrow.table(rows), buffer)
+        table = arrow.table(rows).replace_schema_metadata({"classes": json.dumps(list(classes))})
+        parquet.write_table(table, buffer)
     write_whole(path, buffer.getvalue())
+
+
+def _order(path: Path, own: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """The column of each of the data's classes.
+
+    Raises:
+        UserError: If the table's classes are others.
+    """
+    lacking, extra = differences(own, classes)
+    if len(own) == len(classes) and (are_numbers(own) or are_numbers(classes)) and lacking:
+        return list(range(len(classes)))
+    if lacking or extra:
+        raise UserError(
+            f"table {path}: its classes are not the data's: the table alone has "
+            f"{few(lacking) or 'none'}, the data alone {few(extra) or 'none'}. Write the data's "
+            "names into its `classes`, in the order of its columns"
+        )
+    return [column for column in match_classes(own, classes) if column is not None]
 
 
 def _columns(path: Path) -> dict[str, Any]:
@@ -132,7 +167,9 @@ def _columns(path: Path) -> dict[str, Any]:
 def _parquet(path: Path) -> dict[str, Any]:
     _, parquet = _pyarrow(path)
     table = parquet.read_table(path)
-    return {name: table[name].to_pylist() for name in table.column_names}
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    stored = (table.schema.metadata or {}).get(b"classes")
+    return columns if stored is None else {**columns, "classes": json.loads(stored)}
 
 
 def _pyarrow(path: Path) -> tuple[Any, Any]:

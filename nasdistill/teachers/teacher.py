@@ -12,10 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nasdistill.common.class_names import check_class_names
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input, nearest
 from nasdistill.data import Dataset
 from nasdistill.models import Classifier, artifact, hooks
+from nasdistill.teachers.classes import Assignment, assign_classes
 from nasdistill.teachers.heads import reorder_head
 from nasdistill.teachers.pretrained import (
     Pretrained,
@@ -55,6 +57,7 @@ class Teacher:
         precision: `fp32`, or `bf16` for logits under autocast.
         code: The origin of its forward pass, where that is not nasdistill: a package with its
             version, or the fingerprint of the `--import` file.
+        notes: What the user should know of it, a sentence each.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Teacher:
     card: dict[str, Any]
     precision: LogitPrecision = "fp32"
     code: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def runs(self) -> bool:
@@ -142,6 +146,7 @@ def load_teacher(
     studies_root: Path = Path("studies"),
     imported: TeacherBuilders | None = None,
     precision: LogitPrecision = "fp32",
+    classes: str | None = None,
 ) -> Teacher:
     """Makes a frozen teacher.
 
@@ -157,32 +162,80 @@ def load_teacher(
         studies_root: The folder of all studies.
         imported: The functions of the user's own file, by name.
         precision: Of its logits.
+        classes: Which of its classes is which of the data's, see `classes.FORMS`; needed where its
+            names are known and are others.
 
     Raises:
         UserError: If the specification, a name in it, or the file is wrong, an optional package is
-            missing, or the teacher cannot take the data's images.
+            missing, the teacher cannot take the data's images, or its classes are others.
     """
     parsed = parse(spec, weights)
     loaded = _load_module(parsed, dataset, studies_root, imported or {})
     module = loaded.module.to(device).eval().requires_grad_(False)
     shape = Input(dataset.input.channels, *loaded.size)
-    classes = _count_logits(module, shape, parsed.text, device)
-    if loaded.built_for_data and classes != len(dataset.classes):
+    count = _count_logits(module, shape, parsed.text, device)
+    if loaded.built_for_data and count != len(dataset.classes):
         raise UserError(
-            f"--teacher {parsed.text} gives {classes} logits, but the data {dataset.name!r} has "
+            f"--teacher {parsed.text} gives {count} logits, but the data {dataset.name!r} has "
             f"{len(dataset.classes)} classes"
         )
     card = {"name": parsed.text, "input": [shape.channels, *shape.size], **loaded.card}
-    if loaded.names is not None and len(loaded.names) == classes:
-        card["class_names"] = list(loaded.names)
-        order = _order(loaded.names, dataset.classes)
-        if order is not None:
-            reorder_head(module, order)
-            card["class_names"] = list(dataset.classes)
-            card["classes_reordered"] = True
-    return Teacher(
-        parsed.text, module, shape, classes, weights_hash(module), card, precision, loaded.code
-    )
+    names = loaded.names if loaded.names is not None and len(loaded.names) == count else None
+    if names is not None:
+        check_class_names(f"--teacher {parsed.text}", names)
+        card["class_names"] = list(names)
+    assignment = _assign(parsed.text, names, count, dataset, classes)
+    if assignment.order is not None:
+        _reorder(module, assignment.order, shape, parsed.text, device)
+        card["class_names"] = list(dataset.classes)
+        card["classes_reordered"] = True
+    notes = (assignment.note,) if assignment.note else ()
+    digest = weights_hash(module)
+    return Teacher(parsed.text, module, shape, count, digest, card, precision, loaded.code, notes)
+
+
+def _assign(
+    text: str,
+    names: tuple[str, ...] | None,
+    count: int,
+    dataset: Dataset,
+    classes: str | None,
+) -> Assignment:
+    """The place of the data's classes among the logits; none where a new head follows."""
+    if count == len(dataset.classes):
+        return assign_classes(text, names, dataset.name, dataset.classes, classes)
+    if classes is not None:
+        raise UserError(
+            f"--classes {classes!r}: --teacher {text} tells {count} classes apart, the data "
+            f"{dataset.name!r} has {len(dataset.classes)}; its head is replaced, so that there is "
+            "nothing to assign. Leave --classes out"
+        )
+    return Assignment()
+
+
+def _reorder(
+    module: nn.Module, order: list[int], shape: Input, text: str, device: torch.device
+) -> None:
+    """Puts a teacher's classes in the data's order, and sees that its logits come out so.
+
+    Raises:
+        UserError: If they do not: the layer that was taken for its head does not give its logits.
+    """
+    generator = torch.Generator().manual_seed(0)
+    size = (4, shape.channels, *shape.size)
+    images = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8).to(device)
+    with torch.inference_mode():
+        before = module(images).float()
+    reorder_head(module, order)
+    with torch.inference_mode():
+        after = module(images).float()
+    tolerance = 1e-3 * max(1.0, float(before.abs().max()))
+    if not torch.allclose(after, before[:, order], rtol=0, atol=tolerance):
+        raise UserError(
+            f"--teacher {text}: its classes are in another order than the data's, and the layer "
+            "that gives its logits was not found; give a teacher whose logits are in the data's "
+            "order"
+        )
 
 
 def _load_module(
@@ -313,10 +366,3 @@ def _count_logits(module: nn.Module, shape: Input, text: str, device: torch.devi
         result = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"--teacher {text} must give logits [images, classes], but gave {result}")
     return int(logits.shape[1])
-
-
-def _order(names: tuple[str, ...], target: tuple[str, ...]) -> list[int] | None:
-    """The index among `names` of each target class; None where there is nothing to reorder."""
-    if names == tuple(target) or len(set(names)) != len(names) or set(names) != set(target):
-        return None
-    return [names.index(name) for name in target]

@@ -18,7 +18,7 @@ from nasdistill import training
 from nasdistill.analysis.audit import FullRuns
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event
+from nasdistill.common.events import Emit, Event, warn_of
 from nasdistill.common.machine import (
     describe_machine,
     describe_versions,
@@ -281,6 +281,7 @@ def _open_dataset(study: Study, device: torch.device, emit: Emit) -> Dataset:
         root=recipe.data_root,
         skip_unreadable=recipe.skip_unreadable,
     )
+    warn_of(dataset.notes, emit, "teacher")
     stored = study.get_or_measure(keys.DATA, lambda: _describe(dataset))
     if stored["fingerprint"] != dataset.fingerprint:
         raise UserError(

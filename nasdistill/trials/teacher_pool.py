@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event
+from nasdistill.common.events import Emit, Event, warn_of
 from nasdistill.data import Dataset
 from nasdistill.losses import MAIN
 from nasdistill.models import artifact
@@ -174,7 +174,8 @@ def open_teacher_pool(
     def load(name: str, options: TeacherOptions) -> Teacher:
         assert options.model is not None
         emit(Event("stage", f"teacher {name}: {options.model}", stage="teacher"))
-        named = recipe.model_copy(update={"teacher": options.model, "weights": options.weights})
+        keys_of_it = {"weights": options.weights, "classes": options.classes}
+        named = recipe.model_copy(update={"teacher": options.model, **keys_of_it})
         teacher = open_teacher(named, dataset, device, root, plugins, emit)
         evaluate_once(study, keys.FURTHER_TEACHER.of(name), teacher, dataset, emit)
         return teacher
@@ -296,6 +297,12 @@ def open_teacher(
             f"--weights: found {str(recipe.weights)!r} with --teacher {spec}; it goes with "
             "torchvision:NAME, timm:NAME, transformers:NAME or a function of the --import file"
         )
+    trained_here = spec == "auto" and dataset.name != "fashion-mnist-mini"
+    if recipe.classes is not None and (trained_here or spec.startswith("table:")):
+        raise UserError(
+            f"--classes: found {recipe.classes!r} with --teacher {spec}, whose answers are in the "
+            "order of the data's classes; it goes with a model that was trained elsewhere"
+        )
     if spec.startswith("table:"):
         return recorded_teacher(spec, dataset)
     if spec == "auto" and dataset.name == "fashion-mnist-mini":
@@ -309,7 +316,12 @@ def open_teacher(
         weights=recipe.weights,
         studies_root=root,
         imported=plugins.teachers,
+        classes=recipe.classes,
     )
+    warn_of(teacher.notes, emit, "teacher")
+    if teacher.card.get("classes_reordered"):
+        text = f"teacher {teacher.name}: its logits are put in the order of the data's classes"
+        emit(Event("note", text, stage="teacher"))
     if teacher.card["source"] == "import":
         teacher.code = plugins.fingerprint
     if teacher.classes != len(dataset.classes):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from nasdistill.common.files import write_whole
+from nasdistill.common.files import write_private, write_whole
 
 # A limit on the size of files is met like a full disk, without needing one.
 CHILD = """\
@@ -37,3 +38,25 @@ def test_where_there_is_no_room_the_old_file_stays(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", CHILD, path], capture_output=True, text=True)
     assert "OSError" in done.stderr
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_text_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "b\udcff")
+    with pytest.raises(UnicodeEncodeError):
+        write_private(path, "b\udcff")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interruption_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "it", "new")
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +167,9 @@ def test_unreadable_images_are_named_counted_and_skipped_on_request(tmp_path: Pa
     message = refused(f"folder:{tmp_path}")
     assert message.startswith("2 unreadable image(s)") and "--skip-unreadable" in message
     assert "broken.png" in message and "short.png" in message
-    assert sum(lengths(load(f"folder:{tmp_path}", skip_unreadable=True))) == 18
+    data = load(f"folder:{tmp_path}", skip_unreadable=True)
+    assert sum(lengths(data)) == 18
+    assert data.notes == (f"{tmp_path}: unreadable images are left out: 2",)
 
 
 def test_split_whose_every_image_is_unreadable(tmp_path: Path) -> None:
@@ -190,3 +195,160 @@ def test_mixed_sizes_and_channels(tmp_path: Path) -> None:
         data = load(f"folder:{tmp_path}", image_size=20, channels=channels)
         assert data.input == Input(channels, 20, 20) and sum(lengths(data)) == 23
     assert "allowed are 1 (grey) and 3 (RGB)" in refused(f"folder:{tmp_path}", channels=4)
+
+
+def test_every_suffix_that_pillow_opens_counts_and_the_rest_is_told(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        fill(tmp_path / name, 12)
+        for index, path in enumerate(sorted((tmp_path / name).iterdir())):
+            if index % 4:
+                image = Image.open(path).copy()
+                path.unlink()
+                suffix = (".jfif", ".JPE", ".Webp")[index % 4 - 1]
+                form = "WEBP" if suffix == ".Webp" else "JPEG"
+                image.save(path.with_suffix(suffix), form)
+    assert load(f"folder:{tmp_path}").notes == ()
+    shutil.copy(tmp_path / "cat" / "RGB20x20_0.png", tmp_path / "cat" / "bare")
+    shutil.copy(tmp_path / "cat" / "RGB20x20_0.png", tmp_path / "dog" / "bare")
+    for name in ("Notes.TXT", "clip.mpg", "\udcff.\udcfe", ".hidden"):
+        (tmp_path / "dog" / name).touch()
+    (tmp_path / "stray.png").touch()
+    (tmp_path / "labels.csv").touch()
+    data = load(f"folder:{tmp_path}")
+    assert sum(lengths(data)) == 24
+    left_out, outside = data.notes
+    assert "5 files are left out" in left_out
+    assert left_out.count("2 (none), 1 .mpg, 1 .txt, 1 .\\udcfe.") == 1
+    assert "1 file is left out, images in no class folder: 1 .png" in outside
+
+
+def test_a_class_of_which_all_is_left_out_is_explained(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        fill(tmp_path / name, 6)
+    for path in (tmp_path / "dog").iterdir():
+        path.rename(path.with_suffix(".raw"))
+    assert "'dog' has 0" in refused(f"folder:{tmp_path}")
+    assert "6 files are left out" in refused(f"folder:{tmp_path}")
+    shutil.rmtree(tmp_path / "cat")
+    assert "in any class folder" in (message := refused(f"folder:{tmp_path}"))
+    assert "6 .raw" in message
+
+
+def test_links_inside_class_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
+    root, pool = tmp_path / "data", tmp_path / "pool"
+    for name in ("cat", "dog"):
+        fill(root / name / "home", 6)
+        fill(pool / name, 6, (20, 20), "RGB")
+        (root / name / "more").symlink_to(pool / name)  # a folder elsewhere
+        (root / name / "again").symlink_to(root / name / "home")  # one that is there already
+        (root / name / "up").symlink_to("..")
+    (pool / "dog" / "self").symlink_to(".")
+    (pool / "dog" / "all").symlink_to(root)
+    fill(tmp_path / "single", 1)
+    (root / "dog" / "linked.png").symlink_to(tmp_path / "single" / "RGB20x20_0.png")
+    (root / "loop").symlink_to(root)
+    data = load(f"folder:{root}")
+    assert data.classes == ("cat", "dog") and sum(lengths(data)) == 25
+    assert sum(name.startswith("dog/") for name in data.names) == 9  # of 13
+    assert not any("again" in name for name in data.names)
+    assert any(name.startswith("dog/more/") for name in data.names)
+    assert data.notes == (f"{root}: links that lead to a folder they lie in are not followed: 5",)
+
+
+def test_what_is_no_file_and_what_is_a_broken_link(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        fill(tmp_path / name, 6)
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    (tmp_path / "cat" / "folder.png").mkdir()
+    assert "1 (no regular file)" in load(f"folder:{tmp_path}").notes[0]
+    (tmp_path / "dog" / "gone.png").symlink_to(tmp_path / "nowhere")
+    assert "1 unreadable image(s)" in (message := refused(f"folder:{tmp_path}"))
+    assert "gone.png" in message
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [
+        ("Training", "Val", "Testing"),
+        ("TRAIN", "dev", "test_set"),
+        ("training_set", "Validation", "Test"),
+        ("train-data", "eval", "TEST"),
+    ],
+)
+def test_split_folders_by_their_usual_names(
+    tmp_path: Path, train: str, validation: str, test: str
+) -> None:
+    for label in ("cat", "dog"):
+        for part, count in ((train, 6), (validation, 4), (test, 3)):
+            fill(tmp_path / "photos" / part / label, count)
+    (tmp_path / "photos" / "masks").mkdir()
+    data = load(f"folder:{tmp_path / 'photos'}")
+    assert lengths(data) == [12, 4, 4, 6] and data.classes == ("cat", "dog")
+    assert data.notes == (f"{tmp_path / 'photos'}: left out beside the splits' folders: 'masks'",)
+    outer = load(f"folder:{tmp_path}")
+    assert lengths(outer) == [12, 4, 4, 6] and outer.fingerprint == data.fingerprint
+    assert outer.notes[0] == (
+        f"{tmp_path}: the class folders are read from {tmp_path / 'photos' / train}"
+    )
+
+
+def test_a_split_whose_classes_lie_one_level_deeper(tmp_path: Path) -> None:
+    for part, count in (("training_set", 6), ("test_set", 3)):
+        for label in ("cat", "dog"):
+            fill(tmp_path / part / part / label, count)
+    assert sum(lengths(load(f"folder:{tmp_path}"))) == 18
+    shutil.rmtree(tmp_path / "test_set" / "test_set")
+    fill(tmp_path / "test_set" / "dog" / "black", 4)  # one class only, with folders inside
+    assert lengths(load(f"folder:{tmp_path}"))[3] == 4
+
+
+def test_two_folders_of_one_split_are_both_named(tmp_path: Path) -> None:
+    for part in ("train", "val", "Dev"):
+        for label in ("cat", "dog"):
+            fill(tmp_path / part / label, 4)
+    assert "Dev/ and val/ both mean the validation split" in refused(f"folder:{tmp_path}")
+
+
+def test_class_folders_that_are_named_like_splits_stop(tmp_path: Path) -> None:
+    for part in ("Train", "test"):
+        fill(tmp_path / "bare" / part, 6)
+        fill(tmp_path / "deep" / "train" / part, 6)
+        for label in ("cat", "dog"):
+            fill(tmp_path / "words" / f"seg_{part}" / label, 6)
+            fill(tmp_path / "mixed" / "test" / label, 6)
+        fill(tmp_path / "mixed" / "cat", 6)
+    assert "no class folders in Train/, test/" in refused(f"folder:{tmp_path / 'bare'}")
+    message = refused(f"folder:{tmp_path / 'deep'}")
+    assert "the class folders are all named like splits: 'Train', 'test'" in message
+    message = refused(f"folder:{tmp_path / 'words'}")
+    assert "the class folders are all named like splits: 'seg_Train', 'seg_test'" in message
+    assert "test/ beside cat/, which name no split" in refused(f"folder:{tmp_path / 'mixed'}")
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for label in ("bus", "train", "test tube"):
+        fill(tmp_path / label, 6)
+    assert load(f"folder:{tmp_path}").classes == ("bus", "test tube", "train")
+
+
+def test_classes_of_a_split_may_be_spelt_otherwise(tmp_path: Path) -> None:
+    for name in ("Café", "T-shirt top"):
+        fill(tmp_path / "train" / name, 6)
+    fill(tmp_path / "test" / unicodedata.normalize("NFD", "Café"), 2)
+    fill(tmp_path / "test" / "t-shirt_top", 3)
+    data = load(f"folder:{tmp_path}")
+    assert data.classes == ("Café", "T-shirt top")
+    assert torch.bincount(data.test.labels).tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [("b\udcff", "'b\\udcff' is not UTF-8"), ("b\x1b[2J", "'b\\x1b[2J' holds a control")],
+)
+def test_class_names_that_cannot_be_written_are_refused(
+    tmp_path: Path, name: str, fault: str
+) -> None:
+    for label in ("a", name):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "broken.png").touch()  # refused before it is read
+    assert f"the class name {fault}" in refused(f"folder:{tmp_path}")

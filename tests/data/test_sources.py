@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_helpers import lengths, load, pixels, refused
+from data_helpers import lengths, load, pixels, refused, write_npz
 from PIL import Image
 
 from nasdistill.assets import make_fashion_mnist_mini
@@ -178,3 +178,13 @@ def test_torchvision_datasets_that_are_none_for_us(monkeypatch: pytest.MonkeyPat
     stand_in(monkeypatch, "STL10", ["text"] * 8)
     assert "not images with one label each" in refused("torchvision:STL10")
     assert "has no training and test split" in refused("torchvision:FakeData")
+
+
+@pytest.mark.parametrize("name", ["b\udcff", "b\nb", "b\u2028"])
+def test_class_names_that_cannot_be_written_are_refused(tmp_path: Path, name: str) -> None:
+    spec = write_npz(tmp_path / "it.npz", classes=np.array(["a", name, "c"]))
+    assert f"data {spec!r}: the class name {ascii(name)}" in refused(spec)
+
+
+def test_data_whose_place_is_not_utf8(tmp_path: Path) -> None:
+    assert "is not UTF-8; rename it" in refused(f"folder:{tmp_path}/b\udcff")

@@ -413,3 +413,16 @@ def test_only_a_recipe_that_names_terms_loads_torch(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(loaded)
+
+
+def test_what_is_not_utf8_is_named() -> None:
+    assert _message(None, {"data": "folder:a\udcff"}) == (
+        "--data: 'folder:a\\udcff' is not UTF-8; rename it"
+    )
+
+
+def test_classes_go_with_a_model() -> None:
+    recipe = load_recipe(None, {"teachers": {"x": {"model": "shipped", "classes": "a = b"}}})
+    assert recipe.teachers["x"].classes == "a = b" and recipe.classes is None
+    told = _message(None, {"teachers": {"x": {"ema": 0.9, "classes": "a = b"}}})
+    assert "classes goes with model" in told

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,9 +19,12 @@ from torch import Tensor, nn
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.data import Dataset
+from nasdistill.data.pictures import Preparation
+from nasdistill.data.sources import FASHION_CLASSES
 from nasdistill.models import Classifier, artifact, build
 from nasdistill.space import Architecture
 from nasdistill.teachers import SHIPPED, Teacher, head_of, load_teacher, replace_head, weights_hash
+from nasdistill.teachers.classes import assign_classes
 
 CPU = torch.device("cpu")
 
@@ -205,9 +209,12 @@ def test_classes_in_another_order_are_put_in_the_datas(vit: Path, tmp_path: Path
     assert ordered.card["class_names"] == sorted(names)
     images, index = _pictures(3, 24), [names.index(name) for name in sorted(names)]
     torch.testing.assert_close(ordered.logits(images), same.logits(images)[:, index])
-    other = _load(f"transformers:{tmp_path}")
-    assert other.card["class_names"] == names
-    assert torch.equal(other.logits(images), same.logits(images))
+    numbered = _load(f"transformers:{tmp_path}", _data(names="0123456789"))
+    assert numbered.card["class_names"] == names
+    assert torch.equal(numbered.logits(images), same.logits(images))
+    assert "the data's classes are only numbered" in numbered.notes[0]
+    assert "'0' is its 'cat', '1' is its 'dog'" in numbered.notes[0]
+    assert "the teacher alone has 'cat'" in _error(f"transformers:{tmp_path}")
 
 
 def test_download_that_fails_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,23 +473,29 @@ def test_finals_that_do_not_exist(tmp_path: Path) -> None:
     assert "write final:STUDY/RANK" in _error("final:first", studies_root=tmp_path)
 
 
-@pytest.fixture
-def final(tmp_path: Path) -> Path:
-    """`studies/first/finals/1`, a small grey classifier of c0 to c9."""
+def _final_of(folder: Path, classes: Sequence[str]) -> Path:
+    """A small grey classifier."""
     values = {"activation": "relu", "dropout": 0.0, "layers": {"type": "one", "widths": [8]}}
-    architecture = Architecture("mlp", values)
+    architecture, input = Architecture("mlp", values), Input(1, 16, 16)
     torch.manual_seed(0)
-    net = build(architecture, Input(1, 16, 16), 10)
-    folder = tmp_path / "studies" / "first" / "finals" / "1"
-    folder.parent.mkdir(parents=True)
+    net = build(architecture, input, len(classes))
     artifact.write_final(
         folder,
         module=Classifier(net, (0.3,), (0.2,)),
-        spec=artifact.ModelSpec(architecture, _data().preparation, _data().classes),
+        spec=artifact.ModelSpec(architecture, Preparation.of(input), tuple(classes)),
         metrics={"test_accuracy": 0.5},
         card="",
+        onnx=Path(os.devnull),
     )
     return folder
+
+
+@pytest.fixture
+def final(tmp_path: Path) -> Path:
+    """`studies/first/finals/1`, a small grey classifier of c0 to c9."""
+    folder = tmp_path / "studies" / "first" / "finals" / "1"
+    folder.parent.mkdir(parents=True)
+    return _final_of(folder, _data().classes)
 
 
 def test_an_earlier_final_teaches(final: Path) -> None:
@@ -498,6 +511,115 @@ def test_an_earlier_final_teaches(final: Path) -> None:
     assert again.weights_hash == teacher.weights_hash
     turned = _load(f"folder:{final}", _data(1, names=_data().classes[::-1]))
     torch.testing.assert_close(turned.logits(images), teacher.logits(images).flip(1))
+
+
+@pytest.mark.parametrize("source", ["folder", "final"])
+def test_a_folder_of_other_classes_is_refused_unless_it_is_said_which_is_which(
+    final: Path, source: str, tmp_path: Path
+) -> None:
+    spec, root = {"folder": f"folder:{final}", "final": "final:first/1"}[source], final.parents[2]
+    plain, images = _load(spec, _data(1), studies_root=root), _pictures(1, 16)
+    # Class c2 is called xx, so that it is sorted to the end and others move up.
+    names = sorted({*_data().classes, "xx"} - {"c2"})
+    message = _error(spec, _data(1, names=names), studies_root=root)
+    assert "the teacher alone has 'c2', the data alone 'xx'" in message
+    assert "--classes 'c2 = xx'" in message
+    order = [0, 1, 3, 4, 5, 6, 7, 8, 9, 2]
+    (tmp_path / "pairs.txt").write_text("c2 = xx\n\n")
+    (tmp_path / "list.txt").write_text("\n".join(["c0", "c1", "xx", *names[2:-1]]))
+    for given in ("C2=xx", "c0,c1,xx,c3,c4,c5,c6,c7,c8,c9", "pairs.txt", "list.txt"):
+        text = str(tmp_path / given) if given.endswith("txt") else given
+        told = _load(spec, _data(1, names=names), studies_root=root, classes=text)
+        torch.testing.assert_close(told.logits(images), plain.logits(images)[:, order])
+        assert told.card["class_names"] == names and told.weights_hash != plain.weights_hash
+
+
+@pytest.mark.parametrize("kind", ["text", "number"])
+def test_numbers_that_are_sorted_as_text_get_the_right_logits(tmp_path: Path, kind: str) -> None:
+    numbers = [str(i) for i in range(12)]
+    own, theirs = (numbers, sorted(numbers))[:: 1 if kind == "text" else -1]
+    folder, data = _final_of(tmp_path / "teacher", own), _data(1, names=theirs)
+    teacher, images = _load(f"folder:{folder}", data), _pictures(1, 16)
+    with torch.no_grad():
+        logits = artifact.load(folder)(images)
+    for label, name in enumerate(theirs):
+        torch.testing.assert_close(teacher.logits(images)[:, label], logits[:, own.index(name)])
+
+
+def test_names_as_a_file_system_holds_them_are_the_same(tmp_path: Path) -> None:
+    folder = _final_of(tmp_path / "teacher", FASHION_CLASSES)
+    names = [name.replace("/", "_") for name in FASHION_CLASSES]
+    teacher, images = _load(f"folder:{folder}", _data(1, names=sorted(names))), _pictures(1, 16)
+    with torch.no_grad():
+        logits = artifact.load(folder)(images)
+    order = [names.index(name) for name in sorted(names)]
+    torch.testing.assert_close(teacher.logits(images), logits[:, order])
+    same = _load(f"folder:{folder}", _data(1, names=names))
+    assert torch.equal(same.logits(images), logits) and "classes_reordered" not in same.card
+
+
+def test_imagenets_folders_are_in_the_order_of_its_labels() -> None:
+    names, ids = ["tench", "goldfish"], ["n01440764", "n01443537"]
+    assignment = assign_classes("t", names, "d", ids, None)
+    assert assignment.order is None
+    assert "the data's classes are only numbered" in assignment.note
+    with pytest.raises(UserError, match="the data alone 'n01443537', 'n01440764'"):
+        assign_classes("t", names, "d", ids[::-1], None)
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ("nowhere.txt", "there is no such file"),
+        ("a,b", "2 names for 3 classes; missing: 'c'"),
+        ("a,b,d", "no class of the data: 'd'; missing: 'c'"),
+        ("a=a,b", "'a=a' says which is which, 'b' does not"),
+        ("z = a", "'z' is no class of the teacher"),
+        ("x = z", "'z' is no class of the data"),
+        ("x = a, x = b", "'x = b': one of the two is assigned already"),
+        ("x = a, b = a", "'b = a': one of the two is assigned already"),
+        ("b = b", "which is which of the teacher's 'x' and the data's 'a' is not said yet"),
+    ],
+)
+def test_what_is_said_of_classes_and_does_not_fit(given: str, fault: str) -> None:
+    with pytest.raises(UserError) as caught:
+        assign_classes("t", ["c", "b", "x"], "d", ["a", "b", "c"], given)
+    assert fault in str(caught.value) and given in str(caught.value)
+
+
+def test_a_list_of_names_with_an_equals_sign_is_a_list() -> None:
+    assert assign_classes("t", None, "d", ["a", "x = y"], "x = y,a").order == [1, 0]
+    with pytest.raises(UserError, match="names of the teacher's classes are not known"):
+        assign_classes("t", None, "d", ["a", "b"], "x = a")
+
+
+def test_classes_are_not_assigned_where_the_head_is_replaced(final: Path) -> None:
+    message = _error(f"folder:{final}", _data(1, classes=4), classes="c0,c1,c2,c3")
+    assert "tells 10 classes apart, the data 'small' has 4; its head is replaced" in message
+
+
+def test_an_order_that_does_not_come_out_is_refused(resnet: Path) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(12, 3)
+            self.scale = nn.Parameter(torch.tensor([1.0, 2.0, 4.0]))
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.body(images.flatten(1)) * self.scale
+            return logits
+
+    build = {"mine": lambda classes, input: Scaled()}
+    data = _data(size=2, names="abc")
+    assert "that gives its logits was not found" in _error(
+        "mine", data, imported=build, classes="c,a,b"
+    )
+
+
+def test_names_of_a_teacher_that_cannot_be_printed_are_refused(final: Path) -> None:
+    path = final / "input.json"
+    path.write_text(path.read_text().replace('"c3"', '"c\\ud800"'))
+    assert "the class name 'c\\ud800' is not UTF-8" in _error(f"folder:{final}", _data(1))
 
 
 def test_folders_that_cannot_teach(final: Path) -> None:
@@ -516,8 +638,9 @@ def test_folders_that_cannot_teach(final: Path) -> None:
 
 @pytest.mark.skipif(not (SHIPPED / "model.safetensors").exists(), reason="not trained yet")
 def test_the_shipped_teacher() -> None:
-    teacher = _load("shipped", _data(1, size=28))
-    assert teacher.input == Input(1, 28, 28)
+    teacher = _load("shipped", _data(1, size=28, names=FASHION_CLASSES))
+    assert teacher.input == Input(1, 28, 28) and not teacher.notes
+    assert teacher.weights_hash == weights_hash(artifact.load(SHIPPED).float())
     assert teacher.classes == 10
     assert 0.9e6 < sum(p.numel() for p in teacher.module.parameters()) < 1.1e6
     assert (SHIPPED / "model.safetensors").stat().st_size <= 3_000_000

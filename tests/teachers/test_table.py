@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nasdistill.common.errors import UserError
-from nasdistill.teachers.table import LEAST, Table, read_table
+from nasdistill.teachers.table import LEAST, Table, read_table, write_table
 
 NAMES = ("a.png", "b.png", "c.png")
 CLASSES = ("cat", "dog", "owl", "fox")
@@ -191,3 +191,24 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path) -> None:
         assert "needs pyarrow: pip install 'nasdistill[parquet]'" in refused(path)
     else:
         pytest.skip("pyarrow is installed")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_columns_are_put_in_the_datas_order_by_their_names(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    path, own = tmp_path / f"answers{suffix}", ("Owl", "fox", "cat", "dog")
+    write_table(path, NAMES, np.array(P), own)
+    expected = np.log(np.array(P).clip(LEAST))[:, [2, 3, 0, 1]]
+    np.testing.assert_allclose(read(path).logits, expected, rtol=1e-6)
+    write_table(path, NAMES, np.array(P), ("owl", "fox", "cat", "wolf"))
+    assert "the table alone has 'wolf', the data alone 'dog'" in refused(path)
+    write_table(path, NAMES, np.array(P), ("0", "1", "2", "3"))
+    np.testing.assert_allclose(read(path).logits, np.log(np.array(P).clip(LEAST)), rtol=1e-6)
+
+
+def test_numbers_are_those_of_the_tables_own_classes(tmp_path: Path) -> None:
+    own = np.array(CLASSES[::-1])
+    for labels in (np.array([1, 0, 3]), np.array(["owl", "fox", "cat"])):
+        table = read(write(tmp_path, labels=labels, classes=own))
+        assert table.logits.argmax(axis=1).tolist() == [2, 3, 0]

@@ -6,8 +6,10 @@ import re
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_study import OpenContext
 
 from nasdistill.common.errors import UserError
@@ -122,3 +124,17 @@ def test_a_doubtful_objective_of_scores_is_told(opened: OpenContext, events: lis
     opened(scoring={"terms": [{"term": "labels"}, {"term": "mse_logits"}]})
     (text,) = [e.text for e in events if e.kind == "warning"]
     assert re.match("students are scored after training on mse_logits: terms other than", text)
+
+
+def test_what_data_leave_out_is_told_once(
+    here: Path, opened: OpenContext, events: list[Event]
+) -> None:
+    with np.load("blobs.npz") as arrays:
+        for index in range(60):
+            folder = Path("pictures", str(arrays["labels"][index]))
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(arrays["images"][index]).save(folder / f"{index}.png")
+    Path("pictures", "1", "notes.txt").touch()
+    opened(data="folder:pictures", study="pictures")
+    [told] = [event for event in events if "left out" in event.text]
+    assert told.kind == "warning" and told.text.startswith("pictures: 1 file is left out")

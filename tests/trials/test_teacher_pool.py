@@ -97,3 +97,46 @@ def test_a_table_stands_in_for_the_main_teacher(opened: OpenContext, events: lis
     np.savez("wrong.npz", ids=np.array(data.names), labels=(labels + 1) % 3)
     with pytest.raises(UserError, match="barely better than chance .*accuracy 0.000, chance 0.333"):
         opened(study="wrong", teacher="table:wrong.npz")
+
+
+TURNED = """
+
+class Turned(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.head = net[1]
+        with torch.no_grad():
+            self.head.weight.copy_(self.head.weight.flip(0))
+
+    def forward(self, images):
+        return self.head(images.flatten(1))
+
+
+def turned(classes, input):
+    return Turned(bars(classes, input))
+"""
+
+
+def test_logits_are_put_in_the_datas_order_as_the_recipe_says(
+    here: Path, opened: OpenContext, events: list[Event]
+) -> None:
+    own = Path("own.py")
+    own.write_text(own.read_text() + TURNED)
+    teachers = {"second": {"model": "turned", "classes": "2, 1, 0"}}
+    context = opened(teacher="turned", classes="2,1,0", teachers=teachers)
+    assert sum("in the order of the data's classes" in event.text for event in events) == 1
+    card = context.study.require(keys.TEACHER)
+    assert card["classes_reordered"] and card["validation_accuracy"] > 0.9
+    second = context.teachers.targets("second", context.final.stream)
+    assert isinstance(second, CachedTargets)
+    assert second.teacher.weights_hash == context.teacher.weights_hash
+    with pytest.raises(UserError, match="--classes '2,1': 2 names for 3 classes; missing: '0'"):
+        opened(teacher="turned", classes="2,1", study="short")
+
+
+def test_classes_go_with_a_model_that_was_trained_elsewhere(opened: OpenContext) -> None:
+    data = opened().dataset
+    np.savez("right.npz", ids=np.array(data.names), labels=data.train.labels.numpy())
+    for study, teacher in (("recorded", "table:right.npz"), ("unnamed", "auto")):
+        with pytest.raises(UserError, match=f"--classes: found '0,1,2' with --teacher {teacher}"):
+            opened(study=study, teacher=teacher, classes="0,1,2")
