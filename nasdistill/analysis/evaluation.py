@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from nasdistill.analysis.quality_form import QUALITY
+from nasdistill.common.json_files import check_form, read_json
 
 QUALITY_FILE = "quality.json"
 VERSION = 1
@@ -22,12 +24,19 @@ def read_quality(folder: Path) -> dict[str, Any] | None:
     Returns:
         The result of `evaluation.evaluate`; None where there is no such file, or it is not one that
         this version wrote.
+
+    Raises:
+        DamagedFileError: If it cannot be read, or lacks something.
     """
-    try:
-        content = json.loads((folder / QUALITY_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    path = folder / QUALITY_FILE
+    if not path.exists():
         return None
-    return content if isinstance(content, dict) and content.get("version") == VERSION else None
+    content = read_json(path)
+    if isinstance(content, dict) and content.get("version", VERSION) != VERSION:
+        return None
+    check_form(content, QUALITY, str(path))
+    quality: dict[str, Any] = content
+    return quality
 
 
 def findings(quality: Quality) -> list[str]:
