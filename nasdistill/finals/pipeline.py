@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from nasdistill import evaluation, training
-from nasdistill.analysis.evaluation import QUALITY_FILE, read_quality
+from nasdistill.analysis.evaluation import needs_evaluation
 from nasdistill.common import locks
 from nasdistill.common.errors import DamagedFileError, UserError
 from nasdistill.common.events import Emit, Event
@@ -184,12 +184,8 @@ def _evaluate(
     logits: Tensor | None = None,
 ) -> None:
     """Holds a final against its teacher, once; if that fails, the final stays as it is."""
-    try:
-        if read_quality(folder) is not None:
-            return
-    except DamagedFileError as error:
-        aside = set_aside(folder / QUALITY_FILE)
-        context.warn(f"{error}; it was put aside as {aside.name}", stage="finals")
+    if not needs_evaluation(folder, context.warn):
+        return
     start = time.perf_counter()
     try:
         teacher_logits = context.teacher_on_test

@@ -12,6 +12,7 @@ from make_old_study import prepare
 from nasdistill import api
 from nasdistill.common.events import Event
 from nasdistill.finals.pipeline import folder_problem
+from nasdistill.results import load_study
 
 OLD = Path(__file__).parents[1] / "regression" / "study_0.1"
 FILES = ("README.md", "architecture.json", "input.json", "metrics.json", "model.onnx")
@@ -56,10 +57,12 @@ def test_distilling_a_trial_makes_its_incomplete_final_again(
     monkeypatch.chdir(tmp_path)
     prepare(tmp_path)
     finals = Path(shutil.copytree(OLD, "studies/old")) / "finals"
+    (finals / "1" / "model.safetensors").unlink()
+    (finals / "1" / "metrics.json").write_text("{")
+    (finals.parent / "teacher.onnx.json").write_text('{"weights_hash": "0", "hash": "0"}')
     before = files(finals / "1")
-    weights = finals / "1" / "model.safetensors"
-    weights.unlink()
-    (finals.parent / "teacher.onnx").write_bytes(b"cut")
+    [damage] = load_study("old", Path("studies")).damage
+    assert "metrics.json: not JSON, or cut off" in damage
     events: list[Event] = []
 
     def distil() -> Any:
@@ -68,20 +71,13 @@ def test_distilling_a_trial_makes_its_incomplete_final_again(
 
     record = distil()
     told = [event.text for event in events if event.kind == "warning"]
-    assert f"{weights}: there is no such file; the folder was put aside as 1.damaged" in told[0]
-    del before["model.safetensors"]
+    assert f"{damage}; the folder was put aside as 1.damaged" in told[0]
+    assert "teacher.onnx: another teacher's; it was put aside as teacher.onnx.damaged" in told[1]
     assert files(finals / "1.damaged") == before
+    assert (finals.parent / "teacher.onnx.damaged").is_file()
     assert [(final.rank, final.number) for final in record.finals] == [(1, 1)]
-    assert folder_problem(finals / "1") is None
+    assert not record.damage and folder_problem(finals / "1") is None
     whole = files(finals / "1")
     distil()
     assert files(finals / "1") == whole, "a whole final was replaced"
     assert sorted(path.name for path in finals.glob("1*")) == ["1", "1.damaged"]
-
-    (finals / "1" / "metrics.json").write_text("{")
-    (finals.parent / "teacher.onnx").write_bytes(b"cut")
-    record = distil()
-    told = [event.text for event in events if event.kind == "warning"]
-    assert "metrics.json: not JSON, or cut off" in told[0] and "1.damaged-2" in told[0]
-    assert any("teacher.onnx: cut off or changed; it was put aside" in text for text in told)
-    assert record.finals and not record.damage

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from nasdistill.cli.display import damage_lines, finals_table, studies_table, st
 from nasdistill.common.errors import UserError
 from nasdistill.report import write_report
 from nasdistill.report.page import render
-from nasdistill.results import DamagedStudy, StudyRecord, load_studies, load_study
+from nasdistill.results import DamagedStudy, StudyRecord, load_finals, load_study
 
 OLD = Path(__file__).parents[1] / "regression" / "study_0.1"
 METRICS, QUALITY = "finals/1/metrics.json", "finals/1/quality.json"
@@ -200,18 +201,19 @@ VALUES = st.just(...) | st.recursive(
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study that examples spoil and put right again."""
-    return Path(shutil.copytree(OLD, tmp_path_factory.mktemp("any") / "studies" / "old"))
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyRecord:
+    """A study whose files examples spoil and put right again."""
+    folder = shutil.copytree(OLD, tmp_path_factory.mktemp("any") / "studies" / "old")
+    return load_study("old", folder.parent)
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 @pytest.mark.parametrize("name", JSON_FILES)
 def test_any_damage_to_a_file_leaves_a_list_and_a_report(
-    study: Path, name: str, data: st.DataObject
+    study: StudyRecord, name: str, data: st.DataObject
 ) -> None:
-    path = study / name
+    path = study.folder / name
     whole = path.read_bytes()
     if data.draw(st.booleans()):
         content = json.loads(whole)
@@ -219,12 +221,12 @@ def test_any_damage_to_a_file_leaves_a_list_and_a_report(
         path.write_text(json.dumps(spoiled(content, place, data.draw(VALUES))))
     else:
         path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    damage: list[str] = []
     try:
-        [record] = load_studies(study.parent)
-        assert isinstance(record, StudyRecord)
+        record = replace(study, finals=load_finals(study.folder, damage), damage=damage)
         studies_table([record])
         finals_table(record.finals)
-        full_runs(study)
+        full_runs(study.folder)
         for sentence in render(record).damage:
             assert str(path) in sentence
     finally:
