@@ -39,8 +39,8 @@ from nasdistill.models.latency import measure_latencies
 from nasdistill.recipe import Recipe, load_recipe
 from nasdistill.space import Architecture
 from nasdistill.training import LRSchedule, predict, seed_weights
+from nasdistill.training.checkpoint import write_checkpoint
 from nasdistill.training.metrics import accuracy
-from nasdistill.training.run import save_state
 
 BATCHES = (1, 256)
 KEPT = ROOT / "build" / "headline"
@@ -140,7 +140,7 @@ def distil(task: tuple[Path, str]) -> None:
         pass
     file = kept(study, epochs, name)
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_state(student.state_dict(), file)
+    write_checkpoint(student.state_dict(), file)
     print(name, flush=True)
 
 

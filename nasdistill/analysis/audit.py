@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pvariance
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, Field, TypeAdapter
 
 from nasdistill.analysis.front import forecast_of
 from nasdistill.analysis.rank_correlation import bootstrap, kendall, partial, spearman, vote
+from nasdistill.common.errors import DamagedFileError
+from nasdistill.common.json_files import read_json
 from nasdistill.results import Candidate, StudyRecord, final_folders
+
+Share = Annotated[float, Field(ge=0, le=1)]
+TrialNumber = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 
 FILE = "audit.json"
 VOTE = "synflow, SNIP, Jacobian: vote"
@@ -87,6 +93,34 @@ class Audit:
     failed: Mapping[int, str]
 
 
+class FullRunsOfAudit(BaseModel):
+    """The part of audit.json that tells of full runs."""
+
+    full: dict[TrialNumber, dict[str, Share]]
+
+
+class AuditFile(FullRunsOfAudit):
+    """The content of audit.json; see `read_audit`."""
+
+    chosen: list[int]
+    repeated: list[int]
+    examples: Annotated[int, Field(ge=1)]
+    failed: dict[TrialNumber, str] = {}
+    zero_cost: dict[TrialNumber, dict[str, float]] = {}
+
+
+class FullRunOfFinal(BaseModel):
+    """The part of a final's metrics.json that tells of its full run."""
+
+    trial: int
+    audit_accuracy: Share
+
+
+AUDIT = TypeAdapter(AuditFile)
+_FULL_RUNS = TypeAdapter(FullRunsOfAudit)
+_FULL_RUN = TypeAdapter(FullRunOfFinal)
+
+
 def read_audit(folder: Path) -> dict[str, Any] | None:
     """The stored audit of a study's folder; None if there is none.
 
@@ -94,9 +128,15 @@ def read_audit(folder: Path) -> dict[str, Any] | None:
         `chosen`, `repeated` (trial numbers), `examples` (of one full run), `full` (accuracies by
         trial number and seed), `failed` (why, by trial number) and `zero_cost` (figures of the
         untrained students, by number).
+
+    Raises:
+        DamagedFileError: If the file cannot be read, or lacks something.
     """
     path = folder / FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    stored: dict[str, Any] = read_json(path, AUDIT)
+    return stored
 
 
 class FullRuns:
@@ -127,7 +167,10 @@ class FullRuns:
         return accuracy
 
     def _refreshed(self, path: Path) -> _ReadFile | None:
-        """A file's figures, read anew where they are out of date; None where it is not there."""
+        """A file's figures, read anew where they are out of date; None where there are none.
+
+        A damaged file has none, as one that is missing: a search must not fail for it.
+        """
         try:
             status = path.stat()
         except FileNotFoundError:
@@ -136,12 +179,15 @@ class FullRuns:
         known = self._read.get(path)
         if known is not None and known.version == version:
             return known
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if path.name == FILE:
-            seeds_of = content["full"].items()
-            accuracy = {int(n): fmean(seeds.values()) for n, seeds in seeds_of if seeds}
-        else:
-            accuracy = {content["trial"]: content["audit_accuracy"]}
+        try:
+            if path.name == FILE:
+                seeds_of = read_json(path, _FULL_RUNS)["full"].items()
+                accuracy = {int(n): fmean(seeds.values()) for n, seeds in seeds_of if seeds}
+            else:
+                content = read_json(path, _FULL_RUN)
+                accuracy = {content["trial"]: content["audit_accuracy"]}
+        except DamagedFileError:
+            return None
         return _ReadFile(version, accuracy)
 
 
@@ -167,8 +213,16 @@ def analyse(record: StudyRecord, stored: Mapping[str, Any]) -> Audit | None:
 
     Returns:
         None while fewer than three trials are done.
+
+    Raises:
+        DamagedFileError: If it tells of trials that the study does not have.
     """
     trials = {c.number: c for c in record.candidates}
+    unknown = [n for n in stored["full"] if int(n) not in trials]
+    if unknown:
+        raise DamagedFileError(
+            str(record.folder / FILE), f"trial {unknown[0]} is not one of the study's"
+        )
     full = {int(n): seeds["1"] for n, seeds in stored["full"].items() if "1" in seeds}
     numbers = tuple(sorted(full))
     if len(numbers) < 3:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from nasdistill.analysis.quality_form import QUALITY
+from nasdistill.common.errors import DamagedFileError
+from nasdistill.common.files import set_aside
+from nasdistill.common.json_files import check_form, read_json
 
 QUALITY_FILE = "quality.json"
 VERSION = 1
@@ -22,12 +26,34 @@ def read_quality(folder: Path) -> dict[str, Any] | None:
     Returns:
         The result of `evaluation.evaluate`; None where there is no such file, or it is not one that
         this version wrote.
+
+    Raises:
+        DamagedFileError: If it cannot be read, or lacks something.
+    """
+    path = folder / QUALITY_FILE
+    if not path.exists():
+        return None
+    content = read_json(path)
+    if isinstance(content, dict) and content.get("version", VERSION) != VERSION:
+        return None
+    check_form(content, QUALITY, str(path))
+    quality: dict[str, Any] = content
+    return quality
+
+
+def needs_evaluation(folder: Path, warn: Callable[[str], None]) -> bool:
+    """Whether a final has no quality.json that can be read; a damaged one is set aside.
+
+    Args:
+        folder: The final's.
+        warn: Told what is wrong with it, and its new name.
     """
     try:
-        content = json.loads((folder / QUALITY_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) and content.get("version") == VERSION else None
+        return read_quality(folder) is None
+    except DamagedFileError as error:
+        aside = set_aside(folder / QUALITY_FILE)
+        warn(f"{error}; it was put aside as {aside.name}, and is made anew")
+        return True
 
 
 def findings(quality: Quality) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasdistill.analysis.evaluation import needs_evaluation
 from nasdistill.api.paths import final_folder, recipe_of
 from nasdistill.common.class_names import differences, few, match_classes
 from nasdistill.common.errors import UserError
@@ -86,6 +87,8 @@ def evaluate(
     )
     quality = evaluation.evaluate(module.to(place), comparison)
     own = compared is dataset and split == "test"
+    if own:
+        needs_evaluation(folder, lambda text: emit(Event("warning", text, stage="evaluate")))
     file = evaluation.write_quality(folder, quality) if own else None
     return {**quality, "final": f"{record.name}/{folder.name}", "file": file and str(file)}
 

@@ -48,6 +48,7 @@ def profile(
     from nasdistill.models import Classifier, artifact, build
     from nasdistill.models.counts import count_module
     from nasdistill.models.latency import measure_latencies
+    from nasdistill.models.limits import check_size
     from nasdistill.space import Architecture
     from nasdistill.trials.plugins import load_plugins
 
@@ -58,8 +59,9 @@ def profile(
     if path.is_dir():
         module, shape = artifact.load(path), artifact.input_of(path)
     elif path.is_file():
-        shape = Input(*data_input)
-        net = build(Architecture.from_json(path.read_text()), shape, classes)
+        shape, architecture = Input(*data_input), Architecture.read(path)
+        check_size(architecture, shape, classes, str(path))
+        net = build(architecture, shape, classes)
         module = Classifier(net, (0.0,) * shape.channels, (1.0,) * shape.channels).eval()
     else:
         raise UserError(f"profile: {target!r} is neither a final nor an architecture.json")

@@ -22,7 +22,8 @@ def final_folder(study: str, rank: str) -> Path:
     ranks = {str(final.rank): final.folder for final in record.finals}
     if rank not in ranks:
         there = ", ".join(ranks) or "none"
-        raise UserError(f"study {study!r} has no final {rank!r} (there: {there})")
+        damage = "".join(f"\n{sentence}" for sentence in record.damage)
+        raise UserError(f"study {study!r} has no final {rank!r} (there: {there}){damage}")
     return ranks[rank]
 
 

@@ -16,10 +16,11 @@ from nasdistill.recipe import Recipe, load_recipe
 from nasdistill.results import (
     COUNTED,
     Candidate,
+    DamagedStudy,
     StudyRecord,
     keys,
+    load_studies,
     load_study,
-    study_names,
 )
 
 if TYPE_CHECKING:  # a study's storage is slow to import, and reports need none
@@ -113,6 +114,8 @@ def distill(
 ) -> SearchOutcome:
     """Makes more finals of a study.
 
+    A whole final is not made again; one whose folder has lost a file is, if its trial is named.
+
     Args:
         study: Its name.
         trial: The trial to distil in full; or
@@ -124,6 +127,7 @@ def distill(
             study's finals.
     """
     from nasdistill.api import stages
+    from nasdistill.finals.pipeline import set_aside_incomplete
     from nasdistill.study import Study
     from nasdistill.trials.plugins import check_plugins, load_plugins
 
@@ -135,6 +139,7 @@ def distill(
     check_plugins(opened, plugins)
     if trial is not None:
         _check_trial(trial, opened.candidates())
+        set_aside_incomplete(opened, trial, emit)
         opened.write(keys.FINAL_FAILED.of(trial), None)  # Asked for by name, it is tried again.
 
     def wanted() -> list[int]:
@@ -174,8 +179,12 @@ def _check_trial(number: int, candidates: Sequence[Candidate]) -> None:
         raise UserError(f"--trial {number}: no such trial with a score (there: {there})")
 
 
-def report(study: str) -> Path:
+def report(study: str, *, on_event: Emit | None = None) -> Path:
     """Writes `reports/<study>/index.html` anew and gives its path.
+
+    Args:
+        study: Its name.
+        on_event: Told what could not be read and is not in the report.
 
     Raises:
         UserError: If there is no such study, or it has nothing to report.
@@ -184,13 +193,14 @@ def report(study: str) -> Path:
 
     record = load_study(study, STUDIES)
     path = REPORTS / study / "index.html"
-    write_report(record, path)
+    for damage in write_report(record, path):
+        (on_event or silent)(Event("warning", f"not in the report: {damage}", stage="report"))
     return path
 
 
-def studies() -> list[StudyRecord]:
-    """All studies below `./studies`, by name."""
-    return [load_study(name, STUDIES) for name in study_names(STUDIES)]
+def studies() -> list[StudyRecord | DamagedStudy]:
+    """All studies below `./studies`, by name; one that cannot be read says why."""
+    return load_studies(STUDIES)
 
 
 def _outcome(study: Study, emit: Emit) -> SearchOutcome:
@@ -198,7 +208,7 @@ def _outcome(study: Study, emit: Emit) -> SearchOutcome:
 
     emit(Event("stage", "writing the report", stage="report"))
     start = time.perf_counter()
-    path = report(study.folder.name)
+    path = report(study.folder.name, on_event=emit)
     study.add_seconds("report", time.perf_counter() - start)
     remove_work_files(study)
     return SearchOutcome(load_study(study.folder.name, STUDIES), path, False)

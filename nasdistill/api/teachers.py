@@ -53,6 +53,7 @@ def teacher_train(
     from nasdistill.common.machine import pick_device, set_threads
     from nasdistill.data import load_data
     from nasdistill.models import artifact
+    from nasdistill.models.limits import check_size
     from nasdistill.space import Architecture
     from nasdistill.teachers import Teacher, weights_hash
     from nasdistill.training.teacher import (
@@ -75,7 +76,8 @@ def teacher_train(
     warn_of(dataset.notes, emit)
     chosen = default_teacher()
     if architecture is not None:
-        chosen = Architecture.from_json(_text_of(architecture))
+        chosen = Architecture.read(architecture)
+        check_size(chosen, dataset.input, len(dataset.classes), str(architecture))
     checkpoint = checkpoint_of(
         out, dataset.fingerprint, chosen.fingerprint, epochs, seed, learning_rate, precision
     )
@@ -247,10 +249,3 @@ def _teacher_card(card: Mapping[str, Any]) -> str:
         "# Teacher\n\nTrained on labels alone by `nasdistill teacher train`; accuracies are shares,"
         f" the gap is training minus validation accuracy.\n\n| what | value |\n|---|---|\n{rows}\n"
     )
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None

@@ -75,9 +75,11 @@ def tune(
     grid = _grid(over, temperatures, alphas)
     emit = on_event or silent
     recipe, file = _recipe_of(target, {"data": data, "teacher": teacher, "classes": classes})
-    from nasdistill.finals.tune import best_point, read_architecture
+    from nasdistill.finals.tune import best_point
     from nasdistill.finals.tune import tune as tune_points
+    from nasdistill.models.limits import check_size
     from nasdistill.report.tune import write_tuned
+    from nasdistill.space import Architecture
     from nasdistill.study import Study
     from nasdistill.trials.context import open_context
     from nasdistill.trials.plugins import check_plugins, load_plugins
@@ -85,8 +87,10 @@ def tune(
     plugins = load_plugins(recipe.import_file)
     study = Study.open(recipe, STUDIES, f"nasdistill tune {target}")
     check_plugins(study, plugins)
-    architecture = _best_architecture(study) if file is None else read_architecture(file)
-    points = tune_points(open_context(study, plugins, emit), architecture, grid, epochs)
+    architecture = _best_architecture(study) if file is None else Architecture.read(file)
+    context = open_context(study, plugins, emit)
+    check_size(architecture, context.dataset.input, context.classes, target)
+    points = tune_points(context, architecture, grid, epochs)
     picture = REPORTS / study.folder.name / "tune.html"
     write_tuned(points, picture)
     return TuneOutcome(points, dict(best_point(points)), picture)
@@ -139,10 +143,10 @@ def _recipe_of(target: str, given: Mapping[str, str | None]) -> tuple[Recipe, Pa
         return recipe_of(load_study(target, STUDIES)), None
     if not path.is_file():
         raise UserError(f"{target}: there is no such file")
-    from nasdistill.finals.tune import read_architecture
+    from nasdistill.space import Architecture
 
     # No student is turned away here, so there is no limit to derive from a teacher.
     options |= {"minimize": "params", "max_params": "1000G"}
-    identity = repr((read_architecture(path).fingerprint, sorted(options.items())))
+    identity = repr((Architecture.read(path).fingerprint, sorted(options.items())))
     digest = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
     return load_recipe(None, {**options, "study": f"tune-{digest}"}), path

@@ -17,7 +17,7 @@ from nasdistill.cli.teacher_commands import teacher_app
 
 if TYPE_CHECKING:
     from nasdistill.api import SearchOutcome
-    from nasdistill.common.events import Emit
+    from nasdistill.common.events import Emit, Event
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -162,7 +162,10 @@ def report(study: options.Study, as_json: options.Json = False) -> None:
     with error_messages():
         from nasdistill import api
 
-        path = api.report(study)
+        def warn(event: Event) -> None:
+            print(f"warning: {event.text}", file=sys.stderr)
+
+        path = api.report(study, on_event=warn)
         print(json.dumps({"report": str(path)}) if as_json else f"Report: {path}")
 
 
@@ -171,13 +174,15 @@ def studies(as_json: options.Json = False) -> None:
     """List the studies in ./studies, with state and best final."""
     with error_messages():
         from nasdistill import api
-        from nasdistill.cli.display import studies_table, study_summary
+        from nasdistill.cli.display import damage_lines, studies_table, study_summary
 
         records = api.studies()
         if as_json:
             print(json.dumps([study_summary(record) for record in records]))
         elif records:
             console().print(studies_table(records))
+            for line in damage_lines(records):
+                print(line)
         else:
             print("no studies here yet; `nasdistill search` makes one")
 

@@ -15,11 +15,13 @@ from rich.text import Text
 from nasdistill.analysis.audit import Audit
 from nasdistill.common import formats
 from nasdistill.common.events import Event
-from nasdistill.results import Final, StudyRecord
+from nasdistill.results import DamagedStudy, Final, StudyRecord
 
 if TYPE_CHECKING:
     from nasdistill.space import SearchSpace
 
+STUDENT = ("student", 1)
+"""Model and batch of the latency that is shown."""
 PLAIN_SECONDS = 30.0
 """Time between two signs of life where there is no live line, in seconds."""
 
@@ -130,8 +132,9 @@ def finals_table(finals: Sequence[Final]) -> Table:
         metrics = final.metrics
         low, high = metrics["test_interval"]
         retention = metrics["retention"]
-        latency = next(
-            row for row in metrics["latency"] if row["model"] == "student" and row["batch"] == 1
+        median = next(
+            (r["median_ms"] for r in metrics["latency"] if (r["model"], r["batch"]) == STUDENT),
+            None,
         )
         broken = ", ".join(final.broken_limits)
         table.add_row(
@@ -139,7 +142,7 @@ def finals_table(finals: Sequence[Final]) -> Table:
             f"{metrics['test_accuracy']:.3f} ({low:.3f}–{high:.3f})",
             formats.NONE if retention is None else f"{retention:.1%}",
             formats.count(metrics["params"]) + _ratio(metrics["compression"]),
-            f"{latency['median_ms']:.3f} ms" + _ratio(metrics["speedup"]),
+            (formats.NONE if median is None else f"{median:.3f} ms") + _ratio(metrics["speedup"]),
             Text(f"broken: {broken}", "red") if broken else "kept",
         )
     return table
@@ -150,26 +153,39 @@ def _ratio(ratio: float | None) -> str:
     return "" if ratio is None else f" (÷{ratio:.1f})"
 
 
-def studies_table(records: Sequence[StudyRecord]) -> Table:
+def studies_table(records: Sequence[StudyRecord | DamagedStudy]) -> Table:
     """The studies as a table."""
     table = Table("study", "state", "trials", "finals", "best test accuracy", "params")
     for row in map(study_summary, records):
-        best: Mapping[str, Any] = row["best"] or {}
+        best: Mapping[str, Any] = row.get("best") or {}
         accuracy = f"{best['test_accuracy']:.4f}" if best else formats.NONE
         params = f"{best['params']:,}" if best else formats.NONE
+        known = "trials" in row
         table.add_row(
-            row["study"],
-            row["state"],
-            f"{row['trials']}/{row['trials_total']}",
-            str(row["finals"]),
+            Text(row["study"]),
+            row["state"] + (", partly damaged" if known and row["damage"] else ""),
+            f"{row['trials']}/{row['trials_total']}" if known else formats.NONE,
+            str(row["finals"]) if known else formats.NONE,
             accuracy,
             params,
         )
     return table
 
 
-def study_summary(record: StudyRecord) -> dict[str, Any]:
-    """A study in a few JSON values."""
+def damage_lines(records: Sequence[StudyRecord | DamagedStudy]) -> list[str]:
+    """What is damaged in each study, in a line each."""
+    return [
+        f"{record.name}: {reason}"
+        for record in records
+        for reason in ([record.reason] if isinstance(record, DamagedStudy) else record.damage)
+    ]
+
+
+def study_summary(record: StudyRecord | DamagedStudy) -> dict[str, Any]:
+    """A study in a few JSON values; of a damaged one its name, folder, and what is wrong."""
+    if isinstance(record, DamagedStudy):
+        name = {"study": record.name, "state": "damaged"}
+        return {**name, "folder": str(record.folder), "damage": [record.reason]}
     done = sum(c.state in ("complete", "stopped", "failed") for c in record.candidates)
     finals = sorted(record.finals, key=lambda f: (not f.recommended, -f.metrics["test_accuracy"]))
     best = finals[0] if finals else None
@@ -181,6 +197,7 @@ def study_summary(record: StudyRecord) -> dict[str, Any]:
         "finals": len(record.finals),
         "best": None if best is None else {"rank": best.rank, **best.metrics},
         "folder": str(record.folder),
+        "damage": list(record.damage),
     }
 
 

@@ -15,6 +15,20 @@ class UserError(Exception):
     """
 
 
+class DamagedFileError(UserError):
+    """A file that cannot be read as what it should be.
+
+    Args:
+        source: The file.
+        reason: What is wrong with it, and what is allowed.
+    """
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source = source
+        self.reason = reason
+
+
 def disk_problem(error: BaseException) -> str | None:
     """Names what is wrong with the disk, if an exception came of that; SQLite has its own words.
 

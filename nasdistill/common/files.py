@@ -55,3 +55,20 @@ def write_private(path: Path, text: str) -> None:
     content = text.encode()
     with open(path, "wb", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
         file.write(content)
+
+
+def set_aside(path: Path) -> Path:
+    """Gives a damaged file or folder another name beside it, so that its own one is free.
+
+    Args:
+        path: The file or folder.
+
+    Returns:
+        Its new path: the old one with `.damaged`, and a number from 2 where that is taken.
+    """
+    aside, number = path.with_name(f"{path.name}.damaged"), 1
+    while aside.exists() or aside.is_symlink():
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{number}")
+    path.rename(aside)
+    return aside

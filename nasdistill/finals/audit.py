@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from nasdistill import training
-from nasdistill.analysis.audit import FILE, read_audit
+from nasdistill.analysis.audit import AUDIT, FILE
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Event
 from nasdistill.common.files import write_whole
+from nasdistill.common.json_files import read_or_set_aside
 from nasdistill.finals.training import run_in_full
 from nasdistill.models import zero_cost
 from nasdistill.results import Candidate
@@ -51,10 +52,18 @@ def run_audit(context: StudyContext, count: int, repeats: int) -> None:
 
 def _run_audit(context: StudyContext, count: int, repeats: int) -> None:
     study = context.study
-    audit = read_audit(study.folder) or {"chosen": [], "repeated": [], "full": {}}
+    lost = "the audit begins again"
+    stored = read_or_set_aside(study.folder / FILE, AUDIT, context.warn, lost)
+    audit = stored or {"chosen": [], "repeated": [], "full": {}}
     scored = [c for c in study.candidates() if c.rungs and c.state in ("complete", "stopped")]
     if len(scored) < FEWEST:
         raise UserError(f"study {study.folder.name!r}: an audit needs three trials with a score")
+    unknown = [number for number in audit["chosen"] if number not in {c.number for c in scored}]
+    if unknown:
+        raise UserError(
+            f"{study.folder / FILE}: trial {unknown[0]} is not one of the study's trials with a "
+            "score; is it another study's? Move the file away to begin a new audit"
+        )
     audit["chosen"] = draw_sample(scored, count, study.recipe.seed, audit["chosen"])
     audit["repeated"] = audit["chosen"][: max(repeats, len(audit["repeated"]))]
     audit["examples"] = context.final_examples

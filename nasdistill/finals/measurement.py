@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from nasdistill import training
 from nasdistill.common import locks
-from nasdistill.common.files import write_whole
+from nasdistill.common.errors import DamagedFileError
+from nasdistill.common.files import set_aside, write_whole
+from nasdistill.common.json_files import read_json
 from nasdistill.data.pictures import Preparation
 from nasdistill.models import Classifier
 from nasdistill.models.counts import count_module
@@ -28,6 +33,7 @@ from nasdistill.training.metrics import (
 from nasdistill.trials.context import StudyContext
 
 TIMED_BATCHES = (1, 64)
+_HASHES = TypeAdapter(dict[str, str])
 
 
 def accuracy_on_test(logits: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -146,12 +152,40 @@ def _measure_latencies(
 
 
 def _exported_teacher(context: StudyContext) -> Path:
-    """The teacher's ONNX file, which is written if it is not there yet."""
+    """The teacher's ONNX file, which is written if it is not there yet, or not this teacher's.
+
+    Beside it lie the hashes of the teacher's weights and of the file. One of an earlier release,
+    which has none, is written anew; one that is not what they say is set aside first.
+    """
     path, teacher = context.folder / "teacher.onnx", context.teacher
-    if not path.exists():
-        write_whole(path, quick_onnx(teacher.module.cpu(), teacher.input))
-        teacher.module.to(context.dataset.train.labels.device)
+    about = path.with_name("teacher.onnx.json")
+    if path.exists() and about.exists():
+        problem = _problem_of_export(path, about, teacher.weights_hash)
+        if problem is None:
+            return path
+        context.warn(f"{problem}; it was put aside as {set_aside(path).name}", stage="finals")
+    content = quick_onnx(teacher.module.cpu(), teacher.input)
+    teacher.module.to(context.dataset.train.labels.device)
+    about.unlink(missing_ok=True)  # it tells of the old file
+    write_whole(path, content)
+    hashes = {"weights_hash": teacher.weights_hash, "hash": _hash(content)}
+    write_whole(about, json.dumps(hashes))
     return path
+
+
+def _problem_of_export(path: Path, about: Path, weights_hash: str) -> str | None:
+    """What is wrong with the teacher's ONNX file; None if it is whole and of these weights."""
+    try:
+        hashes = read_json(about, _HASHES)
+    except DamagedFileError as error:
+        return str(error)
+    if hashes.get("weights_hash") != weights_hash:
+        return f"{path}: another teacher's"
+    return None if hashes.get("hash") == _hash(path.read_bytes()) else f"{path}: cut off or changed"
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def model_card(study: Study, metrics: dict[str, Any], preparation: Preparation) -> str:

@@ -12,10 +12,12 @@ from pathlib import Path
 from torch import Tensor
 
 from nasdistill import evaluation, training
-from nasdistill.analysis.evaluation import read_quality
+from nasdistill.analysis.evaluation import needs_evaluation
 from nasdistill.common import locks
-from nasdistill.common.events import Event
-from nasdistill.common.files import write_whole
+from nasdistill.common.errors import DamagedFileError, UserError
+from nasdistill.common.events import Emit, Event
+from nasdistill.common.files import set_aside, write_whole
+from nasdistill.common.json_files import read_json
 from nasdistill.finals.measurement import (
     accuracy_on_test,
     export_student,
@@ -24,12 +26,14 @@ from nasdistill.finals.measurement import (
 )
 from nasdistill.finals.training import TrainedFinal, micro_batch_of, train_baseline, train_final
 from nasdistill.models import Classifier, artifact
-from nasdistill.models.export import ExportError
-from nasdistill.results import Candidate, Final, keys, load_finals
+from nasdistill.models.export import ExportError, verify_onnx
+from nasdistill.results import Candidate, Final, forms, keys, load_finals, read_final
 from nasdistill.study import Study, architecture_of
 from nasdistill.training.failures import FAILURES, failure_reason
 from nasdistill.trials.context import StudyContext
 
+SECONDS_FILE = "seconds.json"
+"""File in the work folder of a final: seconds by stage."""
 ALIKE, WORLDS_APART = 2.0, 100.0
 """Ratios of the teacher's parameters to the student's at which a run warns."""
 
@@ -74,14 +78,61 @@ def make_finals(context: StudyContext, chosen: Sequence[int]) -> list[Final]:
 
 
 def missing_finals(study: Study, chosen: Sequence[int]) -> list[int]:
-    """Those of the trials to distil in full that are not finals yet and have not failed."""
-    folder = study.folder / "finals"
+    """Those of the trials to distil in full that are not finals yet and have not failed.
+
+    A folder whose metrics.json is gone or cannot be read is no final.
+    """
+    ranks = {final.rank for final in load_finals(study.folder)}
     return [
         number
         for rank, number in enumerate(chosen, start=1)
-        if not (folder / str(rank) / "metrics.json").exists()
-        and not study.read(keys.FINAL_FAILED.of(number))
+        if rank not in ranks and not study.read(keys.FINAL_FAILED.of(number))
     ]
+
+
+def set_aside_incomplete(study: Study, number: int, emit: Emit) -> None:
+    """Sets a trial's final aside if its folder has lost a file, so that it is made again.
+
+    A whole one stays.
+
+    Args:
+        study: The study.
+        number: The trial's.
+        emit: Told what is wrong with the folder, and its new name.
+    """
+    chosen = study.read(keys.FINALS) or []
+    if number not in chosen:
+        return
+    folder = study.folder / "finals" / str(chosen.index(number) + 1)
+    problem = folder_problem(folder) if folder.exists() else None
+    if problem is not None:
+        _set_aside(folder, problem, emit)
+
+
+def folder_problem(folder: Path) -> str | None:
+    """What is missing or damaged in a final's folder; None if it is whole.
+
+    The ONNX file is run beside the module that the other files give.
+    """
+    for name in ("README.md", "model.onnx"):
+        if not (folder / name).is_file():
+            return f"{folder / name}: No such file"
+    try:
+        read_final(folder)
+        module, shape = artifact.load(folder), artifact.input_of(folder)
+    except UserError as error:
+        return str(error)
+    try:
+        verified = verify_onnx(module, shape, folder / "model.onnx")
+    except Exception as error:  # ONNX Runtime raises nearly anything for broken bytes.
+        return f"{folder / 'model.onnx'}: damaged ({str(error).splitlines()[0][:200]})"
+    return None if verified.ok else f"{folder / 'model.onnx'}: another model's"
+
+
+def _set_aside(folder: Path, problem: str, emit: Emit) -> None:
+    aside = set_aside(folder)
+    text = f"{problem}; the folder was put aside as {aside.name}, and this final is made again"
+    emit(Event("warning", text, stage="finals"))
 
 
 def train_ahead(context: StudyContext) -> None:
@@ -133,7 +184,7 @@ def _evaluate(
     logits: Tensor | None = None,
 ) -> None:
     """Holds a final against its teacher, once; if that fails, the final stays as it is."""
-    if read_quality(folder) is not None:
+    if not needs_evaluation(folder, context.warn):
         return
     start = time.perf_counter()
     try:
@@ -142,7 +193,7 @@ def _evaluate(
             return
         comparison.teacher_logits = teacher_logits
         evaluation.judge_final(folder, comparison, logits)
-    except FAILURES as error:
+    except (*FAILURES, UserError) as error:
         context.warn(f"final {folder.name} could not be evaluated: {failure_reason(error)}")
     context.study.add_seconds("quality", time.perf_counter() - start)
 
@@ -164,22 +215,25 @@ def _train(
     """The runs behind a final and, if asked for, its baseline; each goes on where it stands."""
     work = _work_folder(context.study, candidate.number)
     work.mkdir(parents=True, exist_ok=True)
-    with _timed(work, "distill"):
+    with _timed(context, work, "distill"):
         trained = train_final(context, candidate, work, rank)
     if not context.recipe.baseline:
         return trained, None
-    with _timed(work, "baseline"):
+    with _timed(context, work, "baseline"):
         return trained, train_baseline(context, candidate, work, rank)
 
 
 @contextmanager
-def _timed(work: Path, stage: str) -> Iterator[None]:
+def _timed(context: StudyContext, work: Path, stage: str) -> Iterator[None]:
     """Adds to the seconds of a final's stage, whoever works at it and however often."""
-    start = time.perf_counter()
+    start, file = time.perf_counter(), work / SECONDS_FILE
     yield
     seconds = _seconds(work)
+    if not seconds and file.exists():
+        text = f"{file}: damaged; it was put aside as {set_aside(file).name}"
+        context.warn(f"{text}, and the seconds in it are lost", stage="finals")
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
-    write_whole(work / "seconds.json", json.dumps(seconds))
+    write_whole(file, json.dumps(seconds))
 
 
 def _is_trained(study: Study, number: int) -> bool:
@@ -189,8 +243,14 @@ def _is_trained(study: Study, number: int) -> bool:
 
 
 def _seconds(work: Path) -> dict[str, float]:
-    file = work / "seconds.json"
-    seconds: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+    """Seconds by stage; none where the file cannot be read: checkpoints tell the progress."""
+    file = work / SECONDS_FILE
+    if not file.exists():
+        return {}
+    try:
+        seconds: dict[str, float] = read_json(file, forms.SECONDS)
+    except DamagedFileError:
+        return {}
     return seconds
 
 
@@ -202,20 +262,23 @@ def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tenso
     trained, plain = _train(context, candidate, rank)
     student, baseline = trained.student, None
     context.note(f"final {rank}: testing, exporting, measuring", stage="finals")
-    with _timed(work, "test"):
+    with _timed(context, work, "test"):
         if plain is not None:
             predictions = training.predict(plain, dataset.test, dataset.input.size)
             baseline = accuracy_on_test(*predictions)
         metrics, logits = measure_on_test(context, student, candidate, rank)
-    with _timed(work, "export"):
+    with _timed(context, work, "export"):
         metrics |= export_student(context, student, work / "model.onnx")
+    target = context.folder / "finals" / str(rank)
+    if target.exists():
+        _set_aside(target, f"{target}: its metrics.json is missing or damaged", context.emit)
     seconds = _seconds(work)
     metrics |= {"seconds": seconds, "baseline": baseline, "steps": list(trained.steps)}
     metrics["micro_batch"] = micro_batch_of(study, work / "final.pt")
     floor, audit = context.limits["accuracy"], metrics["audit_accuracy"]
     metrics["limits"]["accuracy"] = {"limit": floor, "value": audit, "ok": audit >= floor}
     artifact.write_final(
-        context.folder / "finals" / str(rank),
+        target,
         module=student,
         spec=artifact.ModelSpec(architecture_of(candidate), dataset.preparation, dataset.classes),
         metrics=metrics,

@@ -239,9 +239,10 @@ def make_assistants(context: StudyContext) -> list[Teacher]:
         setup = context.final if not assistants else taught_by(context, assistants[-1])
         lock = context.folder / "finals" / f".work-assistant-{number}.lock"
         with locks.alone(lock):  # another worker's final may need it, too
-            if not (folder / "model.safetensors").exists():
+            student = artifact.load_or_set_aside(folder, context.warn)
+            if student is None:
                 _train_assistant(context, setup, architecture, folder)
-        student = artifact.load(folder)
+                student = artifact.load(folder)
         by = assistants[-1].name if assistants else "teacher"
         assistants.append(_as_teacher(f"assistant {number}", student, context))
         records.append({"assistant": number, "taught_by": by, **_figures(context, student)})

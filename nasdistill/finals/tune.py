@@ -6,18 +6,32 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
 
 from nasdistill import training
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.files import write_whole
+from nasdistill.common.json_files import read_or_set_aside
 from nasdistill.finals.training import run_in_full
+from nasdistill.results.forms import Share
 from nasdistill.space import Architecture
 from nasdistill.training.metrics import accuracy_with_interval
 from nasdistill.trials.context import StudyContext
 from nasdistill.trials.training_setup import OF_THE_OBJECTIVE
+
+
+class Point(BaseModel):
+    """One point that was tried; see `tune`."""
+
+    accuracy: Share
+    low: Share
+    high: Share
+
+
+_POINTS = TypeAdapter(dict[str, Point])
 
 
 def tune(
@@ -62,7 +76,9 @@ def _tune(
     epochs: int,
 ) -> list[dict[str, Any]]:
     path = context.folder / "tune.json"
-    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    known: dict[str, Any] = (
+        read_or_set_aside(path, _POINTS, context.warn, "its points are tried again") or {}
+    )
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     results = []
     for number, point in enumerate(points, start=1):
@@ -97,15 +113,3 @@ def _try_point(
 def best_point(points: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The point of highest accuracy; the first of equals."""
     return max(points, key=lambda point: point["accuracy"])
-
-
-def read_architecture(path: Path) -> Architecture:
-    """An architecture.json.
-
-    Raises:
-        UserError: If there is none, or it cannot be read.
-    """
-    try:
-        return Architecture.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: cannot be read as an architecture.json ({error})") from None

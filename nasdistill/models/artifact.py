@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nasdistill.common.errors import UserError
+from nasdistill.common.errors import DamagedFileError, UserError
+from nasdistill.common.files import set_aside
+from nasdistill.common.json_files import read_json
 from nasdistill.common.types import Input
 from nasdistill.data.pictures import FULL_DEPTH, UNREADABLE, Preparation
 from nasdistill.models.classifier import Classifier
 from nasdistill.models.export import export_onnx
 from nasdistill.models.families import build, family_names
-from nasdistill.models.weights import load_weights, read_weights
+from nasdistill.models.limits import MOST_CLASSES, check_size, image_problem
+from nasdistill.models.weights import check_weights, load_weights, read_weights
 from nasdistill.space import Architecture
 
 
@@ -136,7 +139,7 @@ def load(folder: str | Path) -> Classifier:
     """
     folder = Path(folder)
     content = read_input(folder)
-    architecture = Architecture.from_json(_read(folder / "architecture.json"))
+    architecture = Architecture.read(folder / "architecture.json")
     # A family of the user's own can be built only after --import has registered it.
     if architecture.family not in family_names():
         raise UserError(
@@ -144,24 +147,49 @@ def load(folder: str | Path) -> Classifier:
             f"({', '.join(family_names())}), and a final never brings code; give the file that "
             "defines it with --import"
         )
-    net = build(architecture, _input(content), len(content["classes"]))
-    module = Classifier(net, tuple(content["mean"]), tuple(content["std"]))
-    weights = read_weights(folder / "model.safetensors")
-    load_weights(module, weights, str(folder / "model.safetensors"))
+    shape, classes, source = _input(content), len(content["classes"]), folder / "model.safetensors"
+    mean, std = tuple(content["mean"]), tuple(content["std"])
+    empty = check_size(architecture, shape, classes, str(folder / "architecture.json"))
+    weights = read_weights(source)
+    if empty is not None:  # before memory is taken for the module
+        check_weights(Classifier(empty, mean, std), weights, str(source))
+    module = Classifier(build(architecture, shape, classes), mean, std)
+    load_weights(module, weights, str(source))
     return module.eval()
+
+
+def load_or_set_aside(folder: Path, warn: Callable[[str], None]) -> Classifier | None:
+    """Loads a model that we keep ourselves and can make again, such as an assistant.
+
+    Args:
+        folder: Its folder.
+        warn: Told what is damaged and under which name it lies now.
+
+    Returns:
+        The classifier; None where there is none yet, or it was damaged and set aside.
+    """
+    if not folder.exists():
+        return None
+    try:
+        return load(folder)
+    except UserError as error:
+        aside = set_aside(folder)
+        warn(f"{error}; the folder was put aside as {aside.name}, and the model is made again")
+        return None
 
 
 def read_input(folder: Path) -> dict[str, Any]:
     """Reads a final's input.json: shape, range, resizing, class names, normalisation.
 
     Raises:
-        UserError: If the file is missing, or a key is missing or of the wrong kind.
+        UserError: If the file is missing, or a key is missing or of the wrong kind, or says a size
+            beyond those of `models.limits`.
     """
     path = folder / "input.json"
     try:
-        content = json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not a final's input.json ({error})") from None
+        content = read_json(path, finite=True)
+    except DamagedFileError as error:
+        raise UserError(f"{path}: not a final's input.json ({error.reason})") from None
     problem = _problem_of(content) if isinstance(content, dict) else "an object is expected"
     if problem:
         raise UserError(f"{path}: not a final's input.json ({problem})")
@@ -197,12 +225,14 @@ def _input(content: Mapping[str, Any]) -> Input:
 
 def _problem_of(content: Mapping[str, Any]) -> str:
     """The first missing or wrong key of an input.json, in words; empty if there is none."""
-    for key in ("channels", "height", "width"):
-        if type(content.get(key)) is not int or content[key] < 1:
-            return f"{key}: found {content.get(key)!r}, allowed: a whole number from 1"
+    problem = image_problem(*map(content.get, ("channels", "height", "width")))
+    if problem:
+        return problem
     names = content.get("classes")
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         return f"classes: found {str(names)[:80]}, allowed: a list of names"
+    if len(names) > MOST_CLASSES:
+        return f"classes: found {len(names):,}, allowed: at most {MOST_CLASSES:,}"
     for key in ("mean", "std"):
         values = content.get(key)
         numbers = isinstance(values, list) and all(type(v) in (int, float) for v in values)
@@ -215,6 +245,8 @@ def _problem_of(content: Mapping[str, Any]) -> str:
         return f"sizes: found {str(sizes)[:80]}, allowed: one or two of [height, width]"
     if sizes[-1] != [content["height"], content["width"]]:
         return f"sizes: found {sizes}, the last must be [height, width]"
+    if not all(value > 0 for value in content["std"]):
+        return f"std: found {str(content['std'])[:80]}, allowed: numbers above 0"
     return ""
 
 
@@ -251,12 +283,3 @@ def classify(folder: str | Path, image: str | Path) -> list[tuple[str, float]]:
     probabilities = logits.softmax(dim=1)[0]
     order = probabilities.argsort(descending=True).tolist()
     return [(names[i], float(probabilities[i])) for i in order]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file in UTF-8") from None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -15,6 +16,48 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "gelu": nn.GELU,
 }
+
+MOST_BLOCKS = 1000
+"""Blocks, or layers of a perceptron, that a network may have: each is a loop's turn to build."""
+LARGEST = 1_000_000
+"""Largest width, kernel or other whole number of an architecture."""
+
+
+def whole(values: Mapping[str, Any], key: str, least: int = 1) -> int:
+    """A whole number of an architecture: a width, a kernel, a number of heads.
+
+    Args:
+        values: The architecture's, or a part of them.
+        key: Its name.
+        least: The smallest that is allowed.
+
+    Raises:
+        ValueError: If it is smaller, or larger than `LARGEST`.
+    """
+    return in_bounds(key, values[key], least, LARGEST)
+
+
+def in_bounds(name: str, value: Any, least: int, most: int) -> int:
+    """A value as a whole number.
+
+    Raises:
+        ValueError: If it is none, or not within the bounds.
+    """
+    if isinstance(value, (dict, list)) or not least <= int(value) <= most:
+        raise ValueError(f"{name}: found {str(value)[:40]}, allowed: {least:,} to {most:,}")
+    return int(value)
+
+
+def depths(stages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The number of blocks of each stage.
+
+    Raises:
+        ValueError: If one is negative, or there are more than `MOST_BLOCKS` in all.
+    """
+    in_bounds("number of stages", len(stages), 0, MOST_BLOCKS)
+    numbers = [whole(stage, "depth", least=0) for stage in stages]
+    in_bounds("depth of all stages", sum(numbers), 0, MOST_BLOCKS)
+    return numbers
 
 
 def conv_bn(

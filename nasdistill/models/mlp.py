@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from nasdistill.common.types import Input
-from nasdistill.models.layers import ACTIVATIONS
+from nasdistill.models.layers import ACTIVATIONS, LARGEST, MOST_BLOCKS, in_bounds
 from nasdistill.space import Architecture
 
 
@@ -23,11 +23,14 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
     net = nn.Sequential()
     net.add_module("flatten", nn.Flatten())
     width = input.channels * input.height * input.width
-    for index, hidden in enumerate(values["layers"]["widths"]):
-        net.add_module(f"linear{index}", nn.Linear(width, int(hidden)))
+    widths = values["layers"]["widths"]
+    in_bounds("number of widths", len(widths), 0, MOST_BLOCKS)
+    for index, value in enumerate(widths):
+        hidden = in_bounds("width", value, 1, LARGEST)
+        net.add_module(f"linear{index}", nn.Linear(width, hidden))
         net.add_module(f"activation{index}", act())
         if values["dropout"]:
             net.add_module(f"dropout{index}", nn.Dropout(float(values["dropout"])))
-        width = int(hidden)
+        width = hidden
     net.add_module("head", nn.Linear(width, classes))
     return net

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from nasdistill.common.types import Input
-from nasdistill.models.layers import SqueezeExcite, conv_bn, depthwise_bn, down_sampling_plan
+from nasdistill.models.layers import (
+    SqueezeExcite,
+    conv_bn,
+    depths,
+    depthwise_bn,
+    down_sampling_plan,
+    whole,
+)
 from nasdistill.space import Architecture
 
 
@@ -20,10 +27,10 @@ class InvertedResidual(nn.Module):
         self, in_channels: int, out_channels: int, stride: int, act: str, options: Mapping[str, Any]
     ) -> None:
         super().__init__()
-        hidden = in_channels * int(options["expansion"])
+        hidden = in_channels * whole(options, "expansion")
         layers = [
             conv_bn(in_channels, hidden, 1, 1, act),
-            depthwise_bn(hidden, int(options["kernel"]), stride, act),
+            depthwise_bn(hidden, whole(options, "kernel"), stride, act),
         ]
         if options["squeeze_excite"]:
             layers.append(nn.Sequential(SqueezeExcite(hidden)))
@@ -43,7 +50,7 @@ class FusedInvertedResidual(nn.Module):
         self, in_channels: int, out_channels: int, stride: int, act: str, options: Mapping[str, Any]
     ) -> None:
         super().__init__()
-        hidden = in_channels * int(options["expansion"])
+        hidden = in_channels * whole(options, "expansion")
         self.body = nn.Sequential(
             conv_bn(in_channels, hidden, 3, stride, act), conv_bn(hidden, out_channels, 1)
         )
@@ -62,7 +69,7 @@ class DepthwiseSeparable(nn.Module):
         self, in_channels: int, out_channels: int, stride: int, act: str, options: Mapping[str, Any]
     ) -> None:
         super().__init__()
-        layers = [depthwise_bn(in_channels, int(options["kernel"]), stride, act)]
+        layers = [depthwise_bn(in_channels, whole(options, "kernel"), stride, act)]
         if options["squeeze_excite"]:
             layers.append(nn.Sequential(SqueezeExcite(in_channels)))
         self.body = nn.Sequential(*layers, conv_bn(in_channels, out_channels, 1, 1, act))
@@ -97,7 +104,7 @@ class Ghost(nn.Module):
         self, in_channels: int, out_channels: int, stride: int, act: str, options: Mapping[str, Any]
     ) -> None:
         super().__init__()
-        hidden, kernel = in_channels * int(options["expansion"]), int(options["kernel"])
+        hidden, kernel = in_channels * whole(options, "expansion"), whole(options, "kernel")
         layers: list[nn.Module] = [GhostModule(in_channels, hidden, kernel, act)]
         if stride > 1:
             layers.append(depthwise_bn(hidden, kernel, stride, None))
@@ -132,19 +139,20 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
     stages = values["stages"]
     stem_stride, strides = down_sampling_plan(input, len(stages))
     strides = _early(strides)
-    channels = int(values["stem"])
+    channels = whole(values, "stem")
     layers: list[tuple[str, nn.Module]] = [
         ("stem", _stem(input.channels, channels, stem_stride, act))
     ]
-    for index, (stage, stride) in enumerate(zip(stages, strides, strict=True)):
-        block, width = stage["block"], int(stage["width"])
+    parts = zip(stages, depths(stages), strides, strict=True)
+    for index, (stage, depth, stride) in enumerate(parts):
+        block, width = stage["block"], whole(stage, "width")
         blocks: list[nn.Module] = []
-        for place in range(int(stage["depth"])):
+        for place in range(depth):
             kind = BLOCKS[block["type"]]
             blocks.append(kind(channels, width, stride if place == 0 else 1, act, block))
             channels = width
         layers.append((f"stage{index}", nn.Sequential(*blocks)))
-    head = int(values["head"])
+    head = whole(values, "head")
     layers += [
         ("mix", conv_bn(channels, head, 1, 1, act)),
         ("pool", nn.AdaptiveAvgPool2d(1)),

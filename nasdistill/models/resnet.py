@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasdistill.common.types import Input
-from nasdistill.models.layers import conv_bn, down_sampling_plan
+from nasdistill.models.layers import conv_bn, depths, down_sampling_plan, whole
 from nasdistill.space import Architecture
 
 
@@ -42,7 +42,7 @@ def bottleneck(
     in_channels: int, out_channels: int, stride: int, options: Mapping[str, Any]
 ) -> Residual:
     """1x1 down, 3x3, 1x1 up."""
-    hidden = max(4, out_channels // int(options["reduction"]))
+    hidden = max(4, out_channels // whole(options, "reduction"))
     body = nn.Sequential(
         *conv_bn(in_channels, hidden, 1, 1, "relu"),
         *conv_bn(hidden, hidden, 3, stride, "relu"),
@@ -66,17 +66,18 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
     values = architecture.values
     stem, stages = values["stem"], values["stages"]
     stem_stride, strides = down_sampling_plan(input, len(stages))
-    channels = int(stem["width"])
+    channels = whole(stem, "width")
     kernel = {"conv3": 3, "conv5": 5}[stem["type"]]
     first = [conv_bn(input.channels, channels, kernel, min(2, stem_stride), "relu")]
     if stem_stride > 2:
         first.append(nn.Sequential(nn.MaxPool2d(stem_stride // 2)))
     net = nn.Sequential()
     net.add_module("stem", nn.Sequential(*first))
-    for index, (stage, stride) in enumerate(zip(stages, strides, strict=True)):
-        make, width = BLOCKS[stage["block"]["type"]], int(stage["width"])
+    parts = zip(stages, depths(stages), strides, strict=True)
+    for index, (stage, depth, stride) in enumerate(parts):
+        make, width = BLOCKS[stage["block"]["type"]], whole(stage, "width")
         blocks = []
-        for place in range(int(stage["depth"])):
+        for place in range(depth):
             blocks.append(make(channels, width, stride if place == 0 else 1, stage["block"]))
             channels = width
         net.add_module(f"stage{index}", nn.Sequential(*blocks))

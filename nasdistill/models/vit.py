@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasdistill.common.types import Input
-from nasdistill.models.layers import conv_bn
+from nasdistill.models.layers import MOST_BLOCKS, conv_bn, in_bounds, whole
 from nasdistill.space import Architecture
+
+MOST_TOKENS = 65_536
 
 
 class Attention(nn.Module):
@@ -101,10 +103,11 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
         classes: Number of logits.
     """
     values = architecture.values
-    heads = int(values["heads"])
-    width = heads * int(values["head_width"])
+    heads, side = whole(values, "heads"), whole(values, "tokens")
+    width = heads * whole(values, "head_width")
+    depth = in_bounds("depth", values["depth"], 0, MOST_BLOCKS)
     patch = 1
-    while min(input.size) / (2 * patch) >= int(values["tokens"]):
+    while min(input.size) / (2 * patch) >= side:
         patch *= 2
     patch = max(2, patch)
     stem_values = values["stem"]
@@ -112,7 +115,7 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
     if stem_values["type"] == "patch":
         stem: nn.Module = nn.Conv2d(input.channels, width, patch, patch)
     else:
-        channels = int(stem_values["channels"])
+        channels = whole(stem_values, "channels")
         stem = nn.Sequential(
             conv_bn(input.channels, channels, 3, 2, "gelu"),
             nn.Conv2d(channels, width, patch // 2, patch // 2),
@@ -120,6 +123,6 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
     if any(pad):
         stem = nn.Sequential(nn.ZeroPad2d((0, pad[1], 0, pad[0])), stem)
     tokens = ((input.height + pad[0]) // patch) * ((input.width + pad[1]) // patch)
-    return VisionTransformer(
-        stem, tokens, width, int(values["depth"]), heads, int(values["mlp_ratio"]), classes
-    )
+    in_bounds("tokens in all", tokens, 1, MOST_TOKENS)
+    ratio = whole(values, "mlp_ratio")
+    return VisionTransformer(stem, tokens, width, depth, heads, ratio, classes)

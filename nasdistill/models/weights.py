@@ -26,16 +26,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            if _is_pickle(path):
+                raise pickle_refused(f"{path}: not safetensors, but") from None
             raise UserError(f"{path}: truncated, or not safetensors ({error})") from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path}: a pickle that holds more than tensors; it is not loaded, because it could "
-            "run code. Save a state_dict, best as safetensors"
-        ) from None
     except Exception as error:  # Broken bytes make the unpickler raise nearly anything.
+        if isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
+            raise pickle_refused(f"{path}:") from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: truncated, or not a file of weights ({reason})") from None
     for key in ("state_dict", "model"):
@@ -48,12 +47,47 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
+def pickle_refused(source: str) -> UserError:
+    """The refusal of a pickle that could run code, in the same words wherever one turns up.
+
+    Args:
+        source: The beginning of the message, which names the file.
+    """
+    return UserError(
+        f"{source} a pickle that holds more than tensors; it is not loaded, because it could run "
+        "code. Save a state_dict, best as safetensors"
+    )
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as `torch.save` or `pickle.dump` begin one."""
+    with open(path, "rb") as file:
+        head = file.read(4)
+    return head == b"PK\x03\x04" or head[:2] in (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")
+
+
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Loads tensors into a module, all of them and no others.
 
     Args:
         module: The module.
         weights: Tensors by name; half precision is widened.
+        source: Their name in errors.
+
+    Raises:
+        UserError: As of `check_weights`.
+    """
+    check_weights(module, weights, source)
+    state = module.state_dict()
+    module.load_state_dict({k: v.to(state[k].dtype) for k, v in weights.items()})
+
+
+def check_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Checks that tensors are those of a module, which may be on the meta device.
+
+    Args:
+        module: The module.
+        weights: Tensors by name.
         source: Their name in errors.
 
     Raises:
@@ -77,4 +111,3 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) 
         raise UserError(
             f"{source}: weights of another architecture or other classes ({'; '.join(reasons)})"
         )
-    module.load_state_dict({k: v.to(state[k].dtype) for k, v in weights.items()})

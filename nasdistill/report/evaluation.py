@@ -9,6 +9,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 
 from nasdistill.analysis.evaluation import Quality, read_quality
 from nasdistill.common import formats
+from nasdistill.common.errors import DamagedFileError
 from nasdistill.report.style import ROLES, error_bars, figure_base, marker, plain
 from nasdistill.report.text import shortened
 from nasdistill.results import Final, StudyRecord
@@ -31,10 +32,23 @@ class EvaluatedFinal(NamedTuple):
         return f"final-{self.final.rank}"
 
 
-def evaluated_finals(record: StudyRecord) -> list[EvaluatedFinal]:
-    """The finals that have a quality.json, by rank."""
-    read = [(final, read_quality(final.folder)) for final in record.finals]
-    return [EvaluatedFinal(final, quality) for final, quality in read if quality is not None]
+def evaluated_finals(record: StudyRecord, damage: list[str]) -> list[EvaluatedFinal]:
+    """The finals that have a quality.json, by rank.
+
+    Args:
+        record: The study.
+        damage: What is wrong with those files that cannot be read is added to it.
+    """
+    evaluated = []
+    for final in record.finals:
+        try:
+            quality = read_quality(final.folder)
+        except DamagedFileError as error:
+            damage.append(str(error))
+        else:
+            if quality is not None:
+                evaluated.append(EvaluatedFinal(final, quality))
+    return evaluated
 
 
 def evaluation_plots(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from nasdistill.analysis.audit import analyse, read_audit
 from nasdistill.analysis.audit import verdict as audit_verdict
 from nasdistill.common import formats
-from nasdistill.common.errors import UserError
+from nasdistill.common.errors import DamagedFileError, UserError
 from nasdistill.common.types import Cost
 from nasdistill.common.yaml import write_yaml
 from nasdistill.report import evaluation, evaluation_text, figures, progress, statistics, tables
@@ -27,7 +29,7 @@ _COSTS: tuple[Cost, ...] = ("params", "macs", "latency", "bytes")
 _BUTTONS = {"params": "parameters", "macs": "MACs", "latency": "latency", "bytes": "bytes"}
 
 
-def write_report(record: StudyRecord, path: Path) -> None:
+def write_report(record: StudyRecord, path: Path) -> list[str]:
     """Writes a study's report as one HTML file that needs no network.
 
     The file appears whole or not at all; folders above it are made.
@@ -36,41 +38,67 @@ def write_report(record: StudyRecord, path: Path) -> None:
         record: The study.
         path: The file, e.g. `reports/<study>/index.html`.
 
+    Returns:
+        What could not be read and is not in the report, a sentence each.
+
     Raises:
-        UserError: If the study has no trials yet.
+        UserError: If the study has no trials yet, or none that can be read.
     """
-    write_page(path, render(record))
+    page = render(record)
+    write_page(path, page.html)
+    return page.damage
 
 
-def render(record: StudyRecord) -> str:
+class Page(NamedTuple):
+    """A report.
+
+    Attributes:
+        html: The whole page.
+        damage: What could not be read and is not in it, a sentence each.
+    """
+
+    html: str
+    damage: list[str]
+
+
+def render(record: StudyRecord) -> Page:
     """Builds the page.
 
     Args:
         record: The study.
 
-    Returns:
-        The HTML text.
-
     Raises:
-        UserError: If the study has no trials yet.
+        UserError: If the study has no trials yet, or none that can be read.
     """
     if not record.candidates:
+        reason = f": {record.damage[0]}" if record.damage else ""
         raise UserError(
-            f"study {record.name!r} has no trials yet, so there is nothing to report; "
+            f"study {record.name!r} has no trials yet, so there is nothing to report{reason}; "
             "run `nasdistill search` first"
         )
+    damage = list(record.damage)
     sections = [
         _trade_off(record),
         _finals(record),
         _steps(record),
-        _quality(record),
+        _quality(record, damage),
         _rungs(record),
-        _trust(record),
+        _trust(record, damage),
         _stages(record),
         _parameters(record),
         _provenance(record),
     ]
-    return document(record.name, _summary(record), tables.verdict(record), sections)
+    sections.insert(0, _unreadable(damage))
+    html = document(record.name, _summary(record), tables.verdict(record), sections)
+    return Page(html, damage)
+
+
+def _unreadable(damage: Sequence[str]) -> Section:
+    """What could not be read, where there is anything; else no section."""
+    if not damage:
+        return Section("", {})
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in damage)
+    return section("What could not be read", f"<ul>{items}</ul>", "It is left out below.")
 
 
 def _summary(record: StudyRecord) -> str:
@@ -144,9 +172,9 @@ def _steps(record: StudyRecord) -> Section:
     return section("Generations and assistants", table, remark) if table else Section("", {})
 
 
-def _quality(record: StudyRecord) -> Section:
+def _quality(record: StudyRecord, damage: list[str]) -> Section:
     """The evaluations of the finals; figures and text of one final at a time."""
-    title, evaluated = "Quality of the finals", evaluation.evaluated_finals(record)
+    title, evaluated = "Quality of the finals", evaluation.evaluated_finals(record, damage)
     if not record.finals:
         return section(title, "<p>No finals yet.</p>")
     ranks = [each.final.rank for each in evaluated]
@@ -180,9 +208,9 @@ def _rungs(record: StudyRecord) -> Section:
     return section(title, figure_box("rungs", figure), remark, {"rungs": {"": figure}})
 
 
-def _trust(record: StudyRecord) -> Section:
+def _trust(record: StudyRecord, damage: list[str]) -> Section:
     title, info = "How far the scores could be trusted", progress.trust_info(record)
-    audited = _audited(record)
+    audited = _audited(record, damage)
     if not info.numbers:
         return section(title, f"<p>Needs finals.</p>{audited}")
     figure = progress.plot_trust(info)
@@ -208,10 +236,14 @@ def _rank_agreement(info: progress.TrustInfo) -> str:
     return sentence + (" With so few this is a hint, no proof." if n < 10 else "")
 
 
-def _audited(record: StudyRecord) -> str:
+def _audited(record: StudyRecord, damage: list[str]) -> str:
     """An audit's outcome, and a link to its page; empty where none has compared anything."""
-    stored = read_audit(record.folder)
-    audit = None if stored is None else analyse(record, stored)
+    try:
+        stored = read_audit(record.folder)
+        audit = None if stored is None else analyse(record, stored)
+    except DamagedFileError as error:
+        damage.append(str(error))
+        return ""
     if audit is None:
         return ""
     trials = formats.counted(len(audit.numbers), "trial")

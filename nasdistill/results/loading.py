@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from nasdistill.common.errors import UserError
+from nasdistill.common.errors import DamagedFileError, UserError
+from nasdistill.common.json_files import check_form, parse_json, read_json, read_text
 from nasdistill.common.types import nearest, without_password
-from nasdistill.results import keys
+from nasdistill.results import forms, keys
 from nasdistill.results.keys import Key
-from nasdistill.results.records import Candidate, Final, RungScore, State, StudyRecord
+from nasdistill.results.records import (
+    Candidate,
+    DamagedStudy,
+    Final,
+    RungScore,
+    State,
+    StudyRecord,
+)
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -20,11 +27,23 @@ if TYPE_CHECKING:
 
 STORAGE_FILE = "storage.txt"
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 
 def storage_of(folder: Path) -> str | None:
-    """The URL, password and all, of a study that is not stored in its folder."""
+    """The URL, password and all, of a study that is not stored in its folder.
+
+    Raises:
+        DamagedFileError: If the file that holds it cannot be read, or is empty.
+    """
     path = folder / STORAGE_FILE
-    return path.read_text().strip() if path.exists() else None
+    if not path.exists():
+        return None
+    url = read_text(path).strip()
+    if not url:
+        raise DamagedFileError(str(path), "empty; it holds the URL of the study's storage")
+    return url
 
 
 def storage_url(folder: Path, storage: str | None) -> str:
@@ -63,22 +82,28 @@ def open_storage(url: str) -> BaseStorage:
 
 
 def candidate_of(trial: FrozenTrial, study_attributes: Mapping[str, Any]) -> Candidate | None:
-    """Reads one Optuna trial; None for one that was withdrawn, or that is not ours."""
-    attributes = trial.user_attrs
+    """Reads one Optuna trial; None for one that was withdrawn, or that is not ours.
+
+    Raises:
+        DamagedFileError: If an attribute is missing or of the wrong kind.
+    """
+    attributes, source = trial.user_attrs, f"trial {trial.number} in the study's storage"
     state = keys.TRIAL_STATE.get(attributes)
     if state is None or state == "withdrawn":
         return None
+    check_form(attributes, forms.TRIAL, source)
     rungs: list[RungScore] = []
     while (score := keys.RUNG.of(len(rungs)).get(attributes)) is not None:
-        rungs.append(RungScore(**score))
+        rungs.append(_score(score, f"{source}, rung {len(rungs)}"))
     seconds = {"rungs": sum(rung.seconds for rung in rungs)}
-    seconds |= {stage: value for (stage,), value in keys.TRIAL_SECONDS.among(attributes).items()}
+    stages = {stage: value for (stage,), value in keys.TRIAL_SECONDS.among(attributes).items()}
+    check_form(stages, forms.SECONDS, f"{source}, seconds")
     passed = keys.PASSED.get(attributes)
     race_score = keys.RACE_SCORE.of(trial.number).get(study_attributes)
     return Candidate(
         number=trial.number,
         state=cast(State, state),
-        architecture=json.loads(attributes[keys.ARCHITECTURE.name]),
+        architecture=_architecture(attributes[keys.ARCHITECTURE.name], source),
         fingerprint=attributes[keys.FINGERPRINT.name],
         parameters=dict(trial.params),
         params=keys.PARAMS.get(attributes),
@@ -87,43 +112,48 @@ def candidate_of(trial: FrozenTrial, study_attributes: Mapping[str, Any]) -> Can
         latency=keys.LATENCY.get(attributes),
         rungs=tuple(rungs),
         reason=keys.REASON.get(attributes),
-        seconds=seconds,
+        seconds=seconds | stages,
         saved=keys.EXAMPLES_SAVED.get(attributes) or 0,
         micro_batch=keys.TRIAL_MICRO_BATCH.get(attributes),
         depth=keys.DEPTH.get(attributes),
         passed=max(0, len(rungs) - 1) if passed is None else passed,
-        race=None if race_score is None else RungScore(**race_score),
+        race=None if race_score is None else _score(race_score, f"{source}, race"),
     )
+
+
+def _score(stored: Any, source: str) -> RungScore:
+    check_form(stored, forms.SCORE, source)
+    return RungScore(**{k: v for k, v in stored.items() if k in forms.StoredScore.model_fields})
+
+
+def _architecture(text: str, source: str) -> Mapping[str, Any]:
+    content = parse_json(text, f"{source}, architecture")
+    check_form(content, forms.ARCHITECTURE, f"{source}, architecture")
+    architecture: Mapping[str, Any] = content
+    return architecture
 
 
 def load_study(name: str, root: Path) -> StudyRecord:
     """Reads a study from its storage and its folder.
+
+    Finals and trials that are damaged are left out, and named in the record's `damage`.
 
     Args:
         name: The study's name, a folder below `root`.
         root: Folder of studies.
 
     Raises:
-        UserError: If there is no such study, or its storage holds none.
+        UserError: If there is no such study, its storage holds none, or cannot be read.
     """
-    import optuna
-
     folder = root / name
     if not (folder / "recipe.yaml").is_file():
         known = study_names(root)
         names = ", ".join(known) or "none"
         raise UserError(f"no study {name!r} in {root}/{nearest(name, known)} (there: {names})")
-    url = storage_url(folder, storage_of(folder))
-    try:
-        study = optuna.load_study(study_name=name, storage=open_storage(url))
-    except KeyError:
-        raise UserError(
-            f"study {name!r}: its storage {without_password(url)} holds no study yet"
-        ) from None
-    attributes = study.user_attrs
-    read = (candidate_of(trial, attributes) for trial in study.get_trials(deepcopy=False))
-    candidates = [candidate for candidate in read if candidate is not None]
-    finals = load_finals(folder)
+    damage: list[str] = []
+    attributes, trials = _stored(name, folder)
+    candidates = _undamaged(trials, lambda trial: candidate_of(trial, attributes), damage)
+    finals = load_finals(folder, damage)
     rungs = tuple(keys.RUNGS.get(attributes) or ())
     return StudyRecord(
         name=name,
@@ -141,7 +171,82 @@ def load_study(name: str, root: Path) -> StudyRecord:
         savings=_savings(attributes, candidates, rungs),
         candidates=candidates,
         finals=finals,
+        damage=damage,
     )
+
+
+def load_studies(root: Path) -> list[StudyRecord | DamagedStudy]:
+    """Reads all studies below a folder, by name; one that is damaged hides no other."""
+    records: list[StudyRecord | DamagedStudy] = []
+    for name in study_names(root):
+        try:
+            records.append(load_study(name, root))
+        except (UserError, OSError) as error:
+            records.append(DamagedStudy(name, root / name, str(error)))
+    return records
+
+
+def _stored(name: str, folder: Path) -> tuple[dict[str, Any], Sequence[FrozenTrial]]:
+    """The attributes and the trials of a study, as its storage holds them.
+
+    Raises:
+        UserError: If the storage holds no such study, or cannot be read.
+    """
+    import optuna
+
+    storage = storage_of(folder)
+    url = storage_url(folder, storage)
+    if storage is None:
+        _check_database(folder / "study.db")
+    try:
+        study = optuna.load_study(study_name=name, storage=open_storage(url))
+        attributes, trials = study.user_attrs, study.get_trials(deepcopy=False)
+    except KeyError:
+        raise UserError(
+            f"study {name!r}: its storage {without_password(url)} holds no study yet"
+        ) from None
+    except (UserError, ImportError):
+        raise
+    except Exception as error:  # Damaged rows make Optuna raise nearly anything.
+        reason = without_password(str(error).splitlines()[0] if str(error) else repr(error))
+        raise DamagedFileError(without_password(url), f"cannot be read ({reason})") from None
+    check_form(attributes, forms.STUDY, f"study {name!r} in its storage")
+    for key in (keys.SECONDS, keys.SAVED):
+        sums = {" ".join(parts): value for parts, value in key.among(attributes).items()}
+        check_form(sums, forms.SECONDS, f"study {name!r} in its storage, {key.name}")
+    return attributes, trials
+
+
+def _check_database(path: Path) -> None:
+    """Looks at the head of a SQLite database: SQLite itself would make one of an empty file.
+
+    Raises:
+        DamagedFileError: If it is missing, or none.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(100)
+    except OSError as error:
+        raise DamagedFileError(str(path), error.strerror or str(error)) from None
+    if len(head) < 100 or not head.startswith(b"SQLite format 3\0"):
+        what = "not a SQLite database, or its head is cut off" if head else "empty"
+        raise DamagedFileError(str(path), f"{what}; the study's trials were stored in it")
+
+
+def _undamaged(
+    items: Iterable[Item], read: Callable[[Item], Result | None], damage: list[str]
+) -> list[Result]:
+    """What can be read of some items; why others cannot is added to `damage`."""
+    results = []
+    for item in items:
+        try:
+            result = read(item)
+        except DamagedFileError as error:
+            damage.append(str(error))
+        else:
+            if result is not None:
+                results.append(result)
+    return results
 
 
 def study_names(root: Path) -> list[str]:
@@ -155,20 +260,38 @@ def final_folders(folder: Path) -> list[Path]:
     return sorted((path for path in paths if path.name.isdigit()), key=lambda path: int(path.name))
 
 
-def load_finals(folder: Path) -> list[Final]:
-    """Reads the finals of a study from their folders, by rank."""
-    finals = []
-    for path in final_folders(folder):
-        metrics = json.loads((path / "metrics.json").read_text())
-        finals.append(Final(int(path.name), metrics["trial"], path, metrics))
+def load_finals(folder: Path, damage: list[str] | None = None) -> list[Final]:
+    """Reads the finals of a study from their folders, by rank.
+
+    Args:
+        folder: The study's.
+        damage: What is wrong with those that cannot be read, which are left out, is added to it.
+    """
+    damage = [] if damage is None else damage
+    finals = _undamaged(final_folders(folder), read_final, damage)
     recommended = folder / "finals" / "recommended.json"
     if recommended.exists():
-        rank = json.loads(recommended.read_text())["rank"]
-        finals = [
-            replace(final, metrics={**final.metrics, "recommended": final.rank == rank})
-            for final in finals
-        ]
+        for rank in _undamaged([recommended], _read_rank, damage):
+            finals = [
+                replace(final, metrics={**final.metrics, "recommended": final.rank == rank})
+                for final in finals
+            ]
     return finals
+
+
+def read_final(folder: Path) -> Final:
+    """Reads a final from its folder, which is named by its rank.
+
+    Raises:
+        DamagedFileError: If its metrics.json is missing, or cannot be read.
+    """
+    metrics = read_json(folder / "metrics.json", forms.METRICS)
+    return Final(int(folder.name), metrics["trial"], folder, metrics)
+
+
+def _read_rank(path: Path) -> int:
+    rank: int = read_json(path, forms.RECOMMENDED)["rank"]
+    return rank
 
 
 def _sums_over_workers(key: Key[Any], attributes: Mapping[str, Any]) -> dict[str, float]:

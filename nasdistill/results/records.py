@@ -159,6 +159,7 @@ class StudyRecord:
             `stopping`, `cache`, `gates`.
         candidates: All trials, by number.
         finals: By rank.
+        damage: What of its files and trials could not be read, and is left out: a sentence each.
     """
 
     name: str
@@ -176,6 +177,22 @@ class StudyRecord:
     savings: Mapping[str, float]
     candidates: Sequence[Candidate]
     finals: Sequence[Final]
+    damage: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class DamagedStudy:
+    """A study of which nothing can be read.
+
+    Attributes:
+        name: The study's name.
+        folder: Its folder.
+        reason: The file that is damaged, and what is wrong with it.
+    """
+
+    name: str
+    folder: Path
+    reason: str
 
 
 def candidates_frame(candidates: Sequence[Candidate]) -> pd.DataFrame:

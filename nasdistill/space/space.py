@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasdistill.common.errors import UserError
+from nasdistill.common.errors import DamagedFileError, UserError
+from nasdistill.common.json_files import parse_json, read_text
 from nasdistill.common.types import nearest
 from nasdistill.common.yaml import parse_yaml
 from nasdistill.space.nodes import Group, Suggest, count, draw, lines_of, plain
 from nasdistill.space.reader import Reader
+
+MOST_BYTES = 1 << 20
+"""Largest architecture.json that is read."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +40,36 @@ class Architecture:
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str) -> Architecture:
+    def from_json(
+        cls, text: str, source: str = "architecture", *, finite: bool = False
+    ) -> Architecture:
         """Reads an architecture from the text that `to_json` gives.
+
+        Args:
+            text: The text.
+            source: What messages call it.
+            finite: Whether numbers that are not finite are refused.
 
         Raises:
             UserError: If the text is no architecture.
         """
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"architecture: not JSON ({error})") from None
+        content = parse_json(text, source, finite=finite)
         if not isinstance(content, dict) or set(content) != {"family", "values"}:
-            raise UserError('architecture: expected an object with "family" and "values" alone')
+            raise DamagedFileError(
+                source, 'expected an object with "family" and "values" alone, as an architecture is'
+            )
         if not isinstance(content["family"], str) or not isinstance(content["values"], dict):
-            raise UserError('architecture: "family" must be a text and "values" an object')
+            raise DamagedFileError(source, '"family" must be a text and "values" an object')
         return cls(content["family"], content["values"])
+
+    @classmethod
+    def read(cls, path: Path) -> Architecture:
+        """Reads an architecture.json, which anybody may have written.
+
+        Raises:
+            UserError: Naming the file, if it is no architecture or larger than `MOST_BYTES`.
+        """
+        return cls.from_json(read_text(path, MOST_BYTES), str(path), finite=True)
 
     @property
     def fingerprint(self) -> str:

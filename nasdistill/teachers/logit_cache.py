@@ -55,16 +55,23 @@ class _View:
         logits: `[N, C]`, a file.
         checksums: Of each block, 0 where it is empty; a file.
         verified: Whether this process has checked or filled the block.
+        origin: Checksum of what the logits are of: those of another teacher, or of another view,
+            have other checksums.
     """
 
     logits: NDArray[np.float16]
     checksums: NDArray[np.uint32]
     verified: NDArray[np.bool_]
+    origin: int
 
     def is_filled(self, block: int) -> bool:
         """Whether a block has the logits that its checksum was taken of."""
-        rows = self.logits[block * BLOCK : (block + 1) * BLOCK]
-        return bool(self.checksums[block] != 0 and self.checksums[block] == _checksum(rows))
+        return bool(self.checksums[block] != 0 and self.checksums[block] == self.checksum(block))
+
+    def checksum(self, block: int) -> int:
+        """CRC-32 of a block and its origin; never 0, which means that it is empty."""
+        rows = np.ascontiguousarray(self.logits[block * BLOCK : (block + 1) * BLOCK])
+        return zlib.crc32(rows.tobytes(), self.origin) or 1
 
 
 class LogitCache:
@@ -105,14 +112,14 @@ class LogitCache:
         self.view_bytes = bytes_of(*self._shape)
         self.asked = 0
         self.served = 0
-        identity = json.dumps(_identity(teacher, dataset), sort_keys=True)
-        self.folder = root / hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
+        self._identity = json.dumps(_identity(teacher, dataset), sort_keys=True)
+        self.folder = root / hashlib.blake2b(self._identity.encode(), digest_size=8).hexdigest()
         self._key = self.folder / KEY
         root.mkdir(parents=True, exist_ok=True)
         with alone(root / LOCK):
             self.folder.mkdir(exist_ok=True)
             if not self._key.exists():
-                write_whole(self._key, identity)
+                write_whole(self._key, self._identity)
             weakref.finalize(self, os.close, hold(self._key))
         self._make_room(0)
 
@@ -183,7 +190,7 @@ class LogitCache:
             rows = slice(block * BLOCK, min((block + 1) * BLOCK, self._shape[0]))
             logits = self._teacher.logits(batch.images)[: rows.stop - rows.start]
             stored.logits[rows] = logits.to(torch.float16).cpu().numpy()
-            stored.checksums[block] = _checksum(stored.logits[rows])
+            stored.checksums[block] = stored.checksum(block)
             self.asked += rows.stop - rows.start
         _flush(stored.logits)
         _flush(stored.checksums)
@@ -204,6 +211,7 @@ class LogitCache:
                 _mapped(path, np.dtype(np.float16), self._shape),
                 _mapped(path.with_suffix(".crc"), np.dtype(np.uint32), (self._blocks,)),
                 np.zeros(self._blocks, dtype=bool),
+                zlib.crc32(f"{self._identity}, view {view}".encode()),
             )
         return self._views[view]
 
@@ -285,8 +293,3 @@ def _mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray
 def _flush(array: NDArray[Any]) -> None:
     if isinstance(array, np.memmap):
         array.flush()
-
-
-def _checksum(rows: NDArray[Any]) -> int:
-    """CRC-32 of the rows; never 0, which means that a block is empty."""
-    return zlib.crc32(np.ascontiguousarray(rows).tobytes()) or 1

@@ -7,6 +7,7 @@ normalisation and image size that its weights were trained for.
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import nearest
+from nasdistill.models.weights import pickle_refused, read_weights
 from nasdistill.teachers.heads import head_of
 from nasdistill.teachers.weights import Normalisation, load_file, load_state
 
@@ -161,6 +163,7 @@ def from_transformers(name: str, weights: Path | None, size: int | None) -> Pret
             raise UserError(f"{spec}: the folder {name} has no config.json")
     auto: Any = transformers.AutoModelForImageClassification
     if weights is None:
+        _check_pickles(Path(name))
         model, info = _fetched(spec, lambda: auto.from_pretrained(name, output_loading_info=True))
         absent = sorted(info["missing_keys"])
         if absent:
@@ -183,6 +186,17 @@ def from_transformers(name: str, weights: Path | None, size: int | None) -> Pret
         f"transformers {transformers.__version__} {name}",
     )
     return pretrained if weights is None else _with_file(pretrained, weights, spec)
+
+
+def _check_pickles(folder: Path) -> None:
+    """Reads the weights of a local folder that are no safetensors, as `--weights` reads a file.
+
+    Raises:
+        UserError: If there are any, and one is damaged or could run code.
+    """
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        for path in sorted(folder.glob("pytorch_model*.bin")):
+            read_weights(path)
 
 
 def _with_file(pretrained: Pretrained, path: Path, spec: str) -> Pretrained:
@@ -254,6 +268,8 @@ def _fetched(spec: str, fetch: Callable[[], T]) -> T:
     hub.setLevel(logging.CRITICAL)
     try:
         return fetch()
+    except pickle.UnpicklingError:
+        raise pickle_refused(f"the pretrained weights of {spec} are") from None
     except (OSError, RuntimeError, ValueError) as error:
         lines = str(error).strip().splitlines()
         raise UserError(

@@ -30,9 +30,24 @@ def recorded_teacher(spec: str, dataset: Dataset) -> Teacher:
     Raises:
         UserError: If there is no such file.
     """
-    path = Path(spec.removeprefix("table:"))
-    if not path.is_file():
-        raise UserError(f"--teacher {spec}: there is no such file")
-    digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    digest = table_hash(Path(spec.removeprefix("table:")), f"--teacher {spec}")
     card = {"name": spec, "source": "table"}
     return Teacher(spec, Absent(), dataset.input, len(dataset.classes), digest, card)
+
+
+def table_hash(path: Path, source: str) -> str:
+    """The hash of a table's file, which names its answers; 32 hexadecimal digits.
+
+    Args:
+        path: The file.
+        source: The beginning of the message if it cannot be read.
+
+    Raises:
+        UserError: If there is no such file, or it cannot be read.
+    """
+    if not path.is_file():
+        raise UserError(f"{source}: {path}: there is no such file")
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    except OSError as error:
+        raise UserError(f"{source}: {path}: {error.strerror}") from None

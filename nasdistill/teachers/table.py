@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,8 +155,11 @@ def _columns(path: Path) -> dict[str, Any]:
             columns = _parquet(path)
         else:
             raise UserError(f"table {path}: its name must end in .parquet or .npz")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"table {path}: cannot be read ({error})") from None
+    except UserError:
+        raise
+    except Exception as error:  # Broken bytes make NumPy, zlib and Arrow raise nearly anything.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"table {path}: cannot be read ({reason})") from None
     columns = {{"id": "ids", "label": "labels"}.get(k, k): v for k, v in columns.items()}
     if "ids" not in columns:
         raise UserError(f"table {path}: it has no ids, only {', '.join(columns) or 'nothing'}")

@@ -45,10 +45,13 @@ class TeacherTargets(ABC):
         students: Number of students that a run needs for it.
         size: `(height, width)` in pixels at which it sees the views, where that is not the
             student's size.
+        identity: What tells its targets from those of others of its kind: of a frozen teacher the
+            hash of its weights.
     """
 
     students: ClassVar[int] = 1
     size: tuple[int, int] | None = None
+    identity: str = ""
 
     def prepare(self, plan: Plan) -> None:  # noqa: B027 - most have nothing to prepare
         """Gets ready for the batches to come.
@@ -100,6 +103,7 @@ class CachedTargets(TeacherTargets):
         self.teacher = teacher
         self.cache = cache
         self.size = teacher.input.size
+        self.identity = teacher.weights_hash
         self._summary: ModelSummary | None = None
 
     def prepare(self, plan: Plan) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from nasdistill.common.class_names import check_class_names
 from nasdistill.common.errors import UserError
+from nasdistill.common.json_files import read_json
 from nasdistill.common.types import Input, nearest
 from nasdistill.data import Dataset
 from nasdistill.models import Classifier, artifact, hooks
@@ -325,7 +325,8 @@ def _folder_of_final(spec: Spec, studies_root: Path) -> Path:
         )
     folder = studies_root / study / "finals" / rank
     if not (folder / "architecture.json").is_file():
-        ranks = sorted(p.parent.name for p in folder.parent.glob("*/architecture.json"))
+        names = {path.parent.name for path in folder.parent.glob("*/architecture.json")}
+        ranks = sorted(name for name in names if name.isdigit())  # others were put aside
         raise UserError(
             f"--teacher {spec.text}: study {study!r} has no final {rank}; "
             + (f"it has {', '.join(ranks)}" if ranks else "it has none yet")
@@ -340,7 +341,7 @@ def _from_folder(spec: Spec, folder: Path, dataset: Dataset) -> _LoadedModule:
     _check_channels(spec, channels, dataset)
     card: dict[str, Any] = {"source": spec.kind or spec.name, "folder": folder.name}
     if (folder / "metrics.json").is_file():
-        card["trained"] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        card["trained"] = read_json(folder / "metrics.json")
     return _LoadedModule(module.float(), size, names, card)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import io
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +12,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from nasdistill.common.files import write_whole
+from nasdistill.common.errors import DamagedFileError
 from nasdistill.common.seeds import seed_of
 from nasdistill.data import Batch
 from nasdistill.losses import Objective
 from nasdistill.models import hooks
 from nasdistill.models.hooks import Outputs
 from nasdistill.teachers.targets import TargetRequest, TeacherTargets
+from nasdistill.training.checkpoint import (
+    modules_problem,
+    optimizer_problem,
+    read_checkpoint,
+    write_checkpoint,
+)
 from nasdistill.training.precision import Precision, autocast, set_precision
 from nasdistill.training.schedule import BatchStream, LRSchedule
 
@@ -64,6 +70,7 @@ class Run:
         micro_batch: Most examples that the students see at once; None for the whole batch. The
             gradient of a step is the same, but batch norm sees each micro-batch by itself. Only of
             objectives that don't couple the examples of a batch.
+        described: The options that its parts were made of, as text; enters its `identity`.
 
     Attributes:
         auxiliaries: The modules that learn with each student and are thrown away: projectors and
@@ -91,6 +98,7 @@ class Run:
         size: tuple[int, int] | None = None,
         weight_decay: float = 0.01,
         micro_batch: int | None = None,
+        described: str = "",
     ) -> None:
         assert micro_batch is None or not objective.coupled
         self.stream = stream
@@ -102,6 +110,7 @@ class Run:
         self.device = stream.dataset.train.labels.device
         self.weight_decay = weight_decay
         self.micro_batch = micro_batch
+        self.described = described
         by_name = targets or {}
         self.targets = {name: by_name[name] for name in objective.teachers}
         self.students = nn.ModuleList(students)
@@ -159,18 +168,52 @@ class Run:
         self.compiled = True
 
     def save(self, path: Path) -> None:
-        """Writes all modules that learn, the optimiser and the step, atomically."""
+        """Writes all modules that learn, the optimiser, the step and the identity, atomically."""
         modules = {key: module.state_dict() for key, module in self._modules().items()}
-        state = {**modules, "optimizer": self.optimizer.state_dict(), "step": self.step}
-        save_state(state, path)
+        progress = {"optimizer": self.optimizer.state_dict(), "step": self.step}
+        write_checkpoint({**modules, **progress, "identity": self.identity}, path)
 
     def restore(self, path: Path) -> None:
-        """Reads a file that `save` wrote, into a run made with the same arguments."""
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        """Reads a file that `save` wrote, into a run made with the same arguments.
+
+        Raises:
+            DamagedFileError: If it cannot be read, or is that of another run; this one is then as
+                it was.
+        """
+        state = read_checkpoint(path)
+        problem = self._problem_of(state)
+        if problem:
+            raise DamagedFileError(str(path), problem)
         for key, module in self._modules().items():
             module.load_state_dict(state[key])
-        self.optimizer.load_state_dict(state["optimizer"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        moments = {"state": state["optimizer"]["state"], "param_groups": groups}
+        self.optimizer.load_state_dict(moments)
         self.step = state["step"]
+
+    @property
+    def identity(self) -> str:
+        """Hash of what tells this run from others, but not from its own later progress.
+
+        Precision and micro-batches are left out: they may change where memory runs out.
+        """
+        teachers = [(name, targets.identity) for name, targets in self.targets.items()]
+        stream = (self.stream.batch_size, self.stream.views, self.stream.seed)
+        parts = (self.seed, self.horizon, self.lr_schedule, self.weight_decay, stream, teachers)
+        content = repr((*parts, self.described, self.stream.dataset.fingerprint))
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+    def _problem_of(self, state: dict[str, Any]) -> str:
+        """What keeps this run from going on from a checkpoint, in words; empty if nothing does."""
+        # Those of earlier releases have no identity; shapes tell the coarsest mistakes.
+        if state.get("identity", self.identity) != self.identity:
+            return "the checkpoint of another run: its seed, budget, data, teacher or loss differs"
+        step, last = state.get("step"), self.stream.steps(self.horizon)
+        if type(step) is not int or not 0 <= step <= last:
+            return f"its step is {str(step)[:40]}, in a run of {last} steps"
+        return modules_problem(self._modules(), state) or optimizer_problem(
+            self.optimizer, state.get("optimizer")
+        )
 
     def loss(self, batch: Batch) -> Tensor:
         """The objective's loss on a batch, at the progress of now."""
@@ -237,13 +280,6 @@ class Run:
         groups = _groups(self.students, self.weight_decay)
         groups += _groups(self.auxiliaries, self.weight_decay)
         return torch.optim.AdamW(groups, lr=self.lr_schedule.peak, fused=True)
-
-
-def save_state(state: dict[str, Any], path: Path) -> None:
-    """Writes tensors and plain values so that the file is either old or new, never half."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_whole(path, buffer.getvalue())
 
 
 def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

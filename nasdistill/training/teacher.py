@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event
-from nasdistill.common.files import write_whole
+from nasdistill.common.files import set_aside, write_whole
 from nasdistill.data import Dataset, Split
 from nasdistill.losses import Objective
 from nasdistill.models import Classifier, build
 from nasdistill.models.counts import count_module
-from nasdistill.models.weights import read_weights
+from nasdistill.models.weights import load_weights, read_weights
 from nasdistill.space import Architecture
 from nasdistill.teachers import LogitPrecision, Teacher, head_of, replace_head, weights_hash
+from nasdistill.training.checkpoint import go_on_from
 from nasdistill.training.loop import EVALUATION_BATCH, Diverged, predict, seed_weights, train
 from nasdistill.training.metrics import (
     accuracy,
@@ -143,8 +144,8 @@ def train_through(
     Yields:
         The number of epochs done, after each epoch's checkpoint is written.
     """
-    if checkpoint is not None and checkpoint.exists():
-        run.restore(checkpoint)
+    if checkpoint is not None:
+        go_on_from(run, checkpoint, lambda text: emit(Event("warning", text, stage=stage)))
     per_epoch = run.stream.examples_per_epoch
     for epoch in range(run.step // run.stream.steps_per_epoch, epochs):
         steps = train(run, (epoch + 1) * per_epoch)
@@ -305,11 +306,11 @@ def tune_head(
     head = head_of(teacher.module).layer
     keep.mkdir(parents=True, exist_ok=True)
     with locks.alone(path.with_suffix(".lock")):
-        if not path.exists():
+        if not _takes_head(head, path, emit):
             _train_head(teacher, head, dataset, epochs, seed, emit)
             state = {name: t.cpu().contiguous() for name, t in head.state_dict().items()}
             write_whole(path, safetensors.torch.save(state))
-    head.load_state_dict(read_weights(path))
+            load_weights(head, read_weights(path), str(path))
     teacher.module.requires_grad_(False).eval()
     return replace(
         teacher,
@@ -317,6 +318,19 @@ def tune_head(
         weights_hash=weights_hash(teacher.module),
         card={**teacher.card, "head_tuned": epochs},
     )
+
+
+def _takes_head(head: nn.Module, path: Path, emit: Emit) -> bool:
+    """Loads a head that was tuned before; one that is damaged, or does not fit, is set aside."""
+    if not path.exists():
+        return False
+    try:
+        load_weights(head, read_weights(path), str(path))
+    except UserError as error:
+        text = f"{error}; it was put aside as {set_aside(path).name}, and the head is tuned again"
+        emit(Event("warning", text, stage="teacher"))
+        return False
+    return True
 
 
 def _train_head(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Mapping
@@ -32,6 +31,7 @@ from nasdistill.results import keys
 from nasdistill.results.rungs import Ladder
 from nasdistill.study import Study
 from nasdistill.teachers import Teacher
+from nasdistill.teachers.recorded import table_hash
 from nasdistill.trials.plugins import Plugins
 from nasdistill.trials.teacher_pool import TeacherPool, open_teacher_pool
 from nasdistill.trials.training_setup import TrainingSetup, open_setup
@@ -317,13 +317,13 @@ def _check_tables(study: Study) -> None:
     """All trials of a study must be taught by the same recorded answers.
 
     Raises:
-        UserError: If a table has changed since the study was made.
+        UserError: If a table has changed since the study was made, or cannot be read.
     """
     for name, options in study.recipe.teachers.items():
         if options.table is None:
             continue
         path = Path(options.table)
-        digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        digest = table_hash(path, f"teacher {name!r}")
         if study.get_or_measure(keys.TABLE.of(name), lambda now=digest: now) != digest:  # type: ignore[misc]
             raise UserError(
                 f"study {study.folder.name!r}: the table {path} of teacher {name!r} has changed "

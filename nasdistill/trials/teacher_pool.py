@@ -339,9 +339,13 @@ def open_teacher(
 def _auto_teacher(root: Path, recipe: Recipe, dataset: Dataset, emit: Emit) -> Path:
     """The folder of the teacher for some data, which is trained if it is not there yet."""
     folder = root / dataset.fingerprint[:16]
+
+    def warn(text: str) -> None:
+        emit(Event("warning", text, stage="teacher"))
+
     root.mkdir(parents=True, exist_ok=True)
     with locks.alone(folder.with_name(folder.name + ".lock")):
-        if not (folder / "model.safetensors").exists():
+        if artifact.load_or_set_aside(folder, warn) is None:
             _train_auto_teacher(folder, recipe, dataset, emit)
     return folder
 
@@ -381,4 +385,4 @@ def _train_auto_teacher(folder: Path, recipe: Recipe, dataset: Dataset, emit: Em
 def default_teacher() -> Architecture:
     """The architecture that `teacher train` and `--teacher auto` use."""
     path = Path(__file__).parent.parent / "assets" / "teacher" / "architecture.json"
-    return Architecture.from_json(path.read_text())
+    return Architecture.read(path)

@@ -100,6 +100,7 @@ class TrainingSetup:
             precision=precision,
             targets=self.targets,
             micro_batch=micro_batch,
+            described=self.options.model_dump_json(),
         )
 
     def prepare(self, until: int, first_step: int) -> None:

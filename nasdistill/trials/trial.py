@@ -12,6 +12,7 @@ from nasdistill.analysis.stopping import stop_reason
 from nasdistill.common.events import Event
 from nasdistill.results import Candidate, keys
 from nasdistill.study import TrialEnded, architecture_of
+from nasdistill.training.checkpoint import go_on_from
 from nasdistill.training.failures import FAILURES, failure_reason
 from nasdistill.trials.context import StudyContext
 from nasdistill.trials.proposals import excess_over
@@ -64,12 +65,14 @@ def _train(context: StudyContext, number: int, work: Path) -> None:
     study, candidate = context.study, context.study.candidate(number)
     setup = context.scoring.for_architecture(architecture_of(candidate))
 
+    def warn(text: str) -> None:
+        context.warn(f"trial {number}: {text}", stage="search", trial=number)
+
     def climb(micro_batch: int | None) -> None:
         candidate = study.candidate(number)
         run = start_run(context, setup, candidate, context.recipe.seed, micro_batch)
         trunk = work / "trunk.pt"
-        if trunk.exists():
-            run.restore(trunk)
+        go_on_from(run, trunk, warn)
         # What was passed before an interruption is not judged again: there are more peers now.
         for rung in range(candidate.passed, len(context.ladder.budgets)):
             if rung >= len(candidate.rungs):
@@ -86,7 +89,7 @@ def _train(context: StudyContext, number: int, work: Path) -> None:
         climb,
         micro_batch=candidate.micro_batch,
         remember=lambda examples: study.note(number, keys.TRIAL_MICRO_BATCH, examples),
-        warn=lambda text: context.warn(f"trial {number}: {text}", stage="search", trial=number),
+        warn=warn,
     )
 
 

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from nasdistill import evaluation
 from nasdistill.analysis.evaluation import findings, read_quality
 from nasdistill.cli import app
+from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.data import load_data
 from nasdistill.evaluation.bias import can_tell, confusions, find_bias, holm, paired_p
@@ -312,10 +313,16 @@ def test_a_class_without_examples_gives_no_nan_in_json(tmp_path: Path) -> None:
 
 def test_another_version_is_not_read(tmp_path: Path) -> None:
     assert read_quality(tmp_path) is None
-    for content in ("{", "[]", '{"version": 0}', b"\xff"):
-        data = content if isinstance(content, bytes) else content.encode()
-        (tmp_path / "quality.json").write_bytes(data)
-        assert read_quality(tmp_path) is None
+    (tmp_path / "quality.json").write_text('{"version": 0}')
+    assert read_quality(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"version": 1}', b"\xff"])
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "quality.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path}: "):
+        read_quality(tmp_path)
 
 
 # -- the command ----------------------------------------------------------------------------------
@@ -447,3 +454,7 @@ def test_a_final_whose_evaluation_was_lost_gets_it_with_the_next_command(study: 
     lost.unlink()
     assert _run("distill", "small", "--top-k", str(len(ranks))).code == 0
     assert read_quality(lost.parent) is not None
+    lost.write_bytes(lost.read_bytes()[:100])
+    assert _run("distill", "small", "--top-k", str(len(ranks))).code == 0
+    assert read_quality(lost.parent) is not None
+    assert lost.with_name("quality.json.damaged").stat().st_size == 100

@@ -104,6 +104,43 @@ def test_a_damaged_block_is_filled_again(data: Dataset, tmp_path: Path) -> None:
     assert torch.equal(again.logits(examples), good)
 
 
+@pytest.mark.parametrize("suffix", ["f16", "crc"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_files_that_are_cut_off_are_filled_again(
+    data: Dataset, tmp_path: Path, suffix: str, share: float
+) -> None:
+    ids = torch.arange(len(data.train))
+    cache = LogitCache(teacher(), data, tmp_path)
+    cache.prepare([(ids, 0)])
+    good = cache.logits(batch(data, ids, 0)).clone()
+    path = cache.folder / f"view-000.{suffix}"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    again = LogitCache(teacher(), data, tmp_path)
+    again.prepare([(ids, 0)])
+    assert again.asked > 0
+    assert torch.equal(again.logits(batch(data, ids, 0)), good)
+
+
+def test_logits_of_another_teacher_or_view_are_not_taken_over(
+    data: Dataset, tmp_path: Path
+) -> None:
+    ids = torch.arange(20)
+    own, other = LogitCache(teacher(), data, tmp_path), LogitCache(teacher(1), data, tmp_path)
+    own.prepare([(ids, 0), (ids, 1)])
+    other.prepare([(ids, 0)])
+    good = [own.logits(batch(data, ids, view)).clone() for view in (0, 1)]
+    for suffix in ("f16", "crc"):
+        first, second = (own.folder / f"view-00{view}.{suffix}" for view in (0, 1))
+        second.write_bytes(first.read_bytes())
+        first.write_bytes((other.folder / first.name).read_bytes())
+    again = LogitCache(teacher(), data, tmp_path)
+    again.prepare([(ids, 0), (ids, 1)])
+    assert again.asked == 2 * BLOCK
+    for view in (0, 1):
+        assert torch.equal(again.logits(batch(data, ids, view)), good[view])
+
+
 def test_another_teacher_other_data_or_other_views_have_a_cache_of_their_own(
     data: Dataset, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import pickle
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -352,6 +353,28 @@ def test_transformers_from_a_folder_and_with_weights(vit: Path, tmp_path: Path) 
     replace_head(teacher.module, 3)
     assert head_of(teacher.module)[0] == "net.model.classifier"
     assert teacher.logits(images).shape == (2, 3)
+
+
+def test_a_pickle_in_a_transformers_folder_is_refused_as_anywhere(
+    vit: Path, tmp_path: Path
+) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    folder = Path(shutil.copytree(vit, tmp_path / "vit"))
+    path = folder / "pytorch_model.bin"
+    (folder / "model.safetensors").unlink()
+    path.write_bytes(pickle.dumps({"classifier.weight": Evil()}, protocol=2))
+    refused = " a pickle that holds more than tensors; it is not loaded, because it could run code"
+    assert f"{path}:{refused}" in _error(f"transformers:{folder}")
+    path.rename(tmp_path / "own.pt")
+    assert f"{tmp_path / 'own.pt'}:{refused}" in _error(
+        "torchvision:resnet18,size=32", weights=tmp_path / "own.pt"
+    )
+    (tmp_path / "own.pt").rename(tmp_path / "own.safetensors")
+    assert refused in _error("torchvision:resnet18", weights=tmp_path / "own.safetensors")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_transformers_errors(vit: Path, tmp_path: Path) -> None:

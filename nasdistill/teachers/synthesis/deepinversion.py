@@ -36,7 +36,7 @@ class Progress:
         step: Steps done of the batch in progress.
         steps: Steps of a batch.
         loss: Of the last step; nan before the first.
-        warning: A reason to doubt the images of this teacher; empty for none.
+        warning: A reason to doubt the images of this teacher, or a damaged file; empty for none.
     """
 
     images: int

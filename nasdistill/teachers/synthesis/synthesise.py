@@ -19,7 +19,6 @@ import hashlib
 import io
 import json
 import math
-import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +27,7 @@ import torch
 from torch import Tensor
 
 from nasdistill.common.errors import UserError
-from nasdistill.common.files import write_whole
+from nasdistill.common.files import set_aside, write_whole
 from nasdistill.common.locks import alone
 from nasdistill.teachers.synthesis.deepinversion import (
     OnProgress,
@@ -116,17 +115,35 @@ def _stored_batch(
 ) -> tuple[Tensor, Tensor]:
     """Reads a batch from its file; makes and writes it where there is none that can be read."""
     path = folder / f"{first // settings.batch:05d}.npz"
+    stored = _read_batch(path, teacher, first, settings.batch) if path.exists() else None
+    if stored is not None:
+        finished = min(count, first + settings.batch)
+        on_progress(Progress(finished, count, settings.steps, settings.steps, math.nan))
+        return stored
+    if path.exists():
+        aside = set_aside(path)
+        text = f"{path}: damaged; it was put aside as {aside.name}, and its images are made again"
+        on_progress(Progress(first, count, 0, settings.steps, math.nan, text))
+    images, labels = make_batch(teacher, settings, first, count, on_progress)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, images=images.numpy(), labels=labels.numpy())
+    write_whole(path, buffer.getvalue())
+    return images, labels
+
+
+def _read_batch(
+    path: Path, teacher: Teacher, first: int, batch: int
+) -> tuple[Tensor, Tensor] | None:
+    """The images and labels of a batch's file; None if it is damaged, or another batch's."""
     try:
         with np.load(path, allow_pickle=False) as file:
             images, labels = torch.from_numpy(file["images"]), torch.from_numpy(file["labels"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        images, labels = make_batch(teacher, settings, first, count, on_progress)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, images=images.numpy(), labels=labels.numpy())
-        write_whole(path, buffer.getvalue())
-    else:
-        finished = min(count, first + settings.batch)
-        on_progress(Progress(finished, count, settings.steps, settings.steps, math.nan))
+    except Exception:  # Broken bytes make NumPy and zlib raise nearly anything.
+        return None
+    shape = (batch, teacher.input.channels, *teacher.input.size)
+    drawn = torch.arange(first, first + batch) % teacher.classes
+    if images.shape != shape or images.dtype != torch.uint8 or not torch.equal(labels, drawn):
+        return None
     return images, labels
 
 

@@ -1,0 +1,160 @@
+"""The forms of what a study stores: files are checked against them when they are read.
+
+Only what something reads is named; what else a file holds is left alone.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, TypeAdapter
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
+
+
+class LatencyRow(BaseModel):
+    """The latency of one model at one batch size."""
+
+    model: str
+    engine: str
+    batch: int
+    threads: int
+    median_ms: Number
+    q1_ms: Number
+    q3_ms: Number
+
+
+class CheckedLimit(BaseModel):
+    """One limit of a study, and the value of a final."""
+
+    limit: Number
+    value: Number
+    ok: bool
+
+
+class Baseline(BaseModel):
+    """The same architecture trained on labels alone."""
+
+    test_accuracy: Share
+    test_interval: Interval
+
+
+class Step(BaseModel):
+    """One full training on the way to a final."""
+
+    taught_by: str
+    params: int
+    score_accuracy: Share
+    audit_accuracy: Share
+    assistant: int | None = None
+    chosen: bool = False
+
+
+class FinalMetrics(BaseModel):
+    """The content of a final's metrics.json."""
+
+    trial: int
+    test_accuracy: Share
+    test_interval: Interval
+    audit_accuracy: Share
+    teacher_test_accuracy: Share | None
+    retention: Number | None
+    agreement: Share | None = None
+    class_relation_preservation: float | None = None
+    ece: float | None = None
+    teacher_ece: float | None = None
+    params: int
+    macs: int
+    bytes: int
+    onnx_bytes: int | None = None
+    teacher_params: int | None = None
+    compression: Number | None
+    speedup: Number | None
+    latency: list[LatencyRow]
+    limits: dict[str, CheckedLimit]
+    seconds: dict[str, Number]
+    baseline: Baseline | None = None
+    steps: list[Step] = []
+    checkpoint: str = ""
+    epochs: Number | None = None
+    micro_batch: int | None = None
+    onnx_max_abs_difference: float | None = None
+
+
+class Recommended(BaseModel):
+    """The content of recommended.json."""
+
+    rank: int
+
+
+class StoredTeacher(BaseModel):
+    """The card of a study's teacher."""
+
+    name: str = ""
+    params: int | None = None
+    macs: int | None = None
+    bytes: int | None = None
+    validation_accuracy: Share | None = None
+    ece: Number | None = None
+
+
+class StoredStudy(BaseModel):
+    """The attributes of a study that a record is made of; see `keys`."""
+
+    stage: Literal["searching", "distilling", "complete"] = "searching"
+    recipe: dict[str, Any] = {}
+    command: str = ""
+    teacher: StoredTeacher = StoredTeacher()
+    data: dict[str, Any] = {}
+    machine: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    limits: dict[str, Number] = {}
+    rungs: list[int] = []
+
+
+class StoredTrial(BaseModel):
+    """The attributes of a trial that a candidate is made of; see `keys`."""
+
+    state: Literal["running", "complete", "stopped", "rejected", "failed"]
+    architecture: str
+    fingerprint: str
+    params: int | None = None
+    macs: int | None = None
+    bytes: int | None = None
+    depth: int | None = None
+    latency: Number | None = None
+    reason: str | None = None
+    saved: int | None = None
+    micro_batch: int | None = None
+    passed: int | None = None
+
+
+class StoredArchitecture(BaseModel):
+    """An architecture as it is stored."""
+
+    family: str
+    values: dict[str, Any]
+
+
+class StoredScore(BaseModel):
+    """A `RungScore` as it is stored."""
+
+    rung: int
+    budget: int
+    accuracy: Share
+    low: Number
+    high: Number
+    loss: float
+    seconds: Number
+    peers: list[Share] = []
+
+
+METRICS = TypeAdapter(FinalMetrics)
+RECOMMENDED = TypeAdapter(Recommended)
+STUDY = TypeAdapter(StoredStudy)
+TRIAL = TypeAdapter(StoredTrial)
+ARCHITECTURE = TypeAdapter(StoredArchitecture)
+SCORE = TypeAdapter(StoredScore)
+SECONDS = TypeAdapter(dict[str, Number])
