@@ -11,6 +11,7 @@ import typer
 
 from nasdistill.common.errors import UserError, disk_problem
 from nasdistill.common.files import STUDIES
+from nasdistill.common.interruption import say_at_exit
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,19 +26,18 @@ PLAIN_WIDTH = 140
 def error_messages(study: str | None = None) -> Iterator[None]:
     """Turns errors into one message on stderr and an exit status.
 
-    Status 2 for what the user can mend, 130 for Ctrl-C, 1 for a full or read-only disk.
+    Status 2 for what the user can mend, 1 for a full or read-only disk. Ctrl-C and signals end the
+    process by themselves (`common.interruption`); they are told what to say.
 
     Args:
         study: The study that is being worked on; named in how to go on.
     """
+    say_at_exit(lambda: _interruption_message(study))
     try:
         yield
     except UserError as error:
         print(f"nasdistill: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        print(f"\n{_interruption_message(study)}", file=sys.stderr)
-        raise typer.Exit(130) from None
     except Exception as error:
         problem = disk_problem(error)
         if problem is None:
@@ -79,7 +79,7 @@ def _saved(study: str | None) -> bool:
 def _interruption_message(study: str | None) -> str:
     if _saved(study):
         return f"Saved. Go on with: nasdistill resume {study}"
-    return "Interrupted; nothing was begun, so nothing is lost."
+    return "Interrupted; what was saved is kept. Go on with the same command."
 
 
 def _how_to_go_on(study: str | None) -> str:
