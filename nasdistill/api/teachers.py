@@ -6,6 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nasdistill.api.options import (
+    LARGEST_RATE,
+    LARGEST_SEED,
+    MOST_EPOCHS,
+    SMALLEST_RATE,
+    check_number,
+)
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent
 from nasdistill.common.files import STUDIES
@@ -63,6 +70,9 @@ def teacher_train(
     )
     from nasdistill.trials.teacher_pool import default_teacher
 
+    check_number("epochs", epochs, 1, MOST_EPOCHS)
+    check_number("seed", seed, 0, LARGEST_SEED)
+    check_number("learning_rate", learning_rate, SMALLEST_RATE, LARGEST_RATE)
     if out.exists():
         raise UserError(f"--out {out}: exists already; nothing was written")
     if precision not in ("fp32", "bf16", "bf16-mixed"):
@@ -212,6 +222,7 @@ def teacher_record(
     from nasdistill.trials.plugins import load_plugins
     from nasdistill.trials.teacher_pool import open_teacher
 
+    check_number("seed", seed, 0, LARGEST_SEED)
     if out.exists():
         raise UserError(f"--out {out}: exists already; nothing was written")
     check_form(out)

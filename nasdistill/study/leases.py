@@ -37,9 +37,9 @@ def lease_of(worker: str, generation: int) -> dict[str, Any]:
     }
 
 
-def given_back(worker: str, generation: int) -> dict[str, Any]:
-    """The lease of a trial that this process has held, and that anyone may take up."""
-    return {**lease_of(worker, generation), "started": GIVEN_BACK, "until": 0}
+def given_back(lease: Mapping[str, Any]) -> dict[str, Any]:
+    """A lease of this process as it gives it back: anyone may take up what it held."""
+    return {**lease, "started": GIVEN_BACK, "until": 0}
 
 
 def abandoned(lease: Mapping[str, Any], worker: str) -> bool:

@@ -387,7 +387,7 @@ class Study:
 
         def give_back() -> None:
             with suppress(TrialEnded):
-                self.note(number, keys.LEASE, given_back(self.worker, generation))
+                self.note(number, keys.LEASE, given_back(lease_of(self.worker, generation)))
 
         try:
             with renewing(renew, give_back):
