@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from nasdistill.common.environment import environment_problem
 from nasdistill.common.errors import UserError, disk_problem
 from nasdistill.common.files import STUDIES
 from nasdistill.common.interruption import say_at_exit
@@ -26,7 +27,8 @@ PLAIN_WIDTH = 140
 def error_messages(study: str | None = None) -> Iterator[None]:
     """Turns errors into one message on stderr and an exit status.
 
-    Status 2 for what the user can mend, 1 for a full or read-only disk. Ctrl-C and signals end the
+    Status 2 for what the user can mend, 1 for a full or read-only disk, or where the process lacks
+    something. Ctrl-C and signals end the
     process by themselves (`common.interruption`); they are told what to say.
 
     Args:
@@ -39,10 +41,11 @@ def error_messages(study: str | None = None) -> Iterator[None]:
         print(f"nasdistill: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     except Exception as error:
-        problem = disk_problem(error)
-        if problem is None:
+        disk, lacking = disk_problem(error), environment_problem(error)
+        if disk is None and lacking is None:
             raise
-        print(f"nasdistill: cannot write: {problem}{_how_to_go_on(study)}", file=sys.stderr)
+        problem = lacking if disk is None else f"cannot write: {disk}"
+        print(f"nasdistill: {problem}{_how_to_go_on(study)}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
@@ -85,4 +88,4 @@ def _interruption_message(study: str | None) -> str:
 def _how_to_go_on(study: str | None) -> str:
     if not _saved(study):
         return ""
-    return f"\nWhat was saved is kept. With room again, go on with: nasdistill resume {study}"
+    return f"\nWhat was saved is kept. When that is mended: nasdistill resume {study}"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -109,7 +108,7 @@ def _end(number: int) -> None:
                 os.kill(process, signal.SIGKILL)
     with suppress(Exception):  # the exit must come
         text = _last_words()
-        shown_cursor = "\x1b[?25h" if sys.__stderr__ and sys.__stderr__.isatty() else ""
+        shown_cursor = "\x1b[?25h" if os.isatty(2) else ""
         if text:
             os.write(2, f"{shown_cursor}\n{text}\n".encode(errors="replace"))
     os._exit(128 + number)
