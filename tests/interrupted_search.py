@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import traceback
-from pathlib import Path
 from typing import Any
 
 Moment = tuple[str, str, int]
@@ -30,29 +29,26 @@ IMPORTED_FIRST = (
 """What a search imports by and by, and forks need not."""
 
 
-def signal_at(moment: Moment, number: int) -> None:
-    """Has this process send itself a signal at a moment, from wherever it is then."""
-    event, part, left = moment
+def run_and_signal(order: dict[str, Any]) -> None:
+    """Runs a command, and has this process send itself a signal at a moment, if it comes."""
+    event, part, left = order["moment"]
 
     def hook(name: str, arguments: tuple[Any, ...]) -> None:
         nonlocal left
         if name == event and left and part in str(arguments[0]):
             left -= 1
             if not left:
-                os.kill(os.getpid(), number)
+                os.kill(os.getpid(), order["signal"])
 
     sys.addaudithook(hook)
-
-
-def run(arguments: list[str]) -> None:
-    sys.argv = ["nasdistill", *arguments]
+    sys.argv = ["nasdistill", *order["arguments"]]
     from nasdistill.__main__ import main
 
     main()
 
 
-def run_forked(arguments: list[str], moment: Moment, number: int, said: Path) -> int:
-    """Runs the command in a fork, which need not import what is imported already.
+def run_forked(order: dict[str, Any]) -> int:
+    """Runs a command in a fork, which need not import what is imported already.
 
     Returns:
         Its exit status.
@@ -60,12 +56,12 @@ def run_forked(arguments: list[str], moment: Moment, number: int, said: Path) ->
     process = os.fork()
     if process == 0:
         os.setsid()
+        os.chdir(order["folder"])
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        os.dup2(os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         status = 1
         try:
-            signal_at(moment, number)
-            run(arguments)
+            run_and_signal(order)
         except SystemExit as ended:
             status = int(ended.code or 0)
         except BaseException:
@@ -77,18 +73,14 @@ def run_forked(arguments: list[str], moment: Moment, number: int, said: Path) ->
 
 
 def main() -> None:
-    """Runs the commands that come as JSON on stdin, a line for each, and prints their statuses."""
+    """Runs the command that is an argument, or those that come on stdin, each a line of JSON."""
+    if len(sys.argv) > 1:
+        run_and_signal(json.loads(sys.argv[1]))
+        return
+    for name in IMPORTED_FIRST:
+        importlib.import_module(name)
     for line in sys.stdin:
-        order = json.loads(line)
-        moment = tuple(order["moment"])
-        if order["fork"]:
-            for name in IMPORTED_FIRST:
-                importlib.import_module(name)
-            status = run_forked(order["arguments"], moment, order["signal"], Path(order["said"]))
-            print(status, flush=True)
-        else:
-            signal_at(moment, order["signal"])
-            run(order["arguments"])
+        print(run_forked(json.loads(line)), flush=True)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,9 @@ PLAIN_WIDTH = 140
 def error_messages(study: str | None = None) -> Iterator[None]:
     """Turns errors into one message on stderr and an exit status.
 
-    Status 2 for what the user can mend, 1 for a full or read-only disk, or where the process lacks
-    something. Ctrl-C and signals end the
-    process by themselves (`common.interruption`); they are told what to say.
+    Status 2 for what the user can mend; 1 for a full or read-only disk, and where the process lacks
+    something. Ctrl-C and other signals end it elsewhere (`common.interruption`), which is told here
+    what to say.
 
     Args:
         study: The study that is being worked on; named in how to go on.

@@ -104,7 +104,7 @@ def without_password(text: str) -> str:
     """
     if re.match(r"[\w.+-]*:?//", text):
         text = _AUTHORITY.sub(r"\1***@", text)
-    elif _TOKEN.fullmatch(text):
+    elif "//" not in text and _TOKEN.fullmatch(text):
         text = _BARE_AUTHORITY.sub(r"\1***@", text)
     else:
         text = _TOKEN.sub(lambda word: _AUTHORITY.sub(r"\1***@", word[0]), text)

@@ -222,7 +222,7 @@ def test_bad_flags_are_told_all_at_once_and_leave_no_files(
         (("search", "--space", "mobil"), "did you mean 'mobile'?"),
         (("search", "--recipe", "none.yaml"), "none.yaml: No such file"),
         (("resume", "none"), "no study 'none'"),
-        (("resume", "none", "--trials", "0"), "--trials: found '0'"),
+        (("resume", "none", "--trials", "0"), "--trials: found 0"),
         (("distill", "none"), "no study 'none'"),
         (("distill", "none", "--trial", "1", "--top-k", "2"), "not both"),
         (("report", "none"), "no study 'none'"),
@@ -257,9 +257,7 @@ def test_what_the_user_can_mend_is_one_message(
     monkeypatch.chdir(tmp_path)
     result = _run(*arguments)
     assert (result.code, result.out) == (2, "")
-    assert result.err.startswith("nasdistill: ") and words in result.err.replace(
-        "found 0", "found '0'"
-    )
+    assert result.err.startswith("nasdistill: ") and words in result.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -27,6 +27,7 @@ def start(code: str, ignored: tuple[signal.Signals, ...] = ()) -> subprocess.Pop
 
     process = subprocess.Popen(
         [sys.executable, "-c", PROLOGUE + code],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -103,7 +104,7 @@ def test_a_second_signal_waits_for_no_action_and_leaves_no_process() -> None:
 
 
 def test_what_a_process_was_started_to_ignore_stays_ignored() -> None:
-    process = start(READY + "sys.stdin.readline()", ignored=(signal.SIGINT,))
+    process = start(READY + "time.sleep(60)", ignored=(signal.SIGINT,))
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=20)[1] == "\nthe last words\n"
@@ -113,14 +114,14 @@ def test_what_a_process_was_started_to_ignore_stays_ignored() -> None:
 def test_a_forked_process_ends_alone() -> None:
     code = (
         "pid = os.fork()\n"
-        "if pid == 0:\n    time.sleep(60)\n"
+        "if pid == 0:\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "sys.stdin.readline()\n"
         "os.kill(pid, signal.SIGINT)\n"
-        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)\n"
-        "print('lives on')\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 'lives on', file=sys.stderr)\n"
     )
     process = start(code)
-    out, said = process.communicate(timeout=20)
-    assert (out, said, process.returncode) == ("lives on\n", "", 0)
+    said = process.communicate("go on\n", timeout=20)[1]
+    assert (said, process.returncode) == ("-2 lives on\n", 0)
 
 
 def test_a_stopped_process_is_known() -> None:
