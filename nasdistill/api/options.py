@@ -5,7 +5,7 @@ from __future__ import annotations
 from nasdistill.common.errors import UserError
 
 MOST_THREADS = 256
-MOST_BATCH = 65_536
+MOST_BATCH = 16_384
 MOST_SIDE = 1024
 """Of an image, in pixels."""
 MOST_CLASSES = 100_000

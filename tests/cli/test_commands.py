@@ -233,7 +233,7 @@ def test_bad_flags_are_told_all_at_once_and_leave_no_files(
         (("profile", "x.json", "--threads", "0"), "--threads: found 0; must be from 1 to 256"),
         (("profile", "x.json", "--threads", "-1"), "--threads: found -1"),
         (("profile", "x.json", "--threads", "1000000"), "--threads: found 1000000"),
-        (("profile", "x.json", "--batch", "0"), "--batch: found 0; must be from 1 to 65,536"),
+        (("profile", "x.json", "--batch", "0"), "--batch: found 0; must be from 1 to 16,384"),
         (("profile", "x.json", "--batch", "-4"), "--batch: found -4"),
         (("profile", "x.json", "--batch", "1000000000000"), "--batch: found 1000000000000"),
         (("profile", "x.json", "--size", "0"), "--size: found 0; must be from 1 to 1,024"),
@@ -353,9 +353,9 @@ def test_a_batch_that_memory_does_not_hold(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     space = SearchSpace.load("mobile")
     Path("x.json").write_text(space.random(random.Random(0)).to_json())
-    result = _run("profile", "x.json", "--batch", "65536", "--size", "512")
+    result = _run("profile", "x.json", "--batch", "16384", "--size", "1024")
     assert (result.code, result.out) == (2, "")
-    assert re.search(r"--batch: found 65536; takes at least [\d,.]+ GB, and [\d.]+ GB", result.err)
+    assert re.search(r"--batch: found 16384; takes at least [\d,.]+ GB, and [\d.]+ GB", result.err)
 
 
 def test_spaces() -> None:
