@@ -208,9 +208,8 @@ def _end_stopped(
         stopped_since = {p.pid: stopped_since.get(p.pid, now) for p in stopped}
         for process in stopped:
             if now - stopped_since[process.pid] >= LEASE_SECONDS:
-                emit(
-                    Event("warning", f"a worker was stopped for {LEASE_SECONDS:.0f} s; it is ended")
-                )
+                text = f"a worker was stopped for {LEASE_SECONDS:.0f} s and is ended"
+                emit(Event("warning", text))
                 _kill(process)
 
 
