@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nasdistill.analysis.audit import Audit, analyse, read_audit
-from nasdistill.api.paths import recipe_of
+from nasdistill.api.options import MOST_TRIALS, check_number
+from nasdistill.api.paths import recipe_of, study_record
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, silent
 from nasdistill.common.files import REPORTS, STUDIES
@@ -42,10 +43,13 @@ def audit(
 
     Raises:
         UserError: If there is no such study, it has too few trials, too few of them could be
-            distilled, another process audits it, or the file given by `--import` has changed.
+            distilled, another process audits it, a number is out of its range, or the file given
+            by `--import` has changed.
     """
+    check_number("count", count, 3, MOST_TRIALS)
+    check_number("repeats", repeats, 0, MOST_TRIALS)
     emit = on_event or silent
-    record = load_study(study, STUDIES)
+    record = study_record(study)
     recipe = recipe_of(record)
     from nasdistill.finals.audit import run_audit
     from nasdistill.report import write_report

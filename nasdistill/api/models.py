@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasdistill.api.options import MOST_BATCH, MOST_THREADS, check_number, check_shape
 from nasdistill.api.paths import final_folder, recipe_of
 from nasdistill.common.errors import UserError
 from nasdistill.common.files import STUDIES
@@ -41,12 +42,17 @@ def profile(
         `params`, `macs`, `bytes` and `latency` (median and quartiles in milliseconds).
 
     Raises:
-        UserError: If there is no such thing, its family is not known, or the engine cannot run it.
+        UserError: If there is no such thing, its family is not known, the engine cannot run it, a
+            number is out of its range, or memory does not hold such a batch.
     """
+    check_number("threads", threads, 1, MOST_THREADS)
+    check_number("batch", batch, 1, MOST_BATCH)
+    check_shape(max(data_input[1:]), data_input[0], classes)
     from nasdistill.common.locks import quiet
+    from nasdistill.common.machine import free_bytes
     from nasdistill.common.types import Input
     from nasdistill.models import Classifier, artifact, build
-    from nasdistill.models.counts import count_module
+    from nasdistill.models.counts import bytes_of_widest_layer, count_module
     from nasdistill.models.latency import measure_latencies
     from nasdistill.models.limits import check_size
     from nasdistill.space import Architecture
@@ -66,6 +72,12 @@ def profile(
     else:
         raise UserError(f"profile: {target!r} is neither a final nor an architecture.json")
     counts = count_module(module, shape)
+    needed, free = batch * bytes_of_widest_layer(module, shape), free_bytes()
+    if needed > free:
+        raise UserError(
+            f"--batch: found {batch}; takes at least {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} "
+            "GB of memory are free"
+        )
     lock = path.parent.parent / "latency.lock"
     with quiet(lock) if lock.exists() else nullcontext():
         latency = measure_latencies(
@@ -144,7 +156,11 @@ def spread(
 
     Returns:
         `samples`, and for `params` and `macs` the minimum, quartiles and maximum.
+
+    Raises:
+        UserError: If a number is out of its range.
     """
+    check_shape(size, channels, classes)
     import random
     import statistics
 

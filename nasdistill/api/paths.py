@@ -8,8 +8,24 @@ from typing import Any
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.files import STUDIES
+from nasdistill.common.types import MOST_NAME_BYTES, is_study_name
 from nasdistill.recipe import Recipe, from_stored
 from nasdistill.results import StudyRecord, load_study, storage_of
+
+
+def study_record(name: str) -> StudyRecord:
+    """Loads a study below `studies` that a user names.
+
+    Raises:
+        UserError: If there is no such study, or the name can be none.
+    """
+    if not is_study_name(name):
+        shown = repr(name) if len(name) <= 60 else repr(name[:57]) + "…"
+        raise UserError(
+            f"study {shown}: no name of a study; allowed: at most {MOST_NAME_BYTES} bytes without "
+            "'/' and control characters, the first not '.'"
+        )
+    return load_study(name, STUDIES)
 
 
 def final_folder(study: str, rank: str) -> Path:
@@ -18,7 +34,7 @@ def final_folder(study: str, rank: str) -> Path:
     Raises:
         UserError: If there is no such study or final.
     """
-    record = load_study(study, STUDIES)
+    record = study_record(study)
     ranks = {str(final.rank): final.folder for final in record.finals}
     if rank not in ranks:
         there = ", ".join(ranks) or "none"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasdistill.api.paths import recipe_of
+from nasdistill.api.paths import recipe_of, study_record
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent, warning_once
 from nasdistill.common.files import REPORTS, STUDIES
@@ -77,6 +77,7 @@ def search(
     try:
         check_plugins(study, plugins)
         if stages.is_complete(study):
+            stages.close(study)  # the call that made the last final may have ended before it could
             path = report(study.folder.name)
             return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
         stages.run_search(study, plugins, begun, emit)
@@ -101,7 +102,7 @@ def resume(
     Raises:
         UserError: If there is no such study, or for anything else that the caller can mend.
     """
-    record = load_study(study, STUDIES)
+    record = study_record(study)
     return search(recipe_of(record, overrides), command=record.command, on_event=on_event)
 
 
@@ -132,7 +133,7 @@ def distill(
     from nasdistill.trials.plugins import check_plugins, load_plugins
 
     emit = warning_once(on_event or silent)
-    record = load_study(study, STUDIES)
+    record = study_record(study)
     recipe = recipe_of(record)
     plugins = load_plugins(recipe.import_file)
     opened = Study.open(recipe, STUDIES, record.command)
@@ -191,7 +192,7 @@ def report(study: str, *, on_event: Emit | None = None) -> Path:
     """
     from nasdistill.report import write_report
 
-    record = load_study(study, STUDIES)
+    record = study_record(study)
     path = REPORTS / study / "index.html"
     for damage in write_report(record, path):
         (on_event or silent)(Event("warning", f"not in the report: {damage}", stage="report"))
@@ -204,11 +205,11 @@ def studies() -> list[StudyRecord | DamagedStudy]:
 
 
 def _outcome(study: Study, emit: Emit) -> SearchOutcome:
-    from nasdistill.api.stages import remove_work_files
+    from nasdistill.api import stages
 
     emit(Event("stage", "writing the report", stage="report"))
     start = time.perf_counter()
     path = report(study.folder.name, on_event=emit)
     study.add_seconds("report", time.perf_counter() - start)
-    remove_work_files(study)
+    stages.close(study)
     return SearchOutcome(load_study(study.folder.name, STUDIES), path, False)

@@ -146,8 +146,8 @@ def _basis(study: Study) -> list[int]:
     return [ended, study.recipe.top_k]
 
 
-def remove_work_files(study: Study) -> None:
-    """Removes checkpoints that nobody will go on from."""
+def close(study: Study) -> None:
+    """Removes checkpoints that nobody will go on from, and notes that a study is complete."""
     running = {str(c.number) for c in study.candidates() if c.state == "running"}
     for work in (study.folder / "trials").glob("*"):
         if work.name not in running:
@@ -155,3 +155,4 @@ def remove_work_files(study: Study) -> None:
     if is_complete(study):  # no worker looks for the race's files any more
         race: Path = study.folder / "race"
         shutil.rmtree(race, ignore_errors=True)
+        study.write(keys.STATE, "complete")

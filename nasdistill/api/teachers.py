@@ -6,6 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nasdistill.api.options import (
+    LARGEST_RATE,
+    LARGEST_SEED,
+    MOST_EPOCHS,
+    SMALLEST_RATE,
+    check_number,
+)
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent, warn_of
 from nasdistill.common.files import STUDIES, check_utf8
@@ -64,6 +71,9 @@ def teacher_train(
     )
     from nasdistill.trials.teacher_pool import default_teacher
 
+    check_number("epochs", epochs, 1, MOST_EPOCHS)
+    check_number("seed", seed, 0, LARGEST_SEED)
+    check_number("learning_rate", learning_rate, SMALLEST_RATE, LARGEST_RATE)
     if out.exists():
         raise UserError(f"--out {out}: exists already; nothing was written")
     check_utf8("--out", str(out))
@@ -222,6 +232,7 @@ def teacher_record(
     from nasdistill.trials.plugins import load_plugins
     from nasdistill.trials.teacher_pool import open_teacher
 
+    check_number("seed", seed, 0, LARGEST_SEED)
     if out.exists():
         raise UserError(f"--out {out}: exists already; nothing was written")
     check_form(out)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasdistill.api.paths import recipe_of
+from nasdistill.api.options import MOST_EPOCHS, check_number
+from nasdistill.api.paths import recipe_of, study_record
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, silent
 from nasdistill.common.files import REPORTS, STUDIES
 from nasdistill.common.types import nearest
 from nasdistill.recipe import Recipe, load_recipe
-from nasdistill.results import load_finals, load_study
+from nasdistill.results import load_finals
 
 if TYPE_CHECKING:  # slow to import
     from nasdistill.space import Architecture
@@ -70,8 +71,7 @@ def tune(
     Raises:
         UserError: For anything that the caller can mend.
     """
-    if epochs < 1:
-        raise UserError(f"epochs must be at least 1, found {epochs}")
+    check_number("epochs", epochs, 1, MOST_EPOCHS)
     grid = _grid(over, temperatures, alphas)
     emit = on_event or silent
     recipe, file = _recipe_of(target, {"data": data, "teacher": teacher, "classes": classes})
@@ -140,7 +140,7 @@ def _recipe_of(target: str, given: Mapping[str, str | None]) -> tuple[Recipe, Pa
             raise UserError(
                 "--data, --teacher and --classes go with an architecture.json; a study has its own"
             )
-        return recipe_of(load_study(target, STUDIES)), None
+        return recipe_of(study_record(target)), None
     if not path.is_file():
         raise UserError(f"{target}: there is no such file")
     from nasdistill.space import Architecture

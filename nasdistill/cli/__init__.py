@@ -1,5 +1,6 @@
 """The command line."""
 
-from nasdistill.cli.commands import app, main
+from nasdistill.__main__ import main
+from nasdistill.cli.commands import app
 
 __all__ = ["app", "main"]

@@ -256,7 +256,7 @@ def audit(
 ) -> None:
     """Distil a sample of a study's trials in full: how far can its short scores be trusted?"""
     outcome = with_progress(
-        lambda api, emit: api.audit(study, count=count, repeats=repeats, on_event=emit), study
+        lambda api, emit: api.audit(study, count=count, repeats=repeats, on_event=emit)
     )
     if as_json:
         print(json.dumps({**asdict(outcome.audit), "page": str(outcome.page)}))
@@ -377,8 +377,3 @@ def _run_and_summarise(
     if record.finals:
         console().print(finals_table(record.finals))
     print("\n".join(outcome_lines(record, outcome.report, outcome.already_complete)))
-
-
-def main() -> None:
-    """Entry point of the command `nasdistill`."""
-    app()

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from nasdistill.common.environment import environment_problem
 from nasdistill.common.errors import UserError, disk_problem
 from nasdistill.common.files import STUDIES
+from nasdistill.common.interruption import say_at_exit
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,24 +27,25 @@ PLAIN_WIDTH = 140
 def error_messages(study: str | None = None) -> Iterator[None]:
     """Turns errors into one message on stderr and an exit status.
 
-    Status 2 for what the user can mend, 130 for Ctrl-C, 1 for a full or read-only disk.
+    Status 2 for what the user can mend; 1 for a full or read-only disk, and where the process lacks
+    something. Ctrl-C and other signals end it elsewhere (`common.interruption`), which is told here
+    what to say.
 
     Args:
         study: The study that is being worked on; named in how to go on.
     """
+    say_at_exit(lambda: _interruption_message(study))
     try:
         yield
     except UserError as error:
         print(f"nasdistill: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        print(f"\n{_interruption_message(study)}", file=sys.stderr)
-        raise typer.Exit(130) from None
     except Exception as error:
-        problem = disk_problem(error)
-        if problem is None:
+        disk, lacking = disk_problem(error), environment_problem(error)
+        if disk is None and lacking is None:
             raise
-        print(f"nasdistill: cannot write: {problem}{_how_to_go_on(study)}", file=sys.stderr)
+        problem = lacking if disk is None else f"cannot write: {disk}"
+        print(f"nasdistill: {problem}{_how_to_go_on(study)}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
@@ -79,10 +82,10 @@ def _saved(study: str | None) -> bool:
 def _interruption_message(study: str | None) -> str:
     if _saved(study):
         return f"Saved. Go on with: nasdistill resume {study}"
-    return "Interrupted; nothing was begun, so nothing is lost."
+    return "Interrupted; what was saved is kept. Go on with the same command."
 
 
 def _how_to_go_on(study: str | None) -> str:
     if not _saved(study):
         return ""
-    return f"\nWhat was saved is kept. With room again, go on with: nasdistill resume {study}"
+    return f"\nWhat was saved is kept. When that is mended: nasdistill resume {study}"

@@ -340,18 +340,11 @@ OutFile = Annotated[
 
 AuditCount = Annotated[
     int,
-    typer.Option(
-        "--count", min=3, help="Trials to distil in full (default: 12).", show_default=False
-    ),
+    _option("--count", "Trials to distil in full, at least 3 (default: 12)."),
 ]
 AuditRepeats = Annotated[
     int,
-    typer.Option(
-        "--repeats",
-        min=0,
-        help="How many with a second seed, too (default: 3).",
-        show_default=False,
-    ),
+    _option("--repeats", "How many with a second seed, too (default: 3)."),
 ]
 TuneTarget = Annotated[
     str, typer.Argument(help="A study (its recommended final, or best trial) or architecture.json.")
@@ -366,7 +359,7 @@ Alphas = Annotated[
 ]
 TuneEpochs = Annotated[
     int,
-    typer.Option("--epochs", min=1, help="Epochs for each point (default: 2).", show_default=False),
+    _option("--epochs", "Epochs for each point (default: 2)."),
 ]
 TuneData = Annotated[
     str | None,

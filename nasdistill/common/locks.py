@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from nasdistill.common.processes import is_stopped
+
 Item = TypeVar("Item")
+
+PATIENCE_SECONDS = 60.0
+"""After which a lock of stopped processes (SIGSTOP, Ctrl-Z) is not waited for: a lease's time."""
 
 
 @contextmanager
@@ -135,5 +141,39 @@ def _gate(lock: Path) -> Path:
 @contextmanager
 def _locked(path: Path, kind: int) -> Iterator[None]:
     with open(path, "a") as file:
-        fcntl.flock(file, kind)
+        _take(file.fileno(), kind)
         yield
+
+
+def _take(descriptor: int, kind: int) -> None:
+    """Locks a file, or goes on without while all who hold it are stopped for long."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        return
+    except BlockingIOError:
+        waiter = threading.Thread(target=_wait, args=(os.dup(descriptor), kind), daemon=True)
+        waiter.start()
+    while waiter.is_alive():
+        waiter.join(PATIENCE_SECONDS)
+        holders = _holders(descriptor)
+        if holders and all(map(is_stopped, holders)):
+            return
+
+
+def _wait(descriptor: int, kind: int) -> None:
+    """Waits for a lock, which is that of all descriptors of one opened file."""
+    try:
+        fcntl.flock(descriptor, kind)
+    finally:
+        os.close(descriptor)
+
+
+def _holders(descriptor: int) -> list[int]:
+    """Processes that hold a lock on a file, as far as Linux tells."""
+    try:
+        table = Path("/proc/locks").read_text()
+    except OSError:
+        return []
+    inode = str(os.fstat(descriptor).st_ino)
+    rows = (line.split() for line in table.splitlines() if " FLOCK " in line and "->" not in line)
+    return [int(row[4]) for row in rows if row[5].rpartition(":")[2] == inode]

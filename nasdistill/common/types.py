@@ -89,9 +89,37 @@ def parse_duration(value: str | int | float, unit: Literal["s", "ms"]) -> float:
     return seconds / _SECONDS[unit]
 
 
+_TOKEN = re.compile(r"""(?:'[^']*'|"[^"]*"|\S)+""")
+"""A word as a shell reads it: quotes hold blanks."""
+_AUTHORITY = re.compile(r"(//[^:/]*:).*@", re.DOTALL)
+_BARE_AUTHORITY = re.compile(r"^(?!journal:)((?:[\w.+-]+:/?)?[^:/@]*:).*@", re.DOTALL)
+_FIELD = re.compile(r"((?:password|passwd|passphrase|pwd)\s*=\s*)[^&;,\s'\"]+", re.IGNORECASE)
+
+
 def without_password(text: str) -> str:
-    """Hides the passwords of all URLs in a text."""
-    return re.sub(r"(://[^:/@\s]*:)[^@/\s]+@", r"\1***@", text)
+    """Hides the passwords of all URLs in a text, and of a text that is one, malformed or not.
+
+    A password may hold `@`, `/` and blanks that should have been encoded, stand in the query, or
+    follow no `//`: rather too much is hidden than too little.
+    """
+    if re.match(r"[\w.+-]*:?//", text):
+        text = _AUTHORITY.sub(r"\1***@", text)
+    elif "//" not in text and _TOKEN.fullmatch(text):
+        text = _BARE_AUTHORITY.sub(r"\1***@", text)
+    else:
+        text = _TOKEN.sub(lambda word: _AUTHORITY.sub(r"\1***@", word[0]), text)
+    return _FIELD.sub(r"\1***", text)
+
+
+MOST_NAME_BYTES = 200
+"""Of a study's name: a file's may have 255, and some are the study's with something added."""
+
+
+def is_study_name(name: str) -> bool:
+    """Whether a name can be that of a folder below `studies`, and of that folder alone."""
+    if not name.isprintable() or name.startswith(".") or "/" in name:
+        return False
+    return 0 < len(name.encode()) <= MOST_NAME_BYTES
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -53,6 +53,15 @@ def _distinct(value: tuple[Cost, ...]) -> tuple[Cost, ...]:
     return value
 
 
+def _storage_url(value: str) -> str:
+    """Refuses a password whose `@` ends it early: its rest would be the host, and shown."""
+    after_password = re.sub(r"^[^/]*//[^:/]*:[^@]*@", "", value)
+    if after_password != value and "@" in re.split("[/?]", after_password)[0]:
+        raise ValueError("a password's '@' is written %40 in a URL, its '/' %2F")
+    return value
+
+
+StorageURL = Annotated[str, AfterValidator(_storage_url)]
 Count = Annotated[int, BeforeValidator(_count)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 Milliseconds = Annotated[float, BeforeValidator(_milliseconds)]

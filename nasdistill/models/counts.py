@@ -101,6 +101,26 @@ def count_module(module: nn.Module, input: Input) -> Counts:
     return _count_meta(copy.deepcopy(module).to("meta"), input)
 
 
+def bytes_of_widest_layer(module: nn.Module, input: Input) -> int:
+    """Bytes that a layer's inputs and outputs take for one image, of the layer with the most.
+
+    So much at least must be held at once to run the module.
+    """
+    widest = 0
+
+    def measure(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal widest
+        tensors = [t for t in (*inputs, output) if isinstance(t, torch.Tensor)]
+        widest = max(widest, sum(t.numel() * t.element_size() for t in tensors))
+
+    copied = copy.deepcopy(module).to("meta").eval()
+    for layer in copied.modules():
+        layer.register_forward_hook(measure)
+    with torch.no_grad():
+        copied(torch.empty(1, input.channels, *input.size, device="meta"))
+    return widest
+
+
 def _count_meta(module: nn.Module, input: Input) -> Counts:
     module.eval()
     image = torch.empty(1, input.channels, *input.size, device="meta")

@@ -13,7 +13,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.files import check_utf8
-from nasdistill.common.types import Closed, nearest
+from nasdistill.common.types import Closed, nearest, without_password
 from nasdistill.common.values import Budget
 from nasdistill.common.yaml import line_of, plain, read_yaml
 from nasdistill.recipe.objective import (
@@ -70,7 +70,7 @@ FLAGS: dict[tuple[str, ...], str] = {
     ("final", "temperature"): "--temperature",
 }
 _WORDS = {
-    "study": "letters, digits, '.', '_' and '-', the first a letter or digit",
+    "study": "letters, digits, '.', '_' and '-', the first a letter or digit, at most 200",
     "device": "auto, cpu, cuda, cuda:N",
     "latency_engine": "onnxruntime, torch, cuda, command:PROGRAM",
     "image_size": "a number of pixels from 16 to 256",
@@ -141,7 +141,7 @@ def _explain(
         return line, f"{place}: unknown key{near} (known: {', '.join(known)})"
     if whole:
         return line, f"{place}: {_message(item, '').partition(': ')[2]}"
-    value, message = repr(item["input"]), _message(item, str(path[-1]))
+    value, message = without_password(repr(item["input"])), _message(item, str(path[-1]))
     value = value if len(value) <= 60 else value[:57] + "..."
     text = message if message.startswith(value) else f"found {value}; {message}"
     return line, f"{place}: {text}"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from nasdistill.common.types import Closed, without_password
+from nasdistill.common.types import MOST_NAME_BYTES, Closed, without_password
 from nasdistill.common.values import (
     Budget,
     BudgetText,
@@ -19,6 +19,7 @@ from nasdistill.common.values import (
     Fraction,
     Milliseconds,
     Seconds,
+    StorageURL,
 )
 from nasdistill.common.yaml import write_yaml
 from nasdistill.recipe.objective import ObjectiveOptions
@@ -52,7 +53,9 @@ class Recipe(Closed):
     weights: str | None = None
     classes: str | None = Field(default=None, min_length=1)
     teachers: dict[str, TeacherOptions] = {}
-    study: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    study: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MOST_NAME_BYTES
+    )
     trials: int = Field(default=24, ge=1)
     time_limit: Seconds | None = None
     top_k: int = Field(default=2, ge=1)
@@ -70,7 +73,7 @@ class Recipe(Closed):
     deterministic: bool = False
     workers: int | None = Field(default=None, ge=1, le=64)
     seed: int = Field(default=0, ge=0, lt=2**32)
-    storage: str | None = None
+    storage: StorageURL | None = None
     import_file: str | None = Field(default=None, alias="import")
     baseline: bool = False
     sampler: Literal["random", "tpe", "nsga2", "qmc"] = "tpe"
@@ -105,6 +108,7 @@ class Recipe(Closed):
             data = self.data.split(":")[-1].rstrip("/").rsplit("/", 1)[-1]
             base += "-" + (Path(data).stem or "data")
         base = re.sub(r"[^A-Za-z0-9._-]+", "-", base).strip("-.") or "study"
+        base = base[: MOST_NAME_BYTES - 7]  # a hash may follow
         default, shipped = Recipe().stored(), re.fullmatch(r"[\w-]+", self.space) is not None
         named = {k: v for k, v in self.stored().items() if k not in (*UNNAMED, "space")}
         differs = {k: v for k, v in named.items() if v != default[k]}

@@ -11,8 +11,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from nasdistill.common.interruption import before_exit
+from nasdistill.common.processes import is_stopped, process_status
+
 LEASE_SECONDS = 60.0
 RENEW_SECONDS = 15.0
+GIVEN_BACK = "given back"
+"""Stands in the lease of a trial whose process lives on, or ended in order."""
 
 
 def lease_of(worker: str, generation: int) -> dict[str, Any]:
@@ -32,22 +37,35 @@ def lease_of(worker: str, generation: int) -> dict[str, Any]:
     }
 
 
+def given_back(lease: Mapping[str, Any]) -> dict[str, Any]:
+    """A lease of this process as it gives it back: anyone may take up what it held."""
+    return {**lease, "started": GIVEN_BACK, "until": 0}
+
+
 def abandoned(lease: Mapping[str, Any], worker: str) -> bool:
     """Whether a worker may take up what a lease holds.
 
     Its own; on this machine that of a dead process, whatever the clock says (a machine that slept
-    has only living processes with leases that ended); from elsewhere one that has ended.
+    has only living processes with leases that ended), and one that has ended if its process is
+    stopped; from elsewhere one that has ended.
     """
     if lease["worker"] == worker:
         return True
+    ended = bool(lease["until"] < time.time())
     if lease["host"] == socket.gethostname():
-        return bool(_process_start(lease["pid"]) != lease["started"])
-    return bool(lease["until"] < time.time())
+        dead = _process_start(lease["pid"]) != lease["started"]
+        return dead or (ended and is_stopped(lease["pid"]))
+    return ended
 
 
 @contextmanager
-def renewing(renew: Callable[[], None]) -> Iterator[None]:
-    """Calls a function every `RENEW_SECONDS` in the background."""
+def renewing(renew: Callable[[], None], give_back: Callable[[], None]) -> Iterator[None]:
+    """Keeps a lease while the body runs.
+
+    Args:
+        renew: Called every `RENEW_SECONDS` in the background.
+        give_back: Called if a signal ends the process in the meantime.
+    """
     done = threading.Event()
 
     def keep() -> None:
@@ -59,7 +77,8 @@ def renewing(renew: Callable[[], None]) -> Iterator[None]:
     thread = threading.Thread(target=keep, daemon=True)
     thread.start()
     try:
-        yield
+        with before_exit(give_back):
+            yield
     finally:
         done.set()
         thread.join()
@@ -67,16 +86,15 @@ def renewing(renew: Callable[[], None]) -> Iterator[None]:
 
 def _process_start(pid: int) -> str | None:
     """When a process started, in the kernel's ticks; None if it is dead. Linux; else the pid."""
+    about = process_status(pid)
+    if about is not None:
+        return None if about.state == "Z" else about.start
+    if Path("/proc/self").exists():
+        return None
     try:
-        about = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return None if about[0] == "Z" else about[19]
-    except FileNotFoundError:
-        if Path("/proc/self").exists():
-            return None
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass
-        return str(pid)
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return str(pid)

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,14 +40,12 @@ from nasdistill.results import (
 )
 from nasdistill.results.keys import Key
 from nasdistill.space import Architecture, SearchSpace
-from nasdistill.study.leases import abandoned, lease_of, renewing
+from nasdistill.study.leases import GIVEN_BACK, abandoned, given_back, lease_of, renewing
 from nasdistill.study.sampling import Proposal, sample
 
 SETTLE_SECONDS = 0.5
 MOST_DEATHS = 5
 """How often a trial may take its process down at one rung before it fails."""
-GIVEN_BACK = "given back"
-"""Stands in the lease of a trial whose process lives on, or ended in order."""
 
 Value = TypeVar("Value")
 
@@ -386,13 +385,15 @@ class Study:
             if _lease(self.trials()[number])["worker"] == self.worker:
                 self.note(number, keys.LEASE, lease_of(self.worker, generation))
 
+        def give_back() -> None:
+            with suppress(TrialEnded):
+                self.note(number, keys.LEASE, given_back(lease_of(self.worker, generation)))
+
         try:
-            with renewing(renew):
+            with renewing(renew, give_back):
                 yield
         except BaseException:  # This process may live on, in a notebook.
-            given_back = {**lease_of(self.worker, generation), "started": GIVEN_BACK, "until": 0}
-            with suppress(TrialEnded):
-                self.note(number, keys.LEASE, given_back)
+            give_back()
             raise
 
     @contextmanager
@@ -402,14 +403,18 @@ class Study:
         if lease is not None and not abandoned(lease, self.worker):
             yield False
             return
-        self.write(keys.FINALS_LEASE, lease_of(self.worker, 0))
+
+        def renew() -> None:
+            self.write(keys.FINALS_LEASE, lease_of(self.worker, 0))
+
+        renew()
         time.sleep(SETTLE_SECONDS)
         lease = self.require(keys.FINALS_LEASE)
         if lease is None or lease["worker"] != self.worker:
             yield False
             return
         try:
-            with renewing(lambda: self.write(keys.FINALS_LEASE, lease_of(self.worker, 0))):
+            with renewing(renew, partial(self.write, keys.FINALS_LEASE, None)):
                 yield True
         finally:  # Also after an error: this process may live on, in a notebook.
             self.write(keys.FINALS_LEASE, None)

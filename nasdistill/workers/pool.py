@@ -11,17 +11,25 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from nasdistill.common.events import Emit, Event
+from nasdistill.common.interruption import before_exit
 from nasdistill.common.machine import default_workers, pick_device, set_threads
+from nasdistill.common.processes import is_stopped
 from nasdistill.recipe import Recipe
 from nasdistill.results import keys
 from nasdistill.study import Study
+from nasdistill.study.leases import LEASE_SECONDS
+
+ENDING_SECONDS = 2.0
+"""Time that a worker has to give back what it holds before it is killed."""
+LOOK_SECONDS = 2.0
+"""Time between two looks at whether a worker is stopped."""
 
 CONCURRENT_STUDENTS = 4
 """Students that are tried at once on a card, where that is found to be faster."""
@@ -100,30 +108,35 @@ def started_workers(study: Study, emit: Emit, *, finals: int | None = None) -> I
     useful = max(recipe.trials, recipe.top_k) if finals is None else max(1, finals)
     size = choose_size(recipe, study.read(keys.CONCURRENT_STUDENTS))
     count = 1 if size.provisional and finals is not None else min(size.workers, useful)
-    pool = WorkerPool(tuple(_start() for _ in range(count - 1)), size.provisional and count > 1)
     first: dict[str, object] = {
         "recipe": recipe.model_dump(mode="json", by_alias=True),
         "name": study.folder.name,
         "path": [os.path.abspath(place) for place in sys.path],
     }
-    over = threading.Event()
-    listeners = [
-        threading.Thread(target=_listen, args=(process, emit, pool.replies, over), daemon=True)
-        for process in pool.others
-    ]
-    try:
-        for process, listener in zip(pool.others, listeners, strict=True):
-            listener.start()
-            _send(process, first)
-        yield pool
-    finally:
+    over, replies = threading.Event(), queue.SimpleQueue[float]()
+    processes: list[subprocess.Popen[str]] = []
+    threads: list[threading.Thread] = []
+
+    def in_background(function: Callable[..., None], *arguments: object) -> None:
+        threads.append(threading.Thread(target=function, args=arguments, daemon=True))
+        threads[-1].start()
+
+    def end() -> None:
         over.set()
-        for process in pool.others:
-            if process.poll() is None:  # with those that it started, who decode images
-                os.killpg(process.pid, signal.SIGKILL)
-        for process, listener in zip(pool.others, listeners, strict=True):
-            process.wait()
-            listener.join()
+        _end(processes)
+
+    try:
+        with before_exit(end):
+            for _ in range(count - 1):
+                processes.append(_start())
+                in_background(_listen, processes[-1], emit, replies, over)
+                _send(processes[-1], first)
+            in_background(_end_stopped, processes, emit, over)
+            yield WorkerPool(tuple(processes), size.provisional and count > 1, replies)
+    finally:
+        end()
+        for thread in threads:
+            thread.join()
 
 
 def choose_size(recipe: Recipe, concurrent_students: int | None) -> PoolSize:
@@ -165,6 +178,39 @@ def _start() -> subprocess.Popen[str]:
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": paths},
     )
+
+
+def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Ends workers, whatever they are at; they have a moment to give back what they hold."""
+    for process in processes:
+        process.terminate()
+    until = time.monotonic() + ENDING_SECONDS
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, until - time.monotonic()))
+        _kill(process)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:  # with those that it started, who decode images
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _end_stopped(
+    processes: Sequence[subprocess.Popen[str]], emit: Emit, over: threading.Event
+) -> None:
+    """Ends workers that were stopped for as long as a lease: they hold locks that others need."""
+    stopped_since: dict[int, float] = {}
+    while not over.wait(LOOK_SECONDS):
+        now = time.monotonic()
+        stopped = [process for process in processes if is_stopped(process.pid)]
+        stopped_since = {p.pid: stopped_since.get(p.pid, now) for p in stopped}
+        for process in stopped:
+            if now - stopped_since[process.pid] >= LEASE_SECONDS:
+                text = f"a worker was stopped for {LEASE_SECONDS:.0f} s and is ended"
+                emit(Event("warning", text))
+                _kill(process)
 
 
 def _send(process: subprocess.Popen[str], message: dict[str, object]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, TextIO
 
@@ -15,13 +18,19 @@ from nasdistill.common import locks
 from nasdistill.common.errors import UserError, disk_problem
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.files import STUDIES
+from nasdistill.common.interruption import heed_signals
 from nasdistill.recipe import Recipe
 
 Message = dict[str, Any]
 
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl(2): the signal that a process gets when its parent ends."""
+
 
 def main() -> None:
     """Works off the tasks that come in by standard input, until it ends."""
+    heed_signals()
+    _die_with_parent()
     tasks: queue.Queue[Message] = queue.Queue()
     threading.Thread(target=_read, args=(sys.stdin, tasks), daemon=True).start()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -100,6 +109,12 @@ def _read(lines: TextIO, tasks: queue.Queue[Message]) -> None:
     for line in lines:
         tasks.put(json.loads(line))
     os._exit(1)
+
+
+def _die_with_parent() -> None:
+    """Has the kernel end this process with its parent, if it is stopped then, too. Linux only."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -68,5 +68,5 @@ def test_work_files_go_and_those_of_running_trials_stay(context: StudyContext) -
     assert number is None, "the total is reached"
     trials = Path("studies/small/trials")
     (trials / "0").mkdir(parents=True)
-    stages.remove_work_files(study)
+    stages.close(study)
     assert not (trials / "0").exists()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from nasdistill.cli.display import Display, describe_front, short_duration
 from nasdistill.common.errors import disk_problem
 from nasdistill.common.events import Event
 from nasdistill.recipe import FLAGS, Recipe
+from nasdistill.space import SearchSpace
 
 COMMANDS = (
     "search",
@@ -220,7 +222,7 @@ def test_bad_flags_are_told_all_at_once_and_leave_no_files(
         (("search", "--space", "mobil"), "did you mean 'mobile'?"),
         (("search", "--recipe", "none.yaml"), "none.yaml: No such file"),
         (("resume", "none"), "no study 'none'"),
-        (("resume", "none", "--trials", "0"), "--trials: found '0'"),
+        (("resume", "none", "--trials", "0"), "--trials: found 0"),
         (("distill", "none"), "no study 'none'"),
         (("distill", "none", "--trial", "1", "--top-k", "2"), "not both"),
         (("report", "none"), "no study 'none'"),
@@ -228,6 +230,25 @@ def test_bad_flags_are_told_all_at_once_and_leave_no_files(
         (("profile", "none"), "neither a final nor an architecture.json"),
         (("export", "none", "1"), "no study 'none'"),
         (("evaluate", "none/1"), "no study 'none'"),
+        (("profile", "x.json", "--threads", "0"), "--threads: found 0; must be from 1 to 256"),
+        (("profile", "x.json", "--threads", "-1"), "--threads: found -1"),
+        (("profile", "x.json", "--threads", "1000000"), "--threads: found 1000000"),
+        (("profile", "x.json", "--batch", "0"), "--batch: found 0; must be from 1 to 16,384"),
+        (("profile", "x.json", "--batch", "-4"), "--batch: found -4"),
+        (("profile", "x.json", "--batch", "1000000000000"), "--batch: found 1000000000000"),
+        (("profile", "x.json", "--size", "0"), "--size: found 0; must be from 1 to 1,024"),
+        (("profile", "x.json", "--channels", "2"), "--channels: found 2; must be 1 (grey)"),
+        (("profile", "x.json", "--classes", "0"), "--classes: found 0; must be from 1 to 100,000"),
+        (("spaces", "mlp", "--size", "100000"), "--size: found 100000"),
+        (("spaces", "mlp", "--channels", "-1"), "--channels: found -1"),
+        (("spaces", "mlp", "--classes", "-1"), "--classes: found -1"),
+        (("audit", "none", "--count", "2"), "--count: found 2; must be from 3"),
+        (("audit", "none", "--repeats", "-1"), "--repeats: found -1"),
+        (("tune", "none", "--epochs", "0"), "--epochs: found 0"),
+        (("teacher", "train", "--out", "t", "--epochs", "0"), "--epochs: found 0"),
+        (("teacher", "train", "--out", "t", "--seed", "-1"), "--seed: found -1"),
+        (("teacher", "train", "--out", "t", "--learning-rate", "nan"), "found nan; must be from"),
+        (("teacher", "record", "auto", "--out", "t.npz", "--seed", "-1"), "--seed: found -1"),
     ],
 )
 def test_what_the_user_can_mend_is_one_message(
@@ -236,34 +257,15 @@ def test_what_the_user_can_mend_is_one_message(
     monkeypatch.chdir(tmp_path)
     result = _run(*arguments)
     assert (result.code, result.out) == (2, "")
-    assert result.err.startswith("nasdistill: ") and words in result.err.replace(
-        "found 0", "found '0'"
-    )
+    assert result.err.startswith("nasdistill: ") and words in result.err
     assert list(tmp_path.iterdir()) == []
 
 
-def _raising(error: BaseException, folder: Path | None = None) -> Any:
+def _raising(error: BaseException) -> Any:
     def search(recipe: Recipe, **others: Any) -> Any:
-        if folder is not None:
-            folder.mkdir(parents=True)
-            (folder / "recipe.yaml").touch()
         raise error
 
     return search
-
-
-def test_an_interrupted_search_says_how_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(api, "search", _raising(KeyboardInterrupt()))
-    result = _run("search", "--seed", "3")
-    assert result.code == 130 and "nothing was begun" in result.err
-    begun = _raising(KeyboardInterrupt(), tmp_path / "studies/mobile-seed3")
-    monkeypatch.setattr(api, "search", begun)
-    result = _run("search", "--seed", "3")
-    assert (result.code, result.out) == (130, "")
-    assert "Go on with: nasdistill resume mobile-seed3" in result.err
 
 
 @pytest.mark.parametrize(
@@ -300,6 +302,60 @@ def test_disk_problem_is_found_below() -> None:
             raise RuntimeError("writer failed") from error
     except RuntimeError as error:
         assert disk_problem(error) == "No space left on device"
+
+
+NAMES = (
+    "x" * 201,
+    "é" * 101,
+    "a\nb",
+    "a\x1b[31mb",
+    "a\u202eb",
+    "../up",
+    "a/b",
+    ".hidden",
+    "..",
+    "",
+)
+"""That no study can have."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "command", ["search --study", "resume", "distill", "report", "export", "audit", "tune"]
+)
+def test_a_name_that_no_study_can_have(
+    name: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up" / "recipe.yaml").touch()
+    (tmp_path / "studies").mkdir()
+    result = _run(*command.split(), name, *(["1"] if command == "export" else []))
+    assert (result.code, result.out) == (2, "")
+    allowed = "--study: found" if command.startswith("search") else "no name of a study; allowed"
+    assert result.err.startswith("nasdistill: ") and allowed in result.err, result.err
+    assert result.err.count("\n") == 1 and len(result.err) < 300
+    assert list((tmp_path / "studies").iterdir()) == []
+
+
+def test_finals_of_a_study_of_an_impossible_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("profile", "evaluate"):
+        result = _run(command, f"{'x' * 201}/1")
+        assert result.code == 2 and "no name of a study" in result.err
+        result = _run(command, f"{'x' * 300}/1")
+        assert result.code == 1 and result.err.startswith("nasdistill: a path is too long: xxx")
+
+
+def test_a_batch_that_memory_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    space = SearchSpace.load("mobile")
+    Path("x.json").write_text(space.random(random.Random(0)).to_json())
+    result = _run("profile", "x.json", "--batch", "16384", "--size", "1024")
+    assert (result.code, result.out) == (2, "")
+    assert re.search(r"--batch: found 16384; takes at least [\d,.]+ GB, and [\d.]+ GB", result.err)
 
 
 def test_spaces() -> None:

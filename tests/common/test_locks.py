@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import select
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from nasdistill.common import locks
 from nasdistill.common.locks import is_held, pausing
 
 CHILD = """\
@@ -106,3 +109,28 @@ def test_training_lets_measurements_in_between_its_steps(tmp_path: Path) -> None
     for _ in pausing(steps(), lock):
         held.append(is_held(lock))
     assert held == [True, False] * 3
+
+
+def test_a_stopped_process_is_waited_for_no_longer_than_its_lease(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "PATIENCE_SECONDS", 0.2)
+    holder = start("busy")
+    assert says(holder) == "inside"
+    entered: list[bool] = []
+
+    def enter() -> None:
+        with locks.quiet(tmp_path / "lock"):
+            entered.append(True)
+
+    waiter = threading.Thread(target=enter, daemon=True)
+    waiter.start()
+    waiter.join(1.0)
+    assert not entered, "it went on beside one that is at work"
+    holder.send_signal(signal.SIGSTOP)
+    waiter.join(20)
+    assert entered
+    holder.send_signal(signal.SIGCONT)
+    leave(holder)
+    enter()
+    assert len(entered) == 2

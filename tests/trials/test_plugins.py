@@ -81,7 +81,7 @@ FAMILIES = {"line": line}
     Path("line.yaml").write_text("name: line\nfamily: line\nparameters: {width: {int: [4, 16]}}\n")
     changed = {"space": "line.yaml", "trials": 1, "top_k": 1, "min_accuracy": 0}
     nasdistill.search(load_recipe("recipe.yaml", changed))
-    command = [sys.executable, "-m", "nasdistill.cli"]  # a process that knows nothing of the family
+    command = [sys.executable, "-m", "nasdistill"]  # a process that knows nothing of the family
     told = subprocess.run(
         [*command, "profile", "small/1", "--json"], capture_output=True, text=True
     )

@@ -15,6 +15,7 @@ import pytest
 from small_study import OpenContext
 
 from nasdistill.common.events import Event
+from nasdistill.common.processes import is_stopped, process_status
 from nasdistill.recipe import load_recipe
 from nasdistill.results import COUNTED
 from nasdistill.workers import pool
@@ -133,3 +134,62 @@ def test_workers_run_trials_and_train_finals(opened: OpenContext) -> None:
     assert {e.kind for e in emitted} >= {"progress", "rung", "trial"}
     assert not [e.text for e in emitted if e.kind == "warning"]
     assert not any(e.kind == "stage" or e.stage == "teacher" for e in emitted)
+
+
+def stopped(code: str) -> subprocess.Popen[str]:
+    process = script(code)
+    process.send_signal(signal.SIGSTOP)
+    while not is_stopped(process.pid):
+        time.sleep(0.01)
+    return process
+
+
+def test_a_worker_that_stays_stopped_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(pool, "LEASE_SECONDS", 0.5)
+    processes = [stopped("import time; time.sleep(60)"), script("import time; time.sleep(60)")]
+    emitted: list[Event] = []
+    over = threading.Event()
+    watch = threading.Thread(target=pool._end_stopped, args=(processes, emitted.append, over))
+    watch.start()
+    try:
+        time.sleep(0.2)
+        assert processes[0].poll() is None, "it was not stopped for long"
+        assert processes[0].wait(20) == -signal.SIGKILL and processes[1].poll() is None
+        assert [e.text for e in emitted] == ["a worker was stopped for 0 s and is ended"]
+    finally:
+        over.set()
+        watch.join()
+        pool._end(processes)
+
+
+def test_workers_have_a_moment_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "ENDING_SECONDS", 0.5)
+    in_order = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+    deaf = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    rest = "print('ready', flush=True); time.sleep(60)"
+    processes = [script(in_order + rest), script(deaf + rest)]
+    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    processes.append(stopped("import time; time.sleep(60)"))
+    start = time.monotonic()
+    pool._end(processes)
+    assert [process.poll() for process in processes] == [7, -signal.SIGKILL, -signal.SIGKILL]
+    assert time.monotonic() - start < 10
+
+
+def test_a_stopped_worker_ends_with_its_parent() -> None:
+    parent = script(
+        "import os, signal, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'from nasdistill.workers.worker import "
+        "_die_with_parent as die; die(); print(flush=True); __import__(\\'time\\').sleep(60)'], "
+        "stdout=subprocess.PIPE)\n"
+        "child.stdout.readline(); child.send_signal(signal.SIGSTOP)\n"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    until = time.monotonic() + 10
+    while (status := process_status(child)) is not None and status.state != "Z":
+        assert time.monotonic() < until, "it was left behind"

@@ -1,0 +1,30 @@
+"""The command `nasdistill`, and `python -m nasdistill`."""
+
+from __future__ import annotations
+
+import sys
+
+from nasdistill.common.interruption import heed_signals
+from nasdistill.common.streams import OutputLost, discard_from_now_on, prepare_streams
+
+
+def main() -> None:
+    """Runs the command line; before anything large is imported, signals are heeded."""
+    prepare_streams()
+    heed_signals(lambda: "Interrupted before anything began. Go on with the same command.")
+    try:
+        try:
+            from nasdistill.cli.commands import app
+
+            app()
+        finally:
+            sys.stdout.flush()
+    except OutputLost as error:
+        discard_from_now_on(1)
+        reason = f"{error}. What was not printed is lost; what was saved is kept"
+        print(f"nasdistill: cannot write to standard output: {reason}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

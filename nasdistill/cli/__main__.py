@@ -1,5 +1,0 @@
-"""`python -m nasdistill.cli`."""
-
-from nasdistill.cli.commands import main
-
-main()
