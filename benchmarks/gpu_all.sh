@@ -66,7 +66,7 @@ if [ -n "$DATA" ]; then
     ARRAYS=npz:$WORK/cifar10/train.npz
     step unpack 40 python3 "$DATA/cifar10/unpack.py" arrays "$WORK/cifar10"
     bench cifar10_teacher 170 --data "$ARRAYS" --out "$WORK/teacher"
-    step search 95 python3 -m nasdistill.cli search --data "$ARRAYS" --teacher "folder:$WORK/teacher" \
+    step search 95 python3 -m nasdistill search --data "$ARRAYS" --teacher "folder:$WORK/teacher" \
         --study cifar10 --device cuda --trials 64 --time-limit 75s --top-k 1 \
         --minimize params --minimize macs --final-budget "6 epochs" --json
     bench scaling 100 --device cuda --data "$ARRAYS" --teacher "folder:$WORK/teacher" \

@@ -452,7 +452,7 @@ def build(architecture, input, classes):
 
 
 def test_a_worker_ends_with_its_parent(here: Path) -> None:
-    main = "import sys; from nasdistill.cli import main; main()"
+    main = "import sys; from nasdistill.__main__ import main; main()"
     command = [sys.executable, "-c", main, "search", "--recipe", "recipe.yaml", "--workers", "2"]
     with open("log", "w") as log:
         process = subprocess.Popen([*command, "--trials", "500"], stdout=log, stderr=log)

@@ -117,7 +117,7 @@ def heed_ctrl_c() -> None:
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     folder = prepare(tmp_path)
-    main = "import sys; from nasdistill.cli import main; main()"
+    main = "import sys; from nasdistill.__main__ import main; main()"
     search = [sys.executable, "-c", main, "search", "--recipe", "recipe.yaml", "--trials", "500"]
     process = subprocess.Popen(
         search,
