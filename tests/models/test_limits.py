@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from nasdistill import api
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
+from nasdistill.data.pictures import Preparation
 from nasdistill.models import Classifier, build
 from nasdistill.models.artifact import ModelSpec, load, write_final
 from nasdistill.models.limits import MOST_PARAMETERS, check_size
@@ -54,7 +55,7 @@ def final(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_final(
         folder,
         module=Classifier(build(architecture, shape, 3), (0.5,), (0.5,)),
-        spec=ModelSpec(architecture, shape, ("a", "b", "c")),
+        spec=ModelSpec(architecture, Preparation.of(shape), ("a", "b", "c")),
         metrics={},
         card="",
         onnx=folder.parent / "any.onnx",
