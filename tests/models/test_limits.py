@@ -67,13 +67,13 @@ def refused_at_once(folder: Path, name: str, content: bytes) -> str:
     path = folder / name
     whole, before = path.read_bytes(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     path.write_bytes(content)
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         with pytest.raises(UserError) as caught:
             load(folder)
     finally:
         path.write_bytes(whole)
-    assert time.perf_counter() - start < 5  # a second, on a machine that does nothing else
+    assert time.process_time() - start < 2  # a second, where nothing else is imported or slow
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10
     assert name in str(caught.value) or "architecture" in str(caught.value)
     return str(caught.value)
@@ -202,7 +202,7 @@ def test_sound_architectures_are_built_on_the_meta_device_alone(family: str) -> 
 
 
 def test_an_output_that_no_memory_holds() -> None:
-    wide = replaced(MOBILE, ("stem",), 10**4)
+    wide = replaced(MOBILE, ("stem",), 1000)
     with pytest.raises(UserError, match="a layer of its architecture gives .* at most 1,073,741"):
         check_size(Architecture("mobile", wide), Input(1, 4096, 4096), 3, "a.json")
 
