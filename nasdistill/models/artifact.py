@@ -155,7 +155,24 @@ def load(folder: str | Path) -> Classifier:
         check_weights(Classifier(empty, mean, std), weights, str(source))
     module = Classifier(build(architecture, shape, classes), mean, std)
     load_weights(module, weights, str(source))
-    return module.eval()
+    _check_forward(module.eval(), shape, folder)
+    return module
+
+
+def _check_forward(module: Classifier, input: Input, folder: Path) -> None:
+    """Runs a module on one blank image.
+
+    Raises:
+        UserError: If it cannot take it.
+    """
+    blank = torch.zeros(1, input.channels, *input.size, dtype=torch.uint8)
+    try:
+        with torch.inference_mode():
+            module(blank)
+    except RuntimeError as error:
+        size = f"{input.channels}x{input.height}x{input.width}"
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder}: cannot take images of {size} ({reason})") from None
 
 
 def load_or_set_aside(folder: Path, warn: Callable[[str], None]) -> Classifier | None:

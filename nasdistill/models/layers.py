@@ -17,7 +17,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
 }
 
-MOST_BLOCKS = 1000
+MOST_BLOCKS = 500
 """Blocks, or layers of a perceptron, that a network may have: each is a loop's turn to build."""
 LARGEST = 1_000_000
 """Largest width, kernel or other whole number of an architecture."""

@@ -72,7 +72,8 @@ def test_distilling_a_trial_makes_its_incomplete_final_again(
     record = distil()
     told = [event.text for event in events if event.kind == "warning"]
     assert f"{damage}; the folder was put aside as 1.damaged" in told[0]
-    assert "teacher.onnx: another teacher's; it was put aside as teacher.onnx.damaged" in told[1]
+    aside = "teacher.onnx: another teacher's; it was put aside as teacher.onnx.damaged"
+    assert any(aside in text for text in told)
     assert files(finals / "1.damaged") == before
     assert (finals.parent / "teacher.onnx.damaged").is_file()
     assert [(final.rank, final.number) for final in record.finals] == [(1, 1)]

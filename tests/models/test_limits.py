@@ -68,13 +68,13 @@ def refused_at_once(folder: Path, name: str, content: bytes) -> str:
     path = folder / name
     whole, before = path.read_bytes(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     path.write_bytes(content)
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         with pytest.raises(UserError) as caught:
             load(folder)
     finally:
         path.write_bytes(whole)
-    assert time.perf_counter() - start < 5  # a second, on a machine that does nothing else
+    assert time.process_time() - start < 2  # a second, where nothing else is imported or slow
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10
     assert name in str(caught.value) or "architecture" in str(caught.value)
     return str(caught.value)
@@ -178,11 +178,11 @@ def test_values_of_architectures(final: Path, family: str) -> None:
     [
         ("vit", ("head_width",), 0, "head_width: found 0, allowed: 1 to 1,000,000"),
         ("vit", ("tokens",), 0, "tokens: found 0, allowed: 1 to 1,000,000"),
-        ("vit", ("depth",), 10**6, "depth: found 1000000, allowed: 0 to 1,000"),
-        ("mobile", ("stages", 1, "depth"), 1000, "depth of all stages: found 1001"),
+        ("vit", ("depth",), 10**6, "depth: found 1000000, allowed: 0 to 500"),
+        ("mobile", ("stages", 1, "depth"), 500, "depth of all stages: found 501"),
         ("mobile", ("head",), -8, "head: found -8"),
         ("resnet", ("stem", "width"), 10**9, "width: found 1000000000"),
-        ("mlp", ("layers", "widths"), [1] * 1001, "number of widths: found 1001"),
+        ("mlp", ("layers", "widths"), [1] * 501, "number of widths: found 501"),
         ("mlp", ("layers", "widths"), [10**5] * 9, "has 80,0"),
     ],
 )
@@ -203,7 +203,7 @@ def test_sound_architectures_are_built_on_the_meta_device_alone(family: str) -> 
 
 
 def test_an_output_that_no_memory_holds() -> None:
-    wide = replaced(MOBILE, ("stem",), 10**4)
+    wide = replaced(MOBILE, ("stem",), 1000)
     with pytest.raises(UserError, match="a layer of its architecture gives .* at most 1,073,741"):
         check_size(Architecture("mobile", wide), Input(1, 4096, 4096), 3, "a.json")
 
