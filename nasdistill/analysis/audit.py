@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from nasdistill.analysis.front import forecast_of
 from nasdistill.analysis.rank_correlation import bootstrap, kendall, partial, spearman, vote
-from nasdistill.results import Candidate, StudyRecord, final_folders
+from nasdistill.results import Candidate, StudyRecord, audit_score, final_folders
 
 FILE = "audit.json"
 VOTE = "synflow, SNIP, Jacobian: vote"
@@ -100,7 +100,7 @@ def read_audit(folder: Path) -> dict[str, Any] | None:
 
 
 class FullRuns:
-    """Accuracy on the audit half after full runs, of finals and audited trials.
+    """Score on the audit half after full runs, of finals and audited trials.
 
     What was read is kept in memory: a file is read again only where it has changed.
 
@@ -113,7 +113,7 @@ class FullRuns:
         self._read: dict[Path, _ReadFile] = {}
 
     def accuracy(self) -> dict[int, float]:
-        """Accuracy in [0, 1] by trial number, as the files stand now.
+        """Score in [0, 1] by trial number, as the files stand now.
 
         Of an audited trial it is the mean over its seeds, whether or not it is a final too.
         """
@@ -141,7 +141,7 @@ class FullRuns:
             seeds_of = content["full"].items()
             accuracy = {int(n): fmean(seeds.values()) for n, seeds in seeds_of if seeds}
         else:
-            accuracy = {content["trial"]: content["audit_accuracy"]}
+            accuracy = {content["trial"]: audit_score(content)}
         return _ReadFile(version, accuracy)
 
 
@@ -249,7 +249,7 @@ def _by_rung(done: Sequence[Candidate], truth: Sequence[float], examples: int) -
         indices = [i for i, c in enumerate(done) if len(c.rungs) > rung]
         if len(indices) >= 3:
             reached = [done[i] for i in indices]
-            scores = [c.rungs[rung].accuracy for c in reached]
+            scores = [c.rungs[rung].score for c in reached]
             macs = [float(c.macs or 0) for c in reached]
             full = [truth[i] for i in indices]
             agreements.append(_agreement(f"rung {rung}", scores, full, macs))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nasdistill.analysis.evaluation import QUALITY_FILE, VERSION
 from nasdistill.common.files import write_whole
+from nasdistill.common.intervals import wilson
 from nasdistill.evaluation.bias import LEVEL, confusions, find_bias, holm, paired_p
 from nasdistill.evaluation.comparison import Comparison
 from nasdistill.evaluation.corruptions import CORRUPTIONS
@@ -30,7 +31,6 @@ from nasdistill.training.metrics import (
     preserved,
     reliability,
     right_by_class,
-    wilson,
 )
 
 WORST_PAIRS = 5

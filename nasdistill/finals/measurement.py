@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nasdistill import training
@@ -21,6 +24,7 @@ from nasdistill.training.metrics import (
     accuracy,
     accuracy_with_interval,
     agreement,
+    balanced_accuracy,
     class_relation_preservation,
     expected_calibration_error,
 )
@@ -30,9 +34,36 @@ TIMED_BATCHES = (1, 64)
 
 
 def accuracy_on_test(logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Test accuracy with its 95 % Wilson interval."""
-    share, low, high = accuracy_with_interval(logits, labels)
-    return {"test_accuracy": share, "test_interval": [low, high]}
+    """Test accuracy, plain and balanced, each with its 95 % interval."""
+    plain, balanced = accuracy_with_interval(logits, labels), balanced_accuracy(logits, labels)
+    return {
+        "test_accuracy": plain.share,
+        "test_interval": [plain.low, plain.high],
+        "test_balanced_accuracy": balanced.share,
+        "test_balanced_interval": [balanced.low, balanced.high],
+    }
+
+
+def classes_on_test(labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """What an answer that is always the same is worth, and which classes are not tested at all.
+
+    Args:
+        labels: int64 `[N]`.
+        classes: Names by label.
+
+    Returns:
+        `majority`: the most frequent class and its share of the examples; `untested_classes`:
+        names of those without examples.
+    """
+    counts = torch.bincount(labels, minlength=len(classes))
+    most = int(counts.argmax())
+    share = int(counts[most]) / len(labels)
+    return {
+        "majority": {"class": classes[most], "share": share},
+        "untested_classes": [
+            name for name, n in zip(classes, counts.tolist(), strict=True) if not n
+        ],
+    }
 
 
 def measure_on_test(
@@ -41,13 +72,16 @@ def measure_on_test(
     """All figures that need the student's answers, and its logits on the test split."""
     data = context.dataset
     logits, labels = training.predict(student, data.test, data.input.size)
-    audit_logits, audit_labels = training.predict(student, data.audit, data.input.size)
-    metrics = accuracy_on_test(logits, labels) | {
+    audit = training.predict(student, data.audit, data.input.size)
+    metrics = accuracy_on_test(logits, labels) | classes_on_test(labels, data.classes)
+    metrics |= {
         "rank": rank,
         "trial": candidate.number,
         "fingerprint": candidate.fingerprint,
+        "score": context.recipe.score,
         "score_accuracy": candidate.score,
-        "audit_accuracy": accuracy(audit_logits, audit_labels),
+        "audit_accuracy": accuracy(*audit),
+        "audit_balanced_accuracy": balanced_accuracy(*audit).share,
         "ece": expected_calibration_error(logits.softmax(dim=1), labels),
         "checkpoint": "last",
         "epochs": context.final_epochs,
@@ -61,14 +95,16 @@ def _against_teacher(
 ) -> dict[str, Any]:
     """Figures of what a student kept of its teacher; all None where that cannot be run."""
     if teacher_logits is None:
-        names = ("teacher_test_accuracy", "retention", "agreement", "class_relation_preservation")
-        return dict.fromkeys((*names, "teacher_ece"))
+        names = ("retention", "agreement", "class_relation_preservation", "teacher_ece")
+        return dict.fromkeys(("teacher_test_accuracy", "teacher_test_balanced_accuracy", *names))
     teacher_accuracy = accuracy(teacher_logits, labels)
+    preservation = class_relation_preservation(logits, teacher_logits, labels)
     return {
         "teacher_test_accuracy": teacher_accuracy,
+        "teacher_test_balanced_accuracy": balanced_accuracy(teacher_logits, labels).share,
         "retention": accuracy(logits, labels) / max(teacher_accuracy, 1e-9),
         "agreement": agreement(logits, teacher_logits),
-        "class_relation_preservation": class_relation_preservation(logits, teacher_logits, labels),
+        "class_relation_preservation": None if math.isnan(preservation) else preservation,
         "teacher_ece": expected_calibration_error(teacher_logits.softmax(dim=1), labels),
     }
 

@@ -192,7 +192,7 @@ def _trial_label(candidate: Candidate) -> str:
 
 def _score(rung: RungScore) -> str:
     bounds = formats.interval((rung.low, rung.high))
-    return f"score {formats.percent(rung.accuracy)} [{bounds}] at rung {rung.rung}"
+    return f"score {formats.percent(rung.score)} [{bounds}] at rung {rung.rung}"
 
 
 def _architecture(candidate: Candidate | None) -> list[str]:

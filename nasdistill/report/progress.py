@@ -39,7 +39,7 @@ def rungs_info(record: StudyRecord) -> RungsInfo:
     for candidate in record.candidates:
         if candidate.rungs:
             rungs = tuple(rung.rung for rung in candidate.rungs)
-            scores = tuple(rung.accuracy for rung in candidate.rungs)
+            scores = tuple(rung.score for rung in candidate.rungs)
             role = finals.get(candidate.number, candidate.state)
             lines.setdefault(role, []).append(Line(candidate.number, rungs, scores))
     order = ("stopped", "failed", "running", "complete", "final", "recommended")
@@ -202,7 +202,7 @@ class ParametersInfo(NamedTuple):
 def parameters_info(record: StudyRecord) -> ParametersInfo:
     """Share of the rung-0 scores' variance that goes with each parameter."""
     scored: list[tuple[Mapping[str, Hashable], float]] = [
-        (c.parameters, rung.accuracy) for c in record.candidates for rung in c.rungs[:1]
+        (c.parameters, rung.score) for c in record.candidates for rung in c.rungs[:1]
     ]
     return ParametersInfo(statistics.importances(scored), len(scored))
 

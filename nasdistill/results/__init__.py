@@ -19,6 +19,7 @@ from nasdistill.results.records import (
     RungScore,
     State,
     StudyRecord,
+    audit_score,
     candidates_frame,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "RungScore",
     "State",
     "StudyRecord",
+    "audit_score",
     "candidate_of",
     "candidates_frame",
     "final_folders",

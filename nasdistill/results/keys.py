@@ -206,7 +206,7 @@ TRIAL_MICRO_BATCH = Key[int](
     "micro_batch", "examples the student sees at once", "trials.trial", "results.loading"
 )
 SCORE = Key[float](
-    "score_{}", "accuracy at a rung, in [0, 1]: for those who read the storage with pandas",
+    "score_{}", "score at a rung, in [0, 1]: for those who read the storage with pandas",
     "study.study", "nobody",
 )
 RUNG = Key[dict[str, Any]]("rung_{}", "a RungScore", "study.study", "results.loading")

@@ -32,6 +32,7 @@ from nasdistill.results import keys
 from nasdistill.results.rungs import Ladder
 from nasdistill.study import Study
 from nasdistill.teachers import Teacher
+from nasdistill.training.metrics import MEASURES, Accuracy
 from nasdistill.trials.plugins import Plugins
 from nasdistill.trials.teacher_pool import TeacherPool, open_teacher_pool
 from nasdistill.trials.training_setup import TrainingSetup, open_setup
@@ -150,6 +151,15 @@ class StudyContext:
             return None
         size = self.teacher.input.size
         return training.predict(self.teacher.module, self.dataset.test, size)[0]
+
+    @property
+    def score_name(self) -> str:
+        """The recipe's score in words."""
+        return self.recipe.score.replace("-", " ")
+
+    def score_of(self, predictions: tuple[Tensor, Tensor]) -> Accuracy:
+        """The recipe's score of logits `[N, K]` and labels int64 `[N]`, with its interval."""
+        return MEASURES[self.recipe.score](*predictions)
 
     def note(self, text: str, **fields: Any) -> None:
         """Tells a piece of news; `fields` are those of `Event`."""
@@ -383,6 +393,6 @@ def _choose_limits(context: StudyContext) -> dict[str, float]:
         context.note(text, stage="teacher")
     floor = recipe.min_accuracy
     if floor is None:
-        floor = 0.9 * (card["validation_accuracy"] or 0.0)
+        floor = 0.9 * (card["validation_" + recipe.score.replace("-", "_")] or 0.0)
     limits["accuracy"] = floor
     return limits
