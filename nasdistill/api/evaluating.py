@@ -68,6 +68,7 @@ def evaluate(
     if data is not None and data != recipe.data:
         emit(Event("stage", f"data {data}", stage="evaluate"))
         compared = _load(data, recipe, place, shape.channels, _side(shape))
+        compared.tell_notes(emit)
         order = _order(dataset, compared)
     examples: Split = compared.test if split == "test" else compared.audit
     text = f"asking student and teacher: {len(examples):,} examples"

@@ -72,9 +72,7 @@ def _class_weights(value: Any) -> Any:
     return weights
 
 
-ClassWeights = Annotated[
-    Literal["balanced"] | dict[str, float], BeforeValidator(_class_weights)
-]
+ClassWeights = Annotated[Literal["balanced"] | dict[str, float], BeforeValidator(_class_weights)]
 Count = Annotated[int, BeforeValidator(_count)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 Milliseconds = Annotated[float, BeforeValidator(_milliseconds)]

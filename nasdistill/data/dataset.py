@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nasdistill.common.errors import UserError
+from nasdistill.common.events import Emit, Event
 from nasdistill.common.types import Input
 from nasdistill.data.raw import Labels, Raw
 from nasdistill.data.sources import check_part
@@ -53,6 +54,7 @@ class Dataset:
         attribution: Credits of the data.
         origins: Places of the training examples in their source; None where they are all of a
             source's, in its order.
+        notes: What the user should know of the examples, a sentence or two each.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Dataset:
     fingerprint: str
     attribution: str
     origins: Origins | None = field(default=None, repr=False, compare=False)
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -80,6 +83,11 @@ class Dataset:
         if origins.names is None:
             return tuple(map(str, origins.rows.tolist()))
         return tuple(origins.names[row] for row in origins.rows.tolist())
+
+    def tell_notes(self, emit: Emit) -> None:
+        """Tells the user the notes."""
+        for text in self.notes:
+            emit(Event("warning", f"data {self.name}: {text}", stage="teacher"))
 
     def with_views(self, views: Views) -> Dataset:
         """The same data, not copied, whose training split shows other views.

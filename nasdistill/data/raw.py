@@ -100,6 +100,7 @@ class Source:
         flip: Whether a mirrored image still shows the same class.
         attribution: Credits of the data.
         train_names: Names of the training examples; None where row numbers are their names.
+        notes: What the user should know of how they were read.
     """
 
     train: Raw
@@ -113,6 +114,7 @@ class Source:
     flip: bool = True
     attribution: str = ""
     train_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ from nasdistill.common.seeds import seed_of
 from nasdistill.common.types import Sampling, nearest
 from nasdistill.data import Dataset
 
+ClassWeights = Mapping[str, float] | Literal["balanced"]
+"""Weights by the class's name, or those that make up for uneven classes."""
+
 
 @dataclass(frozen=True)
 class LRSchedule:
@@ -108,7 +111,7 @@ class BatchStream:
     def _members(self) -> list[Tensor]:
         """Ids of each class's examples; classes without any are left out."""
         labels = self.dataset.train.labels.cpu()
-        return [torch.nonzero(labels == label).squeeze(1) for label in labels.unique()]
+        return [torch.nonzero(labels == label).squeeze(1) for label in torch.unique(labels)]
 
     def _pass(self, member: int, number: int) -> Tensor:
         """All examples of a class, in the order of the class's pass of that number."""
@@ -122,9 +125,7 @@ def _passes(epoch: int, quota: int, examples: int) -> range:
     return range(epoch * quota // examples, (epoch * quota + quota - 1) // examples + 1)
 
 
-def class_weights_of(
-    weights: Mapping[str, float] | Literal["balanced"] | None, dataset: Dataset
-) -> Tensor | None:
+def class_weights_of(weights: ClassWeights | None, dataset: Dataset) -> Tensor | None:
     """The factors of the loss on labels, by class.
 
     Args:

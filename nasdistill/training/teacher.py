@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -35,7 +35,7 @@ from nasdistill.training.metrics import (
 )
 from nasdistill.training.precision import Precision
 from nasdistill.training.run import Run
-from nasdistill.training.schedule import BatchStream, LRSchedule, class_weights_of
+from nasdistill.training.schedule import BatchStream, ClassWeights, LRSchedule, class_weights_of
 
 TRAIN_SAMPLE = 2000
 """Most training examples on which a teacher is evaluated."""
@@ -65,7 +65,7 @@ class Hyperparameters:
     batch_size: int = 128
     precision: Precision = "fp32"
     sampling: Sampling = "uniform"
-    class_weights: Mapping[str, float] | Literal["balanced"] | None = None
+    class_weights: ClassWeights | None = None
 
 
 def train_teacher(
@@ -339,7 +339,15 @@ class _HeadOnly(nn.Module):
 
 
 def tune_head(
-    teacher: Teacher, dataset: Dataset, *, epochs: int, seed: int, emit: Emit, keep: Path
+    teacher: Teacher,
+    dataset: Dataset,
+    *,
+    epochs: int,
+    seed: int,
+    emit: Emit,
+    keep: Path,
+    sampling: Sampling = "uniform",
+    class_weights: ClassWeights | None = None,
 ) -> Teacher:
     """Gives a teacher a new head for the data's classes and trains that head alone.
 
@@ -351,17 +359,25 @@ def tune_head(
         emit: Receives the cost and the progress.
         keep: Folder in which the tuned head is stored: tuned again it might differ in the last
             digit, and then be another teacher.
+        sampling: See `BatchStream`.
+        class_weights: See `class_weights_of`.
     """
     classes = len(dataset.classes)
-    identity = repr((teacher.weights_hash, dataset.fingerprint, epochs, seed))
-    digest = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
+    identity: tuple[object, ...] = (teacher.weights_hash, dataset.fingerprint, epochs, seed)
+    if (sampling, class_weights) != ("uniform", None):
+        identity += (sampling, class_weights)
+    digest = hashlib.blake2b(repr(identity).encode(), digest_size=8).hexdigest()
     path = keep / f"head-{digest}.safetensors"
     replace_head(teacher.module, classes)
     head = head_of(teacher.module).layer
     keep.mkdir(parents=True, exist_ok=True)
     with locks.alone(path.with_suffix(".lock")):
         if not path.exists():
-            _train_head(teacher, head, dataset, epochs, seed, emit)
+            stream = BatchStream(dataset, 128, epochs, seed, sampling)
+            objective = Objective.labels().with_class_weights(
+                class_weights_of(class_weights, dataset)
+            )
+            _train_head(teacher, head, stream, objective, emit)
             state = {name: t.cpu().contiguous() for name, t in head.state_dict().items()}
             write_whole(path, safetensors.torch.save(state))
     head.load_state_dict(read_weights(path))
@@ -375,9 +391,10 @@ def tune_head(
 
 
 def _train_head(
-    teacher: Teacher, head: nn.Module, dataset: Dataset, epochs: int, seed: int, emit: Emit
+    teacher: Teacher, head: nn.Module, stream: BatchStream, objective: Objective, emit: Emit
 ) -> None:
-    """Trains the head alone, on labels."""
+    """Trains the head alone, on labels, an epoch for each view of the stream."""
+    dataset, epochs = stream.dataset, stream.views
     emit(
         Event(
             "note",
@@ -387,15 +404,14 @@ def _train_head(
             stage="teacher",
         )
     )
-    stream = BatchStream(dataset, 128, views=epochs, seed=seed)
     total = epochs * stream.examples_per_epoch
     run = Run(
         [_HeadOnly(teacher.module, head)],
         stream,
-        Objective.labels(),
+        objective,
         horizon=total,
         lr_schedule=LRSchedule(0.003, 128, 128, total),
-        seed=seed,
+        seed=stream.seed,
         size=teacher.input.size,
     )
     for _ in train_through(run, epochs, "teacher", emit, None):

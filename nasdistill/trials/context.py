@@ -291,6 +291,7 @@ def _open_dataset(study: Study, device: torch.device, emit: Emit) -> Dataset:
         root=recipe.data_root,
         skip_unreadable=recipe.skip_unreadable,
     )
+    dataset.tell_notes(emit)
     stored = study.get_or_measure(keys.DATA, lambda: _describe(dataset))
     if stored["fingerprint"] != dataset.fingerprint:
         raise UserError(

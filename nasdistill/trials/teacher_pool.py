@@ -13,6 +13,7 @@ from torch import Tensor
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event
+from nasdistill.common.seeds import hash_seed
 from nasdistill.data import Dataset
 from nasdistill.losses import MAIN
 from nasdistill.models import artifact
@@ -333,6 +334,8 @@ def open_teacher(
             seed=recipe.seed,
             emit=emit,
             keep=root / ".teachers",
+            sampling=recipe.sampling,
+            class_weights=recipe.class_weights,
         )
     return teacher
 
@@ -342,7 +345,7 @@ def _auto_teacher(root: Path, recipe: Recipe, dataset: Dataset, emit: Emit) -> P
     name = dataset.fingerprint[:16]
     balance = (recipe.sampling, recipe.class_weights)
     if balance != ("uniform", None):  # another training, and so another teacher
-        name += f"-{hash_seed(balance):016x}"
+        name += f"-{hash_seed(balance):012x}"
     folder = root / name
     root.mkdir(parents=True, exist_ok=True)
     with locks.alone(folder.with_name(folder.name + ".lock")):
@@ -364,9 +367,7 @@ def _train_auto_teacher(folder: Path, recipe: Recipe, dataset: Dataset, emit: Em
             stage="teacher",
         )
     )
-    hyperparameters = Hyperparameters(
-        sampling=recipe.sampling, class_weights=recipe.class_weights
-    )
+    hyperparameters = Hyperparameters(sampling=recipe.sampling, class_weights=recipe.class_weights)
     checkpoint = checkpoint_of(folder, architecture.fingerprint, recipe.seed)
     module = train_teacher(
         dataset,

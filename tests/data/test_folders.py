@@ -19,7 +19,7 @@ def test_folder_with_train_and_test(tmp_path: Path) -> None:
         fill(tmp_path / "train" / name, 12)
         fill(tmp_path / "test" / name, 3)
     data = load(f"folder:{tmp_path}")
-    assert lengths(data) == [20, 2, 2, 6]
+    assert lengths(data) == [16, 4, 4, 6]
     assert data.classes == ("cat", "dog") and data.input == Input(3, 20, 20)
 
 
@@ -37,7 +37,7 @@ def test_flat_folder_is_split_and_stratified(tmp_path: Path) -> None:
         fill(tmp_path / name, 36)
     (tmp_path / ".cache").mkdir()
     data = load(f"folder:{tmp_path}", image_size=24)
-    assert lengths(data) == [75, 9, 6, 18]
+    assert lengths(data) == [54, 15, 12, 27]
     for part in (data.train, data.score, data.audit, data.test):
         counts = torch.bincount(part.labels, minlength=3)
         assert len(set(counts.tolist())) == 1
