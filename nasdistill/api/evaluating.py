@@ -151,15 +151,15 @@ def _side(shape: Input) -> int | None:
 
 
 def _order(own: Dataset, other: Dataset) -> list[int]:
-    """The label in `own` of each class of `other`.
+    """The label in `own` of each class of `other`, which may lack some.
 
     Raises:
-        UserError: If they do not have the same classes.
+        UserError: If it has classes that are not the study's.
     """
-    if sorted(own.classes) != sorted(other.classes):
+    extra = sorted(set(other.classes) - set(own.classes))
+    if extra:
         lacking = sorted(set(own.classes) - set(other.classes))
-        extra = sorted(set(other.classes) - set(own.classes))
-        parts = [("it lacks", lacking), ("it adds", extra)]
+        parts = [("it adds", extra), ("it lacks", lacking)]
         differences = "; ".join(f"{verb} {_few(names)}" for verb, names in parts if names)
         raise UserError(
             f"--data {other.name!r} has other classes than the study's {own.name!r}: {differences}"

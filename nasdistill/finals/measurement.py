@@ -19,6 +19,7 @@ from nasdistill.models.counts import count_module
 from nasdistill.models.export import export_onnx, quick_onnx, verify_onnx
 from nasdistill.models.latency import Latency, measure_latencies
 from nasdistill.results import Candidate
+from nasdistill.results.records import UNEVEN
 from nasdistill.study import Study
 from nasdistill.training.metrics import (
     accuracy,
@@ -52,14 +53,14 @@ def classes_on_test(labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
         classes: Names by label.
 
     Returns:
-        `majority`: the most frequent class and its share of the examples; `untested_classes`:
-        names of those without examples.
+        `majority`: the most frequent class, its share of the examples, and what its share would be
+        if those that are tested were even; `untested_classes`: names of those without examples.
     """
     counts = torch.bincount(labels, minlength=len(classes))
     most = int(counts.argmax())
     share = int(counts[most]) / len(labels)
     return {
-        "majority": {"class": classes[most], "share": share},
+        "majority": {"class": classes[most], "share": share, "even": 1 / int((counts > 0).sum())},
         "untested_classes": [
             name for name, n in zip(classes, counts.tolist(), strict=True) if not n
         ],
@@ -205,6 +206,17 @@ def model_card(study: Study, metrics: dict[str, Any]) -> str:
         )
         compression = f" ({metrics['compression']:.1f}x fewer than the teacher)"
         agreement_text = f"; agreement with the teacher\n  {metrics['agreement']:.4f}"
+    uneven = ""
+    majority, untested = metrics["majority"], metrics["untested_classes"]
+    if majority["share"] >= UNEVEN * majority["even"]:
+        uneven = (
+            f"\n- classes are uneven: balanced accuracy {metrics['test_balanced_accuracy']:.4f}; "
+            f"always answering\n  {majority['class']!r} has accuracy {majority['share']:.4f}, "
+            f"balanced {majority['even']:.4f}"
+        )
+    if untested:
+        uneven += f"\n- not tested, for want of examples: {', '.join(untested)}"
+    beside = retention + uneven
     parts = metrics["micro_batch"]
     in_parts = "" if parts is None else f", in micro-batches of {parts} for want of memory"
     return f"""# {study.folder.name}, final {metrics["rank"]}
@@ -213,7 +225,7 @@ Found by nasdistill in the space `{study.recipe.space}` on `{study.recipe.data}`
 {metrics["trial"]}, architecture `{metrics["fingerprint"]}`;
 distilled for {metrics["epochs"]} epochs{in_parts}.
 
-- test accuracy {metrics["test_accuracy"]:.4f} (95 % interval {low:.4f}–{high:.4f}){retention}
+- test accuracy {metrics["test_accuracy"]:.4f} (95 % interval {low:.4f}–{high:.4f}){beside}
 - {metrics["params"]:,} parameters{compression},
   {metrics["macs"]:,} multiply-adds an image
 - expected calibration error {metrics["ece"]:.4f}{agreement_text}

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 State = Literal["running", "complete", "stopped", "rejected", "failed"]
 
+UNEVEN = 1.5
+"""How many times its even share of the test split the largest class has in uneven ones."""
+
 COUNTED: tuple[State, ...] = ("running", "complete", "stopped", "failed")
 """States that count against the study's total of trials."""
 
@@ -144,10 +147,53 @@ class Final:
         return bool(self.metrics.get("recommended", False))
 
     @property
+    def test_score(self) -> TestScore:
+        """Its figure on the test split that stands beside trials' scores."""
+        metrics = self.metrics
+        if metrics.get("score") == "balanced-accuracy":
+            key, name = "balanced_", "balanced test accuracy"
+        else:
+            key, name = "", "test accuracy"
+        return TestScore(
+            name,
+            metrics.get(f"test_{key}accuracy"),
+            metrics.get(f"test_{key}interval"),
+            metrics.get(f"teacher_test_{key}accuracy"),
+        )
+
+    @property
+    def unevenly_tested(self) -> bool:
+        """Whether accuracy alone says too little: of uneven classes, or where that is its score."""
+        majority = self.metrics.get("majority")
+        if majority is None:
+            return False
+        balanced = self.metrics["score"] == "balanced-accuracy"
+        return balanced or bool(majority["share"] >= UNEVEN * majority["even"])
+
+    @property
     def broken_limits(self) -> tuple[str, ...]:
         """Names of the limits that the exported file breaks."""
         limits = self.metrics.get("limits", {})
         return tuple(name for name, limit in limits.items() if not limit["ok"])
+
+
+@dataclass(frozen=True)
+class TestScore:
+    """A final on the test split, by the study's score.
+
+    Attributes:
+        name: `test accuracy`, or `balanced test accuracy`.
+        share: In [0, 1]; None where it was not tested.
+        interval: Its 95 % interval.
+        teacher: The teacher's; None where that cannot be run.
+    """
+
+    __test__ = False  # no test class of pytest's
+
+    name: str
+    share: float | None
+    interval: Sequence[float] | None
+    teacher: float | None
 
 
 def audit_score(metrics: Mapping[str, Any]) -> float:

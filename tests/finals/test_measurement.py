@@ -33,7 +33,10 @@ def test_accuracy_on_test_has_its_interval() -> None:
 
 def test_classes_without_examples_and_the_largest_one_are_named() -> None:
     figures = measurement.classes_on_test(torch.tensor([2, 0, 2, 2]), ("a", "b", "c"))
-    assert figures == {"majority": {"class": "c", "share": 0.75}, "untested_classes": ["b"]}
+    assert figures == {
+        "majority": {"class": "c", "share": 0.75, "even": 0.5},
+        "untested_classes": ["b"],
+    }
 
 
 @pytest.fixture
