@@ -141,7 +141,7 @@ def finals_table(finals: Sequence[Final]) -> Table:
         accuracy = _share_of(metrics["test_accuracy"], metrics["test_interval"])
         if uneven:
             balanced = metrics["test_balanced_accuracy"], metrics["test_balanced_interval"]
-            accuracy += f"\n{_share_of(*balanced)} balanced"
+            accuracy += f"\nb {_share_of(*balanced)}"
         retention = metrics["retention"]
         latency = next(
             row for row in metrics["latency"] if row["model"] == "student" and row["batch"] == 1
@@ -159,11 +159,11 @@ def finals_table(finals: Sequence[Final]) -> Table:
 
 
 def _constant_answer(final: Final) -> str:
-    """What always giving the same answer is worth, and which classes are not tested."""
+    """What balanced is, what always the same answer is worth, which classes are not tested."""
     majority, untested = final.metrics["majority"], final.metrics["untested_classes"]
     text = (
-        f"always {majority['class']!r}: accuracy {majority['share']:.3f}, "
-        f"balanced {majority['even']:.3f}"
+        "b: balanced, the mean over classes. "
+        f"Always {majority['class']!r}: {majority['share']:.3f}, b {majority['even']:.3f}"
     )
     return text + (f"; no test examples of {', '.join(untested)}" if untested else "")
 

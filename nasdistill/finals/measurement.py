@@ -144,6 +144,7 @@ def export_student(context: StudyContext, student: Classifier, path: Path) -> di
         "speedup": None,
         "limits": limits,
         "onnx_max_abs_difference": verified.max_abs_difference,
+        "onnx_allowed_difference": verified.allowed,
     }
     if teacher_counts is not None:
         metrics |= {

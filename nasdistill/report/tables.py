@@ -196,7 +196,7 @@ def _export(final: Final) -> str:
     value = metrics.get("onnx_max_abs_difference")
     if value is None:
         return formats.NONE
-    kind = "ok" if value <= 1e-4 else "bad"
+    kind = "ok" if value <= metrics.get("onnx_allowed_difference", 1e-4) else "bad"
     return f'<span class="{kind}">{value:.1e}</span>'
 
 

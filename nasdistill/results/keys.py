@@ -70,7 +70,7 @@ IMPORT_FINGERPRINT = Key[str](
     "import_fingerprint", "hash of the --import file", "trials.plugins", "trials.plugins"
 )
 DATA = Key[dict[str, Any]](
-    "data", "name, classes, input, examples, fingerprint", "trials.context",
+    "data", "name, classes, input, examples, fingerprint, notes", "trials.context",
     "trials.context, results.loading",
 )
 TEACHER = Key[dict[str, Any]](

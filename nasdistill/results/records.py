@@ -147,14 +147,14 @@ class Final:
         return bool(self.metrics.get("recommended", False))
 
     @property
-    def test_score(self) -> TestScore:
+    def test_score(self) -> Tested:
         """Its figure on the test split that stands beside trials' scores."""
         metrics = self.metrics
         if metrics.get("score") == "balanced-accuracy":
             key, name = "balanced_", "balanced test accuracy"
         else:
             key, name = "", "test accuracy"
-        return TestScore(
+        return Tested(
             name,
             metrics.get(f"test_{key}accuracy"),
             metrics.get(f"test_{key}interval"),
@@ -178,7 +178,7 @@ class Final:
 
 
 @dataclass(frozen=True)
-class TestScore:
+class Tested:
     """A final on the test split, by the study's score.
 
     Attributes:
@@ -187,8 +187,6 @@ class TestScore:
         interval: Its 95 % interval.
         teacher: The teacher's; None where that cannot be run.
     """
-
-    __test__ = False  # no test class of pytest's
 
     name: str
     share: float | None

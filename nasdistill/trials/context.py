@@ -309,6 +309,7 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
         "examples": {split: len(getattr(dataset, split)) for split in splits},
         "fingerprint": dataset.fingerprint,
         "attribution": dataset.attribution,
+        "notes": list(dataset.notes),
     }
 
 
