@@ -9,7 +9,8 @@ import pytest
 from small_study import OpenContext
 
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Event
+from nasdistill.common.events import Event, silent
+from nasdistill.recipe import Recipe, load_recipe
 from nasdistill.results import keys
 from nasdistill.teachers.targets import (
     CachedTargets,
@@ -18,6 +19,7 @@ from nasdistill.teachers.targets import (
     PeerTargets,
     SnapshotTargets,
 )
+from nasdistill.trials import teacher_pool
 
 SECOND = """
 
@@ -97,3 +99,18 @@ def test_a_table_stands_in_for_the_main_teacher(opened: OpenContext, events: lis
     np.savez("wrong.npz", ids=np.array(data.names), labels=(labels + 1) % 3)
     with pytest.raises(UserError, match="barely better than chance .*accuracy 0.000, chance 0.333"):
         opened(study="wrong", teacher="table:wrong.npz")
+
+
+def test_a_teacher_trained_on_another_feed_is_another_teacher(
+    opened: OpenContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, folders = opened().dataset, []
+
+    def train(folder: Path, recipe: Recipe, *_: object) -> None:
+        folders.append(folder.name)
+
+    monkeypatch.setattr(teacher_pool, "_train_auto_teacher", train)
+    for values in ({}, {"sampling": "balanced"}, {"class_weights": "balanced"}):
+        recipe = load_recipe(None, values)
+        teacher_pool._auto_teacher(Path("teachers"), recipe, data, silent)
+    assert folders[0] == data.fingerprint[:16] and len(set(folders)) == 3
