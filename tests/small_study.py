@@ -16,11 +16,18 @@ KILLED_SEARCH = Path(__file__).parent / "killed_search.py"
 """Runs the recipe below in a process of its own, which dies where it is told to."""
 
 
-def write_blobs(path: Path, train: int = 600, test: int = 200, size: int = 16) -> Path:
-    """Writes an npz of three classes of grey images: a bright bar at one of three places."""
+def write_blobs(
+    path: Path, train: int = 600, test: int = 200, size: int = 16, uneven: bool = False
+) -> Path:
+    """Writes an npz of three classes of grey images: a bright bar at one of three places.
+
+    Each has a third of the images; where uneven, the first has 80 % and the last 5 %.
+    """
     rng = np.random.default_rng(0)
     images = rng.integers(0, 200, (train + test, size, size), dtype=np.uint8)
     labels = np.arange(train + test) % 3
+    if uneven:
+        labels = np.array([0] * 16 + [1] * 3 + [2])[np.arange(train + test) % 20]
     for image, label in zip(images, labels, strict=True):
         row = 3 + 4 * int(label) + int(rng.integers(-1, 2))
         image[row : row + 2, 3:13] += 55

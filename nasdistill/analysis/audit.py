@@ -16,7 +16,7 @@ from nasdistill.analysis.front import forecast_of
 from nasdistill.analysis.rank_correlation import bootstrap, kendall, partial, spearman, vote
 from nasdistill.common.errors import DamagedFileError
 from nasdistill.common.json_files import read_json
-from nasdistill.results import Candidate, StudyRecord, final_folders
+from nasdistill.results import Candidate, StudyRecord, audit_score, final_folders, forms
 
 Share = Annotated[float, Field(ge=0, le=1)]
 TrialNumber = Annotated[str, Field(pattern=r"^\d{1,9}$")]
@@ -109,16 +109,9 @@ class AuditFile(FullRunsOfAudit):
     zero_cost: dict[TrialNumber, dict[str, float]] = {}
 
 
-class FullRunOfFinal(BaseModel):
-    """The part of a final's metrics.json that tells of its full run."""
-
-    trial: int
-    audit_accuracy: Share
-
-
 AUDIT = TypeAdapter(AuditFile)
 _FULL_RUNS = TypeAdapter(FullRunsOfAudit)
-_FULL_RUN = TypeAdapter(FullRunOfFinal)
+_FULL_RUN = TypeAdapter(forms.FullRun)
 
 
 def read_audit(folder: Path) -> dict[str, Any] | None:
@@ -140,7 +133,7 @@ def read_audit(folder: Path) -> dict[str, Any] | None:
 
 
 class FullRuns:
-    """Accuracy on the audit half after full runs, of finals and audited trials.
+    """Score on the audit half after full runs, of finals and audited trials.
 
     What was read is kept in memory: a file is read again only where it has changed.
 
@@ -153,7 +146,7 @@ class FullRuns:
         self._read: dict[Path, _ReadFile] = {}
 
     def accuracy(self) -> dict[int, float]:
-        """Accuracy in [0, 1] by trial number, as the files stand now.
+        """Score in [0, 1] by trial number, as the files stand now.
 
         Of an audited trial it is the mean over its seeds, whether or not it is a final too.
         """
@@ -185,7 +178,7 @@ class FullRuns:
                 accuracy = {int(n): fmean(seeds.values()) for n, seeds in seeds_of if seeds}
             else:
                 content = read_json(path, _FULL_RUN)
-                accuracy = {content["trial"]: content["audit_accuracy"]}
+                accuracy = {content["trial"]: audit_score(content)}
         except DamagedFileError:
             return None
         return _ReadFile(version, accuracy)
@@ -303,7 +296,7 @@ def _by_rung(done: Sequence[Candidate], truth: Sequence[float], examples: int) -
         indices = [i for i, c in enumerate(done) if len(c.rungs) > rung]
         if len(indices) >= 3:
             reached = [done[i] for i in indices]
-            scores = [c.rungs[rung].accuracy for c in reached]
+            scores = [c.rungs[rung].score for c in reached]
             macs = [float(c.macs or 0) for c in reached]
             full = [truth[i] for i in indices]
             agreements.append(_agreement(f"rung {rung}", scores, full, macs))

@@ -83,6 +83,9 @@ def _classes_in_words(quality: Quality) -> str:
         if row["difference"] > 0
     ]
     sentences = []
+    absent = [str(row["class"]) for row in quality["per_class"] if not row["examples"]]
+    if absent:
+        sentences.append(f"Without examples, and so not judged: {_listed(absent)}.")
     if worse:
         sentences.append(f"Less accurate than the teacher, by more than chance: {_listed(worse)}.")
     if better:

@@ -169,6 +169,8 @@ class QualityFile(BaseModel):
     split: str
     examples: int
     accuracy: IntervalsOfModels
+    balanced_accuracy: IntervalsOfModels | None = None
+    majority: Share | None = None
     agreement: Agreement
     per_class: list[OfClass]
     class_relations: Relations

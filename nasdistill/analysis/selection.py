@@ -90,9 +90,9 @@ def race_adjusted(candidates: Sequence[Candidate]) -> list[float]:
     Args:
         candidates: Trials that climbed every rung.
     """
-    added = [c.race.accuracy - (c.score or 0.0) for c in candidates if c.race is not None]
+    added = [c.race.score - (c.score or 0.0) for c in candidates if c.race is not None]
     gain = fmean(added) if added else 0.0
-    return [(c.score or 0.0) if c.race is None else c.race.accuracy - gain for c in candidates]
+    return [(c.score or 0.0) if c.race is None else c.race.score - gain for c in candidates]
 
 
 class _Eligible(NamedTuple):

@@ -14,6 +14,7 @@ def stop_reason(
     costs: Sequence[Sequence[float]],
     eta: int,
     chance: float,
+    score: str = "accuracy",
 ) -> str | None:
     """Decides whether a trial is stopped at a rung.
 
@@ -30,6 +31,7 @@ def stop_reason(
         costs: Their costs, each a row of the same length.
         eta: See `Ladder`.
         chance: Accuracy of guessing.
+        score: What the scores are, in words.
 
     Returns:
         The reason in words, or None if the trial goes on.
@@ -37,7 +39,7 @@ def stop_reason(
     highest = max(accuracies)
     floor = chance + 0.8 * (highest - chance)
     if accuracies[index] < floor:
-        return f"accuracy {accuracies[index]:.3f} is below the rung's floor of {floor:.3f}"
+        return f"{score} {accuracies[index]:.3f} is below the rung's floor of {floor:.3f}"
     points = as_points([[f, *row] for f, row in zip(forecasts, costs, strict=True)])
     places = -(-len(points) // eta)
     if index not in best(points, places):

@@ -71,7 +71,7 @@ def evaluate(
     if data is not None and data != recipe.data:
         emit(Event("stage", f"data {data}", stage="evaluate"))
         compared = _load(data, recipe, place, preparation)
-        warn_of(compared.notes, emit, "evaluate")
+        compared.tell_notes(emit, "evaluate")
         order = _order(dataset, compared)
     examples: Split = compared.test if split == "test" else compared.audit
     text = f"asking student and teacher: {len(examples):,} examples"
@@ -152,17 +152,17 @@ def _teacher(
 
 
 def _order(own: Dataset, other: Dataset) -> list[int]:
-    """The label in `own` of each class of `other`.
+    """The label in `own` of each class of `other`, which may lack some.
 
     Raises:
-        UserError: If they do not have the same classes.
+        UserError: If it has classes that are not the study's.
     """
-    order = match_classes(own.classes, other.classes)
     lacking, extra = differences(own.classes, other.classes)
-    if lacking or extra:
-        parts = [("it lacks", lacking), ("it adds", extra)]
+    if extra:
+        parts = [("it adds", extra), ("it lacks", lacking)]
         text = "; ".join(f"{verb} {few(names)}" for verb, names in parts if names)
         raise UserError(
             f"--data {other.name!r} has other classes than the study's {own.name!r}: {text}"
         )
+    order = match_classes(own.classes, other.classes)
     return [label for label in order if label is not None]

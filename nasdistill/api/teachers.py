@@ -29,6 +29,7 @@ def teacher_train(
     learning_rate: float = 0.003,
     precision: Any = "fp32",
     half: bool = False,
+    sampling: Any = "uniform",
     device: str = "auto",
     image_size: int | None = None,
     channels: int | None = None,
@@ -47,6 +48,7 @@ def teacher_train(
         learning_rate: Peak.
         precision: fp32, bf16 or bf16-mixed.
         half: Whether weights are stored as float16; all figures are then those of the rounded ones.
+        sampling: uniform, or balanced, where all classes come equally often.
         device: auto, cpu, cuda or cuda:N.
         image_size: See `load_data`.
         channels: See `load_data`.
@@ -68,6 +70,7 @@ def teacher_train(
         checkpoint_of,
         evaluate_teacher,
         train_teacher,
+        warnings_of,
     )
     from nasdistill.trials.teacher_pool import default_teacher
 
@@ -79,17 +82,20 @@ def teacher_train(
     check_utf8("--out", str(out))
     if precision not in ("fp32", "bf16", "bf16-mixed"):
         raise UserError(f"--precision {precision!r}: allowed are fp32, bf16, bf16-mixed")
+    if sampling not in ("uniform", "balanced"):
+        raise UserError(f"--sampling {sampling!r}: allowed are uniform, balanced")
     set_threads(1)
-    place = pick_device(device)
-    emit = on_event or silent
+    place, emit = pick_device(device), on_event or silent
     dataset = load_data(data, device=place, seed=seed, image_size=image_size, channels=channels)
-    warn_of(dataset.notes, emit)
+    dataset.tell_notes(emit)
     chosen = default_teacher()
     if architecture is not None:
         chosen = Architecture.read(architecture)
         check_size(chosen, dataset.input, len(dataset.classes), str(architecture))
     checkpoint = checkpoint_of(
-        out, dataset.fingerprint, chosen.fingerprint, epochs, seed, learning_rate, precision
+        out,
+        *(dataset.fingerprint, chosen.fingerprint),
+        *(epochs, seed, learning_rate, precision, sampling),
     )
     module = train_teacher(
         dataset,
@@ -97,7 +103,9 @@ def teacher_train(
         epochs=epochs,
         seed=seed,
         emit=emit,
-        hyperparameters=Hyperparameters(learning_rate=learning_rate, precision=precision),
+        hyperparameters=Hyperparameters(
+            learning_rate=learning_rate, precision=precision, sampling=sampling
+        ),
         checkpoint=checkpoint,
     )
     if half:
@@ -119,9 +127,12 @@ def teacher_train(
         "seed": seed,
         "learning_rate": learning_rate,
         "precision": precision,
+        "sampling": sampling,
         "stored": "fp16" if half else "fp32",
         **evaluate_teacher(teacher, dataset, test=True),
     }
+    for text in warnings_of(card):
+        emit(Event("warning", text))
     artifact.write_final(
         out,
         module=module.cpu(),
@@ -179,7 +190,7 @@ def teacher_evaluate(
     place = pick_device(device)
     emit = on_event or silent
     dataset = load_data(data, device=place, image_size=image_size, channels=channels)
-    warn_of(dataset.notes, emit)
+    dataset.tell_notes(emit)
     recipe = Recipe(data=data, teacher=spec, weights=weights, classes=classes)
     teacher = open_teacher(recipe, dataset, place, STUDIES, plugins, emit).must_run()
     card = evaluate_teacher(teacher, dataset)

@@ -125,12 +125,25 @@ def short_duration(seconds: float) -> str:
 
 def finals_table(finals: Sequence[Final]) -> Table:
     """The finals as a table that fits 80 columns."""
-    table = Table(title="Finals (* recommended)", title_justify="left", padding=(0, 1))
+    uneven = all("majority" in final.metrics for final in finals) and any(
+        final.unevenly_tested or final.metrics["untested_classes"] for final in finals
+    )
+    caption = Text(_constant_answer(finals[0])) if uneven else None
+    table = Table(
+        title="Finals (* recommended)",
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        padding=(0, 1),
+    )
     for name in ("", "test accuracy", "of teacher", "params", "latency", "limits"):
         table.add_column(name, no_wrap=True)
     for final in finals:
         metrics = final.metrics
-        low, high = metrics["test_interval"]
+        accuracy = _share_of(metrics["test_accuracy"], metrics["test_interval"])
+        if uneven:
+            balanced = metrics["test_balanced_accuracy"], metrics["test_balanced_interval"]
+            accuracy += f"\nb {_share_of(*balanced)}"
         retention = metrics["retention"]
         median = next(
             (r["median_ms"] for r in metrics["latency"] if (r["model"], r["batch"]) == STUDENT),
@@ -139,13 +152,27 @@ def finals_table(finals: Sequence[Final]) -> Table:
         broken = ", ".join(final.broken_limits)
         table.add_row(
             f"{final.rank}{'*' if final.recommended else ''}",
-            f"{metrics['test_accuracy']:.3f} ({low:.3f}–{high:.3f})",
+            accuracy,
             formats.NONE if retention is None else f"{retention:.1%}",
             formats.count(metrics["params"]) + _ratio(metrics["compression"]),
             (formats.NONE if median is None else f"{median:.3f} ms") + _ratio(metrics["speedup"]),
             Text(f"broken: {broken}", "red") if broken else "kept",
         )
     return table
+
+
+def _constant_answer(final: Final) -> str:
+    """What balanced is, what always the same answer is worth, which classes are not tested."""
+    majority, untested = final.metrics["majority"], final.metrics["untested_classes"]
+    text = (
+        "b: balanced, the mean over classes. "
+        f"Always {majority['class']!r}: {majority['share']:.3f}, b {majority['even']:.3f}"
+    )
+    return text + (f"; no test examples of {', '.join(untested)}" if untested else "")
+
+
+def _share_of(share: float, bounds: Sequence[float]) -> str:
+    return f"{share:.3f} ({bounds[0]:.3f}–{bounds[1]:.3f})"
 
 
 def _ratio(ratio: float | None) -> str:

@@ -34,6 +34,10 @@ def _overall(quality: Mapping[str, Any]) -> Table:
     surplus = [calibration[model]["overconfidence"] for model in MODELS]
     percent = formats.percent
     table.add_row("accuracy", *(_with_interval(quality["accuracy"][m]) for m in MODELS))
+    if "balanced_accuracy" in quality:  # not in evaluations by earlier releases
+        balanced = quality["balanced_accuracy"]
+        table.add_row("balanced accuracy", *(_with_interval(balanced[m]) for m in MODELS))
+        table.add_row("share of the largest class", percent(quality["majority"]), "")
     table.add_row("calibration error", *(percent(calibration[m]["ece"]) for m in MODELS))
     table.add_row(
         "confidence − accuracy", *(formats.NONE if x is None else points(x) for x in surplus)
@@ -56,7 +60,10 @@ def _overall(quality: Mapping[str, Any]) -> Table:
 def _by_class(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("By class (p: of the difference)", "class", *MODELS, "points", "p")
     for row in sorted(rows, key=lambda row: row["difference"] or 0.0):
-        change = formats.NONE if row["difference"] is None else f"{100 * row['difference']:+.1f}"
+        if not row["examples"]:
+            table.add_row(Text(row["class"]), "no examples", "no examples", "", "")
+            continue
+        change = f"{100 * row['difference']:+.1f}"
         accuracies = (_with_interval(row[model]) for model in MODELS)
         table.add_row(Text(row["class"]), *accuracies, change, f"{row['p']:.2g}")
     return table

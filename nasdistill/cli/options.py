@@ -129,7 +129,8 @@ MinAccuracy = Annotated[
     str | None,
     _option(
         "--min-accuracy",
-        "Least accuracy of a final, e.g. 0.88 or 88% (default: 90 % of the teacher's).",
+        "Least accuracy of a final, or balanced one with --score balanced-accuracy, e.g. 0.88 or "
+        "88% (default: 90 % of the teacher's).",
     ),
 ]
 LatencyEngine = Annotated[
@@ -178,6 +179,38 @@ Import = Annotated[
 Baseline = Annotated[
     bool | None,
     _option("--baseline/--no-baseline", "Also train each final on labels alone (default: no)."),
+]
+Balance = Annotated[
+    str | None,
+    _option(
+        "--sampling",
+        "uniform shows all examples equally often, balanced all classes: to students, and to a "
+        "teacher that is trained first (default: uniform).",
+    ),
+]
+ClassWeights = Annotated[
+    str | None,
+    _option(
+        "--class-weights",
+        "Weights of the loss on labels (of which --alpha is the share) by class: balanced, or "
+        "NAME=WEIGHT,… (default: none, all alike).",
+    ),
+]
+BalanceOf = Annotated[
+    str,
+    _option(
+        "--sampling",
+        "uniform shows all examples equally often, balanced all classes (default: uniform).",
+    ),
+]
+Score = Annotated[
+    str | None,
+    _option(
+        "--score",
+        "What trials are ranked and stopped by, finals chosen by, and --min-accuracy is of: "
+        "accuracy, or balanced-accuracy, the mean over classes, where classes are uneven (default: "
+        "accuracy).",
+    ),
 ]
 Sampler = Annotated[
     str | None,

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 Cost = Literal["latency", "params", "macs", "bytes"]
 COSTS: tuple[Cost, ...] = ("latency", "params", "macs", "bytes")
+ScoreName = Literal["accuracy", "balanced-accuracy"]
+Sampling = Literal["uniform", "balanced"]
 
 
 @dataclass(frozen=True)

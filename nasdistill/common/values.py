@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -62,6 +62,28 @@ def _storage_url(value: str) -> str:
 
 
 StorageURL = Annotated[str, AfterValidator(_storage_url)]
+
+
+def _class_weights(value: Any) -> Any:
+    """`balanced`, or weights by the class's name: a mapping, or text such as `ok=1,broken=30`."""
+    if isinstance(value, str) and "=" in value:
+        pairs = [part.rpartition("=") for part in value.split(",")]
+        value = {name.strip(): number for name, _, number in pairs}
+    if value in (None, "balanced"):
+        return value
+    try:
+        weights = {str(name): _number(number) for name, number in value.items()}
+    except (TypeError, ValueError, AttributeError):
+        weights = {}
+    if not weights or not all(weight > 0 for weight in weights.values()):
+        raise ValueError(
+            "write balanced, or a weight above 0 by the class's name: {ok: 1, broken: 30}, as a "
+            "flag ok=1,broken=30"
+        )
+    return weights
+
+
+ClassWeights = Annotated[Literal["balanced"] | dict[str, float], BeforeValidator(_class_weights)]
 Count = Annotated[int, BeforeValidator(_count)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 Milliseconds = Annotated[float, BeforeValidator(_milliseconds)]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nasdistill.common.errors import UserError
+from nasdistill.common.events import Emit, Event
 from nasdistill.common.types import Input
 from nasdistill.data.pictures import FULL_DEPTH, Preparation
 from nasdistill.data.raw import Labels, Raw
@@ -90,6 +91,11 @@ class Dataset:
         if origins.names is None:
             return tuple(map(str, origins.rows.tolist()))
         return tuple(origins.names[row] for row in origins.rows.tolist())
+
+    def tell_notes(self, emit: Emit, stage: str = "teacher") -> None:
+        """Tells the user the notes."""
+        for text in self.notes:
+            emit(Event("warning", f"data {self.name}: {text}", stage=stage))
 
     def with_views(self, views: Views) -> Dataset:
         """The same data, not copied, whose training split shows other views.

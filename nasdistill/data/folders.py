@@ -83,7 +83,7 @@ def read_folder(request: Request) -> Source:
     labels = {part: listing.labels for part, listing in images.listings.items()}
     train_paths = images.listings["train"].paths
     skipped = sum(len(listing.paths) for listing in layout.listings.values()) - len(images)
-    skips = [f"{path}: unreadable images are left out: {skipped:,}"] if skipped else []
+    skips = [f"unreadable images are left out: {skipped:,}"] if skipped else []
     return Source(
         raw["train"],
         labels["train"],

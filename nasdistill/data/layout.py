@@ -55,26 +55,24 @@ class LeftOut:
     circles: int = 0
     folders: list[str] = field(default_factory=list)
 
-    def notes(self, path: Path) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
         """What the user should know of it, a sentence each."""
         notes = []
         if self.suffixes:
             notes.append(
-                f"{path}: {_files(self.suffixes)} left out, since Pillow opens no file of such a "
+                f"{_files(self.suffixes)} left out, since Pillow opens no file of such a "
                 f"suffix: {_counted(self.suffixes)}. Give images among them their suffix"
             )
         if self.outside:
             notes.append(
-                f"{path}: {_files(self.outside)} left out, images in no class folder: "
+                f"{_files(self.outside)} left out, images in no class folder: "
                 f"{_counted(self.outside)}"
             )
         if self.folders:
-            notes.append(
-                f"{path}: left out beside the splits' folders: {few(sorted(self.folders))}"
-            )
+            notes.append(f"left out beside the splits' folders: {few(sorted(self.folders))}")
         if self.circles:
             notes.append(
-                f"{path}: links that lead to a folder they lie in are not followed: {self.circles}"
+                f"links that lead to a folder they lie in are not followed: {self.circles}"
             )
         return tuple(notes)
 
@@ -141,8 +139,8 @@ def read_layout(path: Path) -> Layout:
         left_out.outside += Counter(s for s in map(_suffix, names) if s in suffixes)
         left_out.circles += sum(_is_circle(entry, folder) for entry in _entries(folder))
     deeper = (home, train) != (path, splits["train"])
-    deeper_notes = [f"{path}: the class folders are read from {train}"] if deeper else []
-    return Layout(classes, listings, (*deeper_notes, *left_out.notes(path)))
+    deeper_notes = [f"the class folders are read from {train}"] if deeper else []
+    return Layout(classes, listings, (*deeper_notes, *left_out.notes()))
 
 
 def image_suffixes() -> frozenset[str]:
@@ -285,7 +283,7 @@ def _list_images(
     paths = [path for some in by_label for path in sorted(some)]
     if not paths:
         common = ".jpg, .png or another suffix that Pillow opens"
-        there = "".join(f"; {note}" for note in own_left_out.notes(folder))
+        there = "".join(f"; {note}" for note in own_left_out.notes())
         raise UserError(f"{folder}: no images ({common}) in any class folder{there}")
     labels = [label for label, some in enumerate(by_label) for _ in some]
     return Listing(paths, np.array(labels, dtype=np.int64))

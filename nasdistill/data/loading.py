@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from nasdistill.common.errors import UserError
+from nasdistill.data.checks import check_contrast, notes_of
 from nasdistill.data.dataset import Dataset, Origins, Parts, fingerprint_of
 from nasdistill.data.pictures import Preparation
 from nasdistill.data.raw import SMALL, Files, Request, Source
@@ -19,6 +20,9 @@ from nasdistill.data.views import Views
 RESIDENT_LIMIT = 4 << 30
 VALIDATION_SHARE = 1 / 6
 TEST_SHARE = 1 / 6
+ENOUGH = 100
+"""Examples up to which a split that is cut off gets more than its share: up to a quarter of them
+all for the test, to a third of the rest for validation. Fewer say too little of a student."""
 
 
 def load_data(
@@ -73,6 +77,9 @@ def load_data(
     views = Views("crop" if max(stored) > SMALL else "shift", seed, source.flip)
     splits = _splits_of(parts, views, device, resident_limit)
     mean, std = splits["train"].moments()
+    names = None if source.train_names is None else [source.train_names[row] for row in rows]
+    check_contrast(spec, parts["train"][0], std, names)
+    notes = (*source.notes, *notes_of(parts, source.classes, std, names))
     return Dataset(
         name=spec,
         classes=source.classes,
@@ -88,7 +95,7 @@ def load_data(
         attribution=source.attribution,
         origins=Origins(rows, source.train_names),
         bits=source.bits,
-        notes=source.notes,
+        notes=notes,
     )
 
 
@@ -125,15 +132,19 @@ def _divide(source: Source, seed: int, spec: str) -> _Division:
     validation, validation_labels = source.validation, source.validation_labels
     rows = np.arange(len(train_labels), dtype=np.int64)
     _check_counts(source, spec)
+    enough = ENOUGH // len(source.classes)
     if test is None or test_labels is None:
-        rest, cut = stratified(train_labels, TEST_SHARE, seed, spec)
+        rest, cut = stratified(train_labels, TEST_SHARE, seed, spec, enough=enough)
         test, test_labels = train[cut], train_labels[cut]
         train, train_labels, rows = train[rest], train_labels[rest], rows[rest]
     if validation is None or validation_labels is None:
-        rest, cut = stratified(train_labels, VALIDATION_SHARE, seed + 1, spec, least=2)
+        rest, cut = stratified(
+            train_labels, VALIDATION_SHARE, seed + 1, spec, least=2, enough=enough, part=3
+        )
         validation, validation_labels = train[cut], train_labels[cut]
         train, train_labels, rows = train[rest], train_labels[rest], rows[rest]
-    score, audit = stratified(validation_labels, 0.5, seed + 2, spec)
+    # The only example of a class goes to the score half.
+    score, audit = stratified(validation_labels, 0.5, seed + 2, spec, least=0)
     parts: Parts = {
         "train": (train, train_labels),
         "score": (validation[score], validation_labels[score]),
@@ -152,9 +163,10 @@ def _check_counts(source: Source, spec: str) -> None:
     cut = {"validation": 2 * (source.validation is None), "test": int(source.test is None)}
     needed = {"train": {"training": 1} | {part: n for part, n in cut.items() if n}}
     labels = {"train": source.train_labels}
-    if source.validation_labels is not None:
+    own = source.validation_labels
+    if own is not None and np.bincount(own).max() < 2:
         needed["validation"] = {"score half": 1, "audit half": 1}
-        labels["validation"] = source.validation_labels
+        labels["validation"] = own
     for part, uses in needed.items():
         counts = np.bincount(labels[part], minlength=len(source.classes))
         least = sum(uses.values())

@@ -23,8 +23,12 @@ from nasdistill.data.views import Views
 Plan = Iterable[tuple[Tensor, int | None]]
 
 
+FLAT = 1.0
+"""The deviation that stands for none: a channel of one value is shifted to 0 and not scaled."""
+
+
 class Moments(NamedTuple):
-    """Mean and standard deviation of each channel, in [0, 1] units."""
+    """Mean and standard deviation of each channel, in [0, 1] units; see `FLAT`."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -264,7 +268,13 @@ def _sizes(size: Size, more: Sequence[Size]) -> list[Size]:
 
 
 def stratified(
-    labels: NDArray[np.int64], share: float, seed: int, spec: str, least: int = 1
+    labels: NDArray[np.int64],
+    share: float,
+    seed: int,
+    spec: str,
+    least: int = 1,
+    enough: int = 0,
+    part: int = 4,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Splits indices in two, class by class.
 
@@ -274,6 +284,9 @@ def stratified(
         seed: Of the shuffle.
         spec: Name of the data, for the error.
         least: Examples of each class that the second part gets at the least.
+        enough: Examples of each class up to which the second part gets more than its share, though
+            no more than one in `part` of the class.
+        part: See `enough`.
 
     Returns:
         Sorted indices of both parts.
@@ -285,7 +298,7 @@ def stratified(
     first, second = [], []
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        count = max(least, round(len(members) * share))
+        count = max(least, round(len(members) * share), min(enough, len(members) // part))
         if count >= len(members):
             raise UserError(
                 f"data {spec!r}: class {label} has {len(members)} example(s) where a split in two "
@@ -309,5 +322,5 @@ def _moments(batches: Iterable[Tensor]) -> Moments:
         average = (counts * values).sum() / counts.sum()
         variance = (counts * (values - average) ** 2).sum() / counts.sum()
         mean.append(float(average))
-        std.append(max(float(variance.sqrt()), 1e-3))
+        std.append(max(float(variance.sqrt()), 1e-3) if variance > 0 else FLAT)
     return Moments(tuple(mean), tuple(std))

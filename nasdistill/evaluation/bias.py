@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from nasdistill.training.metrics import wilson
+from nasdistill.common.intervals import wilson
 
 LEVEL = 0.05
 """Chance, over all pairs of one comparison, of calling a difference real that is none."""

@@ -14,15 +14,18 @@ from torch import Tensor, nn
 
 from nasdistill.analysis.evaluation import QUALITY_FILE, VERSION
 from nasdistill.common.files import write_whole
+from nasdistill.common.intervals import wilson
 from nasdistill.evaluation.bias import LEVEL, confusions, find_bias, holm, paired_p
 from nasdistill.evaluation.comparison import Comparison
 from nasdistill.evaluation.corruptions import CORRUPTIONS
 from nasdistill.models import artifact
 from nasdistill.training.metrics import (
+    Accuracy,
     accuracy,
     accuracy_with_interval,
     agreement,
     agreement_by_teacher,
+    balanced_accuracy,
     expected_calibration_error,
     mean_relative_drop,
     overconfidence,
@@ -30,7 +33,6 @@ from nasdistill.training.metrics import (
     preserved,
     reliability,
     right_by_class,
-    wilson,
 )
 
 WORST_PAIRS = 5
@@ -47,7 +49,8 @@ def evaluate(
         logits_NK: The student's logits on all clean examples, where they are known.
 
     Returns:
-        JSON values: `accuracy`, `agreement`, `per_class`, `class_relations`, `calibration`,
+        JSON values: `accuracy`, `balanced_accuracy`, `majority` (the share of the most frequent
+        class), `agreement`, `per_class`, `class_relations`, `calibration`,
         `robustness` and `bias`, each of student and teacher; shares in [0, 1], and None where a
         share has no examples.
     """
@@ -62,9 +65,14 @@ def evaluate(
         "split": comparison.part,
         "examples": len(labels),
         "accuracy": {
-            "student": _accuracy(logits, labels),
-            "teacher": _accuracy(teacher_logits, labels),
+            "student": _in_json(accuracy_with_interval(logits, labels)),
+            "teacher": _in_json(accuracy_with_interval(teacher_logits, labels)),
         },
+        "balanced_accuracy": {
+            "student": _in_json(balanced_accuracy(logits, labels)),
+            "teacher": _in_json(balanced_accuracy(teacher_logits, labels)),
+        },
+        "majority": int(torch.bincount(labels).max()) / len(labels),
         "agreement": _agreement(logits, teacher_logits, labels),
         "per_class": per_class,
         "class_relations": _relations(logits, teacher_logits, labels, names),
@@ -115,9 +123,8 @@ def _interval(right: int, examples: int) -> dict[str, float]:
     return {"value": right / examples if examples else math.nan, "low": low, "high": high}
 
 
-def _accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    share, low, high = accuracy_with_interval(logits, labels)
-    return {"value": share, "low": low, "high": high}
+def _in_json(accuracy: Accuracy) -> dict[str, float]:
+    return {"value": accuracy.share, "low": accuracy.low, "high": accuracy.high}
 
 
 def _agreement(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> dict[str, Any]:

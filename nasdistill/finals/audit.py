@@ -19,7 +19,6 @@ from nasdistill.models import zero_cost
 from nasdistill.results import Candidate
 from nasdistill.study import Study, architecture_of
 from nasdistill.training.failures import FAILURES, failure_reason
-from nasdistill.training.metrics import accuracy
 from nasdistill.trials.context import StudyContext
 
 FEWEST = 3
@@ -27,10 +26,10 @@ FEWEST = 3
 
 
 def run_audit(context: StudyContext, count: int, repeats: int) -> None:
-    """Distils the chosen trials in full and stores each accuracy as soon as it is known.
+    """Distils the chosen trials in full and stores each score as soon as it is known.
 
     Which trials is decided, and written, before any is trained; a later call with larger numbers
-    adds to them. What can be told of them untrained is stored as well. Accuracies are of the audit
+    adds to them. What can be told of them untrained is stored as well. Scores are of the audit
     half, which steered nothing.
 
     Args:
@@ -82,16 +81,16 @@ def _run_audit(context: StudyContext, count: int, repeats: int) -> None:
         label = f"audit: trial {number}, seed {seed}"
         context.emit(Event("stage", f"{label} ({done + 1} of {len(runs)})", stage="audit"))
         try:
-            full_accuracy = _distil(context, candidates[number], seed)
+            full_score = _distil(context, candidates[number], seed)
         except FAILURES as error:
             failed[str(number)] = failure_reason(error)
             _store(study, audit)
             text = f"{label}: failed: {failed[str(number)]}"
             context.warn(text, stage="audit", trial=number)
             continue
-        audit["full"].setdefault(str(number), {})[seed] = full_accuracy
+        audit["full"].setdefault(str(number), {})[seed] = full_score
         _store(study, audit)
-        context.note(f"{label}: accuracy {full_accuracy:.4f}", stage="audit", trial=number)
+        context.note(f"{label}: {context.score_name} {full_score:.4f}", stage="audit", trial=number)
 
 
 def draw_sample(
@@ -134,15 +133,15 @@ def _measure_untrained(context: StudyContext, candidate: Candidate) -> dict[str,
 
 
 def _distil(context: StudyContext, candidate: Candidate, seed: str) -> float:
-    """Accuracy on the audit half after full distillation."""
+    """Score on the audit half after full distillation."""
     checkpoint = context.folder / "audit" / f"{candidate.number}-{seed}.pt"
     labelled = context.labelled(f"trial {candidate.number}", stage="audit")
     name = "final" if seed == "1" else f"audit-{seed}"
     student = run_in_full(labelled, context.final, architecture_of(candidate), checkpoint, name)
     data = context.dataset
-    full_accuracy = accuracy(*training.predict(student, data.audit, data.input.size))
+    full_score = context.score_of(training.predict(student, data.audit, data.input.size)).share
     checkpoint.unlink(missing_ok=True)
-    return full_accuracy
+    return full_score
 
 
 def _store(study: Study, audit: dict[str, Any]) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
@@ -22,11 +25,13 @@ from nasdistill.models.counts import count_module
 from nasdistill.models.export import export_onnx, quick_onnx, verify_onnx
 from nasdistill.models.latency import Latency, measure_latencies
 from nasdistill.results import Candidate
+from nasdistill.results.records import UNEVEN
 from nasdistill.study import Study
 from nasdistill.training.metrics import (
     accuracy,
     accuracy_with_interval,
     agreement,
+    balanced_accuracy,
     class_relation_preservation,
     expected_calibration_error,
 )
@@ -37,9 +42,36 @@ _HASHES = TypeAdapter(dict[str, str])
 
 
 def accuracy_on_test(logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Test accuracy with its 95 % Wilson interval."""
-    share, low, high = accuracy_with_interval(logits, labels)
-    return {"test_accuracy": share, "test_interval": [low, high]}
+    """Test accuracy, plain and balanced, each with its 95 % interval."""
+    plain, balanced = accuracy_with_interval(logits, labels), balanced_accuracy(logits, labels)
+    return {
+        "test_accuracy": plain.share,
+        "test_interval": [plain.low, plain.high],
+        "test_balanced_accuracy": balanced.share,
+        "test_balanced_interval": [balanced.low, balanced.high],
+    }
+
+
+def classes_on_test(labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """What an answer that is always the same is worth, and which classes are not tested at all.
+
+    Args:
+        labels: int64 `[N]`.
+        classes: Names by label.
+
+    Returns:
+        `majority`: the most frequent class, its share of the examples, and what its share would be
+        if those that are tested were even; `untested_classes`: names of those without examples.
+    """
+    counts = torch.bincount(labels, minlength=len(classes))
+    most = int(counts.argmax())
+    share = int(counts[most]) / len(labels)
+    return {
+        "majority": {"class": classes[most], "share": share, "even": 1 / int((counts > 0).sum())},
+        "untested_classes": [
+            name for name, n in zip(classes, counts.tolist(), strict=True) if not n
+        ],
+    }
 
 
 def measure_on_test(
@@ -48,13 +80,16 @@ def measure_on_test(
     """All figures that need the student's answers, and its logits on the test split."""
     data = context.dataset
     logits, labels = training.predict(student, data.test, data.input.size)
-    audit_logits, audit_labels = training.predict(student, data.audit, data.input.size)
-    metrics = accuracy_on_test(logits, labels) | {
+    audit = training.predict(student, data.audit, data.input.size)
+    metrics = accuracy_on_test(logits, labels) | classes_on_test(labels, data.classes)
+    metrics |= {
         "rank": rank,
         "trial": candidate.number,
         "fingerprint": candidate.fingerprint,
+        "score": context.recipe.score,
         "score_accuracy": candidate.score,
-        "audit_accuracy": accuracy(audit_logits, audit_labels),
+        "audit_accuracy": accuracy(*audit),
+        "audit_balanced_accuracy": balanced_accuracy(*audit).share,
         "ece": expected_calibration_error(logits.softmax(dim=1), labels),
         "checkpoint": "last",
         "epochs": context.final_epochs,
@@ -68,14 +103,16 @@ def _against_teacher(
 ) -> dict[str, Any]:
     """Figures of what a student kept of its teacher; all None where that cannot be run."""
     if teacher_logits is None:
-        names = ("teacher_test_accuracy", "retention", "agreement", "class_relation_preservation")
-        return dict.fromkeys((*names, "teacher_ece"))
+        names = ("retention", "agreement", "class_relation_preservation", "teacher_ece")
+        return dict.fromkeys(("teacher_test_accuracy", "teacher_test_balanced_accuracy", *names))
     teacher_accuracy = accuracy(teacher_logits, labels)
+    preservation = class_relation_preservation(logits, teacher_logits, labels)
     return {
         "teacher_test_accuracy": teacher_accuracy,
+        "teacher_test_balanced_accuracy": balanced_accuracy(teacher_logits, labels).share,
         "retention": accuracy(logits, labels) / max(teacher_accuracy, 1e-9),
         "agreement": agreement(logits, teacher_logits),
-        "class_relation_preservation": class_relation_preservation(logits, teacher_logits, labels),
+        "class_relation_preservation": None if math.isnan(preservation) else preservation,
         "teacher_ece": expected_calibration_error(teacher_logits.softmax(dim=1), labels),
     }
 
@@ -114,6 +151,7 @@ def export_student(context: StudyContext, student: Classifier, path: Path) -> di
         "speedup": None,
         "limits": limits,
         "onnx_max_abs_difference": verified.max_abs_difference,
+        "onnx_allowed_difference": verified.allowed,
     }
     if teacher_counts is not None:
         metrics |= {
@@ -204,6 +242,17 @@ def model_card(study: Study, metrics: dict[str, Any], preparation: Preparation) 
         )
         compression = f" ({metrics['compression']:.1f}x fewer than the teacher)"
         agreement_text = f"; agreement with the teacher\n  {metrics['agreement']:.4f}"
+    uneven = ""
+    majority, untested = metrics["majority"], metrics["untested_classes"]
+    if majority["share"] >= UNEVEN * majority["even"]:
+        uneven = (
+            f"\n- classes are uneven: balanced accuracy {metrics['test_balanced_accuracy']:.4f}; "
+            f"always answering\n  {majority['class']!r} has accuracy {majority['share']:.4f}, "
+            f"balanced {majority['even']:.4f}"
+        )
+    if untested:
+        uneven += f"\n- not tested, for want of examples: {', '.join(untested)}"
+    beside = retention + uneven
     parts = metrics["micro_batch"]
     in_parts = "" if parts is None else f", in micro-batches of {parts} for want of memory"
     return f"""# {study.folder.name}, final {metrics["rank"]}
@@ -212,7 +261,7 @@ Found by nasdistill in the space `{study.recipe.space}` on `{study.recipe.data}`
 {metrics["trial"]}, architecture `{metrics["fingerprint"]}`;
 distilled for {metrics["epochs"]} epochs{in_parts}.
 
-- test accuracy {metrics["test_accuracy"]:.4f} (95 % interval {low:.4f}–{high:.4f}){retention}
+- test accuracy {metrics["test_accuracy"]:.4f} (95 % interval {low:.4f}–{high:.4f}){beside}
 - {metrics["params"]:,} parameters{compression},
   {metrics["macs"]:,} multiply-adds an image
 - expected calibration error {metrics["ece"]:.4f}{agreement_text}

@@ -27,7 +27,7 @@ from nasdistill.finals.measurement import (
 from nasdistill.finals.training import TrainedFinal, micro_batch_of, train_baseline, train_final
 from nasdistill.models import Classifier, artifact
 from nasdistill.models.export import ExportError, verify_onnx
-from nasdistill.results import Candidate, Final, forms, keys, load_finals, read_final
+from nasdistill.results import Candidate, Final, audit_score, forms, keys, load_finals, read_final
 from nasdistill.study import Study, architecture_of
 from nasdistill.training.failures import FAILURES, failure_reason
 from nasdistill.trials.context import StudyContext
@@ -275,7 +275,7 @@ def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tenso
     seconds = _seconds(work)
     metrics |= {"seconds": seconds, "baseline": baseline, "steps": list(trained.steps)}
     metrics["micro_batch"] = micro_batch_of(study, work / "final.pt")
-    floor, audit = context.limits["accuracy"], metrics["audit_accuracy"]
+    floor, audit = context.limits["accuracy"], audit_score(metrics)
     metrics["limits"]["accuracy"] = {"limit": floor, "value": audit, "ok": audit >= floor}
     artifact.write_final(
         target,
@@ -321,5 +321,6 @@ def _recommend(study: Study) -> None:
     if not finals:
         recommended.unlink(missing_ok=True)
         return
-    best = max(finals, key=lambda f: (f.metrics["audit_accuracy"], -f.metrics["params"]))
-    write_whole(recommended, json.dumps({"rank": best.rank, "by": "audit_accuracy"}))
+    best = max(finals, key=lambda f: (audit_score(f.metrics), -f.metrics["params"]))
+    by = "audit_" + study.recipe.score.replace("-", "_")
+    write_whole(recommended, json.dumps({"rank": best.rank, "by": by}))

@@ -24,7 +24,6 @@ from nasdistill.teachers import Teacher, weights_hash
 from nasdistill.teachers.targets import CachedTargets
 from nasdistill.training import LRSchedule, Run
 from nasdistill.training.failures import FAILURES, failure_reason
-from nasdistill.training.metrics import accuracy
 from nasdistill.training.teacher import train_through
 from nasdistill.trials.autotune import choose_capture, choose_compilation, precision_for
 from nasdistill.trials.context import StudyContext
@@ -273,12 +272,12 @@ def _as_teacher(name: str, student: nn.Module, context: StudyContext) -> Teacher
 
 
 def _figures(context: StudyContext, student: nn.Module) -> dict[str, Any]:
-    """Parameters and accuracy, on validation data alone."""
+    """Parameters and the recipe's score, on validation data alone."""
     data, size = context.dataset, context.dataset.input.size
     return {
         "params": count_module(student, data.input).params,
-        "score_accuracy": accuracy(*training.predict(student, data.score, size)),
-        "audit_accuracy": accuracy(*training.predict(student, data.audit, size)),
+        "score_accuracy": context.score_of(training.predict(student, data.score, size)).share,
+        "audit_accuracy": context.score_of(training.predict(student, data.audit, size)).share,
     }
 
 
@@ -287,5 +286,6 @@ def _best(context: StudyContext, run: Run) -> Classifier:
     data, students = context.dataset, [s for s in run.students if isinstance(s, Classifier)]
     if len(students) == 1:
         return students[0]
-    scores = [accuracy(*training.predict(s, data.score, data.input.size)) for s in students]
+    predictions = (training.predict(s, data.score, data.input.size) for s in students)
+    scores = [context.score_of(each).share for each in predictions]
     return students[scores.index(max(scores))]

@@ -18,7 +18,6 @@ from nasdistill.common.json_files import read_or_set_aside
 from nasdistill.finals.training import run_in_full
 from nasdistill.results.forms import Share
 from nasdistill.space import Architecture
-from nasdistill.training.metrics import accuracy_with_interval
 from nasdistill.trials.context import StudyContext
 from nasdistill.trials.training_setup import OF_THE_OBJECTIVE
 
@@ -52,7 +51,7 @@ def tune(
         epochs: Passes over the training split for each point.
 
     Returns:
-        For each point its values, the accuracy on the score half and its 95 % Wilson interval.
+        For each point its values, the recipe's score on the score half and its 95 % interval.
 
     Raises:
         UserError: If the objective has neither, or another process tunes in this study.
@@ -88,7 +87,7 @@ def _tune(
             write_whole(path, json.dumps(known, indent=1))
         results.append(known[key])
         values = ", ".join(f"{name} {value:g}" for name, value in point.items())
-        text = f"{values}: accuracy {known[key]['accuracy']:.4f}"
+        text = f"{values}: {context.score_name} {known[key]['accuracy']:.4f}"
         context.note(text, stage="tune", done=number, total=len(points))
     return results
 
@@ -106,7 +105,7 @@ def _try_point(
     checkpoint.unlink(missing_ok=True)
     data = context.dataset
     predictions = training.predict(student, data.score, data.input.size)
-    share, low, high = accuracy_with_interval(*predictions)
+    share, low, high = context.score_of(predictions)
     return {**point, "accuracy": share, "low": low, "high": high}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -56,6 +56,7 @@ class Exits(Term):
         temperature: T, over progress.
         exits: The layers that classifiers stand on, in a bound term.
         classes: Number of logits.
+        class_weights: See `Labels`.
     """
 
     Options: ClassVar[type[TermOptions]] = ExitsOptions
@@ -66,6 +67,7 @@ class Exits(Term):
     temperature: Schedule = constant(4.0)
     exits: tuple[ExitLayer, ...] = ()
     classes: int = 0
+    class_weights: Tensor | None = field(default=None, compare=False)
 
     def bind(self, student: ModelSummary, teacher: ModelSummary | None) -> Term:
         """See `Term`."""
@@ -103,6 +105,6 @@ class Exits(Term):
         for layer, head in zip(self.exits, auxiliary, strict=True):
             exit_BC = head(pooled(as_map(student.features[layer.name]))).float()
             soft_B = kl(own_BC, (exit_BC / temperature).log_softmax(dim=1)) * temperature**2
-            hard_B = label_loss(exit_BC, batch)
+            hard_B = label_loss(exit_BC, batch, class_weights_C=self.class_weights)
             losses.append((1.0 - self.soft) * hard_B + self.soft * soft_B)
         return torch.stack(losses).mean(dim=0)

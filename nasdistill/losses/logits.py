@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -34,11 +34,13 @@ class Labels(Term):
 
     Attributes:
         smoothing: Probability mass spread evenly over the classes (Szegedy et al., 2016).
+        class_weights: float32 `[C]`, the factor of an example's loss by its label; None for 1.
     """
 
     Options: ClassVar[type[TermOptions]] = LabelsOptions
     asks_teacher: ClassVar[bool] = False
     smoothing: float = 0.0
+    class_weights: Tensor | None = field(default=None, compare=False)
 
     def __call__(
         self,
@@ -49,7 +51,7 @@ class Labels(Term):
         auxiliary: nn.Module | None = None,
     ) -> Tensor:
         """See `Term`."""
-        return label_loss(student.logits, batch, self.smoothing)
+        return label_loss(student.logits, batch, self.smoothing, self.class_weights)
 
 
 @dataclass(frozen=True)
@@ -299,24 +301,31 @@ class MSELogits(Term):
         return (student_BC - teacher_BC).square().mean(dim=1)
 
 
-def label_loss(logits_BC: Tensor, batch: Batch, smoothing: float = 0.0) -> Tensor:
+def label_loss(
+    logits_BC: Tensor,
+    batch: Batch,
+    smoothing: float = 0.0,
+    class_weights_C: Tensor | None = None,
+) -> Tensor:
     """Cross-entropy against the labels, float32 `[B]`; against both of a mixed example, by share.
 
     Args:
         logits_BC: Any floating point.
         batch: The examples.
         smoothing: Probability mass spread evenly over the classes.
+        class_weights_C: float32, the factor of an example's loss by its label; None for 1.
     """
-    own_B, partners_B = (
-        None
-        if labels is None
-        else F.cross_entropy(logits_BC.float(), labels, reduction="none", label_smoothing=smoothing)
-        for labels in (batch.labels, batch.partners)
-    )
-    assert own_B is not None
-    if partners_B is None or batch.share is None:
+
+    def against(labels_B: Tensor) -> Tensor:
+        loss_B = F.cross_entropy(
+            logits_BC.float(), labels_B, reduction="none", label_smoothing=smoothing
+        )
+        return loss_B if class_weights_C is None else class_weights_C[labels_B] * loss_B
+
+    own_B = against(batch.labels)
+    if batch.partners is None or batch.share is None:
         return own_B
-    return batch.share * own_B + (1.0 - batch.share) * partners_B
+    return batch.share * own_B + (1.0 - batch.share) * against(batch.partners)
 
 
 def _prepared(logits_BC: Tensor, standardise: bool) -> Tensor:

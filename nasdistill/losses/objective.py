@@ -113,6 +113,20 @@ class Objective:
             terms.append(replace(item, term=term, weight=change(item.weight)))
         return replace(self, terms=terms)
 
+    def with_class_weights(self, weights_C: Tensor | None) -> Objective:
+        """The same objective, whose terms on labels weigh each example by its class.
+
+        Args:
+            weights_C: float32, on the device of the batches; None to weigh all alike.
+        """
+        terms = [
+            replace(item, term=replace(item.term, class_weights=weights_C))  # type: ignore[type-var]
+            if hasattr(item.term, "class_weights")
+            else item
+            for item in self.terms
+        ]
+        return replace(self, terms=terms)
+
     def active(self, progress: float) -> tuple[int, ...]:
         """Numbers of the terms that count: a weight on the device always does."""
         weights = ((i, item.weight(progress)) for i, item in enumerate(self.terms))

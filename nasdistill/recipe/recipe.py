@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from nasdistill.common.types import MOST_NAME_BYTES, Closed, without_password
+from nasdistill.common.types import MOST_NAME_BYTES, Closed, Sampling, ScoreName, without_password
 from nasdistill.common.values import (
     Budget,
     BudgetText,
+    ClassWeights,
     Costs,
     Count,
     Fraction,
@@ -76,12 +77,15 @@ class Recipe(Closed):
     storage: StorageURL | None = None
     import_file: str | None = Field(default=None, alias="import")
     baseline: bool = False
+    score: ScoreName = "accuracy"
     sampler: Literal["random", "tpe", "nsga2", "qmc"] = "tpe"
     stopping: bool = True
     race: bool = True
     rungs: Rungs = Rungs()
     final_budget: BudgetText = Budget(epochs=8)
     batch_size: int = Field(default=64, ge=2)
+    sampling: Sampling = "uniform"
+    class_weights: ClassWeights | None = None
     views: int = Field(default=4, ge=1, le=1000)
     cache_size: Count = 4_000_000_000
     learning_rate: float = Field(default=0.008, gt=0, allow_inf_nan=False)
@@ -96,6 +100,22 @@ class Recipe(Closed):
             raise ValueError(
                 "iterate: each final takes the place of 'teacher', but no term of final asks it by "
                 "that name (a mean keeps its own)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _classes_count_once(self) -> Recipe:
+        if self.class_weights is None:
+            return self
+        if self.sampling == self.class_weights == "balanced":
+            raise ValueError(
+                "class_weights: balanced beside sampling: balanced makes up for uneven classes "
+                "twice; give one of them"
+            )
+        if not {"labels", "exits"} & {*self.scoring.names(), *self.final.names()}:
+            raise ValueError(
+                "class_weights: they weigh the loss on labels, but no term of scoring or final "
+                "reads any; give sampling: balanced, or add labels"
             )
         return self
 

@@ -112,6 +112,7 @@ def _facts(quality: Quality) -> str:
     spread = quality["bias"]["spread"]
     rows = [
         ("accuracy", [percent(quality["accuracy"][m]["value"]) for m in MODELS]),
+        *_balanced(quality),
         ("calibration error", [percent(calibration[m]["ece"]) for m in MODELS]),
         ("confidence − accuracy", [_signed(calibration[m]["overconfidence"]) for m in MODELS]),
         ("lost under noise and blur", [percent(drop[m]) for m in MODELS]),
@@ -134,6 +135,17 @@ def _facts(quality: Quality) -> str:
     )
     head = "<tr><th></th><th>student</th><th>teacher</th></tr>"
     return f'<div class="scroll"><table class="facts"><thead>{head}</thead>{body}</table></div>'
+
+
+def _balanced(quality: Quality) -> list[tuple[str, list[str]]]:
+    """Rows that earlier releases' evaluations lack."""
+    if "balanced_accuracy" not in quality:
+        return []
+    balanced = [quality["balanced_accuracy"][m]["value"] for m in MODELS]
+    return [
+        ("balanced accuracy", [formats.percent(value) for value in balanced]),
+        ("share of the largest class", [formats.percent(quality["majority"]), ""]),
+    ]
 
 
 def _signed(value: float | None) -> str:

@@ -49,6 +49,7 @@ class TradeOffInfo(NamedTuple):
         unplaced: Trials without a value of this cost.
         floor: Lower end of the close-up, in [0, 1].
         below: Scored trials below the floor.
+        score: What is drawn over the cost, in words.
     """
 
     cost: Cost
@@ -59,6 +60,7 @@ class TradeOffInfo(NamedTuple):
     unplaced: int
     floor: float
     below: int
+    score: str = "accuracy"
 
 
 def trade_off_info(record: StudyRecord, cost: Cost) -> TradeOffInfo:
@@ -86,6 +88,7 @@ def trade_off_info(record: StudyRecord, cost: Cost) -> TradeOffInfo:
         unplaced=unplaced,
         floor=floor,
         below=sum(y < floor for y in scored),
+        score=score_name(record),
     )
 
 
@@ -139,13 +142,13 @@ def _role(final: Final) -> str:
 
 def _final_point(record: StudyRecord, final: Final, x: float) -> Point:
     metrics = final.metrics
-    low, high = metrics.get("test_interval") or (None, None)
+    tested = final.test_score
+    low, high = tested.interval or (None, None)
     trial = next((c for c in record.candidates if c.number == final.number), None)
     lines = [
         f"<b>Final {final.rank}</b>, trial {final.number}"
         + (", recommended" if final.recommended else ""),
-        f"test accuracy {formats.percent(metrics.get('test_accuracy'))}"
-        f" [{formats.interval(metrics.get('test_interval'))}]",
+        f"{tested.name} {formats.percent(tested.share)} [{formats.interval(tested.interval)}]",
         f"{formats.count(metrics.get('params'))} params · {formats.count(metrics.get('macs'))} MACs"
         f" · {formats.size(metrics.get('bytes'))}"
         f" · {formats.milliseconds(latency_of(final, 'student'))}",
@@ -153,12 +156,12 @@ def _final_point(record: StudyRecord, final: Final, x: float) -> Point:
     if broken := final.broken_limits:
         lines.insert(1, f"<b>breaks: {plain(', '.join(broken))}</b>")
     lines += _architecture(trial)
-    return Point(final.number, x, metrics.get("test_accuracy"), "<br>".join(lines), low, high)
+    return Point(final.number, x, tested.share, "<br>".join(lines), low, high)
 
 
 def _teacher_point(record: StudyRecord, cost: Cost) -> Point | None:
     teacher = record.teacher
-    accuracy = teacher_accuracy(record)
+    accuracy = teacher_score(record)
     x = teacher.get(cost)
     if cost == "latency":
         finals = sorted(record.finals, key=lambda final: not final.recommended)
@@ -167,7 +170,7 @@ def _teacher_point(record: StudyRecord, cost: Cost) -> Point | None:
     if x is None or accuracy is None:
         return None
     label = f"<b>Teacher</b> {plain(str(teacher.get('name', '')))}<br>"
-    label += f"accuracy {formats.percent(accuracy)}<br>{formats.cost(cost, x)}"
+    label += f"{score_name(record)} {formats.percent(accuracy)}<br>{formats.cost(cost, x)}"
     label += {"params": " params", "macs": " MACs"}.get(cost, "")
     return Point(None, float(x), accuracy, label)
 
@@ -178,6 +181,20 @@ def teacher_accuracy(record: StudyRecord) -> float | None:
     card = [record.teacher.get(key) for key in ("test_accuracy", "validation_accuracy")]
     known = [float(value) for value in (*finals, *card) if value is not None]
     return known[0] if known else None
+
+
+def teacher_score(record: StudyRecord) -> float | None:
+    """As `teacher_accuracy`, by the study's score."""
+    if score_name(record) == "accuracy":
+        return teacher_accuracy(record)
+    finals = [final.test_score.teacher for final in record.finals]
+    known = [*finals, record.teacher.get("validation_balanced_accuracy")]
+    return next((float(value) for value in known if value is not None), None)
+
+
+def score_name(record: StudyRecord) -> str:
+    """The study's score in words."""
+    return str(record.recipe.get("score", "accuracy")).replace("-", " ")
 
 
 def _trial_label(candidate: Candidate) -> str:
@@ -192,7 +209,7 @@ def _trial_label(candidate: Candidate) -> str:
 
 def _score(rung: RungScore) -> str:
     bounds = formats.interval((rung.low, rung.high))
-    return f"score {formats.percent(rung.accuracy)} [{bounds}] at rung {rung.rung}"
+    return f"score {formats.percent(rung.score)} [{bounds}] at rung {rung.rung}"
 
 
 def _architecture(candidate: Candidate | None) -> list[str]:
@@ -250,7 +267,7 @@ def plot_trade_off(info: TradeOffInfo) -> go.Figure:
     figure.update_layout(
         xaxis=axis | {"anchor": "y2" if strip else "y"},
         yaxis={
-            "title": {"text": "accuracy (%)"},
+            "title": {"text": f"{info.score} (%)"},
             "range": [100 * info.floor, 100 * top + 0.06 * span + 0.2],
             "domain": [0.08 + 0.06 * len(strip) if strip else 0, 1],
         },

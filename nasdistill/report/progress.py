@@ -10,6 +10,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 from nasdistill.analysis.rank_correlation import kendall, spearman
 from nasdistill.common import formats
 from nasdistill.report import statistics
+from nasdistill.report.figures import score_name
 from nasdistill.report.style import ROLES, error_bars, figure_base, marker, plain
 from nasdistill.results import StudyRecord
 
@@ -26,10 +27,11 @@ class Line(NamedTuple):
 
 
 class RungsInfo(NamedTuple):
-    """Scores by rung: each rung's budget in examples, and lines by role."""
+    """Scores by rung: each rung's budget in examples, lines by role, what the score is in words."""
 
     budgets: tuple[int, ...]
     lines: Mapping[str, tuple[Line, ...]]
+    score: str = "accuracy"
 
 
 def rungs_info(record: StudyRecord) -> RungsInfo:
@@ -39,11 +41,12 @@ def rungs_info(record: StudyRecord) -> RungsInfo:
     for candidate in record.candidates:
         if candidate.rungs:
             rungs = tuple(rung.rung for rung in candidate.rungs)
-            scores = tuple(rung.accuracy for rung in candidate.rungs)
+            scores = tuple(rung.score for rung in candidate.rungs)
             role = finals.get(candidate.number, candidate.state)
             lines.setdefault(role, []).append(Line(candidate.number, rungs, scores))
     order = ("stopped", "failed", "running", "complete", "final", "recommended")
-    return RungsInfo(record.rungs, {r: tuple(lines[r]) for r in order if r in lines})
+    by_role = {r: tuple(lines[r]) for r in order if r in lines}
+    return RungsInfo(record.rungs, by_role, score_name(record))
 
 
 def plot_rungs(info: RungsInfo) -> go.Figure:
@@ -71,7 +74,7 @@ def plot_rungs(info: RungsInfo) -> go.Figure:
     last = max(len(info.budgets), 1) - 1
     figure.update_layout(
         xaxis={"tickvals": list(range(len(ticks))), "ticktext": ticks, "range": [-0.3, last + 0.3]},
-        yaxis={"title": {"text": "score (accuracy, %)"}},
+        yaxis={"title": {"text": f"score ({info.score}, %)"}},
     )
     return figure
 
@@ -101,6 +104,7 @@ class TrustInfo(NamedTuple):
         intervals: 95 % interval of that accuracy, where known.
         spearman: Rank correlation, None with fewer than 3 finals or no variation.
         kendall: Tau-b, likewise.
+        score: What the score is, in words.
     """
 
     numbers: tuple[int, ...]
@@ -109,6 +113,7 @@ class TrustInfo(NamedTuple):
     intervals: tuple[tuple[float, float] | None, ...]
     spearman: float | None
     kendall: float | None
+    score: str = "accuracy"
 
 
 def trust_info(record: StudyRecord) -> TrustInfo:
@@ -117,11 +122,11 @@ def trust_info(record: StudyRecord) -> TrustInfo:
     finals = [
         final
         for final in record.finals
-        if final.number in trials and final.metrics.get("test_accuracy") is not None
+        if final.number in trials and final.test_score.share is not None
     ]
     scores = tuple(trials[final.number] for final in finals)
-    accuracies = tuple(float(final.metrics["test_accuracy"]) for final in finals)
-    bounds = [final.metrics.get("test_interval") for final in finals]
+    accuracies = tuple(final.test_score.share or 0.0 for final in finals)
+    bounds = [final.test_score.interval for final in finals]
     enough = len(finals) >= 3
     return TrustInfo(
         numbers=tuple(final.number for final in finals),
@@ -130,6 +135,7 @@ def trust_info(record: StudyRecord) -> TrustInfo:
         intervals=tuple((float(b[0]), float(b[1])) if b else None for b in bounds),
         spearman=spearman(scores, accuracies) if enough else None,
         kendall=kendall(scores, accuracies) if enough else None,
+        score=score_name(record),
     )
 
 
@@ -158,7 +164,7 @@ def plot_trust(info: TrustInfo) -> go.Figure:
             "title": {"text": "score in the search (%)"},
             "range": [100 * low - pad, 100 * high + pad],
         },
-        yaxis={"title": {"text": "test accuracy of the final (%)"}},
+        yaxis={"title": {"text": f"test {info.score} of the final (%)"}},
     )
     return figure
 
@@ -202,7 +208,7 @@ class ParametersInfo(NamedTuple):
 def parameters_info(record: StudyRecord) -> ParametersInfo:
     """Share of the rung-0 scores' variance that goes with each parameter."""
     scored: list[tuple[Mapping[str, Hashable], float]] = [
-        (c.parameters, rung.accuracy) for c in record.candidates for rung in c.rungs[:1]
+        (c.parameters, rung.score) for c in record.candidates for rung in c.rungs[:1]
     ]
     return ParametersInfo(statistics.importances(scored), len(scored))
 

@@ -42,6 +42,7 @@ def _quality_rows(record: StudyRecord) -> list[str]:
     percent, preservation = formats.percent, "class_relation_preservation"
     return [
         _row("test accuracy", record, _accuracy, percent(teacher_accuracy(record))),
+        *_balanced_rows(record),
         _row("retention (student ÷ teacher)", record, _metric("retention", percent)),
         _row("agreement with the teacher", record, _metric("agreement", percent)),
         _row("class-relation preservation", record, _metric(preservation, percent)),
@@ -49,6 +50,24 @@ def _quality_rows(record: StudyRecord) -> list[str]:
         _row("accuracy on labels alone (baseline)", record, _baseline),
         _row("gained by distillation", record, _gain),
     ]
+
+
+def _balanced_rows(record: StudyRecord) -> list[str]:
+    """What accuracy hides where classes are uneven, or have no examples."""
+    known = [final.metrics for final in record.finals if "majority" in final.metrics]
+    if not known:  # finals of an earlier release
+        return []
+    majority, teacher = known[0]["majority"], known[0]["teacher_test_balanced_accuracy"]
+    share, even = (formats.percent(majority[key]) for key in ("share", "even"))
+    constant = f"{share}<br><small>balanced {even}</small>"
+    rows = [
+        _row("balanced accuracy (mean over classes)", record, _balanced, formats.percent(teacher)),
+        _row(f"always answering {escape(repr(majority['class']))}", record, lambda final: constant),
+    ]
+    untested = escape(", ".join(known[0]["untested_classes"]))
+    if untested:
+        rows.append(_row("without test examples", record, lambda final: untested))
+    return rows
 
 
 def _size_rows(record: StudyRecord) -> list[str]:
@@ -126,6 +145,13 @@ def _accuracy(final: Final) -> str:
     return f"<b>{formats.percent(metrics.get('test_accuracy'))}</b><br><small>{bounds}</small>"
 
 
+def _balanced(final: Final) -> str:
+    metrics = final.metrics
+    bounds = formats.interval(metrics.get("test_balanced_interval"))
+    share = formats.percent(metrics.get("test_balanced_accuracy"))
+    return f"{share}<br><small>{bounds}</small>"
+
+
 def _teacher_ece(record: StudyRecord) -> float | None:
     known = [final.metrics.get("teacher_ece") for final in record.finals]
     return next((v for v in (*known, record.teacher.get("ece")) if v is not None), None)
@@ -153,11 +179,16 @@ def _limits(final: Final) -> str:
         sign = ("≥" if limit.ok else ">") if above else ("≤" if limit.ok else "<")
         value, bound = formats.cost(limit.name, limit.value), formats.cost(limit.name, limit.limit)
         kind, word = ("ok", "✓") if limit.ok else ("bad", "✗ breaks")
-        name = "audit accuracy" if limit.name == "accuracy" else limit.name
+        name = _audited(final) if limit.name == "accuracy" else limit.name
         parts.append(
             f'<span class="{kind}">{escape(f"{word} {name}: {value} {sign} {bound}")}</span>'
         )
     return "<br>".join(parts) or "none set"
+
+
+def _audited(final: Final) -> str:
+    balanced = final.metrics.get("score") == "balanced-accuracy"
+    return "balanced audit accuracy" if balanced else "audit accuracy"
 
 
 def _export(final: Final) -> str:
@@ -165,7 +196,7 @@ def _export(final: Final) -> str:
     value = metrics.get("onnx_max_abs_difference")
     if value is None:
         return formats.NONE
-    kind = "ok" if value <= 1e-4 else "bad"
+    kind = "ok" if value <= metrics.get("onnx_allowed_difference", 1e-4) else "bad"
     return f'<span class="{kind}">{value:.1e}</span>'
 
 
@@ -243,7 +274,7 @@ def _remarks(candidate: Candidate) -> str:
         remarks.append(f"in micro-batches of {candidate.micro_batch} for want of memory")
     race = candidate.race
     if race is not None:
-        score = formats.percent(race.accuracy)
+        score = formats.percent(race.score)
         remarks.append(f"in the race, second seed and {formats.count(race.budget)} images: {score}")
     return "; ".join(filter(None, remarks))
 
@@ -302,9 +333,9 @@ def _tiles(record: StudyRecord, final: Final) -> list[_Tile]:
     sizes = (formats.count(metrics.get(key)) for key in ("params", "teacher_params"))
     return [
         _Tile(
-            "test accuracy",
-            formats.percent(metrics.get("test_accuracy")),
-            f"95 % interval {formats.interval(metrics.get('test_interval'))}",
+            final.test_score.name,
+            formats.percent(final.test_score.share),
+            f"95 % interval {formats.interval(final.test_score.interval)}",
         ),
         _Tile(
             "retention",

@@ -22,6 +22,7 @@ from nasdistill.results.records import (
     RungScore,
     State,
     StudyRecord,
+    audit_score,
     candidates_frame,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "RungScore",
     "State",
     "StudyRecord",
+    "audit_score",
     "candidate_of",
     "candidates_frame",
     "final_folders",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -52,14 +52,40 @@ class Step(BaseModel):
     chosen: bool = False
 
 
-class FinalMetrics(BaseModel):
-    """The content of a final's metrics.json."""
+class Majority(BaseModel):
+    """The worth of an answer that is always the most frequent class."""
+
+    class_: str = Field(alias="class")
+    share: Share
+    even: Share
+
+
+class FullRun(BaseModel):
+    """The part of a final's metrics.json that tells of its full run."""
 
     trial: int
+    score: Literal["accuracy", "balanced-accuracy"] = "accuracy"
+    audit_accuracy: Share
+    audit_balanced_accuracy: Share | None = None
+
+    @model_validator(mode="after")
+    def _scored(self) -> FullRun:
+        if self.score == "balanced-accuracy" and self.audit_balanced_accuracy is None:
+            raise ValueError("score is balanced-accuracy, audit_balanced_accuracy is missing")
+        return self
+
+
+class FinalMetrics(FullRun):
+    """The content of a final's metrics.json."""
+
     test_accuracy: Share
     test_interval: Interval
-    audit_accuracy: Share
+    test_balanced_accuracy: Share | None = None
+    test_balanced_interval: Interval | None = None
     teacher_test_accuracy: Share | None
+    teacher_test_balanced_accuracy: Share | None = None
+    majority: Majority | None = None
+    untested_classes: list[str] = []
     retention: Number | None
     agreement: Share | None = None
     class_relation_preservation: float | None = None
@@ -97,6 +123,7 @@ class StoredTeacher(BaseModel):
     macs: int | None = None
     bytes: int | None = None
     validation_accuracy: Share | None = None
+    validation_balanced_accuracy: Share | None = None
     ece: Number | None = None
 
 

@@ -70,7 +70,7 @@ IMPORT_FINGERPRINT = Key[str](
     "import_fingerprint", "hash of the --import file", "trials.plugins", "trials.plugins"
 )
 DATA = Key[dict[str, Any]](
-    "data", "name, classes, input, examples, fingerprint", "trials.context",
+    "data", "name, classes, input, examples, fingerprint, notes", "trials.context",
     "trials.context, results.loading",
 )
 TEACHER = Key[dict[str, Any]](
@@ -206,7 +206,7 @@ TRIAL_MICRO_BATCH = Key[int](
     "micro_batch", "examples the student sees at once", "trials.trial", "results.loading"
 )
 SCORE = Key[float](
-    "score_{}", "accuracy at a rung, in [0, 1]: for those who read the storage with pandas",
+    "score_{}", "score at a rung, in [0, 1]: for those who read the storage with pandas",
     "study.study", "nobody",
 )
 RUNG = Key[dict[str, Any]]("rung_{}", "a RungScore", "study.study", "results.loading")

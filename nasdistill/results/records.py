@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 State = Literal["running", "complete", "stopped", "rejected", "failed"]
 
+UNEVEN = 1.5
+"""How many times its even share of the test split the largest class has in uneven ones."""
+
 COUNTED: tuple[State, ...] = ("running", "complete", "stopped", "failed")
 """States that count against the study's total of trials."""
 
@@ -27,11 +30,12 @@ class RungScore:
         rung: Index from 0.
         budget: Training examples that the scored copy has seen.
         accuracy: Share of right answers, in [0, 1].
-        low: Lower end of the accuracy's 95 % Wilson interval.
+        low: Lower end of the score's 95 % interval.
         high: Upper end of that interval.
         loss: Mean cross-entropy against the labels, in nats.
         seconds: Wall-clock seconds the rung took, its evaluation included.
-        peers: Accuracy of each student, where several teach each other; the best is `accuracy`.
+        peers: Score of each student, where several teach each other; the best is `score`.
+        balanced: Balanced accuracy, in [0, 1], in studies whose score it is; else None.
     """
 
     rung: int
@@ -42,6 +46,18 @@ class RungScore:
     loss: float
     seconds: float
     peers: Sequence[float] = ()
+    balanced: float | None = None
+
+    @property
+    def score(self) -> float:
+        """The figure that trials are ranked by, in [0, 1]."""
+        return self.accuracy if self.balanced is None else self.balanced
+
+    @property
+    def in_words(self) -> str:
+        """The figures in words."""
+        accuracy = f"accuracy {self.accuracy:.3f}"
+        return accuracy if self.balanced is None else f"balanced {self.balanced:.3f}, {accuracy}"
 
 
 @dataclass(frozen=True)
@@ -92,8 +108,8 @@ class Candidate:
 
     @property
     def score(self) -> float | None:
-        """Accuracy at the last rung reached, in [0, 1]."""
-        return self.rungs[-1].accuracy if self.rungs else None
+        """Score at the last rung reached, in [0, 1]."""
+        return self.rungs[-1].score if self.rungs else None
 
     @property
     def examples(self) -> int:
@@ -131,10 +147,58 @@ class Final:
         return bool(self.metrics.get("recommended", False))
 
     @property
+    def test_score(self) -> Tested:
+        """Its figure on the test split that stands beside trials' scores."""
+        metrics = self.metrics
+        if metrics.get("score") == "balanced-accuracy":
+            key, name = "balanced_", "balanced test accuracy"
+        else:
+            key, name = "", "test accuracy"
+        return Tested(
+            name,
+            metrics.get(f"test_{key}accuracy"),
+            metrics.get(f"test_{key}interval"),
+            metrics.get(f"teacher_test_{key}accuracy"),
+        )
+
+    @property
+    def unevenly_tested(self) -> bool:
+        """Whether accuracy alone says too little: of uneven classes, or where that is its score."""
+        majority = self.metrics.get("majority")
+        if majority is None:
+            return False
+        balanced = self.metrics["score"] == "balanced-accuracy"
+        return balanced or bool(majority["share"] >= UNEVEN * majority["even"])
+
+    @property
     def broken_limits(self) -> tuple[str, ...]:
         """Names of the limits that the exported file breaks."""
         limits = self.metrics.get("limits", {})
         return tuple(name for name, limit in limits.items() if not limit["ok"])
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A final on the test split, by the study's score.
+
+    Attributes:
+        name: `test accuracy`, or `balanced test accuracy`.
+        share: In [0, 1]; None where it was not tested.
+        interval: Its 95 % interval.
+        teacher: The teacher's; None where that cannot be run.
+    """
+
+    name: str
+    share: float | None
+    interval: Sequence[float] | None
+    teacher: float | None
+
+
+def audit_score(metrics: Mapping[str, Any]) -> float:
+    """A final's score on the audit half, in [0, 1], from its metrics.json."""
+    balanced = metrics.get("score") == "balanced-accuracy"
+    score: float = metrics["audit_balanced_accuracy" if balanced else "audit_accuracy"]
+    return score
 
 
 @dataclass(frozen=True)
@@ -207,7 +271,7 @@ def candidates_frame(candidates: Sequence[Candidate]) -> pd.DataFrame:
         row |= {"fingerprint": candidate.fingerprint, "score": candidate.score}
         row |= {cost: candidate.cost(cost) for cost in COSTS}
         row |= {"micro_batch": candidate.micro_batch, "depth": candidate.depth}
-        row["race"] = None if candidate.race is None else candidate.race.accuracy
-        row |= {f"score_{rung.rung}": rung.accuracy for rung in candidate.rungs}
+        row["race"] = None if candidate.race is None else candidate.race.score
+        row |= {f"score_{rung.rung}": rung.score for rung in candidate.rungs}
         rows.append(row | dict(candidate.parameters))
     return pd.DataFrame(rows)

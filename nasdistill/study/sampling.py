@@ -153,6 +153,6 @@ def _later_gains(candidates: Sequence[Candidate]) -> dict[int, float]:
     gains: dict[int, float] = {}
     if complete:
         for rung in range(len(complete[0].rungs)):
-            differences = sorted(c.rungs[-1].accuracy - c.rungs[rung].accuracy for c in complete)
+            differences = sorted(c.rungs[-1].score - c.rungs[rung].score for c in complete)
             gains[rung] = differences[len(differences) // 2]
     return gains

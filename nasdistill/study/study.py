@@ -210,7 +210,7 @@ class Study:
 
     def record_rung(self, number: int, score: RungScore) -> None:
         """Writes a rung's score; the last write counts, so that it is there whole or not at all."""
-        self.note(number, keys.SCORE.of(score.rung), score.accuracy)
+        self.note(number, keys.SCORE.of(score.rung), score.score)
         self.note(number, keys.RUNG.of(score.rung), asdict(score))
 
     def record_passed(self, number: int, rungs: int) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+from nasdistill.common.intervals import of_the_mean, wilson
+from nasdistill.common.types import ScoreName
 
 
 def accuracy(logits_NK: Tensor, labels_N: Tensor) -> float:
@@ -103,43 +104,11 @@ def right_by_class(logits_NK: Tensor, labels_N: Tensor) -> ClassCounts:
     )
 
 
-class Interval(NamedTuple):
-    """The ends of an interval."""
-
-    low: float
-    high: float
-
-
-def wilson(correct: int, n: int) -> Interval:
-    """The 95 % Wilson score interval of a proportion (Wilson 1927).
-
-    Args:
-        correct: Successes, 0 to n.
-        n: Trials.
-
-    Returns:
-        Within [0, 1]; all of it when n is 0.
-
-    Raises:
-        ValueError: If `correct` is not between 0 and n.
-    """
-    if not 0 <= correct <= n:
-        raise ValueError(f"correct must be between 0 and n = {n}, but is {correct}")
-    if n == 0:
-        return Interval(0.0, 1.0)
-    share, z2 = correct / n, _Z95 * _Z95
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    low = 0.0 if correct == 0 else max(0.0, centre - half)
-    high = 1.0 if correct == n else min(1.0, centre + half)
-    return Interval(low, high)
-
-
 class Accuracy(NamedTuple):
-    """An accuracy with its 95 % Wilson interval.
+    """An accuracy, or a balanced one, with its 95 % interval.
 
     Attributes:
-        share: Of right predictions, in [0, 1]; NaN without examples.
+        share: In [0, 1]; NaN without examples.
         low: Lower end of the interval.
         high: Upper end.
     """
@@ -150,7 +119,7 @@ class Accuracy(NamedTuple):
 
 
 def accuracy_with_interval(logits_NK: Tensor, labels_N: Tensor) -> Accuracy:
-    """Accuracy with its interval.
+    """Accuracy with its Wilson interval.
 
     Args:
         logits_NK: Any float dtype, `[N, K]`.
@@ -158,6 +127,30 @@ def accuracy_with_interval(logits_NK: Tensor, labels_N: Tensor) -> Accuracy:
     """
     share, n = accuracy(logits_NK, labels_N), len(labels_N)
     return Accuracy(share, *wilson(round(share * n) if n else 0, n))
+
+
+def balanced_accuracy(logits_NK: Tensor, labels_N: Tensor) -> Accuracy:
+    """The mean of the accuracies within classes, of those that have examples.
+
+    A model that always answers the same class has one ÷ the number of classes, however uneven they
+    are (Brodersen et al., "The balanced accuracy and its posterior distribution", 2010).
+
+    Args:
+        logits_NK: Any float dtype, `[N, K]`.
+        labels_N: int64 `[N]`.
+    """
+    right_K, examples_K = right_by_class(logits_NK, labels_N)
+    pairs = zip(right_K.tolist(), examples_K.tolist(), strict=True)
+    counts = [(right, examples) for right, examples in pairs if examples]
+    shares = [right / examples for right, examples in counts]
+    return Accuracy(sum(shares) / len(shares) if shares else math.nan, *of_the_mean(counts))
+
+
+MEASURES: Mapping[ScoreName, Callable[[Tensor, Tensor], Accuracy]] = {
+    "accuracy": accuracy_with_interval,
+    "balanced-accuracy": balanced_accuracy,
+}
+"""What a recipe's `score` may be: functions of logits `[N, K]` and labels int64 `[N]`."""
 
 
 def expected_calibration_error(probabilities_NK: Tensor, labels_N: Tensor, bins: int = 15) -> float:

@@ -17,6 +17,8 @@ from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.files import set_aside, write_whole
+from nasdistill.common.intervals import ONE_SIDED_95, wilson
+from nasdistill.common.types import Sampling
 from nasdistill.data import Dataset, Split
 from nasdistill.losses import Objective
 from nasdistill.models import Classifier, build
@@ -29,11 +31,12 @@ from nasdistill.training.loop import EVALUATION_BATCH, Diverged, predict, seed_w
 from nasdistill.training.metrics import (
     accuracy,
     accuracy_with_interval,
+    balanced_accuracy,
     expected_calibration_error,
 )
 from nasdistill.training.precision import Precision
 from nasdistill.training.run import Run
-from nasdistill.training.schedule import BatchStream, LRSchedule
+from nasdistill.training.schedule import BatchStream, ClassWeights, LRSchedule, class_weights_of
 
 TRAIN_SAMPLE = 2000
 """Most training examples on which a teacher is evaluated."""
@@ -54,12 +57,16 @@ class Hyperparameters:
         weight_decay: AdamW's.
         batch_size: Examples in a step.
         precision: See `Run`.
+        sampling: See `BatchStream`.
+        class_weights: See `class_weights_of`.
     """
 
     learning_rate: float = 0.003
     weight_decay: float = 0.05
     batch_size: int = 128
     precision: Precision = "fp32"
+    sampling: Sampling = "uniform"
+    class_weights: ClassWeights | None = None
 
 
 def train_teacher(
@@ -92,13 +99,14 @@ def train_teacher(
     settings = hyperparameters or Hyperparameters()
     seed_weights(seed, architecture.fingerprint)
     net = build(architecture, dataset.input, len(dataset.classes))
-    stream = BatchStream(dataset, settings.batch_size, views=epochs, seed=seed)
+    stream = BatchStream(dataset, settings.batch_size, epochs, seed, settings.sampling)
+    weights = class_weights_of(settings.class_weights, dataset)
     epoch = stream.examples_per_epoch
     lr_schedule = LRSchedule(settings.learning_rate, 2 * epoch, 2 * epoch, epochs * epoch)
     run = Run(
         [Classifier(net, dataset.mean, dataset.std)],
         stream,
-        Objective.labels(),
+        Objective.labels().with_class_weights(weights),
         horizon=epochs * epoch,
         lr_schedule=lr_schedule,
         seed=seed,
@@ -195,6 +203,7 @@ def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) 
     labels = torch.cat([part.labels for part in predictions])
     counts = count_module(teacher.module, teacher.input)
     share, low, high = accuracy_with_interval(logits, labels)
+    balanced = balanced_accuracy(logits, labels)
     card: dict[str, Any] = {
         **teacher.card,
         "name": teacher.name,
@@ -204,6 +213,9 @@ def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) 
         "bytes": counts.bytes,
         "validation_accuracy": share,
         "validation_interval": [low, high],
+        "validation_balanced_accuracy": balanced.share,
+        "validation_examples": len(labels),
+        "classes": teacher.classes,
         "ece": expected_calibration_error(logits.softmax(dim=1), labels),
     }
     card["train_accuracy"] = _train_accuracy(teacher, dataset)
@@ -212,14 +224,41 @@ def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) 
         test_logits, test_labels = predict(teacher.module, dataset.test, size)
         card["test_accuracy"] = accuracy(test_logits, test_labels)
         card["test_ece"] = expected_calibration_error(test_logits.softmax(dim=1), test_labels)
-    chance = 1.0 / len(dataset.classes)
-    if low < chance + 0.1 * (1.0 - chance):
+    reason = useless(share, len(labels), teacher.classes) or useless(
+        card["train_accuracy"], min(TRAIN_SAMPLE, len(dataset.train)), teacher.classes
+    )
+    if reason is not None:
         raise UserError(
-            f"teacher {teacher.name!r} is barely better than chance on {dataset.name!r}: accuracy "
-            f"{share:.3f}, chance {chance:.3f}. Its classes may be in another order, or its inputs "
-            "prepared in another way. Train one on these data with `nasdistill teacher train`."
+            f"teacher {teacher.name!r} is barely better than chance on {dataset.name!r}: {reason}. "
+            "Its classes may be in another order, or its inputs prepared in another way. Train one "
+            "on these data with `nasdistill teacher train`."
         )
     return card
+
+
+def useless(accuracy: float, examples: int, classes: int) -> str | None:
+    """Whether a teacher's accuracy rules out that it is of use.
+
+    Of use is one that is right more often than chance and a tenth of what is above it. Few examples
+    rule out little, and a teacher that is always right is never refused.
+
+    Args:
+        accuracy: Share of right answers, in [0, 1].
+        examples: Number of answers.
+        classes: Number of classes.
+
+    Returns:
+        The figures in words, where the upper bound of its accuracy (95 %, one-sided) is not of use.
+    """
+    bound = wilson(round(accuracy * examples), examples, ONE_SIDED_95).high
+    if bound >= _least_of_use(classes):
+        return None
+    return f"accuracy {accuracy:.3f}, chance {1 / classes:.3f}, on {examples:,} examples"
+
+
+def _least_of_use(classes: int) -> float:
+    chance = 1.0 / classes
+    return chance + 0.1 * (1.0 - chance)
 
 
 def fastest_logit_precision(teacher: Teacher, dataset: Dataset, count: int = 500) -> LogitPrecision:
@@ -251,13 +290,29 @@ def fastest_logit_precision(teacher: Teacher, dataset: Dataset, count: int = 500
 
 def warnings_of(card: dict[str, Any]) -> list[str]:
     """Reasons to doubt a teacher, for the user; from the card that `evaluate_teacher` gave."""
+    warnings, share = [], card["validation_accuracy"]
     if card["gap"] > OVERFITTED_GAP:
-        return [
+        warnings.append(
             f"the teacher is overfitted: accuracy {card['train_accuracy']:.3f} on training, "
-            f"{card['validation_accuracy']:.3f} on validation data. Its answers on training data "
-            "say little more than the labels."
-        ]
-    return []
+            f"{share:.3f} on validation data. Its answers on training data say little more than "
+            "the labels."
+        )
+    if "validation_examples" not in card:  # evaluated by an earlier release
+        return warnings
+    (low, high), classes = card["validation_interval"], card["classes"]
+    if low < _least_of_use(classes):
+        warnings.append(
+            f"whether the teacher is better than chance can hardly be told: accuracy {share:.3f} "
+            f"on {card['validation_examples']:,} validation examples (95 % interval {low:.3f} to "
+            f"{high:.3f}), chance {1 / classes:.3f}. More validation examples would tell"
+        )
+    elif card["validation_balanced_accuracy"] < _least_of_use(classes):
+        warnings.append(
+            f"the teacher hardly tells the classes apart: accuracy {share:.3f} on validation data, "
+            f"but balanced accuracy {card['validation_balanced_accuracy']:.3f} where always "
+            f"answering the same class has {1 / classes:.3f}. Train it with --sampling balanced"
+        )
+    return warnings
 
 
 class _HeadOnly(nn.Module):
@@ -285,7 +340,15 @@ class _HeadOnly(nn.Module):
 
 
 def tune_head(
-    teacher: Teacher, dataset: Dataset, *, epochs: int, seed: int, emit: Emit, keep: Path
+    teacher: Teacher,
+    dataset: Dataset,
+    *,
+    epochs: int,
+    seed: int,
+    emit: Emit,
+    keep: Path,
+    sampling: Sampling = "uniform",
+    class_weights: ClassWeights | None = None,
 ) -> Teacher:
     """Gives a teacher a new head for the data's classes and trains that head alone.
 
@@ -297,17 +360,25 @@ def tune_head(
         emit: Receives the cost and the progress.
         keep: Folder in which the tuned head is stored: tuned again it might differ in the last
             digit, and then be another teacher.
+        sampling: See `BatchStream`.
+        class_weights: See `class_weights_of`.
     """
     classes = len(dataset.classes)
-    identity = repr((teacher.weights_hash, dataset.fingerprint, epochs, seed))
-    digest = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
+    identity: tuple[object, ...] = (teacher.weights_hash, dataset.fingerprint, epochs, seed)
+    if (sampling, class_weights) != ("uniform", None):
+        identity += (sampling, class_weights)
+    digest = hashlib.blake2b(repr(identity).encode(), digest_size=8).hexdigest()
     path = keep / f"head-{digest}.safetensors"
     replace_head(teacher.module, classes)
     head = head_of(teacher.module).layer
     keep.mkdir(parents=True, exist_ok=True)
     with locks.alone(path.with_suffix(".lock")):
         if not _takes_head(head, path, emit):
-            _train_head(teacher, head, dataset, epochs, seed, emit)
+            stream = BatchStream(dataset, 128, epochs, seed, sampling)
+            objective = Objective.labels().with_class_weights(
+                class_weights_of(class_weights, dataset)
+            )
+            _train_head(teacher, head, stream, objective, emit)
             state = {name: t.cpu().contiguous() for name, t in head.state_dict().items()}
             write_whole(path, safetensors.torch.save(state))
             load_weights(head, read_weights(path), str(path))
@@ -334,9 +405,10 @@ def _takes_head(head: nn.Module, path: Path, emit: Emit) -> bool:
 
 
 def _train_head(
-    teacher: Teacher, head: nn.Module, dataset: Dataset, epochs: int, seed: int, emit: Emit
+    teacher: Teacher, head: nn.Module, stream: BatchStream, objective: Objective, emit: Emit
 ) -> None:
-    """Trains the head alone, on labels."""
+    """Trains the head alone, on labels, an epoch for each view of the stream."""
+    dataset, epochs = stream.dataset, stream.views
     emit(
         Event(
             "note",
@@ -346,15 +418,14 @@ def _train_head(
             stage="teacher",
         )
     )
-    stream = BatchStream(dataset, 128, views=epochs, seed=seed)
     total = epochs * stream.examples_per_epoch
     run = Run(
         [_HeadOnly(teacher.module, head)],
         stream,
-        Objective.labels(),
+        objective,
         horizon=total,
         lr_schedule=LRSchedule(0.003, 128, 128, total),
-        seed=seed,
+        seed=stream.seed,
         size=teacher.input.size,
     )
     for _ in train_through(run, epochs, "teacher", emit, None):

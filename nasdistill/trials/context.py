@@ -17,7 +17,7 @@ from nasdistill import training
 from nasdistill.analysis.audit import FullRuns
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event, warn_of
+from nasdistill.common.events import Emit, Event
 from nasdistill.common.machine import (
     describe_machine,
     describe_versions,
@@ -32,6 +32,7 @@ from nasdistill.results.rungs import Ladder
 from nasdistill.study import Study
 from nasdistill.teachers import Teacher
 from nasdistill.teachers.recorded import table_hash
+from nasdistill.training.metrics import MEASURES, Accuracy
 from nasdistill.trials.plugins import Plugins
 from nasdistill.trials.teacher_pool import TeacherPool, open_teacher_pool
 from nasdistill.trials.training_setup import TrainingSetup, open_setup
@@ -150,6 +151,15 @@ class StudyContext:
             return None
         size = self.teacher.input.size
         return training.predict(self.teacher.module, self.dataset.test, size)[0]
+
+    @property
+    def score_name(self) -> str:
+        """The recipe's score in words."""
+        return self.recipe.score.replace("-", " ")
+
+    def score_of(self, predictions: tuple[Tensor, Tensor]) -> Accuracy:
+        """The recipe's score of logits `[N, K]` and labels int64 `[N]`, with its interval."""
+        return MEASURES[self.recipe.score](*predictions)
 
     def note(self, text: str, **fields: Any) -> None:
         """Tells a piece of news; `fields` are those of `Event`."""
@@ -281,7 +291,7 @@ def _open_dataset(study: Study, device: torch.device, emit: Emit) -> Dataset:
         root=recipe.data_root,
         skip_unreadable=recipe.skip_unreadable,
     )
-    warn_of(dataset.notes, emit, "teacher")
+    dataset.tell_notes(emit)
     stored = study.get_or_measure(keys.DATA, lambda: _describe(dataset))
     if stored["fingerprint"] != dataset.fingerprint:
         raise UserError(
@@ -299,6 +309,7 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
         "examples": {split: len(getattr(dataset, split)) for split in splits},
         "fingerprint": dataset.fingerprint,
         "attribution": dataset.attribution,
+        "notes": list(dataset.notes),
     }
 
 
@@ -384,6 +395,6 @@ def _choose_limits(context: StudyContext) -> dict[str, float]:
         context.note(text, stage="teacher")
     floor = recipe.min_accuracy
     if floor is None:
-        floor = 0.9 * (card["validation_accuracy"] or 0.0)
+        floor = 0.9 * (card["validation_" + recipe.score.replace("-", "_")] or 0.0)
     limits["accuracy"] = floor
     return limits

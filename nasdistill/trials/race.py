@@ -53,7 +53,7 @@ def run_race(context: StudyContext, numbers: Sequence[int], *, wait: bool) -> No
             continue
         study.write(key, asdict(score))
         study.add_seconds("race", time.perf_counter() - start)
-        text = f"race, second seed, {score.budget:,} images: accuracy {score.accuracy:.3f}"
+        text = f"race, second seed, {score.budget:,} images: {score.in_words}"
         context.emit(Event("rung", text, stage="search", trial=number, rung=score.rung))
 
 

@@ -15,7 +15,7 @@ from nasdistill.common.seeds import hash_seed
 from nasdistill.results import Candidate, RungScore
 from nasdistill.study import architecture_of
 from nasdistill.training import LRSchedule, Run
-from nasdistill.training.metrics import accuracy, accuracy_with_interval
+from nasdistill.training.metrics import accuracy
 from nasdistill.trials.autotune import choose_capture, precision_for
 from nasdistill.trials.context import StudyContext
 from nasdistill.trials.training_setup import TrainingSetup
@@ -111,19 +111,20 @@ def _score(context: StudyContext, run: Run, rung: int, start: float) -> RungScor
         predictions = [
             training.predict(student, data.score, data.input.size) for student in run.students
         ]
-    logits, labels = max(predictions, key=lambda prediction: accuracy(*prediction))
-    best = accuracy_with_interval(logits, labels)
+    peers = tuple(context.score_of(prediction).share for prediction in predictions)
+    logits, labels = chosen = predictions[peers.index(max(peers))]
+    best = context.score_of(chosen)
     loss = float(nn.functional.cross_entropy(logits, labels))
-    peers = tuple(accuracy(*prediction) for prediction in predictions)
     return RungScore(
         rung,
         context.ladder.budgets[rung],
-        best.share,
+        accuracy(logits, labels),
         best.low,
         best.high,
         loss,
         time.perf_counter() - start,
         peers if len(peers) > 1 else (),
+        None if context.recipe.score == "accuracy" else best.share,
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, warn_of
+from nasdistill.common.seeds import hash_seed
 from nasdistill.data import Dataset
 from nasdistill.losses import MAIN
 from nasdistill.models import artifact
@@ -37,11 +38,13 @@ from nasdistill.teachers.targets import (
 )
 from nasdistill.training import BatchStream
 from nasdistill.training.teacher import (
+    Hyperparameters,
     checkpoint_of,
     evaluate_teacher,
     fastest_logit_precision,
     train_teacher,
     tune_head,
+    useless,
     warnings_of,
 )
 from nasdistill.trials.plugins import Plugins
@@ -237,9 +240,18 @@ def evaluate_once(
     )
     text = (
         f"teacher {teacher.name}: {card['params']:,} parameters, validation accuracy "
-        f"{card['validation_accuracy']:.4f}, calibration error {card['ece']:.3f}"
+        f"{card['validation_accuracy']:.4f}{_balanced_in_words(card)}, calibration error "
+        f"{card['ece']:.3f}"
     )
     emit(Event("note", text, stage="teacher"))
+
+
+def _balanced_in_words(card: Mapping[str, Any]) -> str:
+    """Balanced accuracy, where it is another figure than accuracy; empty otherwise."""
+    balanced = card.get("validation_balanced_accuracy")
+    if balanced is None or f"{balanced:.2f}" == f"{card['validation_accuracy']:.2f}":
+        return ""
+    return f", balanced {balanced:.4f}"
 
 
 def _evaluate_table(teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
@@ -251,13 +263,15 @@ def _evaluate_table(teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
     path = Path(teacher.name.removeprefix("table:"))
     table = read_table(path, dataset.names, dataset.classes, "error")
     correct = table.logits.argmax(axis=1) == dataset.train.labels.cpu().numpy()
-    accuracy, chance = float(correct.mean()), 1.0 / len(dataset.classes)
-    if accuracy < chance + 0.1 * (1.0 - chance):
+    accuracy = float(correct.mean())
+    reason = useless(accuracy, len(correct), len(dataset.classes))
+    if reason is not None:
         raise UserError(
-            f"teacher {teacher.name!r} is barely better than chance on {dataset.name!r}: accuracy "
-            f"{accuracy:.3f}, chance {chance:.3f}. Its ids or classes may be in another order"
+            f"teacher {teacher.name!r} is barely better than chance on {dataset.name!r}: {reason}. "
+            "Its ids or classes may be in another order"
         )
-    unknown = ("params", "macs", "bytes", "validation_accuracy", "ece", "gap")
+    accuracies = ("validation_accuracy", "validation_balanced_accuracy")
+    unknown = ("params", "macs", "bytes", *accuracies, "ece", "gap")
     known = {"weights_hash": teacher.weights_hash, "train_accuracy": accuracy}
     return {**teacher.card, **known, **dict.fromkeys(unknown)}
 
@@ -332,17 +346,23 @@ def open_teacher(
             seed=recipe.seed,
             emit=emit,
             keep=root / ".teachers",
+            sampling=recipe.sampling,
+            class_weights=recipe.class_weights,
         )
     return teacher
 
 
 def _auto_teacher(root: Path, recipe: Recipe, dataset: Dataset, emit: Emit) -> Path:
     """The folder of the teacher for some data, which is trained if it is not there yet."""
-    folder = root / dataset.fingerprint[:16]
 
     def warn(text: str) -> None:
         emit(Event("warning", text, stage="teacher"))
 
+    name = dataset.fingerprint[:16]
+    balance = (recipe.sampling, recipe.class_weights)
+    if balance != ("uniform", None):  # another training, and so another teacher
+        name += f"-{hash_seed(balance):012x}"
+    folder = root / name
     root.mkdir(parents=True, exist_ok=True)
     with locks.alone(folder.with_name(folder.name + ".lock")):
         if artifact.load_or_set_aside(folder, warn) is None:
@@ -363,6 +383,7 @@ def _train_auto_teacher(folder: Path, recipe: Recipe, dataset: Dataset, emit: Em
             stage="teacher",
         )
     )
+    hyperparameters = Hyperparameters(sampling=recipe.sampling, class_weights=recipe.class_weights)
     checkpoint = checkpoint_of(folder, architecture.fingerprint, recipe.seed)
     module = train_teacher(
         dataset,
@@ -370,6 +391,7 @@ def _train_auto_teacher(folder: Path, recipe: Recipe, dataset: Dataset, emit: Em
         epochs=AUTO_TEACHER_EPOCHS,
         seed=recipe.seed,
         emit=emit,
+        hyperparameters=hyperparameters,
         checkpoint=checkpoint,
     )
     artifact.write_final(

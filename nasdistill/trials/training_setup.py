@@ -15,6 +15,7 @@ from nasdistill.recipe import FeedOptions, ObjectiveOptions, Recipe
 from nasdistill.space import Architecture
 from nasdistill.teachers.targets import TeacherTargets, needed_students
 from nasdistill.training import BatchStream, LRSchedule, Precision, Run
+from nasdistill.training.schedule import class_weights_of
 from nasdistill.trials.teacher_pool import TeacherPool
 
 OF_THE_OBJECTIVE = "distillation"
@@ -30,12 +31,14 @@ class TrainingSetup:
         objective: Made of them.
         stream: The stream of batches, the same for every student.
         targets: Those of each teacher, by the teacher's name.
+        class_weights: float32 `[K]` on the device, of the loss on labels by class; None for 1.
     """
 
     options: ObjectiveOptions
     objective: Objective
     stream: BatchStream
     targets: Mapping[str, TeacherTargets]
+    class_weights: Tensor | None = None
 
     @property
     def needed_targets(self) -> dict[str, TeacherTargets]:
@@ -52,11 +55,13 @@ class TrainingSetup:
     def with_values(self, **values: float) -> TrainingSetup:
         """The same with another temperature or α."""
         options = self.options.with_values(**values)
-        return replace(self, options=options, objective=objective_of(options))
+        objective = objective_of(options).with_class_weights(self.class_weights)
+        return replace(self, options=options, objective=objective)
 
     def labels_only(self) -> TrainingSetup:
         """The same stream without a teacher: the rival of distillation."""
-        return replace(self, objective=Objective.labels())
+        objective = Objective.labels().with_class_weights(self.class_weights)
+        return replace(self, objective=objective)
 
     def students(self, architecture: Architecture, dataset: Dataset, seed: int) -> list[Classifier]:
         """Builds the students of one run, weights drawn from (seed, fingerprint).
@@ -122,11 +127,12 @@ def open_setup(options: ObjectiveOptions, recipe: Recipe, teachers: TeacherPool)
     Raises:
         UserError: If a teacher cannot be loaded.
     """
-    objective = objective_of(options)
     dataset = _dataset_with_feed(options.feed, teachers)
-    stream = BatchStream(dataset, recipe.batch_size, recipe.views, recipe.seed)
+    weights = class_weights_of(recipe.class_weights, dataset)
+    objective = objective_of(options).with_class_weights(weights)
+    stream = BatchStream(dataset, recipe.batch_size, recipe.views, recipe.seed, recipe.sampling)
     targets = {name: teachers.targets(name, stream) for name in objective.teachers}
-    return TrainingSetup(options, objective, stream, targets)
+    return TrainingSetup(options, objective, stream, targets, weights)
 
 
 def _dataset_with_feed(options: FeedOptions, teachers: TeacherPool) -> Dataset:

@@ -101,7 +101,7 @@ def _ends_at(context: StudyContext, number: int, rung: int) -> bool:
     reason = None
     if rung == ladder.last:
         costs = [candidate.cost(name) or 0.0 for name in context.recipe.minimize]
-        study.complete(number, candidate.rungs[rung].accuracy, costs)
+        study.complete(number, candidate.rungs[rung].score, costs)
     elif context.recipe.stopping:
         reason = _stop_reason(context, candidates, number, rung)
         if reason is not None:
@@ -119,7 +119,7 @@ def _stop_reason(
 ) -> str | None:
     """Why a trial is stopped at a rung, by its forecast and costs among those that reached it."""
     peers = [c for c in candidates if len(c.rungs) > rung]
-    scores = [c.rungs[rung].accuracy for c in peers]
+    scores = [c.rungs[rung].score for c in peers]
     share = context.ladder.budgets[rung] / context.final_examples
     forecasts = forecast_of(peers, scores, context.full_runs.accuracy(), share).guess
     return stop_reason(
@@ -129,6 +129,7 @@ def _stop_reason(
         [[c.cost(name) or 0.0 for name in context.recipe.minimize] for c in peers],
         context.ladder.eta,
         1.0 / context.classes,
+        context.score_name,
     )
 
 
@@ -141,9 +142,7 @@ def _tell_rung(
         for c in front(candidates, context.recipe.minimize)
     )
     latency = "" if candidate.latency is None else f", {candidate.latency:.2f} ms"
-    text = (
-        f"accuracy {candidate.rungs[rung].accuracy:.3f}, {candidate.params:,} parameters{latency}"
-    )
+    text = f"{candidate.rungs[rung].in_words}, {candidate.params:,} parameters{latency}"
     if candidate.micro_batch is not None:
         text += f", micro-batches of {candidate.micro_batch}"
     if reason is not None:

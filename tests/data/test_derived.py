@@ -134,7 +134,7 @@ def test_names_of_files_are_their_paths(tmp_path: Path, limit: int, parts: Any) 
 
 def test_a_users_source_may_name_its_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     source = data_sources.Source(
-        np.zeros((12, 1, 16, 16), np.uint8),
+        np.random.default_rng(0).integers(0, 256, (12, 1, 16, 16), dtype=np.uint8),
         np.arange(12) % 2,
         ("a", "b"),
         load("fashion-mnist-mini", image_size=16).input,

@@ -47,7 +47,7 @@ def test_npz_with_a_test_file_beside_it(tmp_path: Path) -> None:
 
 
 def test_npz_of_large_images_is_resized_and_of_small_ones_when_shown(tmp_path: Path) -> None:
-    large = np.full((30, 80, 120), 90, np.uint8)
+    large = np.random.default_rng(1).integers(0, 256, (30, 80, 120), dtype=np.uint8)
     data = load(write_npz(tmp_path / "large.npz", images=large), image_size=72)
     assert isinstance(data.train, ResidentSplit) and data.views.kind == "crop"
     assert data.train.images.shape[1:] == data.train.images.shape[1:2] + (72, 72)

@@ -152,11 +152,18 @@ def stand_in(
 
 
 def picture(height: int, width: int, mode: str = "RGB") -> Image.Image:
-    return Image.new(mode, (width, height))
+    image = Image.new(mode, (width, height))
+    image.paste("white", (0, 0, width // 2, height))
+    return image
 
 
 def test_torchvision_downloads_only_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = stand_in(monkeypatch, "SVHN", [picture(32, 32)] * 12, classes=["even", "odd"])
+    opened = stand_in(
+        monkeypatch,
+        "SVHN",
+        [picture(32, 32), picture(32, 32).rotate(90)] * 6,
+        classes=["even", "odd"],
+    )
     data = load("torchvision:SVHN", root="here")
     assert opened == [("here", part, flag) for part in ("train", "test") for flag in (False, True)]
     assert data.classes == ("even", "odd") and lengths(data) == [8, 2, 2, 12]

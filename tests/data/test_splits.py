@@ -62,7 +62,7 @@ def test_splits_are_disjoint_stratified_and_whole(tmp_path: Path) -> None:
         seen += numbers
     assert sorted(seen) == list(range(120))
     counts = [torch.bincount(part.labels).tolist() for part in (data.train, data.score, data.test)]
-    assert counts == [[42, 25, 17], [4, 3, 1], [10, 6, 4]]
+    assert counts == [[30, 18, 12], [7, 5, 3], [15, 9, 6]]
 
 
 def test_too_few_examples_are_counted(tmp_path: Path) -> None:
@@ -73,9 +73,9 @@ def test_too_few_examples_are_counted(tmp_path: Path) -> None:
     more = {"test_images": np.zeros((3, 16, 16), np.uint8), "test_labels": np.arange(3)}
     message = refused(write_npz(tmp_path / "b.npz", labels=labels, **more))
     assert "'2' has 2; each class needs at least 3 (1 training, 2 validation)" in message
-    own = {"validation_images": more["test_images"], "validation_labels": np.array([0, 0, 1])}
+    own = {"validation_images": more["test_images"], "validation_labels": np.arange(3)}
     message = refused(write_npz(tmp_path / "c.npz", **own, **more))
-    assert "too few validation examples: '1' has 1; each class needs at least 2" in message
+    assert "too few validation examples: '0' has 1, '1' has 1, '2' has 1; each class" in message
 
 
 def test_moments_by_hand_and_by_streaming(tmp_path: Path) -> None:

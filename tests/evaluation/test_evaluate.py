@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from small_study import KILLED_SEARCH, prepare, write_blobs
 from torch import nn
 from typer.testing import CliRunner
@@ -22,6 +25,7 @@ from typer.testing import CliRunner
 from nasdistill import evaluation
 from nasdistill.analysis.evaluation import findings, read_quality
 from nasdistill.cli import app
+from nasdistill.cli.display_evaluation import quality_tables
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.data import load_data
@@ -309,6 +313,15 @@ def test_a_class_without_examples_gives_no_nan_in_json(tmp_path: Path) -> None:
     assert read_quality(tmp_path) == json.loads(path.read_text()) == quality
     assert quality["per_class"][3]["student"] == {"value": None, "low": 0.0, "high": 1.0}
     assert not any(math.isnan(v) for v in quality["bias"]["spread"]["student"].values())
+    shares = [row["student"]["value"] for row in quality["per_class"][:3]]
+    assert quality["balanced_accuracy"]["student"]["value"] == pytest.approx(sum(shares) / 3)
+    assert "Without examples, and so not judged: d." in findings(quality)[0]
+    console = Console(file=io.StringIO(), width=100)
+    for table in quality_tables(quality):
+        console.print(table)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"│ d +│ no examples +│ no examples", shown) and "nan" not in shown
+    assert "balanced accuracy" in shown and "share of the largest class" in shown
 
 
 def test_another_version_is_not_read(tmp_path: Path) -> None:
@@ -405,6 +418,23 @@ def test_other_data_and_other_splits_write_nothing(study: Path) -> None:
     other = json.loads(_run("evaluate", "small/1", "--data", "npz:other.npz", "--json").out)
     assert other["data"] == "npz:other.npz" and other["examples"] == 30 and other["file"] is None
     assert file.read_bytes() == before
+
+
+def test_other_data_may_lack_a_class_which_is_scored_by_name(study: Path) -> None:
+    write_blobs(study / "lacking.npz", train=300, test=60)
+    arrays = dict(np.load("lacking.npz"))
+    kept, tested = (arrays[f"{part}labels"] != 1 for part in ("", "test_"))
+    np.savez(
+        "lacking.npz",
+        images=arrays["images"][kept],
+        labels=arrays["labels"][kept] // 2,
+        test_images=arrays["test_images"][tested],
+        test_labels=arrays["test_labels"][tested] // 2,
+        classes=np.array(["0", "2"]),
+    )
+    quality = json.loads(_run("evaluate", "small/1", "--data", "npz:lacking.npz", "--json").out)
+    assert [row["examples"] for row in quality["per_class"]] == [20, 0, 20]
+    assert quality["accuracy"]["student"]["value"] > 0.5
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import torch
 from small_study import OpenContext
 
 from nasdistill import training
+from nasdistill.common.intervals import of_the_mean, wilson
 from nasdistill.finals import measurement
 from nasdistill.results import Candidate
 from nasdistill.space import Architecture
-from nasdistill.training.metrics import wilson
 from nasdistill.trials.context import StudyContext
 
 NET = Architecture(
@@ -23,7 +23,20 @@ NET = Architecture(
 def test_accuracy_on_test_has_its_interval() -> None:
     logits, labels = torch.eye(3)[[0, 1, 2, 0]], torch.tensor([0, 1, 2, 1])
     figures = measurement.accuracy_on_test(logits, labels)
-    assert figures == {"test_accuracy": 0.75, "test_interval": list(wilson(3, 4))}
+    assert figures == {
+        "test_accuracy": 0.75,
+        "test_interval": list(wilson(3, 4)),
+        "test_balanced_accuracy": pytest.approx(5 / 6),
+        "test_balanced_interval": list(of_the_mean([(1, 1), (1, 2), (1, 1)])),
+    }
+
+
+def test_classes_without_examples_and_the_largest_one_are_named() -> None:
+    figures = measurement.classes_on_test(torch.tensor([2, 0, 2, 2]), ("a", "b", "c"))
+    assert figures == {
+        "majority": {"class": "c", "share": 0.75, "even": 0.5},
+        "untested_classes": ["b"],
+    }
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,6 +33,21 @@ def test_label_smoothing_worked_by_hand() -> None:
     loss_B = Labels(smoothing=0.2)(Outputs(STUDENT), None, batch(), 0.0)
     # 0.9 on the right class, 0.1 on the other.
     assert loss_B[0].item() == pytest.approx(0.9 * softplus(-2.0) + 0.1 * softplus(2.0), rel=1e-6)
+
+
+def test_class_weights_multiply_the_loss_of_labels_by_class() -> None:
+    weights = torch.tensor([3.0, 0.5])
+    plain_B = Labels(smoothing=0.2)(Outputs(STUDENT), None, batch(), 0.0)
+    loss_B = Labels(0.2, weights)(Outputs(STUDENT), None, batch(), 0.0)
+    assert torch.allclose(loss_B, plain_B * weights)
+    mixed = replace(batch(), partners=LABELS.flip(0), share=torch.tensor([0.75, 1.0]))
+    loss_B = Labels(class_weights=weights)(Outputs(STUDENT), None, mixed, 0.0)
+    own, partner = 3.0 * softplus(-2.0), 0.5 * softplus(2.0)
+    assert loss_B[0].item() == pytest.approx(0.75 * own + 0.25 * partner, rel=1e-6)
+    # All terms on labels of an objective get them, the others stay.
+    objective = Objective.classic(constant(0.3), constant(2.0)).with_class_weights(weights)
+    labels, kl = (item.term for item in objective.terms)
+    assert labels.class_weights is weights and kl == KL(kl.temperature)  # type: ignore[attr-defined]
 
 
 def test_kl_worked_by_hand_and_scaled_by_the_squared_temperature() -> None:

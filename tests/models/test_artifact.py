@@ -335,6 +335,17 @@ def test_other_families_export(name: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
 
 
+def test_a_model_of_pictures_of_little_contrast_is_exported(tmp_path: Path) -> None:
+    input = Input(1, 17, 20)
+    net = build(SearchSpace.load("mlp").random(random.Random(1)), input, 3)
+    faint = Classifier(net, (0.2,), (1e-6,)).eval()  # magnifies what it sees a million times
+    export_onnx(faint, input, tmp_path / "a.onnx")
+    verification = verify_onnx(faint, input, tmp_path / "a.onnx")
+    assert verification.ok and verification.allowed > 1.0
+    other = Classifier(net, (0.3,), (1e-6,)).eval()
+    assert not verify_onnx(other, input, tmp_path / "a.onnx").ok
+
+
 def test_verification_sees_another_model(written: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     other = Classifier(build(mobile(), INPUT, 3), (0.5,) * 3, (0.5,) * 3)

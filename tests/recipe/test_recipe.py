@@ -426,3 +426,42 @@ def test_classes_go_with_a_model() -> None:
     assert recipe.teachers["x"].classes == "a = b" and recipe.classes is None
     told = _message(None, {"teachers": {"x": {"ema": 0.9, "classes": "a = b"}}})
     assert "classes goes with model" in told
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("balanced", "balanced"),
+        ("ok=1,broken=30", {"ok": 1.0, "broken": 30.0}),
+        ("a=b=2", {"a=b": 2.0}),
+        ({"ok": 0.5}, {"ok": 0.5}),
+    ],
+)
+def test_class_weights(value: Any, read: Any) -> None:
+    recipe = load_recipe(None, {"class_weights": value})
+    assert recipe.class_weights == read
+    assert from_stored(recipe.stored()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"class_weights": "even"}, "--class-weights: found 'even'; write balanced, or a weight"),
+        ({"class_weights": "ok=0"}, "--class-weights: found 'ok=0'; write balanced"),
+        ({"class_weights": "ok=nan"}, "write balanced"),
+        ({"class_weights": "balanced", "sampling": "balanced"}, "uneven classes twice"),
+        (
+            {
+                "class_weights": "balanced",
+                "scoring": {"terms": [{"term": "kl"}]},
+                "final": {"terms": [{"term": "kl"}]},
+            },
+            "no term of scoring or final reads any",
+        ),
+        ({"score": "f1"}, "--score: found 'f1'; allowed: accuracy, balanced-accuracy"),
+        ({"sampling": "even"}, "--sampling: found 'even'; allowed: uniform, balanced"),
+    ],
+)
+def test_bad_answers_to_uneven_classes(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=re.escape(told)):
+        load_recipe(None, values)

@@ -14,7 +14,7 @@ import pytest
 from reported_study import BUDGETS, drawn_in_chromium, embedded, own_text
 
 from nasdistill.common.errors import UserError
-from nasdistill.report import figures, progress, statistics, text, write_report
+from nasdistill.report import figures, progress, statistics, tables, text, write_report
 from nasdistill.results import Candidate, StudyRecord
 
 
@@ -36,6 +36,43 @@ def test_trade_off_places_every_trial_and_the_front_is_not_beaten(record: StudyR
     assert drawn["complete"].x[0] == trial.params
     assert drawn["complete"].y[0] == pytest.approx(100 * (trial.score or 0))
     assert drawn["rejected"].yaxis == "y2"
+
+
+def unevenly_tested(record: StudyRecord, score: str) -> StudyRecord:
+    """The record, its finals tested on 97 : 3 and without examples of one class."""
+    more = {
+        "score": score,
+        "test_balanced_accuracy": 0.612,
+        "test_balanced_interval": [0.55, 0.68],
+        "teacher_test_balanced_accuracy": 0.655,
+        "majority": {"class": "ok <1>", "share": 0.97, "even": 0.5},
+        "untested_classes": ["rust", "<dent>"],
+    }
+    finals = [dataclasses.replace(f, metrics={**f.metrics, **more}) for f in record.finals]
+    return dataclasses.replace(record, finals=finals, recipe={**record.recipe, "score": score})
+
+
+def test_what_accuracy_hides_in_uneven_classes_stands_beside_it(record: StudyRecord) -> None:
+    assert "balanced" not in tables.finals_table(record), "finals of an earlier release"
+    shown = unescape(tables.finals_table(unevenly_tested(record, "accuracy")))
+    assert "balanced accuracy (mean over classes)</th><td>61.2 %<br><small>55.0–68.0 %" in shown
+    assert "<td class=teacher>65.5 %" in shown
+    assert "always answering 'ok <1>'</th><td>97.0 %<br><small>balanced 50.0 %" in shown
+    assert "without test examples</th><td>rust, <dent>" in shown
+    assert "test accuracy" in tables.verdict(unevenly_tested(record, "accuracy"))
+
+
+def test_a_balanced_score_is_compared_with_balanced_figures(record: StudyRecord) -> None:
+    balanced = unevenly_tested(record, "balanced-accuracy")
+    info = figures.trade_off_info(balanced, "params")
+    recommended = info.groups["recommended"][0]
+    assert (recommended.y, recommended.low, recommended.high) == (0.612, 0.55, 0.68)
+    assert "balanced test accuracy 61.2 %" in recommended.label
+    assert info.groups["teacher"][0].y == 0.655
+    assert figures.plot_trade_off(info).layout.yaxis.title.text == "balanced accuracy (%)"
+    assert progress.trust_info(balanced).finals == (0.612,) * 3
+    assert "balanced test accuracy</span><b>61.2 %" in tables.verdict(balanced)
+    assert "balanced audit accuracy: 90.5 %" in tables.finals_table(balanced)
 
 
 def test_latency_of_finals_and_teacher_is_what_was_measured_side_by_side(

@@ -14,6 +14,7 @@ from small_study import write_blobs
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nasdistill.common.errors import UserError
 from nasdistill.data import Dataset, Mixing, load_data
 from nasdistill.losses import Objective
 from nasdistill.losses.schedules import constant
@@ -22,6 +23,7 @@ from nasdistill.models.hooks import Outputs
 from nasdistill.teachers.logit_cache import LogitCache
 from nasdistill.teachers.targets import CachedTargets, TargetRequest, TeacherTargets
 from nasdistill.training import BatchStream, Diverged, LRSchedule, Run, predict, seed_weights, train
+from nasdistill.training.schedule import class_weights_of
 
 PACE = LRSchedule(0.01, 100, None, 2000)
 
@@ -151,6 +153,40 @@ def test_the_stream_depends_on_the_seed_and_the_step_alone(data: Dataset) -> Non
     assert [view for _, view in whole] == [0] * 10 + [1] * 10 + [0] * 5
     seen = torch.cat([ids for ids, _ in whole[:10]])
     assert len(seen.unique()) == 500
+
+
+def test_balanced_sampling_shows_every_class_equally_often(tmp_path: Path) -> None:
+    path = write_blobs(tmp_path / "uneven.npz", uneven=True)
+    data = load_data(f"npz:{path}", device=torch.device("cpu"))
+    stream = BatchStream(data, 50, 2, 7, "balanced")
+    whole = list(stream.plan(0, 3 * stream.steps_per_epoch))
+    parts = [*stream.plan(0, 13), *stream.plan(13, len(whole))]
+    assert all(torch.equal(a[0], b[0]) and a[1] == b[1] for a, b in zip(whole, parts, strict=True))
+    assert {len(ids) for ids, _ in whole} == {50}
+    labels, ids = data.train.labels, torch.cat([ids for ids, _ in whole])
+    shown = torch.bincount(labels[ids])
+    assert shown.max() - shown.min() <= 3 and shown.sum() == len(ids)
+    # In a class, all examples come before any comes again; what an epoch cuts off may be missing.
+    for label in range(3):
+        times = torch.bincount(ids[labels[ids] == label], minlength=len(labels))
+        times = times[labels == label]
+        assert times.max() - times.min() <= 2
+    order = next(BatchStream(data, 50, 2, 8, "balanced").plan(0, 1))[0]
+    assert not torch.equal(whole[0][0], order)
+
+
+def test_class_weights_make_up_for_uneven_classes(tmp_path: Path) -> None:
+    path = write_blobs(tmp_path / "uneven.npz", uneven=True)
+    data = load_data(f"npz:{path}", device=torch.device("cpu"))
+    weights, labels = class_weights_of("balanced", data), data.train.labels
+    assert weights is not None
+    total = torch.stack([weights[labels][labels == k].sum() for k in range(3)])
+    assert torch.allclose(total, torch.full((3,), len(labels) / 3))
+    named = class_weights_of({"1": 4.0}, data)
+    assert named is not None and named.tolist() == [1.0, 4.0, 1.0]
+    assert class_weights_of(None, data) is None
+    with pytest.raises(UserError, match="class_weights: 'two' is no class of .*its classes: 0, 1"):
+        class_weights_of({"two": 4.0}, data)
 
 
 def test_pace_warms_up_holds_and_cools_down() -> None:

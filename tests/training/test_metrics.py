@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from nasdistill.common.intervals import wilson
 from nasdistill.training.metrics import (
     accuracy,
     agreement,
     agreement_by_teacher,
+    balanced_accuracy,
     class_relation_preservation,
     expected_calibration_error,
     mean_relative_drop,
@@ -20,7 +22,6 @@ from nasdistill.training.metrics import (
     pairwise_areas,
     reliability,
     right_by_class,
-    wilson,
 )
 
 
@@ -35,17 +36,25 @@ def test_accuracy_and_agreement_count_highest_logits() -> None:
     assert math.isnan(accuracy(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)))
 
 
-def test_wilson_interval() -> None:
-    # 81 of 263: Newcombe (1998), example of method 3 without continuity correction.
-    low, high = wilson(81, 263)
-    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
-    low, high = wilson(0, 20)
-    assert (low, round(high, 4)) == (0.0, 0.1611)
-    low, high = wilson(20, 20)
-    assert (round(low, 4), high) == (0.8389, 1.0)
-    assert wilson(0, 0) == (0.0, 1.0)
-    with pytest.raises(ValueError, match="between 0 and n = 3, but is 4"):
-        wilson(4, 3)
+def test_balanced_accuracy_is_the_mean_over_classes_that_have_examples() -> None:
+    # 8 of 10 of class 0 are right, 1 of 2 of class 1, class 2 has none.
+    answers = torch.tensor([0] * 8 + [1, 2] + [1, 0])
+    logits, labels = torch.eye(3)[answers], torch.tensor([0] * 10 + [1] * 2)
+    share, low, high = balanced_accuracy(logits, labels)
+    assert share == pytest.approx((0.8 + 0.5) / 2)
+    # Joined from the classes' Wilson intervals by the formula of Zou and Donner.
+    (low_0, high_0), (low_1, high_1) = wilson(8, 10), wilson(1, 2)
+    assert low == pytest.approx(0.65 - math.hypot(0.8 - low_0, 0.5 - low_1) / 2)
+    assert high == pytest.approx(0.65 + math.hypot(high_0 - 0.8, high_1 - 0.5) / 2)
+    assert accuracy(logits, labels) == 0.75
+    empty = balanced_accuracy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+    assert math.isnan(empty.share) and empty[1:] == (0.0, 1.0)
+
+
+def test_always_one_answer_is_worth_nothing_when_balanced() -> None:
+    logits, labels = torch.eye(2)[[0] * 100], torch.tensor([0] * 97 + [1] * 3)
+    assert accuracy(logits, labels) == 0.97
+    assert balanced_accuracy(logits, labels).share == 0.5
 
 
 def test_calibration_error_by_hand() -> None:

@@ -63,6 +63,35 @@ def test_one_that_guesses_is_refused(data: Dataset) -> None:
         teaching.evaluate_teacher(teacher_of(Classifier(blind, (0.4,), (0.25,)), 3), data)
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "examples", "classes", "refused"),
+    [
+        (1.0, 2, 2, False),  # right on all of two pictures
+        (0.0, 2, 2, False),  # two say nothing yet: the bound is 0.575, of use is 0.55
+        (0.0, 4, 2, True),  # at most 0.404
+        (0.5, 100, 2, False),  # at most 0.581
+        (0.5, 400, 2, True),  # at most 0.541
+        (0.1, 1000, 10, True),
+        (0.5, 1000, 10, False),
+    ],
+)
+def test_only_what_rules_out_a_use_is_refused(
+    accuracy: float, examples: int, classes: int, refused: bool
+) -> None:
+    assert (teaching.useless(accuracy, examples, classes) is not None) == refused
+
+
+def test_too_few_examples_and_a_constant_answer_are_warned_about() -> None:
+    card = {"train_accuracy": 1.0, "validation_accuracy": 1.0, "gap": 0.0, "classes": 2}
+    few = {"validation_examples": 2, "validation_interval": [0.342, 1.0]}
+    (text,) = teaching.warnings_of({**card, **few, "validation_balanced_accuracy": 1.0})
+    assert "can hardly be told: accuracy 1.000 on 2 validation examples" in text
+    many = {"validation_examples": 1000, "validation_interval": [0.96, 0.98]}
+    (text,) = teaching.warnings_of({**card, **many, "validation_balanced_accuracy": 0.5})
+    assert "balanced accuracy 0.500 where always answering the same class has 0.500" in text
+    assert teaching.warnings_of({**card, **many, "validation_balanced_accuracy": 0.9}) == []
+
+
 def test_other_classes_are_refused(data: Dataset) -> None:
     with pytest.raises(UserError, match="tells 5 classes apart, the data .* has 3"):
         teaching.evaluate_teacher(untrained(5), data)

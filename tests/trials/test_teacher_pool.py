@@ -9,7 +9,8 @@ import pytest
 from small_study import OpenContext
 
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Event
+from nasdistill.common.events import Event, silent
+from nasdistill.recipe import Recipe, load_recipe
 from nasdistill.results import keys
 from nasdistill.teachers.targets import (
     CachedTargets,
@@ -18,6 +19,7 @@ from nasdistill.teachers.targets import (
     PeerTargets,
     SnapshotTargets,
 )
+from nasdistill.trials import teacher_pool
 
 SECOND = """
 
@@ -140,3 +142,18 @@ def test_classes_go_with_a_model_that_was_trained_elsewhere(opened: OpenContext)
     for study, teacher in (("recorded", "table:right.npz"), ("unnamed", "auto")):
         with pytest.raises(UserError, match=f"--classes: found '0,1,2' with --teacher {teacher}"):
             opened(study=study, teacher=teacher, classes="0,1,2")
+
+
+def test_a_teacher_trained_on_another_feed_is_another_teacher(
+    opened: OpenContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, folders = opened().dataset, []
+
+    def train(folder: Path, recipe: Recipe, *_: object) -> None:
+        folders.append(folder.name)
+
+    monkeypatch.setattr(teacher_pool, "_train_auto_teacher", train)
+    for values in ({}, {"sampling": "balanced"}, {"class_weights": "balanced"}):
+        recipe = load_recipe(None, values)
+        teacher_pool._auto_teacher(Path("teachers"), recipe, data, silent)
+    assert folders[0] == data.fingerprint[:16] and len(set(folders)) == 3

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from small_study import OpenContext
+from small_study import OpenContext, write_blobs
 
 from nasdistill.space import Architecture
 from nasdistill.training import LRSchedule
@@ -36,6 +38,20 @@ def test_an_architecture_brings_its_temperature_and_alpha(opened: OpenContext) -
     assert own.stream is setup.stream and setup.options.temperature == 4.0
     plain = setup.labels_only()
     assert plain.for_architecture(with_values) is plain, "labels alone have no temperature"
+
+
+def test_uneven_classes_are_made_up_for_by_the_feed_and_by_weights(opened: OpenContext) -> None:
+    write_blobs(Path("blobs.npz"), uneven=True)
+    context = opened(sampling="balanced", class_weights={"2": 3.0})
+    labels = context.dataset.train.labels
+    for setup in (context.scoring, context.final):
+        shown = torch.cat([labels[ids] for ids, _ in setup.stream.plan(0, 10)])
+        counts = torch.bincount(shown)
+        assert counts.max() - counts.min() <= 1 < torch.bincount(labels).max() / 100
+        for each in (setup, setup.labels_only(), setup.with_values(alpha=0.5)):
+            (labels_term, *_) = (item.term for item in each.objective.terms)
+            weights = labels_term.class_weights  # type: ignore[attr-defined]
+            assert weights.tolist() == [1.0, 1.0, 3.0]
 
 
 def test_students_come_from_seed_and_fingerprint(opened: OpenContext) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_study import OpenContext
+from small_study import OpenContext, write_blobs
 
 from nasdistill.common.events import Event
 from nasdistill.results import Candidate, RungScore, keys
@@ -69,6 +69,24 @@ def test_the_score_is_that_of_the_cooled_copy_and_the_trunk_goes_on(
     predictions = training.predict(cooled.student, data.score, data.input.size)
     assert score.accuracy == accuracy(*predictions)
     assert score.loss == float(torch.nn.functional.cross_entropy(*predictions))
+
+
+def test_a_balanced_score_is_what_ranks_and_what_limits_are_of(
+    opened: OpenContext, events: list[Event]
+) -> None:
+    write_blobs(Path("blobs.npz"), uneven=True)
+    context = opened(score="balanced-accuracy", min_accuracy=None)
+    card = context.study.require(keys.TEACHER)
+    balanced = card["validation_balanced_accuracy"]
+    assert context.limits["accuracy"] == 0.9 * balanced != 0.9 * card["validation_accuracy"]
+    number = proposed(context)
+    candidate = ended(context, number)
+    for score in candidate.rungs:
+        assert score.score == score.balanced != score.accuracy
+        assert score.low < score.score < score.high
+    last = candidate.rungs[-1]
+    assert candidate.score == context.study.trials()[number].values[0] == last.balanced
+    assert any(f"balanced {last.score:.3f}, accuracy {last.accuracy:.3f}" in e.text for e in events)
 
 
 def test_a_trial_far_behind_is_stopped(
