@@ -108,36 +108,3 @@ def test_a_second_call_finds_the_study_complete(tmp_path: Path) -> None:
     assert outcome(folder) == first
     assert stamps == {p: p.stat().st_mtime_ns for p in folder.glob("studies/small/finals/*/*")}
     assert json.loads((folder / "studies/small/finals/recommended.json").read_text())["rank"]
-
-
-def heed_ctrl_c() -> None:
-    """What a shell starts in the background ignores Ctrl-C, and hands that on."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
-    folder = prepare(tmp_path)
-    main = "import sys; from nasdistill.__main__ import main; main()"
-    search = [sys.executable, "-c", main, "search", "--recipe", "recipe.yaml", "--trials", "500"]
-    process = subprocess.Popen(
-        search,
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_ctrl_c,
-    )
-    assert process.stderr is not None
-    said = ""
-    while ", rung 0: " not in said:
-        said += process.stderr.readline()
-        assert process.poll() is None, said
-    process.send_signal(signal.SIGINT)
-    rest = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, rest
-    assert "Go on with: nasdistill resume small" in rest and "Traceback" not in rest
-    on = [sys.executable, "-c", main, "resume", "small", "--trials", "7"]
-    done = subprocess.run(on, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    record = load_study("small", folder / "studies")
-    assert record.state == "complete" and record.finals

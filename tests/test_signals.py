@@ -80,10 +80,18 @@ def forking() -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def order(folder: Path, moment: Moment, number: int = signal.SIGINT, **flags: int) -> str:
+SEARCH = ("search", "--recipe", "recipe.yaml")
+
+
+def order(
+    folder: Path,
+    moment: Moment,
+    number: int = signal.SIGINT,
+    command: tuple[str, ...] = SEARCH,
+    **flags: int,
+) -> str:
     more = [part for flag, value in flags.items() for part in (f"--{flag}", str(value))]
-    arguments = ["search", "--recipe", "recipe.yaml", *more]
-    fields = {"arguments": arguments, "moment": moment, "signal": int(number)}
+    fields = {"arguments": [*command, *more], "moment": moment, "signal": int(number)}
     return json.dumps({**fields, "folder": str(folder)})
 
 
@@ -133,7 +141,7 @@ def test_from_the_first_file_to_the_report(forking: subprocess.Popen[str], tmp_p
         begun = (tmp_path / "studies/small/recipe.yaml").exists()
         assert begun == ("Saved. Go on with: nasdistill resume small" in said), said
         assert not descendants(forking.pid), moment
-    begin(forking, order(tmp_path, NEVER))
+    begin(forking, order(tmp_path, NEVER, command=("resume", "small")))
     assert status_of(forking) == 0, (tmp_path / "said.txt").read_text()
     record = load_study("small", tmp_path / "studies")
     assert record.state == "complete" and len(record.finals) == 1
