@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, pvariance
 from typing import Any, NamedTuple
 
-from nasdistill.analysis.front import forecast_of
+from nasdistill.analysis.front import forecast_at
 from nasdistill.analysis.rank_correlation import bootstrap, kendall, partial, spearman, vote
 from nasdistill.results import Candidate, StudyRecord, final_folders
 
@@ -253,8 +253,7 @@ def _by_rung(done: Sequence[Candidate], truth: Sequence[float], examples: int) -
             macs = [float(c.macs or 0) for c in reached]
             full = [truth[i] for i in indices]
             agreements.append(_agreement(f"rung {rung}", scores, full, macs))
-            share = reached[0].rungs[rung].budget / examples
-            expected = forecast_of(reached, scores, {}, share).guess
+            expected = forecast_at(reached, rung, {}, examples).guess
             agreements.append(_agreement(f"rung {rung}, forecast", list(expected), full, macs))
     return agreements
 
