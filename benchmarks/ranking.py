@@ -3,8 +3,9 @@
 Reads the shared table (`full_runs.py`) as far as it is there. Truth is test accuracy after full
 distillation, the mean over the seeds there are. A score is one short run's accuracy on the score
 half; its tau is the mean over the seeds of short runs. What the search goes by is its forecast,
-made of score, log MACs and depth before any full run is known (`nasdistill/forecast.py`); that is
-what is judged, and the bare score stands beside it. Rivals: the same schedule on labels only, a
+made of score, log MACs and depth before anything taught it (`nasdistill/analysis/forecast.py`);
+that is what is judged, and the bare score stands beside it, and the forecast of each architecture
+as higher rungs of all the others teach it. Rivals: the same schedule on labels only, a
 truncated schedule (the full run as it stood then), parameters, MACs, and a vote of synflow, SNIP
 and Jacobian covariance.
 
@@ -22,8 +23,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from common import markdown, met, name_on, write
-from full_runs import COUNT, EPOCHS, SEEDS, SHARES
-from replay import Table, ahead, ceiling, forecasts, interval, mean_tau, near_tau
+from full_runs import COUNT, EPOCHS, RUNGS, SEEDS, SHARES
+from replay import (
+    Table,
+    ahead,
+    ceiling,
+    forecasts,
+    interval,
+    mean_tau,
+    near_tau,
+    taught_by_others,
+)
 
 Scores = Sequence[Sequence[float]]
 TRAINED = {
@@ -43,7 +53,7 @@ class Row:
     Attributes:
         figure: What it is.
         kind: Of the run it comes from; `free` for none, `forecast` for what the search goes by,
-            `prior` for that before any run.
+            `taught` for that once higher rungs taught it, `prior` for that before any run.
         share: Of the full budget, at which the scored copy stands.
         cost: Examples seen until then, as a share of a full run's; of a rung, its own trunk and
             cool-down.
@@ -76,11 +86,25 @@ def figures(table: Table) -> Iterator[tuple[str, str, float, float, Scores]]:
                 if kind == "trunk":
                     expected = forecasts(table, scores, share)
                     yield "the search's forecast", OURS, share, cost, expected
+                    yield from taught_figures(table, share)
     counted = forecasts(table, [[0.0] * len(table.numbers)], 0.0)
     yield "forecast without a score (MACs, depth)", "prior", 0.0, 0.0, counted
     yield "parameters", "free", 0.0, 0.0, [table.known("params")]
     yield "MACs", "free", 0.0, 0.0, [table.known("macs")]
     yield "vote of synflow, SNIP, Jacobian", "free", 0.0, 0.0, [table.voted()]
+
+
+def taught_figures(table: Table, share: float) -> Iterator[tuple[str, str, float, float, Scores]]:
+    """The forecast taught by the higher rungs of all the others, at what these cost."""
+    if share < RUNGS[-1]:
+        guesses = [taught_by_others(table, share, seed) for seed in table.scored("trunk")]
+        yield (
+            "the same, taught by higher rungs",
+            "taught",
+            share,
+            table.cost("trunk", RUNGS[-1]),
+            guesses,
+        )
 
 
 def main() -> None:

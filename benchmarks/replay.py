@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from full_runs import EPOCHS, architectures_file, read_runs
+from full_runs import EPOCHS, RUNGS, architectures_file, read_runs
 
 from nasdistill.analysis.forecast import forecast
 from nasdistill.analysis.rank_correlation import bootstrap, kendall, vote
@@ -122,6 +122,7 @@ class Table:
         places: Sequence[int],
         share: float,
         full: Mapping[int, float] | None = None,
+        later: Mapping[int, float | None] | None = None,
     ) -> Sequence[float]:
         """The search's forecast.
 
@@ -130,15 +131,54 @@ class Table:
             places: Of which architectures, as places in `numbers`.
             share: Of a full run, which these scores have seen.
             full: Accuracy after full runs, by place.
+            later: Forecasts at the next rung, by place.
         """
         about = [self.about[self.numbers[i]] for i in places]
         known = [[one[name] for one in about] for name in ("macs", "params", "depth")]
         done = [(full or {}).get(i) for i in places]
-        return [float(value) for value in forecast(scores, *known, done, share).guess]
+        taught_by = [(later or {}).get(i) for i in places]
+        return [float(value) for value in forecast(scores, *known, done, share, taught_by).guess]
+
+
+def taught(
+    table: Table,
+    scores: Sequence[Sequence[float]],
+    ladder: Sequence[float],
+    there: Sequence[Sequence[int]],
+    rung: int,
+) -> Sequence[float]:
+    """The search's forecast at a rung, its weights taught by those that climbed on.
+
+    Args:
+        table: The table.
+        scores: Of all architectures, by rung.
+        ladder: Rungs, as shares of a full run.
+        there: The places of those that reached each rung.
+        rung: Its index.
+    """
+    later: dict[int, float] = {}
+    if rung + 1 < len(ladder) and there[rung + 1]:
+        higher = taught(table, scores, ladder, there, rung + 1)
+        later = dict(zip(there[rung + 1], higher, strict=True))
+    reached = [scores[rung][i] for i in there[rung]]
+    return table.expected(reached, there[rung], ladder[rung], later=later)
+
+
+def taught_by_others(table: Table, share: float, seed: int) -> list[float]:
+    """The forecast at a rung of each architecture, taught by all the others' higher rungs alone."""
+    everyone = range(len(table.numbers))
+    higher = [rung for rung in RUNGS if rung >= share]
+    scores = [table.figure("trunk", rung, seed, "accuracy") for rung in higher]
+    found = []
+    for place in everyone:
+        others = [i for i in everyone if i != place]
+        there = [everyone, *[others] * (len(higher) - 1)]
+        found.append(taught(table, scores, higher, there, 0)[place])
+    return found
 
 
 def forecasts(table: Table, scores: Sequence[Sequence[float]], share: float) -> list[list[float]]:
-    """What the search expects of scores, a row for each seed, before any full run is known."""
+    """What the search expects of scores, a row for each seed, before anything taught it."""
     everyone = range(len(table.numbers))
     return [list(table.expected(row, everyone, share)) for row in scores]
 
@@ -233,9 +273,7 @@ def climbed(
             reason = None
             if rung < len(ladder) - 1:
                 reached = [row[i] for i in peers]
-                order_by = (
-                    reached if by == "score" else table.expected(reached, peers, ladder[rung])
-                )
+                order_by = reached if by == "score" else taught(table, scores, ladder, there, rung)
                 theirs = [costs[i] for i in peers]
                 reason = stop_reason(len(peers) - 1, reached, order_by, theirs, eta, 0.1)
             passed[index] = rung + (reason is None)
@@ -245,15 +283,18 @@ def climbed(
     return passed, spent
 
 
-def shuffled(table: Table, measure: Callable[[Sequence[int], int], float]) -> list[float]:
-    """A figure of `ORDERS` random orders of the architectures, of each seed of rungs in turn.
+def shuffled(
+    table: Table, measure: Callable[[Sequence[int], int], float], orders: int = ORDERS
+) -> list[float]:
+    """A figure of random orders of the architectures, of each seed of rungs in turn.
 
     Args:
         table: The table.
         measure: The figure of an order (places in `table.numbers`) and a seed of short runs.
+        orders: How many.
     """
     rng, found, seeds = random.Random(0), [], table.scored("trunk")
-    for turn in range(ORDERS):
+    for turn in range(orders):
         order = list(range(len(table.numbers)))
         rng.shuffle(order)
         found.append(measure(order, seeds[turn % len(seeds)]))

@@ -19,7 +19,7 @@ from full_runs import EPOCHS, RUNGS, SHARES
 from numpy.typing import NDArray
 from replay import Table, ahead, ceiling, forecasts, interval, mean_tau
 
-from nasdistill.analysis.forecast import ENOUGH, standardised
+from nasdistill.analysis.forecast import ENOUGH, POWER, standardised
 from nasdistill.analysis.rank_correlation import kendall, ranks
 
 PAGE = ROOT / "docs" / "scoring.md"
@@ -100,12 +100,12 @@ def by_weight(table: Table, truth: Sequence[float]) -> Iterator[list[object]]:
     """
     for share in (*RUNGS, 1.0):
         kind = "full" if share == 1.0 else "trunk"
-        cells: list[object] = [f"{share:.0%}", f"{1 - share:.2f}"]
+        cells: list[object] = [f"{share:.0%}", f"{(1 - share) ** POWER:.2f}"]
         for weight in WEIGHTS:
             taus = []
             for seed in table.scored(kind):
                 scores = table.figure(kind, share, seed, "accuracy")
-                (guess,) = forecasts(table, [scores], 1 - weight)
+                (guess,) = forecasts(table, [scores], 1 - weight ** (1 / POWER))
                 there = table.truth("audit", without=seed) if kind == "full" else truth
                 taus.append(kendall(guess, there) or 0.0)
             cells.append(f"{fmean(taus):.2f}")
@@ -138,7 +138,7 @@ def figured(table: Table) -> Iterator[tuple[str, str, Scores]]:
     for share in RUNGS:
         for name in ("accuracy", "loss", "accuracy forecast", "loss forecast"):
             yield f"{share:.0%}", name, scores_of(table, "trunk", share, name)
-        rest = (1 - share) * with_vote
+        rest = (1 - share) ** POWER * with_vote
         scores = scores_of(table, "trunk", share, "accuracy")
         yield (
             f"{share:.0%}",

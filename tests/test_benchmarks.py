@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,19 @@ def test_a_replay_stops_who_the_search_would_stop_and_counts_its_seconds() -> No
     assert spent == pytest.approx(11.2 + 3.0 + 3.0, rel=1e-4)
     passed, spent = climbed(made, [1, 0, 2])
     assert passed[1] == 2, "the first to come is the best so far"
+
+
+def test_no_student_teaches_its_own_forecast() -> None:
+    from replay import taught_by_others
+
+    rng = random.Random(0)
+    made = table([(0.9, [rng.random() for _ in range(3)]) for _ in range(12)])
+    for number in range(12):
+        made.lines[number, 0, "trunk"]["0.05"] = seen(rng.random(), 6.2)
+    before = taught_by_others(made, 0.03, 0)
+    made.lines[4, 0, "trunk"]["0.1"]["score"]["accuracy"] += 2.0
+    after = taught_by_others(made, 0.03, 0)
+    assert [i for i in range(12) if after[i] == before[i]] == [4]
 
 
 def test_the_cost_of_a_search_counts_until_a_good_student_is_distilled() -> None:

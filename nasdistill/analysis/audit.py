@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from nasdistill.analysis.front import forecast_of
+from nasdistill.analysis.front import forecast_at
 from nasdistill.analysis.rank_correlation import bootstrap, kendall, partial, spearman, vote
 from nasdistill.common.errors import DamagedFileError
 from nasdistill.common.json_files import read_json
@@ -300,8 +300,7 @@ def _by_rung(done: Sequence[Candidate], truth: Sequence[float], examples: int) -
             macs = [float(c.macs or 0) for c in reached]
             full = [truth[i] for i in indices]
             agreements.append(_agreement(f"rung {rung}", scores, full, macs))
-            share = reached[0].rungs[rung].budget / examples
-            expected = forecast_of(reached, scores, {}, share).guess
+            expected = forecast_at(reached, rung, {}, examples).guess
             agreements.append(_agreement(f"rung {rung}, forecast", list(expected), full, macs))
     return agreements
 

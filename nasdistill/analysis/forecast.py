@@ -13,13 +13,17 @@ Array = NDArray[np.float64]
 
 PRIOR = (1.0, 1.0, 0.0, 1.0)
 """Weights of score, log MACs, log parameters and depth, each in standard deviations, before any
-full run is known: short runs do wrong to large and deep students, and equal weights need no fitting
+label is known: short runs do wrong to large and deep students, and equal weights need no fitting
 (Dawes, "The robust beauty of improper linear models", 1979). Full runs do them no wrong: the more
 of one a score has seen, the less MACs and depth count. Evidence: docs/scoring.md."""
+POWER = 4
+"""MACs and depth count by this power of the share of a full run that a score has not seen."""
+PSEUDO_TRIALS = 8.0
+"""Weight of the prior against the next rung's forecasts, in trials: two for each weight."""
 SHRINKAGE = 3.0
-"""Weight of the prior, in full runs."""
+"""Weight of the prior against full runs, in runs: each says more than a forecast does."""
 ENOUGH = 16
-"""Full runs from which on the weights are fitted: with fewer, equal weights rank better."""
+"""Full runs from which on they teach the weights: with fewer, the others rank better."""
 FEWEST = 4
 """Trials from which on more than the score counts: two or three say nothing of the rest."""
 TYPICAL = 0.7
@@ -56,8 +60,13 @@ def forecast(
     depth: Sequence[int | None],
     full: Sequence[float | None],
     share: float,
+    later: Sequence[float | None] = (),
 ) -> Forecast:
-    """Forecasts full accuracy by ridge regression towards the prior's weights.
+    """Forecasts full accuracy by a weighted sum of score, log MACs, log parameters and depth.
+
+    Its weights are those of a ridge regression (Hoerl and Kennard, 1970) on what is known of some
+    of the trials, shrunk towards the prior's: on their forecasts at the next rung, which have seen
+    more of a full run, and then on full runs.
 
     Args:
         scores: Of trials at one rung, in [0, 1].
@@ -66,6 +75,8 @@ def forecast(
         depth: Their convolutions and linear layers.
         full: Accuracy after a full run, in [0, 1], of those that had one.
         share: Of a full run's examples, those that the scored copies have seen.
+        later: Guesses at the next rung, on any scale, of those that climbed to it; empty where
+            there is none.
     """
     count = len(scores)
     features = [
@@ -76,21 +87,71 @@ def forecast(
     ]
     z_NF = np.column_stack([standardised(column) for column in features])
     score, *others = PRIOR
-    known = max(0.0, 1.0 - share) if count >= FEWEST else 0.0
-    prior_F = np.array([score, *(known * weight for weight in others)])
-    prior_F /= np.std(z_NF @ prior_F) or 1.0
-    done = [i for i, accuracy in enumerate(full) if accuracy is not None]
-    truth = np.array([accuracy for accuracy in full if accuracy is not None])
-    if len(done) < ENOUGH or np.ptp(truth) == 0:
-        return Forecast(z_NF @ prior_F, np.full(count, TYPICAL))
-    y_D, centre_F = standardised(truth), z_NF[done].mean(axis=0)
-    x_DF, x_NF = z_NF[done] - centre_F, z_NF - centre_F
-    inverse_FF = np.linalg.inv(x_DF.T @ x_DF + SHRINKAGE * np.eye(len(PRIOR)))
-    weights_F = prior_F + inverse_FF @ x_DF.T @ (y_D - x_DF @ prior_F)
-    unexplained = float(((y_D - x_DF @ weights_F) ** 2).sum())
-    variance = (unexplained + SHRINKAGE * TYPICAL**2) / (len(done) + SHRINKAGE)
-    leverage_N = 1 / len(done) + np.einsum("nf,fg,ng->n", x_NF, inverse_FF, x_NF)
-    return Forecast(x_NF @ weights_F, np.sqrt(variance * (1 + leverage_N)))
+    left = max(0.0, 1.0 - share) ** POWER if count >= FEWEST else 0.0
+    prior_F = np.array([score, *(left * weight for weight in others)])
+    weights_F = _scaled(prior_F, z_NF)
+    by_later = _Regression.fitted(z_NF, later, weights_F, FEWEST, PSEUDO_TRIALS)
+    if by_later is not None:
+        weights_F = _scaled(by_later.weights, z_NF)
+    by_full = _Regression.fitted(z_NF, full, weights_F, ENOUGH, SHRINKAGE)
+    if by_full is None:
+        return Forecast(z_NF @ weights_F, np.full(count, TYPICAL))
+    return by_full.forecast(z_NF)
+
+
+@dataclass(frozen=True)
+class _Regression:
+    """A ridge regression of labels on figures, shrunk towards given weights.
+
+    Attributes:
+        weights: float64 `[F]`, of the figures, in standard deviations of the labels.
+        centre: float64 `[F]`, mean figures of the labelled trials.
+        inverse: float64 `[F, F]`, the inverse of the penalised Gram matrix of their figures.
+        unexplained: Sum of squared residuals.
+        count: Labelled trials.
+        shrinkage: Weight of the given weights, in trials.
+    """
+
+    weights: Array
+    centre: Array
+    inverse: Array
+    unexplained: float
+    count: int
+    shrinkage: float
+
+    @classmethod
+    def fitted(
+        cls,
+        z_NF: Array,
+        labels: Sequence[float | None],
+        prior_F: Array,
+        fewest: int,
+        shrinkage: float,
+    ) -> _Regression | None:
+        """The regression; None where fewer than `fewest` labels are known, or all are equal."""
+        labelled = [i for i, label in enumerate(labels) if label is not None]
+        known = np.array([label for label in labels if label is not None])
+        if len(labelled) < fewest or np.ptp(known) == 0:
+            return None
+        centre_F, y_D = z_NF[labelled].mean(axis=0), standardised(known)
+        x_DF = z_NF[labelled] - centre_F
+        inverse_FF = np.linalg.inv(x_DF.T @ x_DF + shrinkage * np.eye(len(prior_F)))
+        weights_F = prior_F + inverse_FF @ x_DF.T @ (y_D - x_DF @ prior_F)
+        unexplained = float(((y_D - x_DF @ weights_F) ** 2).sum())
+        return cls(weights_F, centre_F, inverse_FF, unexplained, len(labelled), shrinkage)
+
+    def forecast(self, z_NF: Array) -> Forecast:
+        """Forecasts of all trials, whose error grows with the distance from those labelled."""
+        x_NF = z_NF - self.centre
+        variance = (self.unexplained + self.shrinkage * TYPICAL**2) / (self.count + self.shrinkage)
+        leverage_N = 1 / self.count + np.einsum("nf,fg,ng->n", x_NF, self.inverse, x_NF)
+        return Forecast(x_NF @ self.weights, np.sqrt(variance * (1 + leverage_N)))
+
+
+def _scaled(weights_F: Array, z_NF: Array) -> Array:
+    """The weights by which the trials' guesses have standard deviation 1."""
+    scaled: Array = weights_F / (np.std(z_NF @ weights_F) or 1.0)
+    return scaled
 
 
 def _known(values: Sequence[int | None], *, log: bool) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from nasdistill.analysis.forecast import Forecast, forecast
 from nasdistill.analysis.pareto import as_points, non_dominated_ranks
@@ -10,11 +11,35 @@ from nasdistill.common.types import Cost
 from nasdistill.results import Candidate
 
 
+def forecast_at(
+    candidates: Sequence[Candidate], rung: int, full: Mapping[int, float], final_examples: int
+) -> Forecast:
+    """Forecasts accuracy after full runs of the trials that were scored at a rung.
+
+    Its weights are taught by the forecasts at the next rung, of those trials that climbed to it.
+
+    Args:
+        candidates: All that were scored at the rung, and no others.
+        rung: Its index.
+        full: Accuracy after full runs on the audit half, by trial number; see `full_runs`.
+        final_examples: Training examples of a full run.
+    """
+    higher = [c for c in candidates if len(c.rungs) > rung + 1]
+    later: dict[int, float] = {}
+    if higher:
+        guesses = forecast_at(higher, rung + 1, full, final_examples).guess
+        later = {c.number: float(guess) for c, guess in zip(higher, guesses, strict=True)}
+    scores = [c.rungs[rung].score for c in candidates]
+    share = candidates[0].rungs[rung].budget / final_examples
+    return forecast_of(candidates, scores, full, share, later)
+
+
 def forecast_of(
     candidates: Sequence[Candidate],
     scores: Sequence[float],
     full: Mapping[int, float],
     share: float,
+    later: Mapping[int, float] = MappingProxyType({}),
 ) -> Forecast:
     """Forecasts accuracy after full runs of trials.
 
@@ -23,6 +48,7 @@ def forecast_of(
         scores: Their scores at it, in [0, 1].
         full: Accuracy after full runs on the audit half, by trial number; see `full_runs`.
         share: Of a full run's examples, those that the scored copies have seen.
+        later: Guesses at the next rung, by trial number.
     """
     return forecast(
         scores,
@@ -31,6 +57,7 @@ def forecast_of(
         [c.depth for c in candidates],
         [full.get(c.number) for c in candidates],
         share,
+        [later.get(c.number) for c in candidates],
     )
 
 

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from nasdistill.analysis.front import forecast_of, front
+from nasdistill.analysis.front import forecast_at, front
 from nasdistill.analysis.stopping import stop_reason
 from nasdistill.common.events import Event
 from nasdistill.results import Candidate, keys
@@ -120,8 +120,8 @@ def _stop_reason(
     """Why a trial is stopped at a rung, by its forecast and costs among those that reached it."""
     peers = [c for c in candidates if len(c.rungs) > rung]
     scores = [c.rungs[rung].score for c in peers]
-    share = context.ladder.budgets[rung] / context.final_examples
-    forecasts = forecast_of(peers, scores, context.full_runs.accuracy(), share).guess
+    full = context.full_runs.accuracy()
+    forecasts = forecast_at(peers, rung, full, context.final_examples).guess
     return stop_reason(
         [c.number for c in peers].index(number),
         scores,
