@@ -144,6 +144,7 @@ class AdversarialFeatures(OnLayers):
         width: See `AdversarialLogits`.
     """
 
+    Options: ClassVar[type[TermOptions]] = AdversarialOptions
     whole_depth: ClassVar[bool] = False
     adversarial: ClassVar[bool] = True
     weight_field: ClassVar[str | None] = "strength"

@@ -76,6 +76,7 @@ class Gram(OnLayers):
     """
 
     Options: ClassVar[type[TermOptions]] = GramOptions
+    relates_places: ClassVar[bool] = True
     temperature: Schedule = constant(0.2)
 
     def helper(self, pair: Pair) -> nn.Module | None:
@@ -118,6 +119,7 @@ class NST(OnLayers):
     """
 
     Options: ClassVar[type[TermOptions]] = NSTOptions
+    relates_places: ClassVar[bool] = True
 
     def compare(
         self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float

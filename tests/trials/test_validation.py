@@ -91,3 +91,11 @@ def test_assistants_are_those_of_the_space_closest_in_size(opened: OpenContext) 
     assert values["values"]["layers"]["type"] == "one" and width == 16 or width == 16
     with pytest.raises(UserError, match=r"has nothing of about 9,000,000 parameters; of 300"):
         assistant_architectures([9_000_000], context.study.space, context.dataset)
+
+
+@pytest.mark.parametrize("name", ["attention", "gram", "nst"])
+def test_terms_on_places_and_students_without_any(opened: OpenContext, name: str) -> None:
+    terms = [LABELS, {"term": name, "teacher": "slow"}]
+    text = refused(opened, teachers={"slow": {"ema": 0.9}}, final={"terms": terms})
+    assert text.startswith(f"final: {name} relates the places of a map, and here is only one: ")
+    assert text.endswith("or use features, similarity, rkd or crd")
