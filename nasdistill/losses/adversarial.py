@@ -99,6 +99,7 @@ class AdversarialLogits(Term):
     Options: ClassVar[type[TermOptions]] = AdversarialOptions
     asks_teacher: ClassVar[bool] = True
     reads_layers: ClassVar[bool] = True  # for the number of logits
+    teaches_classes: ClassVar[bool] = False
     adversarial: ClassVar[bool] = True
     weight_field: ClassVar[str | None] = "strength"
     capture_obstacle: ClassVar[str | None] = ON_THE_HOST

@@ -155,6 +155,7 @@ class OnLayers(Term):
 
     asks_teacher: ClassVar[bool] = True
     reads_layers: ClassVar[bool] = True
+    teaches_classes: ClassVar[bool] = False
     whole_depth: ClassVar[bool] = True  # `auto` looks for pairs along the depth, else at the end
     relates_places: ClassVar[bool] = False  # its loss is constant where there is only one
     layers: LayerPairs = "auto"
