@@ -68,7 +68,12 @@ class AttentionMaps(OnLayers):
         return AttentionRelations(of=of, **arguments)
 
     def compare(
-        self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
+        self,
+        student_BCHW: Tensor,
+        teacher_BCHW: Tensor,
+        batch: Batch,
+        helper: nn.Module | None,
+        progress: float,
     ) -> Tensor:
         """See `OnLayers`."""
         maps = at_one_size(student_BCHW, teacher_BCHW)

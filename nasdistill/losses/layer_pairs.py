@@ -269,18 +269,24 @@ class OnLayers(Term):
                 self.combine,
             )
             with torch.autocast(student_BCHW.device.type, enabled=False):
-                losses.append(self.compare(student_BCHW, teacher_BCHW, helper, progress))
+                losses.append(self.compare(student_BCHW, teacher_BCHW, batch, helper, progress))
         return torch.stack(losses).mean(dim=0)
 
     @abstractmethod
     def compare(
-        self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
+        self,
+        student_BCHW: Tensor,
+        teacher_BCHW: Tensor,
+        batch: Batch,
+        helper: nn.Module | None,
+        progress: float,
     ) -> Tensor:
         """The loss of one pair.
 
         Args:
             student_BCHW: float32, the student's output as a map.
             teacher_BCHW: float32, the teacher's; channels and size may differ.
+            batch: The examples.
             helper: The module that `helper` made.
             progress: Share of the run that is done.
 
