@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from common import no_further
 from methods import BATCH, KL, LABELS, RATE, STUDENT, VIEWS
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from nasdistill import training
 from nasdistill.data import load_data
@@ -39,29 +40,18 @@ TERMS: tuple[dict[str, Any], ...] = (
     {"on": "logits", "weight": 0.1},
     {"on": "features", "weight": 0.5},
 )
-NON_SATURATING = adversarial._sides
+REVERSED = adversarial._sides
 losses: list[float] = []
 slopes: list[float] = []
 
 
-class _Reverse(torch.autograd.Function):
-    """The identity, whose gradient is turned round and scaled."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:
-        ctx.strength = strength
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return -ctx.strength * gradients[0], None
-
-
-def reversed_sides(judge: nn.Module, student: Tensor, teacher: Tensor, strength: float) -> Tensor:
-    """The form before: one loss, whose gradient the student gets turned round."""
-    reversed_: Tensor = _Reverse.apply(student, strength)  # type: ignore[no-untyped-call]
-    of_student = judge(reversed_).float().squeeze(1)
-    return F.softplus(of_student) + F.softplus(-judge(teacher).float().squeeze(1))
+def non_saturating(judge: nn.Module, student: Tensor, teacher: Tensor, strength: float) -> Tensor:
+    """Each side lowers a loss of its own; the student's does not move D."""
+    of_student = judge(student.detach()).float().squeeze(1)
+    of_teacher = judge(teacher).float().squeeze(1)
+    fixed = {name: p.detach() for name, p in judge.named_parameters()}
+    fooled = functional_call(judge, fixed, (student,)).float().squeeze(1)
+    return F.softplus(of_student) + F.softplus(-of_teacher) + strength * F.softplus(-fooled)
 
 
 def noted(form: Any) -> Any:
@@ -71,7 +61,7 @@ def noted(form: Any) -> Any:
         with torch.no_grad():
             says = judge(student).float().squeeze(1)
             own = F.softplus(says) + F.softplus(-judge(teacher).float().squeeze(1))
-            slope = torch.sigmoid(says if form is reversed_sides else -says)
+            slope = torch.sigmoid(says if form is REVERSED else -says)
         losses.append(float(own.mean()))
         slopes.append(float(slope.mean()))
         loss: Tensor = form(judge, student, teacher, strength)
@@ -86,7 +76,7 @@ def main() -> None:
     device, architecture = torch.device("cpu"), Architecture.from_json(json.dumps(STUDENT))
     cache = Path(tempfile.mkdtemp())
     for term in TERMS:
-        for form in (reversed_sides, NON_SATURATING):
+        for form in (REVERSED, non_saturating):
             adversarial._sides = noted(form)
             for seed in SEEDS:
                 final = {"terms": [LABELS, KL, {"term": "adversarial", **term}]}

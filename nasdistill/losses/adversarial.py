@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from nasdistill.common.values import Weight
 from nasdistill.data import Batch
@@ -19,7 +19,7 @@ from nasdistill.losses.schedules import Schedule, constant
 from nasdistill.losses.term import Term
 from nasdistill.models.hooks import ModelSummary, Outputs
 
-NOT_TRIED = "has a discriminator, whose steps were not tried in a graph"
+ON_THE_HOST = "scales gradients by a number on the host"
 
 
 class AdversarialOptions(LayersOptions):
@@ -28,7 +28,7 @@ class AdversarialOptions(LayersOptions):
     Attributes:
         on: `logits` or `features` (pooled).
         width: Of the discriminator's hidden layers.
-        weight: Of the student's loss; the discriminator learns at 1.
+        weight: Strength of the gradient that reaches the student; the discriminator learns at 1.
     """
 
     term: Literal["adversarial"]
@@ -42,6 +42,25 @@ class AdversarialOptions(LayersOptions):
         if self.on == "logits" and named:
             raise ValueError(f"{named[0]} goes with on: features; found on: logits")
         return self
+
+
+class _Reverse(torch.autograd.Function):
+    """The identity, whose gradient is turned round and scaled (Ganin et al., 2016)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:
+        ctx.strength = strength
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return -ctx.strength * gradients[0], None
+
+
+def reverse(x: Tensor, strength: float) -> Tensor:
+    """`x`, through which the gradient comes back as −`strength` times itself."""
+    reversed_: Tensor = _Reverse.apply(x, strength)  # type: ignore[no-untyped-call]
+    return reversed_
 
 
 class Discriminator(nn.Sequential):
@@ -58,33 +77,24 @@ class Discriminator(nn.Sequential):
 
 
 def _sides(judge: nn.Module, student_BD: Tensor, teacher_BD: Tensor, strength: float) -> Tensor:
-    """The discriminator's cross-entropy of both sides, and `strength` times the student's loss.
-
-    The student lowers −log σ(D), not log(1 − σ(D)), whose gradient fades where D is sure
-    (Goodfellow et al., "Generative Adversarial Nets", 2014). D is not moved by that part, nor the
-    student by D's own.
-
-    Returns:
-        float32 `[B]`.
-    """
-    judged_student = judge(student_BD.detach()).float().squeeze(1)
-    judged_teacher = judge(teacher_BD).float().squeeze(1)
-    fixed = {name: p.detach() for name, p in judge.named_parameters()}
-    fooled = functional_call(judge, fixed, (student_BD,)).float().squeeze(1)
-    own = F.softplus(judged_student) + F.softplus(-judged_teacher)
-    return own + strength * F.softplus(-fooled)
+    """Binary cross-entropy of both sides, `[B]`; the student gets the gradient turned round."""
+    of_student = judge(reverse(student_BD, strength)).float().squeeze(1)
+    of_teacher = judge(teacher_BD).float().squeeze(1)
+    return F.softplus(of_student) + F.softplus(-of_teacher)
 
 
 @dataclass(frozen=True)
 class AdversarialLogits(Term):
     """The discriminator sees standardised logits.
 
-    One optimiser step serves both sides, each of which lowers a loss of its own (adversarial
-    distillation: Xu et al., 2018). The strength acts on the student's alone: the discriminator
-    learns at full rate.
+    One optimiser step serves both sides: the discriminator lowers its loss, and the gradient that
+    reaches the student is reversed (Ganin et al., 2016; adversarial distillation: Xu et al., 2018).
+    The strength acts at the reversal alone: the discriminator learns at full rate. Where it is
+    sure, the reversed gradient fades; that of −log σ(D) does not, and on features it keeps the
+    student from learning its classes (`benchmarks/adversarial.py`).
 
     Attributes:
-        strength: Weight of the student's loss, over progress.
+        strength: Of the reversed gradient, over progress.
         width: Of the discriminator's hidden layers.
     """
 
@@ -94,7 +104,7 @@ class AdversarialLogits(Term):
     teaches_classes: ClassVar[bool] = False
     adversarial: ClassVar[bool] = True
     weight_field: ClassVar[str | None] = "strength"
-    capture_obstacle: ClassVar[str | None] = NOT_TRIED
+    capture_obstacle: ClassVar[str | None] = ON_THE_HOST
     strength: Schedule = constant(0.1)
     width: int = 128
     classes: int = 0
@@ -141,7 +151,7 @@ class AdversarialFeatures(OnLayers):
     whole_depth: ClassVar[bool] = False
     adversarial: ClassVar[bool] = True
     weight_field: ClassVar[str | None] = "strength"
-    capture_obstacle: ClassVar[str | None] = NOT_TRIED
+    capture_obstacle: ClassVar[str | None] = ON_THE_HOST
     strength: Schedule = constant(0.1)
     width: int = 128
 

@@ -233,7 +233,7 @@ def test_the_reason_why_a_run_cannot_be_captured(data: Dataset) -> None:
     assert reason(LABELS, {"term": "exits"}, by=Remembered()) == no_card
     assert "reads layers" in str(reason(LABELS, {"term": "features"}, by=Live()))
     assert "reads layers" in str(reason(LABELS, {"term": "crd"}, by=Live()))
-    assert "a discriminator" in str(reason(LABELS, {"term": "adversarial"}, by=Live()))
+    assert "on the host" in str(reason(LABELS, {"term": "adversarial"}, by=Live()))
     assert "balanced" in str(reason(LABELS, KL, by=Remembered(), balance="value"))
     assert "follows it" in str(reason(LABELS, KL, by=EMATargets(0.9)))
     assert "each other" in str(reason(LABELS, KL, by=PeerTargets(2), students=2))
