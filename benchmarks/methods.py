@@ -215,6 +215,28 @@ def measure(
     }
 
 
+def surely_apart(results: dict[str, Any], level: float = 0.05) -> dict[str, float]:
+    """The rows that differ from the default pair, and by how much.
+
+    By t-tests with the variance of all rows pooled, and Holm's correction (1979) for their number.
+    """
+    from scipy import stats
+
+    seeds = {name: found["accuracies"] for name, found in results.items()}
+    deviation = statistics.fmean(statistics.variance(values) for values in seeds.values()) ** 0.5
+    free = sum(len(values) - 1 for values in seeds.values())
+    default = seeds.pop("labels + kl (default)")
+    apart = {k: statistics.fmean(v) - statistics.fmean(default) for k, v in seeds.items()}
+    error = {k: deviation * (1 / len(v) + 1 / len(default)) ** 0.5 for k, v in seeds.items()}
+    chance = {k: 2 * stats.t.sf(abs(apart[k]) / error[k], free) for k in seeds}
+    sure: dict[str, float] = {}
+    for place, name in enumerate(sorted(chance, key=chance.__getitem__)):
+        if chance[name] * (len(chance) - place) > level:
+            break
+        sure[name] = apart[name]
+    return sure
+
+
 def table(results: dict[str, Any]) -> str:
     """The figures as a Markdown table, best first."""
     ordered = sorted(results.items(), key=lambda item: -statistics.fmean(item[1]["accuracies"]))

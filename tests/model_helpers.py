@@ -113,9 +113,12 @@ def compared(
     teacher: Tensor,
     helper: nn.Module | None = None,
     progress: float = 0.0,
+    labels: Tensor | None = None,
 ) -> Tensor:
-    """The loss of one pair of maps, as `OnLayers` compares them."""
-    return made.compare(student.float(), teacher.float(), helper, progress)
+    """The loss of one pair of maps, as `OnLayers` compares them; no class twice by default."""
+    ids = torch.arange(len(student))
+    batch = Batch(student, ids if labels is None else labels, ids, ids, 0)
+    return made.compare(student.float(), teacher.float(), batch, helper, progress)
 
 
 def bound(made: Term, student: nn.Module, teacher: nn.Module, input: Input = GREY) -> Term:

@@ -182,3 +182,28 @@ def test_texts_go_to_their_place_and_nowhere_else(
     assert page.read_text() == "before\n<!-- it: begin -->\nnew\n<!-- it: end -->\nafter\n"
     assert (tmp_path / "it.json").read_text() == '{\n "figure": 1\n}\n'
     assert sys.path[0] == str(BENCHMARKS)
+
+
+def test_what_the_table_of_methods_bears() -> None:
+    """The page on methods calls these four surely worse than the default pair, and none better."""
+    from methods import surely_apart
+
+    results = json.loads((BENCHMARKS / "methods.json").read_text())
+    apart = surely_apart(results)
+    worse = {"labels", "peers alone (no teacher)", "kl, cutmix", "kl, synthetic images alone"}
+    assert set(apart) == worse and max(apart.values()) < 0
+    page = (BENCHMARKS.parent / "docs" / "methods.md").read_text()
+    assert f"there are {len(results) - 1} comparisons" in page and "None is surely above it" in page
+
+
+def test_rows_are_apart_where_even_the_smallest_of_many_chances_is_small() -> None:
+    from methods import surely_apart
+
+    rows = {f"row {n}": {"accuracies": [0.49, 0.50, 0.51]} for n in range(20)}
+    rows["labels + kl (default)"] = {"accuracies": [0.49, 0.50, 0.51]}
+    assert surely_apart(rows) == {}
+    # t = 0.025 / (0.01 * sqrt(2 / 3)) = 3.06 of 44 degrees: 0.0037, and 21 times that is 0.08.
+    rows["lucky"] = {"accuracies": [0.515, 0.525, 0.535]}
+    assert surely_apart(rows) == {}
+    rows["better"] = {"accuracies": [0.54, 0.55, 0.56]}
+    assert surely_apart(rows) == {"better": pytest.approx(0.05)}

@@ -89,7 +89,9 @@ class AdversarialLogits(Term):
 
     One optimiser step serves both sides: the discriminator lowers its loss, and the gradient that
     reaches the student is reversed (Ganin et al., 2016; adversarial distillation: Xu et al., 2018).
-    The strength acts at the reversal alone: the discriminator learns at full rate.
+    The strength acts at the reversal alone: the discriminator learns at full rate. Where it is
+    sure, the reversed gradient fades; that of −log σ(D) does not, and on features it keeps the
+    student from learning its classes (`benchmarks/adversarial.py`).
 
     Attributes:
         strength: Of the reversed gradient, over progress.
@@ -99,6 +101,7 @@ class AdversarialLogits(Term):
     Options: ClassVar[type[TermOptions]] = AdversarialOptions
     asks_teacher: ClassVar[bool] = True
     reads_layers: ClassVar[bool] = True  # for the number of logits
+    teaches_classes: ClassVar[bool] = False
     adversarial: ClassVar[bool] = True
     weight_field: ClassVar[str | None] = "strength"
     capture_obstacle: ClassVar[str | None] = ON_THE_HOST
@@ -144,6 +147,7 @@ class AdversarialFeatures(OnLayers):
         width: See `AdversarialLogits`.
     """
 
+    Options: ClassVar[type[TermOptions]] = AdversarialOptions
     whole_depth: ClassVar[bool] = False
     adversarial: ClassVar[bool] = True
     weight_field: ClassVar[str | None] = "strength"
@@ -159,7 +163,12 @@ class AdversarialFeatures(OnLayers):
         )
 
     def compare(
-        self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
+        self,
+        student_BCHW: Tensor,
+        teacher_BCHW: Tensor,
+        batch: Batch,
+        helper: nn.Module | None,
+        progress: float,
     ) -> Tensor:
         """See `OnLayers`."""
         assert isinstance(helper, nn.ModuleDict)

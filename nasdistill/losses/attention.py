@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from nasdistill.data import Batch
 from nasdistill.losses.layer_pairs import OnLayers, at_one_size, by_depth
 from nasdistill.losses.options import LayerPairs, LayersOptions, TermOptions
-from nasdistill.losses.qkv import QKV, AttentionLayer, attention_layers, attention_scores
+from nasdistill.losses.qkv import QKV, AttentionLayer, attention_layers, log_attention
 from nasdistill.losses.term import Term
 from nasdistill.models.hooks import LayerError, ModelSummary, Outputs
 
@@ -54,6 +55,7 @@ class AttentionMaps(OnLayers):
     """
 
     Options: ClassVar[type[TermOptions]] = AttentionOptions
+    relates_places: ClassVar[bool] = True
     loss: Loss = "mse"
 
     @classmethod
@@ -66,7 +68,12 @@ class AttentionMaps(OnLayers):
         return AttentionRelations(of=of, **arguments)
 
     def compare(
-        self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
+        self,
+        student_BCHW: Tensor,
+        teacher_BCHW: Tensor,
+        batch: Batch,
+        helper: nn.Module | None,
+        progress: float,
     ) -> Tensor:
         """See `OnLayers`."""
         maps = at_one_size(student_BCHW, teacher_BCHW)
@@ -96,6 +103,11 @@ def _cosine(student: Tensor, teacher: Tensor) -> Tensor:
     return 1.0 - F.cosine_similarity(student, teacher, dim=-1)
 
 
+def _log_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of logarithms of distributions over the last axis."""
+    return (teacher.exp() * (teacher - student)).sum(dim=-1)
+
+
 COMPARE: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": _mse,
     "kl": _kl,
@@ -105,10 +117,18 @@ COMPARE: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class _AttentionPair:
-    """An attention layer of the student, and those of the teacher that it learns from."""
+    """An attention layer of the student, and those of the teacher that it learns from.
+
+    Attributes:
+        student: The student's layer.
+        teachers: The teacher's.
+        left_out: Number of special tokens before the patches that are left out of the student's
+            attention, and of the teacher's.
+    """
 
     student: AttentionLayer
     teachers: tuple[AttentionLayer, ...]
+    left_out: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -152,9 +172,7 @@ class AttentionRelations(Term):
                 )
                 for key, keys in self.layers.items()
             ]
-        for pair in pairs:
-            for layer in pair.teachers:
-                _check_tokens(student, pair.student, teacher, layer)
+        pairs = [replace(pair, left_out=_tokens_left_out(student, teacher, pair)) for pair in pairs]
         return replace(self, pairs=tuple(pairs))
 
     @property
@@ -182,24 +200,37 @@ class AttentionRelations(Term):
             student_qkv = _read(student, pair.student)
             with torch.no_grad():
                 teacher_qkvs = [_read(teacher, layer) for layer in pair.teachers]
-            rows_BRNN, *teacher_rows = self._relations([student_qkv, *teacher_qkvs])
-            target_BRNN = _without_class_token(torch.stack(teacher_rows).mean(dim=0), rows_BRNN)
-            losses.append(COMPARE[self.loss](rows_BRNN, target_BRNN).mean(dim=(1, 2)))
+            own_BRNN, *teacher_BRNNs = self._relations([student_qkv, *teacher_qkvs])
+            of_student, of_teacher = pair.left_out
+            rows_BRNN = _without_first(own_BRNN, of_student)
+            target_BRNN = _without_first(_log_mean(torch.stack(teacher_BRNNs), dim=0), of_teacher)
+            losses.append(self._compare(rows_BRNN, target_BRNN))
         return torch.stack(losses).mean(dim=0)
 
+    def _compare(self, rows_BRNN: Tensor, target_BRNN: Tensor) -> Tensor:
+        """The mean over rows of logarithms of probabilities, `[B]`."""
+        if self.loss == "kl":
+            return _log_kl(rows_BRNN, target_BRNN).mean(dim=(1, 2))
+        return COMPARE[self.loss](rows_BRNN.exp(), target_BRNN.exp()).mean(dim=(1, 2))
+
     def _relations(self, models: Sequence[QKV]) -> list[Tensor]:
-        """Rows that sum to 1, `[B, R, N, N]`, R the same for all models that are compared."""
+        """Logarithms of rows that sum to 1, `[B, R, N, N]`, R the same for all models."""
         heads = [query.shape[1] for query, _, _ in models]
         if self.of == "matrices":
-            scores = [attention_scores(query, key) for query, key, _ in models]
+            scores = [log_attention(query, key) for query, key, _ in models]
             if len(set(heads)) == 1:
                 return scores
-            return [score.mean(dim=1, keepdim=True) for score in scores]
+            return [_log_mean(score, dim=1, keepdim=True) for score in scores]
         widths = [value.shape[1] * value.shape[3] for _, _, value in models]
         able = (r for r in range(1, min(heads) + 1) if all(width % r == 0 for width in widths))
         relations = max(able)
         cut = [_cut(value, relations) for _, _, value in models]
-        return [attention_scores(value, value) for value in cut]
+        return [log_attention(value, value) for value in cut]
+
+
+def _log_mean(log_p: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+    """The logarithm of the mean of distributions."""
+    return log_p.logsumexp(dim=dim, keepdim=keepdim) - math.log(log_p.shape[dim])
 
 
 def _cut(value_BHNd: Tensor, parts: int) -> Tensor:
@@ -229,17 +260,30 @@ def _find(key: str, layers: Sequence[AttentionLayer], model: ModelSummary) -> At
     return by_key[key]
 
 
-def _check_tokens(
-    student: ModelSummary, own: AttentionLayer, teacher: ModelSummary, other: AttentionLayer
-) -> None:
-    """Matrices can be compared where both see the same tokens, but for a class token."""
-    a, b = student.shapes[own.name][0], teacher.shapes[other.name][0]
-    if b not in (a, a + 1):
+def _tokens_left_out(
+    student: ModelSummary, teacher: ModelSummary, pair: _AttentionPair
+) -> tuple[int, int]:
+    """Number of tokens at the begin that are left out of both sides: none where they are alike.
+
+    Raises:
+        LayerError: If the sides do not see the same patches, or one alone.
+    """
+    own = pair.student.name
+    tokens, special = student.shapes[own][0], student.special_tokens(own)
+    for name in (layer.name for layer in pair.teachers):
+        of_teacher, teacher_special = teacher.shapes[name][0], teacher.special_tokens(name)
+        if of_teacher - teacher_special != tokens - special:
+            raise LayerError(
+                f"attention: {tokens} tokens at {own} of the student, {of_teacher} at {name} of "
+                f"the {teacher.name} ({special} and {teacher_special} of them special): their "
+                "matrices cannot be compared. Choose a patch that gives both as many, or of: maps"
+            )
+    if tokens - special == 1:
         raise LayerError(
-            f"attention: {a} tokens at {own.name} of the student, {b} at {other.name} of the "
-            f"{teacher.name}: their matrices cannot be compared. Choose a patch that gives both as "
-            "many, or of: maps"
+            f"attention: there is one patch at {own} of the student, which attends to itself "
+            "alone. Choose a smaller patch, or use features, similarity, rkd or crd"
         )
+    return (0, 0) if special == teacher_special else (special, teacher_special)
 
 
 def _read(outputs: Outputs, layer: AttentionLayer) -> QKV:
@@ -247,9 +291,8 @@ def _read(outputs: Outputs, layer: AttentionLayer) -> QKV:
     return layer.qkv(outputs.module, outputs.features)
 
 
-def _without_class_token(rows: Tensor, like: Tensor) -> Tensor:
-    """The teacher's rows without its class token, where the student has none."""
-    if rows.shape[-1] == like.shape[-1]:
-        return rows
-    patches = rows[..., 1:, 1:]
-    return patches / patches.sum(dim=-1, keepdim=True).clamp_min(1e-12)
+def _without_first(log_rows: Tensor, number: int) -> Tensor:
+    """Rows without the first tokens: neither what these attend to, nor what attends to them."""
+    if number == 0:
+        return log_rows
+    return log_rows[..., number:, number:].log_softmax(dim=-1)

@@ -37,10 +37,17 @@ class ExitsOptions(TermOptions):
 
 
 class ExitLayer(NamedTuple):
-    """A layer that a classifier stands on: its name and its number of channels."""
+    """A layer that a classifier stands on.
+
+    Attributes:
+        name: Its name.
+        channels: Number of its channels.
+        special: Number of special tokens before the patches in its output.
+    """
 
     name: str
     channels: int
+    special: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Exits(Term):
     Options: ClassVar[type[TermOptions]] = ExitsOptions
     asks_teacher: ClassVar[bool] = False
     reads_layers: ClassVar[bool] = True
+    teaches_classes: ClassVar[bool] = False  # the last layer teaches the exits, and learns nothing
     layers: Literal["auto"] | Sequence[str] = "auto"
     soft: float = 0.5
     temperature: Schedule = constant(4.0)
@@ -77,7 +85,10 @@ class Exits(Term):
             names = tuple(student.layer(key) for key in self.layers)
         if not names:
             raise LayerError("exits: the student has but one layer, and no shallower one to teach")
-        exits = tuple(ExitLayer(name, map_shape(student.shapes[name])[0]) for name in names)
+        exits = tuple(
+            ExitLayer(name, map_shape(student.shapes[name])[0], student.special_tokens(name))
+            for name in names
+        )
         return replace(self, exits=exits, classes=student.classes)
 
     @property
@@ -103,7 +114,7 @@ class Exits(Term):
         own_BC = (student.logits.detach().float() / temperature).log_softmax(dim=1)
         losses = []
         for layer, head in zip(self.exits, auxiliary, strict=True):
-            exit_BC = head(pooled(as_map(student.features[layer.name]))).float()
+            exit_BC = head(pooled(as_map(student.features[layer.name], layer.special))).float()
             soft_B = kl(own_BC, (exit_BC / temperature).log_softmax(dim=1)) * temperature**2
             hard_B = label_loss(exit_BC, batch, class_weights_C=self.class_weights)
             losses.append((1.0 - self.soft) * hard_B + self.soft * soft_B)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from nasdistill.common.values import is_schedule
+from nasdistill.common.values import highest, is_schedule
 from nasdistill.losses.adversarial import AdversarialLogits
 from nasdistill.losses.attention import AttentionMaps
 from nasdistill.losses.example_weights import ByExample
@@ -15,7 +15,7 @@ from nasdistill.losses.features import NST, Features, Gram
 from nasdistill.losses.logits import DIST, DKD, JS, KL, Labels, MSELogits, ReverseKL, SoftCE
 from nasdistill.losses.objective import MAIN, Objective, Weighted
 from nasdistill.losses.relational import CRD, RKD, Similarity
-from nasdistill.losses.schedules import Schedule, constant, during, schedule, within
+from nasdistill.losses.schedules import Schedule, during, schedule, where_on, within
 from nasdistill.losses.term import Term
 
 TERMS: dict[str, type[Term]] = {
@@ -130,7 +130,7 @@ def _part(options: PartOptions, start: float, end: float) -> list[Weighted]:
         end: Progress at which it ends.
     """
     if options.terms is not None:
-        return [_weighted(item, start, end) for item in options.terms]
+        return [_weighted(x, start, end) for x in options.terms if highest(x.weight) > 0]
     alpha = schedule(options.alpha)
     temperature = during(schedule(options.temperature), start, end)
     return [
@@ -149,5 +149,5 @@ def _weighted(options: Any, start: float, end: float) -> Weighted:
     term, teacher = TERMS[arguments.pop("term")], arguments.pop("teacher", MAIN)
     if term.weight_field is not None:
         arguments[term.weight_field] = weight
-        weight = within(constant(1.0), start, end)
+        weight = where_on(weight)
     return Weighted(term.make(**arguments), weight, teacher)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasdistill.common.values import Temperature
+from nasdistill.data import Batch
 from nasdistill.losses.layer_pairs import OnLayers, Pair, Resize, at_one_size, projector
 from nasdistill.losses.options import LayersOptions, TermOptions
 from nasdistill.losses.schedules import Schedule, constant
@@ -43,7 +44,12 @@ class Features(OnLayers):
         return projector(pair, self.combine)
 
     def compare(
-        self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
+        self,
+        student_BCHW: Tensor,
+        teacher_BCHW: Tensor,
+        batch: Batch,
+        helper: nn.Module | None,
+        progress: float,
     ) -> Tensor:
         """See `OnLayers`."""
         student_BCHW, teacher_BCHW = at_one_size(student_BCHW, teacher_BCHW, self.resize)
@@ -76,6 +82,7 @@ class Gram(OnLayers):
     """
 
     Options: ClassVar[type[TermOptions]] = GramOptions
+    relates_places: ClassVar[bool] = True
     temperature: Schedule = constant(0.2)
 
     def helper(self, pair: Pair) -> nn.Module | None:
@@ -83,7 +90,12 @@ class Gram(OnLayers):
         return projector(pair, self.combine)
 
     def compare(
-        self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
+        self,
+        student_BCHW: Tensor,
+        teacher_BCHW: Tensor,
+        batch: Batch,
+        helper: nn.Module | None,
+        progress: float,
     ) -> Tensor:
         """See `OnLayers`."""
         student_BCHW, teacher_BCHW = at_one_size(student_BCHW, teacher_BCHW)
@@ -118,9 +130,15 @@ class NST(OnLayers):
     """
 
     Options: ClassVar[type[TermOptions]] = NSTOptions
+    relates_places: ClassVar[bool] = True
 
     def compare(
-        self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
+        self,
+        student_BCHW: Tensor,
+        teacher_BCHW: Tensor,
+        batch: Batch,
+        helper: nn.Module | None,
+        progress: float,
     ) -> Tensor:
         """See `OnLayers`."""
         maps = at_one_size(student_BCHW, teacher_BCHW)

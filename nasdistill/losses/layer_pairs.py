@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple, TypeVar
+from typing import ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -33,12 +34,82 @@ class Pair:
         teachers: Names of the teacher's layers.
         student_shape: Shape of the student's output, without the batch.
         teacher_shapes: Shapes of the teacher's outputs.
+        student_special: Special tokens before the patches in the student's output.
+        teacher_special: Those in the teacher's outputs; none in any if empty.
     """
 
     student: str
     teachers: tuple[str, ...]
     student_shape: tuple[int, ...]
     teacher_shapes: tuple[tuple[int, ...], ...]
+    student_special: int = 0
+    teacher_special: tuple[int, ...] = ()
+
+    @classmethod
+    def of(
+        cls, student: ModelSummary, layer: str, teacher: ModelSummary, layers: tuple[str, ...]
+    ) -> Pair:
+        """The pair of these layers of two models."""
+        return cls(
+            layer,
+            layers,
+            student.shapes[layer],
+            tuple(teacher.shapes[name] for name in layers),
+            student.special_tokens(layer),
+            tuple(teacher.special_tokens(name) for name in layers),
+        )
+
+    @property
+    def has_equal_tokens(self) -> bool:
+        """Whether all outputs are tokens of the same number, with as many special ones."""
+        own = (len(self.student_shape), self.student_shape[0], self.student_special)
+        theirs = zip(self.teacher_shapes, self._teacher_special, strict=True)
+        return own[0] == 2 and all((len(s), s[0], special) == own for s, special in theirs)
+
+    @property
+    def places(self) -> int:
+        """Number of places at which the outputs are compared, the larger map pooled."""
+        if self.has_equal_tokens:
+            return self.student_shape[0]
+        teacher = map_shape(self.teacher_shapes[0], self._teacher_special[0])
+        sides = zip(
+            map_shape(self.student_shape, self.student_special)[1:], teacher[1:], strict=True
+        )
+        return math.prod(min(a, b) for a, b in sides)
+
+    @property
+    def _teacher_special(self) -> tuple[int, ...]:
+        return self.teacher_special or (0,) * len(self.teachers)
+
+    def maps(
+        self, student: Tensor, teachers: Sequence[Tensor], combine: Combine
+    ) -> tuple[Tensor, Tensor]:
+        """Both sides as float32 maps; several of the teacher's at the size of the first.
+
+        Equal tokens on both sides stay as they are, special ones included.
+
+        Args:
+            student: Output of the student's layer.
+            teachers: Outputs of the teacher's layers.
+            combine: How several of these become one.
+
+        Returns:
+            The student's map, and the teacher's.
+        """
+        if self.has_equal_tokens:
+            student_map, *teacher_maps = (
+                x.transpose(1, 2)[..., None] for x in (student, *teachers)
+            )
+        else:
+            student_map = as_map(student, self.student_special)
+            outputs = zip(teachers, self._teacher_special, strict=True)
+            teacher_maps = [as_map(x, special) for x, special in outputs]
+        size = teacher_maps[0].shape[-2:]
+        sized = [resized(x.float(), size, "pool") for x in teacher_maps]
+        if len(sized) == 1:
+            return student_map.float(), sized[0]
+        joined = torch.cat(sized, dim=1) if combine == "concat" else torch.stack(sized).mean(dim=0)
+        return student_map.float(), joined
 
 
 def by_depth(
@@ -84,7 +155,9 @@ class OnLayers(Term):
 
     asks_teacher: ClassVar[bool] = True
     reads_layers: ClassVar[bool] = True
+    teaches_classes: ClassVar[bool] = False
     whole_depth: ClassVar[bool] = True  # `auto` looks for pairs along the depth, else at the end
+    relates_places: ClassVar[bool] = False  # its loss is constant where there is only one
     layers: LayerPairs = "auto"
     combine: Combine = "mean"
     pairs: tuple[Pair, ...] = ()
@@ -92,16 +165,21 @@ class OnLayers(Term):
     def bind(self, student: ModelSummary, teacher: ModelSummary | None) -> Term:
         """See `Term`."""
         if teacher is None:
-            name = type(self).__name__.lower()
-            raise LayerError(f"{name} needs a teacher whose layers can be read")
+            raise LayerError(f"{self.name} needs a teacher whose layers can be read")
         pairs = tuple(
-            Pair(name, names, student.shapes[name], tuple(teacher.shapes[n] for n in names))
+            Pair.of(student, name, teacher, names)
             for name, names in self._paired_names(student, teacher)
         )
         bound = replace(self, pairs=pairs)
         for pair in pairs:
             bound.check(pair)
         return bound
+
+    @property
+    def name(self) -> str:
+        """Its name in a recipe."""
+        (name,) = get_args(self.Options.model_fields["term"].annotation)
+        return str(name)
 
     def _paired_names(
         self, student: ModelSummary, teacher: ModelSummary
@@ -141,6 +219,14 @@ class OnLayers(Term):
                 f"layers {', '.join(pair.teachers)} of the teacher have different channels "
                 f"({shapes}): they have no mean; use combine: concat"
             )
+        if self.relates_places and pair.places == 1:
+            shapes = " and ".join(map(str, pair.teacher_shapes))
+            raise LayerError(
+                f"{self.name} relates the places of a map, and here is only one: {pair.student} of "
+                f"the student gives {pair.student_shape}, {', '.join(pair.teachers)} of the "
+                f"teacher {shapes}. Name layers whose maps are larger than 1x1, or use features, "
+                "similarity, rkd or crd"
+            )
 
     @property
     def student_layers(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -177,24 +263,30 @@ class OnLayers(Term):
             helper = None
             if isinstance(auxiliary, nn.ModuleDict) and str(index) in auxiliary:
                 helper = auxiliary[str(index)]
-            student_BCHW, teacher_BCHW = as_maps(
+            student_BCHW, teacher_BCHW = pair.maps(
                 student.features[pair.student],
                 [teacher.features[name].detach() for name in pair.teachers],
                 self.combine,
             )
             with torch.autocast(student_BCHW.device.type, enabled=False):
-                losses.append(self.compare(student_BCHW, teacher_BCHW, helper, progress))
+                losses.append(self.compare(student_BCHW, teacher_BCHW, batch, helper, progress))
         return torch.stack(losses).mean(dim=0)
 
     @abstractmethod
     def compare(
-        self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
+        self,
+        student_BCHW: Tensor,
+        teacher_BCHW: Tensor,
+        batch: Batch,
+        helper: nn.Module | None,
+        progress: float,
     ) -> Tensor:
         """The loss of one pair.
 
         Args:
             student_BCHW: float32, the student's output as a map.
             teacher_BCHW: float32, the teacher's; channels and size may differ.
+            batch: The examples.
             helper: The module that `helper` made.
             progress: Share of the run that is done.
 
@@ -203,53 +295,31 @@ class OnLayers(Term):
         """
 
 
-def map_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+def map_shape(shape: tuple[int, ...], special: int = 0) -> tuple[int, ...]:
     """The shape `(C, H, W)` that `as_map` gives to an output of this shape, without the batch."""
-    return tuple(as_map(torch.empty(1, *shape, device="meta")).shape[1:])
+    return tuple(as_map(torch.empty(1, *shape, device="meta"), special).shape[1:])
 
 
-def as_map(x: Tensor) -> Tensor:
+def as_map(x: Tensor, special: int = 0) -> Tensor:
     """An output as a map `[B, C, H, W]`.
 
-    Tokens `[B, N, D]` are laid out in a square, a class token before them left out; a vector
+    Tokens `[B, N, D]` are laid out in a square where they fill one, else in a column; a vector
     `[B, D]` is a map of 1x1.
+
+    Args:
+        x: The output.
+        special: Number of tokens before the patches, which are left out.
     """
     if x.ndim == 4:
         return x
     if x.ndim == 2:
         return x[:, :, None, None]
-    tokens = x.shape[1]
-    for extra in (0, 1):
-        side = round((tokens - extra) ** 0.5)
-        if side * side == tokens - extra and side:
-            return x[:, extra:].transpose(1, 2).reshape(x.shape[0], x.shape[2], side, side)
-    return x.transpose(1, 2)[..., None]
-
-
-def as_maps(student: Tensor, teachers: Sequence[Tensor], combine: Combine) -> tuple[Tensor, Tensor]:
-    """Both sides as float32 maps; several of the teacher's at the size of the first.
-
-    Tokens of the same number on both sides stay as they are, class token included.
-
-    Args:
-        student: Output of the student's layer.
-        teachers: Outputs of the teacher's layers.
-        combine: How several of these become one.
-
-    Returns:
-        The student's map, and the teacher's.
-    """
-    if student.ndim == 3 and all(t.ndim == 3 and t.shape[1] == student.shape[1] for t in teachers):
-        student_map = student.transpose(1, 2)[..., None]
-        teacher_maps = [t.transpose(1, 2)[..., None] for t in teachers]
-    else:
-        student_map, teacher_maps = as_map(student), [as_map(t) for t in teachers]
-    size = teacher_maps[0].shape[-2:]
-    sized = [resized(t.float(), size, "pool") for t in teacher_maps]
-    if len(sized) == 1:
-        return student_map.float(), sized[0]
-    joined = torch.cat(sized, dim=1) if combine == "concat" else torch.stack(sized).mean(dim=0)
-    return student_map.float(), joined
+    patches_BDN = x[:, special:].transpose(1, 2)
+    batch, width, count = patches_BDN.shape
+    side = math.isqrt(count)
+    if side * side == count:
+        return patches_BDN.reshape(batch, width, side, side)
+    return patches_BDN[..., None]
 
 
 def resized(x_BCHW: Tensor, size: Sequence[int], how: Resize) -> Tensor:

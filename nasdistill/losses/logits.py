@@ -56,17 +56,20 @@ class Labels(Term):
 
 @dataclass(frozen=True)
 class Softened(Term):
-    """A comparison of two distributions, softened at temperature T and multiplied by T².
+    """A comparison of two distributions, softened at temperature T.
 
-    The factor keeps the size of the gradient when T changes (Hinton et al., 2015).
+    The gradient of a divergence of softened distributions falls as 1/T²; the factor T² keeps its
+    size when T changes (Hinton et al., 2015).
 
     Attributes:
+        times_square: Whether the loss is multiplied by T².
         temperature: T, over progress.
         standardise: Whether each example's logits are brought to mean 0 and standard deviation 1
             first (Sun et al., "Logit Standardization in Knowledge Distillation", 2024).
     """
 
     asks_teacher: ClassVar[bool] = True
+    times_square: ClassVar[bool] = True
     temperature: Schedule
     standardise: bool = False
 
@@ -85,7 +88,8 @@ class Softened(Term):
             _prepared(outputs.logits, self.standardise) / temperature
             for outputs in (student, teacher)
         )
-        return self.compare(student_BC, teacher_BC, batch.labels) * temperature**2
+        loss = self.compare(student_BC, teacher_BC, batch.labels)
+        return loss * temperature**2 if self.times_square else loss
 
     @abstractmethod
     def compare(self, student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
@@ -248,6 +252,9 @@ class DIST(Softened):
     A strong teacher's probabilities need not be met, only their order and proportions (Huang et
     al., "Knowledge Distillation from A Stronger Teacher", 2022).
 
+    There is no factor T² (the authors' code has it): for large T, softmax(z/T) tends to
+    1/C + (z − mean z) / (C·T), whose correlations are those of z, whatever T is.
+
     Attributes:
         inter: Weight of the correlation over the classes of an example, the paper's β.
         intra: Weight of the correlation over the examples of a class, the paper's γ.
@@ -255,6 +262,7 @@ class DIST(Softened):
 
     Options: ClassVar[type[TermOptions]] = DISTOptions
     coupled: ClassVar[bool] = True
+    times_square: ClassVar[bool] = False
     inter: float = 1.0
     intra: float = 1.0
 

@@ -72,7 +72,7 @@ class LogitsOptions(AskingOptions):
     """Options of a term on the teacher's logits.
 
     Attributes:
-        temperature: T, above 0; the loss is multiplied by T².
+        temperature: T, above 0; the loss is multiplied by T², but for `dist`.
         standardise: Whether each example's logits are brought to mean 0 and standard deviation 1
             before they are divided by T.
     """

@@ -94,19 +94,19 @@ def attention_layers(module: nn.Module) -> tuple[AttentionLayer, ...]:
     return tuple(layers)
 
 
-def attention_scores(q_BHNd: Tensor, k_BHNd: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d), how much each token attends to each (Vaswani et al., 2017).
+def log_attention(q_BHNd: Tensor, k_BHNd: Tensor) -> Tensor:
+    """The logarithm of attention, softmax(q kᵀ / √d) (Vaswani et al., 2017).
 
     Args:
         q_BHNd: Queries.
         k_BHNd: Keys.
 
     Returns:
-        float32 `[B, H, N, N]`, under autocast too; the last axis sums to 1.
+        float32 `[B, H, N, N]`, under autocast too; its exponentials sum to 1 over the last axis.
     """
     with torch.autocast(q_BHNd.device.type, enabled=False):
         scores_BHNN = q_BHNd.float() @ k_BHNd.float().transpose(-2, -1)
-        return (scores_BHNN / math.sqrt(q_BHNd.shape[-1])).softmax(dim=-1)
+        return (scores_BHNN / math.sqrt(q_BHNd.shape[-1])).log_softmax(dim=-1)
 
 
 class _Match(NamedTuple):

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nasdistill.common.values import Temperature
+from nasdistill.data import Batch
 from nasdistill.losses.layer_pairs import OnLayers, Pair, channels_of, pooled
 from nasdistill.losses.options import Factor, LayersOptions, TermOptions
 from nasdistill.losses.schedules import Schedule, constant
@@ -35,7 +36,12 @@ class Similarity(OnLayers):
     coupled: ClassVar[bool] = True
 
     def compare(
-        self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
+        self,
+        student_BCHW: Tensor,
+        teacher_BCHW: Tensor,
+        batch: Batch,
+        helper: nn.Module | None,
+        progress: float,
     ) -> Tensor:
         """See `OnLayers`."""
         student_BB, teacher_BB = (similarities(x.flatten(1)) for x in (student_BCHW, teacher_BCHW))
@@ -77,7 +83,12 @@ class RKD(OnLayers):
     angle: float = 2.0
 
     def compare(
-        self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
+        self,
+        student_BCHW: Tensor,
+        teacher_BCHW: Tensor,
+        batch: Batch,
+        helper: nn.Module | None,
+        progress: float,
     ) -> Tensor:
         """See `OnLayers`."""
         student_BC, teacher_BC = pooled(student_BCHW), pooled(teacher_BCHW)
@@ -120,9 +131,10 @@ class CRD(OnLayers):
     """Contrast: the teacher's features of an example are told from those of the batch's others.
 
     Both pooled maps are projected linearly to unit vectors; the loss is the cross-entropy of the
-    right partner among all of the batch (InfoNCE, van den Oord et al., 2018; for distillation, with
-    a memory of negatives instead of the batch: Tian et al., "Contrastive Representation
-    Distillation", 2020).
+    right partner among those of the batch that share no class with it (InfoNCE, van den Oord et
+    al., 2018; for distillation, with a memory of negatives of other classes instead of the batch:
+    Tian et al., "Contrastive Representation Distillation", 2020), in the mean of both sides: the
+    teacher's features told apart by the student's, and the student's by the teacher's.
 
     Attributes:
         temperature: Of the cosines, over progress.
@@ -146,7 +158,12 @@ class CRD(OnLayers):
         )
 
     def compare(
-        self, student_BCHW: Tensor, teacher_BCHW: Tensor, helper: nn.Module | None, progress: float
+        self,
+        student_BCHW: Tensor,
+        teacher_BCHW: Tensor,
+        batch: Batch,
+        helper: nn.Module | None,
+        progress: float,
     ) -> Tensor:
         """See `OnLayers`."""
         assert isinstance(helper, nn.ModuleDict)
@@ -154,4 +171,13 @@ class CRD(OnLayers):
         teacher_BD = F.normalize(helper["teacher"](pooled(teacher_BCHW)).float(), dim=1)
         logits_BB = student_BD @ teacher_BD.T / self.temperature(progress)
         own_B = torch.arange(len(student_BD), device=student_BD.device)
-        return F.cross_entropy(logits_BB, own_B)
+        is_other_BB = shares_class(batch) & (own_B[:, None] != own_B)
+        logits_BB = logits_BB.masked_fill(is_other_BB, -torch.inf)
+        return (F.cross_entropy(logits_BB, own_B) + F.cross_entropy(logits_BB.T, own_B)) / 2
+
+
+def shares_class(batch: Batch) -> Tensor:
+    """Whether two examples have a class in common, mixed ones by either label; bool `[B, B]`."""
+    labels = [x for x in (batch.labels, batch.partners) if x is not None]
+    pairs = [a[:, None] == b for a in labels for b in labels]
+    return torch.stack(pairs).any(dim=0)

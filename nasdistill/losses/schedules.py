@@ -51,6 +51,11 @@ def during(inner: Schedule, start: float, end: float) -> Schedule:
     return lambda progress: inner(min(1.0, max(0.0, (progress - start) / (end - start))))
 
 
+def where_on(inner: Schedule) -> Schedule:
+    """1 where another schedule is not 0, and 0 where it is."""
+    return lambda progress: float(inner(progress) != 0.0)
+
+
 def steps(values: Mapping[float, float]) -> Schedule:
     """Constant pieces: `values[p]` holds from progress `p` on; the smallest key must be 0."""
     ordered = sorted(values.items())

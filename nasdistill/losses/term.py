@@ -24,8 +24,10 @@ class Term(ABC):
             instead of a loss per example.
         reads_layers: Whether it needs more than logits, and so has to be bound first.
         one_label: Whether it needs one label for each example, and so no mixed examples.
+        teaches_classes: Whether it moves the student's logits to what the labels, or a teacher that
+            knows the classes, say of an example.
         adversarial: Whether a part of it learns against the student. Such a loss has two sides,
-            which `balance` cannot even out, and teaches no classes by itself.
+            which `balance` cannot even out.
         weight_field: The field that a recipe's weight is given to, as a schedule; None where the
             weight multiplies the loss.
         capture_obstacle: The reason why its steps cannot be captured in a CUDA graph, as the end of
@@ -40,6 +42,7 @@ class Term(ABC):
     coupled: ClassVar[bool] = False
     reads_layers: ClassVar[bool] = False
     one_label: ClassVar[bool] = False
+    teaches_classes: ClassVar[bool] = True
     adversarial: ClassVar[bool] = False
     weight_field: ClassVar[str | None] = None
     capture_obstacle: ClassVar[str | None] = None

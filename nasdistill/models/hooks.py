@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,19 @@ from torch import Tensor, nn
 
 from nasdistill.common.types import Input, nearest
 from nasdistill.models.classifier import Classifier
+
+SPECIAL_TOKENS = (
+    "cls_token",
+    "class_token",
+    "dist_token",
+    "distillation_token",
+    "reg_token",
+    "register_tokens",
+)
+"""Names of parameters that stand before a transformer's patches."""
+
+USUAL_SPECIAL_TOKENS = (0, 1, 2, 4, 5)
+"""Numbers of such tokens: none; a class token; a distillation token too; four registers; both."""
 
 INPUT = ":in"
 """Suffix of a module's name where its input is meant."""
@@ -93,6 +107,8 @@ class ModelSummary:
             resolution; else all linear layers but the last.
         params: Number of parameters.
         classes: Number of logits.
+        special: Number of tokens that a transformer puts before its patches: class, distillation
+            and register tokens; None where it does not tell.
     """
 
     name: str
@@ -101,6 +117,23 @@ class ModelSummary:
     blocks: tuple[str, ...]
     params: int
     classes: int
+    special: int | None = None
+
+    def special_tokens(self, layer: str) -> int:
+        """Number of tokens before the patches in a layer's output; 0 if it is no tokens `[N, D]`.
+
+        Of the numbers that the model may have put there, the first that leaves a square. A grid
+        that is no square has those that the model tells of, behind its blocks.
+        """
+        shape = self.shapes[layer]
+        if len(shape) != 2:
+            return 0
+        numbers = USUAL_SPECIAL_TOKENS if self.special is None else (self.special, 0)
+        for number in numbers:
+            if number < shape[0] and math.isqrt(shape[0] - number) ** 2 == shape[0] - number:
+                return number
+        is_block = any(self.shapes[block] == shape for block in self.blocks)
+        return self.special if self.special is not None and is_block else 0
 
     def layer(self, key: str) -> str:
         """The full name of a layer, from its name or its number among the `blocks`.
@@ -166,6 +199,7 @@ def summarise(module: nn.Module, name: str, input: Input) -> ModelSummary:
         blocks=_blocks(inner, shapes),
         params=sum(p.numel() for p in inner.parameters()),
         classes=int(logits.shape[1]),
+        special=_special_tokens(inner),
     )
 
 
@@ -195,6 +229,23 @@ def _transformer_blocks(
         if tokens and len(row) > len(longest):
             longest = row
     return longest
+
+
+def _special_tokens(module: nn.Module) -> int | None:
+    """Number of tokens that a transformer puts before its patches; None where it does not tell.
+
+    timm says it in `num_prefix_tokens`; in torchvision and transformers each kind of token is a
+    parameter `[1, n, D]` of a usual name.
+    """
+    told = getattr(module, "num_prefix_tokens", None)
+    if isinstance(told, int):
+        return told
+    tokens = [
+        parameter.shape[1]
+        for name, parameter in module.named_parameters()
+        if name.rpartition(".")[2] in SPECIAL_TOKENS and parameter.ndim == 3
+    ]
+    return sum(tokens) if tokens else None
 
 
 def is_channels_last(shape: tuple[int, ...]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -196,6 +196,24 @@ class ObjectiveOptions(Closed):
             names.append(self.examples.teacher)
         return tuple(dict.fromkeys(names))
 
+    def without_classes(self, of_student: Container[str]) -> tuple[str, ...]:
+        """The names of all terms, if none of them teaches the classes in any part of the run.
+
+        Args:
+            of_student: Names of teachers that know no more of the classes than the student: its
+                average, its earlier state, its peers.
+        """
+        names: list[str] = []
+        for terms in self.parts():
+            if terms is None:
+                return ()
+            for item in (item for item in terms if highest(item.weight) > 0):
+                learns_of_itself = getattr(item, "teacher", None) in of_student
+                if known_terms()[item.term].teaches_classes and not learns_of_itself:
+                    return ()
+                names.append(f"{item.term} of {item.teacher!r}" if learns_of_itself else item.term)
+        return tuple(dict.fromkeys(names))
+
     def with_values(self, **values: float) -> ObjectiveOptions:
         """The classic pair with another α or temperature."""
         return self.model_copy(update=values)
@@ -213,9 +231,6 @@ def _check_terms(options: Any, classic: Sequence[str]) -> None:
         raise ValueError("terms: at least one is needed")
     if all(highest(item.weight) == 0 for item in options.terms):
         raise ValueError("terms: all weights are zero, so nothing would be learned")
-    names = dict.fromkeys(item.term for item in options.terms)
-    if all(known_terms()[name].adversarial for name in names):
-        raise ValueError(f"terms: {', '.join(names)} alone teaches no classes; add labels or kl")
     fields = type(options).model_fields
     for name in classic:
         if getattr(options, name) != fields[name].default:

@@ -66,6 +66,11 @@ class TeacherOptions(Closed):
     earlier: BudgetText | None = None
     peers: int | None = Field(default=None, ge=2, le=8)
 
+    @property
+    def is_student(self) -> bool:
+        """Whether it is the student itself, now or earlier, or another that learns with it."""
+        return self.ema is not None or self.earlier is not None or self.peers is not None
+
     @model_validator(mode="after")
     def _one_kind(self) -> TeacherOptions:
         kinds = ("model", "table", "mean_of", "ema", "earlier", "peers")
@@ -88,14 +93,15 @@ class TeacherOptions(Closed):
 def check_teachers(
     teachers: Mapping[str, TeacherOptions], objectives: Mapping[str, ObjectiveOptions]
 ) -> None:
-    """Every teacher that is named must be there, and be able to do what is asked of it.
+    """Every teacher that is named must be there and be able to do what is asked of it, and of each
+    objective something must teach the classes.
 
     Args:
         teachers: The recipe's, by name.
         objectives: Its objectives, by key.
 
     Raises:
-        ValueError: If one is missing, or asked for what it does not have.
+        ValueError: If a teacher is missing, or asked for what it does not have.
     """
     known = ("teacher", *teachers)
     if "teacher" in teachers:
@@ -113,6 +119,12 @@ def check_teachers(
         for name in objective.teachers():
             if name not in known:
                 raise ValueError(f"{key}: {_unknown(name, known)}")
+        names = objective.without_classes({n for n, each in teachers.items() if each.is_student})
+        if names:
+            raise ValueError(
+                f"{key}: {' and '.join(names)} alone teaches no classes; add labels, or kl of a "
+                "teacher that knows them"
+            )
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -249,7 +249,8 @@ def open_context(study: Study, plugins: Plugins, emit: Emit) -> StudyContext:
     for name, setup in (("scoring", scoring), ("final", final)):
         check_setup(name, setup, study.space, dataset, emit)
     _check_tables(study)
-    _choose_assistants(study, final, dataset)
+    if recipe.iterate is not None:
+        check_chain(final, study.space, dataset)
     first_budget = recipe.rungs.first.examples(len(scoring.stream.dataset.train))
     ladder = Ladder.geometric(first_budget, recipe.rungs.eta, recipe.rungs.count)
     study.get_or_measure(keys.RUNGS, lambda: list(ladder.budgets))
@@ -262,6 +263,11 @@ def open_context(study: Study, plugins: Plugins, emit: Emit) -> StudyContext:
             keys.TEACHER_LATENCY, lambda: _measure_teacher(context)
         )
     context.limits = study.get_or_measure(keys.LIMITS, lambda: _choose_limits(context))
+    if recipe.iterate is not None:
+        sizes = recipe.iterate.assistants or ()
+        study.get_or_measure(
+            keys.ASSISTANT_ARCHITECTURES, lambda: _choose_assistants(context, sizes)
+        )
     return context
 
 
@@ -342,15 +348,14 @@ def _check_tables(study: Study) -> None:
             )
 
 
-def _choose_assistants(study: Study, final: TrainingSetup, dataset: Dataset) -> None:
-    """Checks that students can teach each other, where they are to, and draws the assistants."""
-    iterate = study.recipe.iterate
-    if iterate is None:
-        return
-    check_chain(final, study.space, dataset)
-    study.get_or_measure(
-        keys.ASSISTANT_ARCHITECTURES,
-        lambda: assistant_architectures(iterate.assistants or (), study.space, dataset),
+def _choose_assistants(context: StudyContext, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """The architectures of the assistants between the teacher and the students."""
+    return assistant_architectures(
+        sizes,
+        context.study.space,
+        context.dataset,
+        context.study.require(keys.TEACHER)["params"],
+        context.limits.get("params"),
     )
 
 

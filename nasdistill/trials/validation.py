@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from nasdistill.common.errors import UserError
@@ -98,20 +99,34 @@ def check_chain(setup: TrainingSetup, space: SearchSpace, dataset: Dataset) -> N
 
 
 def assistant_architectures(
-    sizes: Sequence[int], space: SearchSpace, dataset: Dataset
+    sizes: Sequence[int],
+    space: SearchSpace,
+    dataset: Dataset,
+    teacher_params: int | None,
+    max_params: float | None,
 ) -> list[dict[str, Any]]:
     """For each size the architecture of the space whose parameters come closest to it.
+
+    Args:
+        sizes: Numbers of parameters, from large to small.
+        space: Where students and assistants come from.
+        dataset: Their images and classes.
+        teacher_params: The teacher's parameters; None if it has none.
+        max_params: The limit on students' parameters; None where there is none.
 
     Returns:
         JSON values, as `Architecture.from_json` reads them.
 
     Raises:
-        UserError: If the space has nothing between half and twice that size.
+        UserError: If the space has nothing between half and twice that size, or one of them does
+            not stand between the teacher and the students.
     """
+    if not sizes:
+        return []
     drawn = [space.random(random.Random(number)) for number in range(DRAWN)]
     classes = len(dataset.classes)
     counted = [(count_architecture(a, dataset.input, classes).params, a) for a in drawn]
-    architectures = []
+    found, architectures = [], []
     for size in sizes:
         params, architecture = min(counted, key=lambda pair: abs(pair[0] - size))
         if not size / 2 <= params <= size * 2:
@@ -119,7 +134,20 @@ def assistant_architectures(
                 f"iterate.assistants: the space {space.name!r} has nothing of about {size:,} "
                 f"parameters; of {DRAWN} architectures the closest has {params:,}"
             )
+        found.append(params)
         architectures.append(json.loads(architecture.to_json()))
+    smallest = min(params for params, _ in counted)
+    students = smallest if max_params is None else int(max_params)
+    falling = [math.inf if teacher_params is None else teacher_params, *found, students]
+    if any(after >= before for before, after in pairwise(falling)):
+        teacher = "" if teacher_params is None else f"fewer than the teacher's {teacher_params:,}, "
+        limit = "of the smallest student" if max_params is None else "that a student may have"
+        raise UserError(
+            f"iterate.assistants: the closest architectures of the space {space.name!r} have "
+            f"{', '.join(f'{params:,}' for params in found)} parameters; an assistant stands "
+            f"between teacher and students. Allowed: {teacher}more than the {students:,} {limit}, "
+            "each fewer than the one before"
+        )
     return architectures
 
 

@@ -48,8 +48,23 @@ def test_generations_teach_each_other_and_the_best_is_taken(here: Path) -> None:
     assert "Generations and assistants" in page and "generation 2" in page
 
 
+WIDE = """
+
+def wide(classes, input):
+    size = input.height * input.width
+    copies = nn.Linear(size, size)
+    with torch.no_grad():
+        copies.weight.copy_(torch.eye(size))
+        copies.bias.zero_()
+    return nn.Sequential(nn.Flatten(), copies, bars(classes, input)[1])
+"""
+"""The teacher of the small study with 65,792 parameters more."""
+
+
 def test_assistants_fall_in_size_and_teach_the_students(here: Path) -> None:
-    final = run("assisted", iterate={"assistants": ["15k", "5k"]}, max_params="3k")
+    own = Path("own.py")
+    own.write_text(own.read_text() + WIDE)
+    final = run("assisted", teacher="wide", iterate={"assistants": ["15k", "5k"]}, max_params="3k")
     steps = final.metrics["steps"]
     assert [step["taught_by"] for step in steps] == [
         "teacher",

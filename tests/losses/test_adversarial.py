@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from model_helpers import bound, compared, conv, loss_of, pictures, term
+from model_helpers import bound, compared, conv, loss_of, objective, pictures, term
 from torch import Tensor, nn
 
 from nasdistill.losses.adversarial import (
@@ -134,3 +134,14 @@ def test_the_weight_of_a_recipe_is_the_strength() -> None:
     assert isinstance(made, AdversarialLogits)
     assert [made.strength(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([0.0, 0.2, 0.4])
     assert made.width == 16 and linear(0.0, 0.4)(0.5) == made.strength(0.5)
+
+
+def test_a_weight_of_zero_costs_nothing() -> None:
+    for on in ("logits", "features"):
+        none = objective({"term": "labels"}, {"term": "adversarial", "on": on, "weight": 0})
+        assert len(none.terms) == 1 and not none.teachers and not none.reads_layers
+        late = objective(
+            {"term": "labels"},
+            {"term": "adversarial", "on": on, "weight": {"steps": {0: 0, 0.5: 0.1}}},
+        )
+        assert [late.active(progress) for progress in (0.0, 0.4, 0.5)] == [(0,), (0,), (0, 1)]

@@ -175,6 +175,25 @@ def test_a_class_token_is_left_out_where_the_student_has_none() -> None:
     assert found.tolist() == pytest.approx(mean_over_rows("kl", scores(q, k), patches), rel=1e-3)
 
 
+def test_a_class_token_of_the_student_alone_is_left_out_too() -> None:
+    student, teacher = library_vit(), former(2, 6, 2, input=RGB)
+    made = bound(term("attention", of="matrices", loss="kl", layers={1: 1}), student, teacher, RGB)
+    assert isinstance(made, AttentionRelations) and made.pairs[0].left_out == (1, 0)
+    shown = Classifier(student, (0.4,) * 3, (0.25,)).eval()
+    assert loss_of(made, shown, teacher, pictures(4, RGB)).isfinite().all()
+
+
+def test_kl_of_attention_has_a_gradient_however_small_a_probability() -> None:
+    """The slope by a score is the student's probability less the teacher's: 1 - 0.1."""
+    gap = torch.tensor(30.0, requires_grad=True)
+    query, value = torch.ones(1, 1, 2, 1), torch.zeros(1, 1, 2, 1)
+    keys = torch.stack([gap, torch.zeros(())]), torch.tensor([0.0, math.log(9.0)])
+    attention = AttentionRelations(of="matrices", loss="kl")
+    mine, theirs = attention._relations([(query, key.view(1, 1, 2, 1), value) for key in keys])
+    (slope,) = torch.autograd.grad(attention._compare(mine, theirs).sum(), gap)
+    assert float(slope) == pytest.approx(0.9, rel=1e-5)
+
+
 def test_class_tokens_on_both_sides_are_compared_too() -> None:
     student, teacher = library_vit(), library_vit(mlp_ratio=2)
     made = bound(term("attention", of="matrices", loss="mse"), student, teacher, RGB)
@@ -192,8 +211,10 @@ def test_refused_where_there_is_nothing_to_compare(of: str) -> None:
         bound(made, former(), conv())
     with pytest.raises(LayerError, match="16 tokens at blocks.0.attention of the student, 64 at"):
         bound(made, former(), former(tokens=8))
-    with pytest.raises(LayerError, match="17 tokens at .* of the student, 16 at"):
-        bound(made, library_vit(), former(input=RGB), RGB)
+    with pytest.raises(LayerError, match=r"64 at .* of the teacher \(1 and 0 of them special\)"):
+        bound(made, library_vit(), former(input=RGB, tokens=8), RGB)
+    with pytest.raises(LayerError, match="one patch at .* of the student, which attends to itself"):
+        bound(made, former(tokens=1), former(tokens=1))
     with pytest.raises(LayerError, match="attention needs a teacher whose layers can be read"):
         made.bind(summarise(former(), "student", GREY), None)
     with pytest.raises(LayerError, match="has no attention layer '5'; it has 0 blocks.0.attention"):

@@ -15,7 +15,7 @@ from nasdistill.models.hooks import LayerError, Outputs, forward, summarise
 
 
 def test_two_exits_against_plain_sums() -> None:
-    layers = ExitLayer("a", 2), ExitLayer("b", 3)
+    layers = ExitLayer("a", 2), ExitLayer("b", 3, special=1)
     made = Exits(soft=0.3, temperature=constant(2.0), exits=layers, classes=3)
     torch.manual_seed(0)
     heads = made.auxiliary()

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from model_helpers import GREY, bound, conv, former, loss_of, term
-from torch import nn
+from model_helpers import GREY, bound, conv, former, loss_of, pictures, term
+from torch import Tensor, nn
 
+from nasdistill.common.types import Input
 from nasdistill.losses.features import Features
 from nasdistill.losses.layer_pairs import (
     OnLayers,
     Pair,
     as_map,
-    as_maps,
     at_one_size,
     by_depth,
     projector,
 )
-from nasdistill.models.hooks import LayerError, summarise
+from nasdistill.models import Classifier
+from nasdistill.models.hooks import LayerError, forward, summarise
+from nasdistill.teachers.pretrained import LogitsOnly
 
 
 @pytest.mark.parametrize(
@@ -108,29 +112,151 @@ def test_layers_that_are_not_there_are_told_with_those_that_are() -> None:
 def test_tokens_are_laid_out_in_a_square() -> None:
     tokens = torch.arange(8.0).reshape(1, 4, 2)
     assert as_map(tokens).tolist() == [[[[0, 2], [4, 6]], [[1, 3], [5, 7]]]]
-    with_class = torch.cat([torch.full((1, 1, 2), -1.0), tokens], dim=1)
-    assert torch.equal(as_map(with_class), as_map(tokens))
+    for special in (1, 2, 5):
+        before = torch.full((1, special, 2), -1.0)
+        assert torch.equal(as_map(torch.cat([before, tokens], dim=1), special), as_map(tokens))
     assert as_map(torch.zeros(3, 7, 2)).shape == (3, 2, 7, 1)
+    assert as_map(torch.zeros(3, 8, 2), 1).shape == (3, 2, 7, 1)
     assert as_map(torch.zeros(3, 5)).shape == (3, 5, 1, 1)
     assert as_map(torch.zeros(3, 1, 5)).shape == (3, 5, 1, 1)
 
 
+def pair_of(student: Tensor, *teachers: Tensor, special: tuple[int, int] = (0, 0)) -> Pair:
+    """A pair of layers with these outputs, and so many special tokens on each side."""
+    shapes = tuple(tuple(t.shape[1:]) for t in teachers)
+    names = tuple(f"b{i}" for i in range(len(teachers)))
+    of_teacher = (special[1],) * len(teachers)
+    return Pair("a", names, tuple(student.shape[1:]), shapes, special[0], of_teacher)
+
+
 def test_tokens_of_the_same_number_stay_as_they_are() -> None:
     student, teacher = torch.randn(2, 5, 3), torch.randn(2, 5, 4)
-    mine, theirs = as_maps(student.half(), [teacher], "mean")
-    assert mine.shape == (2, 3, 5, 1) and theirs.shape == (2, 4, 5, 1)
-    assert mine.dtype == torch.float32
-    mine, theirs = as_maps(student, [torch.randn(2, 4, 4)], "mean")
+    for special in (0, 1):
+        alike = pair_of(student, teacher, special=(special, special))
+        mine, theirs = alike.maps(student.half(), [teacher], "mean")
+        assert mine.shape == (2, 3, 5, 1) and theirs.shape == (2, 4, 5, 1)
+        assert mine.dtype == torch.float32 and alike.places == 5
+    other = torch.randn(2, 4, 4)
+    mine, theirs = pair_of(student, other, special=(1, 0)).maps(student, [other], "mean")
     assert mine.shape == (2, 3, 2, 2) and theirs.shape == (2, 4, 2, 2)
+    # Nine patches against four and five registers: as many tokens, but not the same.
+    student, teacher = torch.randn(2, 9, 3), torch.randn(2, 9, 4)
+    unlike = pair_of(student, teacher, special=(0, 5))
+    mine, theirs = unlike.maps(student, [teacher], "mean")
+    assert mine.shape == (2, 3, 3, 3) and theirs.shape == (2, 4, 2, 2) and unlike.places == 4
+
+
+def transformer(kind: str) -> nn.Module:
+    """A small transformer of a library, of 4x4 patches."""
+    torch.manual_seed(0)
+    if kind.startswith("transformers"):
+        library = pytest.importorskip("transformers")
+        name = kind.split()[1]
+        config = getattr(library, f"{name}Config")(
+            image_size=16,
+            patch_size=4,
+            hidden_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            num_labels=3,
+        )
+        made = getattr(library, f"{name}ForImageClassification")(config)
+        return Classifier(LogitsOnly(made), (0.4,) * 3, (0.25,)).eval()
+    library = pytest.importorskip("timm.models")
+    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    more: dict[str, Any] = {"class token": {}, "registers": {"reg_tokens": 4}}.get(kind, {})
+    if kind == "registers alone":
+        more = {"reg_tokens": 4, "class_token": False, "global_pool": "avg"}
+    of = library.deit if kind == "distillation token" else library.vision_transformer
+    name = "VisionTransformerDistilled" if kind == "distillation token" else "VisionTransformer"
+    net = getattr(of, name)(num_classes=3, **sizes, **more)
+    return Classifier(net, (0.4,) * 3, (0.25,)).eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "special"),
+    [
+        ("class token", 1),
+        ("distillation token", 2),
+        ("registers", 5),
+        ("registers alone", 4),
+        ("transformers ViT", 1),
+        ("transformers DeiT", 2),
+        ("transformers Dinov2WithRegisters", 5),
+    ],
+)
+def test_special_tokens_of_libraries_are_left_out(kind: str, special: int) -> None:
+    colour = Input(3, 16, 16)
+    student, teacher = conv((4, 6, 8), channels=3), transformer(kind)
+    summary = summarise(teacher, "teacher", colour)
+    last = summary.blocks[-1]
+    assert summary.shapes[last] == (16 + special, 24) and summary.special_tokens(last) == special
+    for name in ("features", "attention", "gram", "nst", "similarity"):
+        made = bound(term(name, layers={1: -1}), student, teacher, colour)
+        assert isinstance(made, OnLayers) and made.pairs[0].places == 16
+        images = pictures(3, colour)
+        with torch.no_grad():
+            read = forward(teacher, images, made.teacher_layers)
+            (tokens,) = read.features.values()
+            _, theirs = made.pairs[0].maps(torch.zeros(3, 6, 4, 4), [tokens], "mean")
+        assert torch.equal(theirs, tokens[:, special:].mT.reshape(3, 24, 4, 4))
+    for of in ("matrices", "values"):
+        learner = former(2, 6, 2, input=colour)
+        made = bound(term("attention", of=of, loss="kl"), learner, teacher, colour)
+        assert loss_of(made, learner, teacher, pictures(3, colour)).min() > 0
+
+
+def test_the_number_of_special_tokens_is_guessed_where_a_model_does_not_tell() -> None:
+    class Bare(nn.Module):
+        """Puts tokens before its patches that are no parameters."""
+
+        def __init__(self, special: int) -> None:
+            super().__init__()
+            self.special, self.blocks = special, nn.Sequential(nn.Linear(16, 8))
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            patches = nn.functional.unfold(images.float(), 4, stride=4).mT
+            logits: Tensor = self.head(
+                self.blocks(nn.functional.pad(patches, (0, 0, self.special, 0))).mean(dim=1)
+            )
+            return logits
+
+    for special in (0, 1, 2, 4, 5):
+        summary = summarise(Bare(special), "teacher", GREY)
+        assert summary.special is None and summary.special_tokens("blocks.0") == special
+    assert summarise(Bare(3), "teacher", GREY).special_tokens("blocks.0") == 0
+
+
+@pytest.mark.parametrize("name", ["attention", "gram", "nst"])
+def test_a_single_place_has_nothing_to_relate(name: str) -> None:
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.ReLU(), nn.Linear(8, 3))
+    asked = r"Name layers whose maps are larger than 1x1, or use features, similarity, rkd or crd"
+    for student, teacher, layers in (
+        (flat, flat, {0: 0}),
+        (flat, conv(), {0: 0}),
+        (conv(), flat, {0: 0}),
+        (conv((4, 6, 8, 8, 8)), conv((4, 6, 8, 8, 8)), {"stages.4": "stages.4"}),  # 1x1
+    ):
+        with pytest.raises(LayerError, match=f"{name} relates the places of a map.*{asked}"):
+            bound(term(name, layers=layers), as_float(student), as_float(teacher))
+        for other in ("features", "similarity", "rkd", "crd"):
+            bound(term(other, layers=layers), as_float(student), as_float(teacher))
+
+
+def as_float(model: nn.Module) -> nn.Module:
+    return model if isinstance(model, Classifier) else Classifier(model, (0.4,), (0.25,))
 
 
 def test_several_maps_meet_at_the_size_of_the_first() -> None:
     first = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     second = torch.arange(16.0).reshape(1, 1, 4, 4)
     pooled = torch.tensor([[[[2.5, 4.5], [10.5, 12.5]]]])
-    _, mean = as_maps(first, [first, second], "mean")
+    pair = pair_of(first, first, second)
+    _, mean = pair.maps(first, [first, second], "mean")
     assert torch.equal(mean, (first + pooled) / 2)
-    _, joined = as_maps(first, [first, second], "concat")
+    _, joined = pair.maps(first, [first, second], "concat")
     assert torch.equal(joined, torch.cat([first, pooled], dim=1))
 
 

@@ -115,7 +115,8 @@ def test_the_same_as_torchdistill() -> None:
     ours = 0.3 * loss(make("labels")).mean() + 0.7 * loss(make("kl", standardise=True)).mean()
     assert float(ours) == pytest.approx(float(theirs), rel=1e-4)
     theirs = losses.DISTLoss(*where, beta=0.7, gamma=1.3, tau=T)(*said)
-    assert float(loss(make("dist", inter=0.7, intra=1.3))) == pytest.approx(float(theirs), rel=1e-5)
+    expected = float(theirs) / T**2  # which torchdistill multiplies by
+    assert float(loss(make("dist", inter=0.7, intra=1.3))) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", LOGITS)
@@ -137,3 +138,16 @@ def test_contract(name: str) -> None:
     sure = torch.tensor([[100.0, 0.0, 0.0, 0.0, 0.0]], requires_grad=True)
     loss(term, sure, torch.zeros(1, 5)).mean().backward()
     assert sure.grad is not None and sure.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", SOFTENED)
+def test_the_size_of_the_gradient_is_kept_at_all_temperatures(name: str) -> None:
+    """By T² for divergences, without it for correlations: it tends to a limit."""
+    norms = []
+    for temperature in (1.0, 4.0, 16.0, 64.0):
+        student = STUDENT.clone().requires_grad_()
+        value = loss(make(name, temperature), student).mean()
+        (gradient,) = torch.autograd.grad(value, student)
+        norms.append(float(gradient.norm()))
+    assert norms[3] == pytest.approx(norms[2], rel=0.2), norms
+    assert max(norms) < 12 * min(norms), norms  # js is bounded, and so weak at T 1

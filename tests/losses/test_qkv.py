@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torchvision.models.vision_transformer import VisionTransformer
 
 from nasdistill.common.types import Input
-from nasdistill.losses.qkv import AttentionLayer, attention_layers, attention_scores
+from nasdistill.losses.qkv import AttentionLayer, attention_layers, log_attention
 from nasdistill.models import Classifier, vit
 from nasdistill.models.hooks import LayerError, hooked
 from nasdistill.space import Architecture
@@ -152,7 +152,7 @@ def test_attention_is_computed_again(case: tuple[nn.Module, str, str, str], grad
         assert q.shape == k.shape == v.shape
         assert q.shape[:2] == (2, HEADS) and HEADS * q.shape[-1] == layer.width == WIDTH
         part = inner(model).get_submodule(layer.name)
-        scores = attention_scores(q, k)
+        scores = log_attention(q, k).exp()
         assert scores.dtype == torch.float32 and scores.std() > 0.01
         mixed = (scores @ v).transpose(1, 2).flatten(2)
         project = part.get_submodule(out) if out else nn.Identity()
@@ -191,7 +191,7 @@ def test_scores_are_torchs_own_weights() -> None:
         x = features[layer.layers[0]]
         _, weights = part(x, x, x, need_weights=True)
         q, k, _ = layer.qkv(model, features)
-        torch.testing.assert_close(attention_scores(q, k).mean(dim=1), weights)
+        torch.testing.assert_close(log_attention(q, k).exp().mean(dim=1), weights)
 
 
 def test_a_torch_encoder_layer_is_read_without_gradients_too() -> None:
@@ -230,8 +230,8 @@ def test_an_attention_alone_is_a_model_too() -> None:
 def test_scores_stay_float32_under_autocast() -> None:
     q, k = torch.randn(2, 1, 2, 5, 8).unbind()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        scores = attention_scores(q, k)
-    torch.testing.assert_close(scores, attention_scores(q, k))
+        scores = log_attention(q, k).exp()
+    torch.testing.assert_close(scores, log_attention(q, k).exp())
     torch.testing.assert_close(scores.sum(dim=-1), torch.ones(1, 2, 5))
 
 

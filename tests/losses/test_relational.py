@@ -12,8 +12,16 @@ from model_helpers import compared
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nasdistill.data import Batch
 from nasdistill.losses.layer_pairs import Pair
-from nasdistill.losses.relational import CRD, RKD, Similarity, angles, distances
+from nasdistill.losses.relational import (
+    CRD,
+    RKD,
+    Similarity,
+    angles,
+    distances,
+    shares_class,
+)
 from nasdistill.losses.schedules import constant, linear
 
 Array = NDArray[np.float64]
@@ -130,11 +138,36 @@ def test_contrast_against_plain_sums() -> None:
         rows = [weight @ x + bias for x in maps.double().mean(dim=(2, 3)).numpy()]
         sides.append([row / math.sqrt(float(row @ row)) for row in rows])
     mine, theirs = sides
+    powers = np.exp(np.array([[float(a @ b) / 0.3 for b in theirs] for a in mine]))
     worked = 0.0
     for i in range(5):
-        powers = [math.exp(float(mine[i] @ other) / 0.3) for other in theirs]
-        worked -= math.log(powers[i] / sum(powers)) / 5
+        for row in (powers[i], powers[:, i]):  # told apart by the student, and by the teacher
+            worked -= math.log(row[i] / sum(row)) / 10
     assert float(found) == pytest.approx(worked, rel=1e-4)
+    labels = torch.tensor([0, 1, 0, 2, 0])
+    alike = compared(made, STUDENT, TEACHER, helper, 0.5, labels).detach()
+    worked = 0.0
+    for i in range(5):
+        others = (1, 3) if i in (0, 2, 4) else tuple(k for k in range(5) if k != i)
+        for row in (powers[i], powers[:, i]):
+            worked -= math.log(row[i] / (row[i] + sum(row[k] for k in others))) / 10
+    assert float(alike) == pytest.approx(worked, rel=1e-4)
+
+
+def test_examples_of_one_class_are_no_negatives() -> None:
+    made = CRD(temperature=constant(0.1), width=4)
+    torch.manual_seed(0)
+    helper = made.helper(Pair("a", ("b",), (3, 4, 4), ((6, 2, 2),)))
+    student = STUDENT.clone().requires_grad_()
+    loss = compared(made, student, TEACHER, helper, labels=torch.zeros(5).long())
+    loss.backward()
+    assert loss.item() == 0.0 and student.grad is not None and not student.grad.any()
+    ids = torch.arange(4)
+    labels, partners = torch.tensor([0, 1, 2, 3]), torch.tensor([1, 1, 3, 0])
+    mixed = Batch(STUDENT[:4], labels, ids, ids, 0, partners=partners, share=torch.ones(4))
+    both = [{a, b} for a, b in zip(labels.tolist(), partners.tolist(), strict=True)]
+    common = [[bool(one & other) for other in both] for one in both]
+    assert shares_class(mixed).tolist() == common
 
 
 def test_contrast_learns_to_tell_examples_apart() -> None:

@@ -210,6 +210,38 @@ def test_a_teacher_that_is_not_there_is_told_with_the_nearest(tmp_path: Path, ke
         assert told in message
 
 
+@pytest.mark.parametrize(
+    ("terms", "told"),
+    [
+        ("{term: features}, {term: rkd}", "features and rkd alone teaches no classes; add labels"),
+        ("{term: attention, of: values}", "attention alone"),
+        ("{term: exits}, {term: adversarial}", "exits and adversarial alone"),
+        ("{term: kl, teacher: slow}", "kl of 'slow' alone teaches no classes"),
+        ("{term: dkd, teacher: past}, {term: crd}", "dkd of 'past' and crd alone"),
+        ("{term: mse_logits, teacher: pair}", "mse_logits of 'pair' alone"),
+        ("{term: labels, weight: 0}, {term: gram}", "gram alone"),
+        ("{term: labels, weight: {linear: [0, 0.1]}}, {term: gram}", None),
+        ("{term: dist}, {term: kl, teacher: slow}", None),
+        ("{term: kl, teacher: box}", None),
+        ("{term: kl, teacher: both}", None),
+    ],
+)
+def test_terms_that_teach_no_classes_are_refused(
+    tmp_path: Path, terms: str, told: str | None
+) -> None:
+    teachers = (
+        "teachers: {slow: {ema: 0.9}, past: {earlier: 1 epochs}, pair: {peers: 2}, "
+        "box: {table: t.npz}, both: {mean_of: [teacher, box]}}\n"
+    )
+    only = f"{teachers}final: {{terms: [{terms}]}}\n"
+    hints_first = f"[{{until: 0.5, terms: [{terms}]}}, {{until: 1, alpha: 0.5}}]"
+    if told is None:
+        load_recipe(write(tmp_path, only), {})
+    else:
+        assert f"final: {told}" in refused(tmp_path, only)
+    load_recipe(write(tmp_path, f"{teachers}final: {{stages: {hints_first}}}\n"), {})
+
+
 def test_the_name_of_the_first_teacher_is_taken(tmp_path: Path) -> None:
     assert "the name 'teacher' is that of the recipe's own teacher" in refused(
         tmp_path, "teachers: {teacher: {peers: 2}}\n"

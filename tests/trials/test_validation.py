@@ -85,9 +85,40 @@ def test_an_ensemble_by_correctness_and_mixed_pictures(opened: OpenContext) -> N
 
 def test_assistants_are_those_of_the_space_closest_in_size(opened: OpenContext) -> None:
     context = opened()
-    (values,) = assistant_architectures([5000], context.study.space, context.dataset)
+    where = context.study.space, context.dataset
+    (values,) = assistant_architectures([5000], *where, None, 3000)
     width = values["values"]["layers"]["widths"][0]
     # 256 pixels and 3 classes: 16 hidden units are 4,163 parameters, 24 are 6,243.
-    assert values["values"]["layers"]["type"] == "one" and width == 16 or width == 16
+    assert width == 16
     with pytest.raises(UserError, match=r"has nothing of about 9,000,000 parameters; of 300"):
-        assistant_architectures([9_000_000], context.study.space, context.dataset)
+        assistant_architectures([9_000_000], *where, None, 3000)
+
+
+def test_assistants_stand_between_the_teacher_and_the_students(opened: OpenContext) -> None:
+    context = opened()
+    where = context.study.space, context.dataset
+    # 64 hidden units are 16,643 parameters, 16 and 8 are 4,163 and 2,083, of 8 the fewest.
+    assert len(assistant_architectures([16_643, 4163], *where, 16_644, 4162)) == 2
+    assert len(assistant_architectures([16_643, 4163], *where, None, None)) == 2
+    for sizes, teacher, limit in (
+        ([16_643, 4163], 16_643, 4162),  # as large as the teacher
+        ([16_643, 4163], 16_644, 4163),  # as small as students may be
+        ([2083], None, None),  # as small as the smallest
+        ([16_643, 16_642], None, None),  # one architecture twice
+    ):
+        with pytest.raises(UserError, match="an assistant stands between teacher and students"):
+            assistant_architectures(sizes, *where, teacher, limit)
+    text = refused(opened, study="large", iterate={"assistants": ["15k"]})
+    assert text == (
+        "iterate.assistants: the closest architectures of the space 'tiny' have 16,643 parameters; "
+        "an assistant stands between teacher and students. Allowed: fewer than the teacher's 771, "
+        "more than the 10,000 that a student may have, each fewer than the one before"
+    )
+
+
+@pytest.mark.parametrize("name", ["attention", "gram", "nst"])
+def test_terms_on_places_and_students_without_any(opened: OpenContext, name: str) -> None:
+    terms = [LABELS, {"term": name, "teacher": "slow"}]
+    text = refused(opened, teachers={"slow": {"ema": 0.9}}, final={"terms": terms})
+    assert text.startswith(f"final: {name} relates the places of a map, and here is only one: ")
+    assert text.endswith("or use features, similarity, rkd or crd")
