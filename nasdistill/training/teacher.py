@@ -30,7 +30,7 @@ from nasdistill.training.metrics import (
     accuracy_with_interval,
     expected_calibration_error,
 )
-from nasdistill.training.precision import Precision
+from nasdistill.training.precision import Precision, emulates_bf16
 from nasdistill.training.run import Run
 from nasdistill.training.schedule import BatchStream, LRSchedule
 
@@ -232,6 +232,8 @@ def fastest_logit_precision(teacher: Teacher, dataset: Dataset, count: int = 500
     Returns:
         `bf16` where that is faster and gives the same class for nearly all images, else `fp32`.
     """
+    if emulates_bf16(teacher.module):
+        return "fp32"
     ids = torch.arange(min(count, len(dataset.train)))
     [batch] = dataset.train.batches([(ids, None)], teacher.input.size)
     seconds: dict[LogitPrecision, float] = {}

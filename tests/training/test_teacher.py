@@ -99,12 +99,16 @@ def test_logits_are_computed_in_bf16_only_where_that_is_faster_and_agrees(
     data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher = untrained(3)
+    monkeypatch.setattr(teaching, "emulates_bf16", lambda module: False)
     monkeypatch.setattr(teaching, "BF16_WORTH", float("inf"))
     monkeypatch.setattr(teaching, "SAME_CLASS", 0.5)
     assert teaching.fastest_logit_precision(teacher, data) == "bf16"
     monkeypatch.setattr(teaching, "SAME_CLASS", 1.01)
     assert teaching.fastest_logit_precision(teacher, data) == "fp32"
     monkeypatch.setattr(teaching, "SAME_CLASS", 0.5)
+    monkeypatch.setattr(teaching, "emulates_bf16", lambda module: True)
+    assert teaching.fastest_logit_precision(teacher, data) == "fp32"
+    monkeypatch.setattr(teaching, "emulates_bf16", lambda module: False)
     monkeypatch.setattr(teaching, "BF16_WORTH", 0.0)
     assert teaching.fastest_logit_precision(teacher, data) == "fp32"
     assert (
