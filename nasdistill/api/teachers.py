@@ -11,16 +11,18 @@ from nasdistill.common.events import Emit, Event, silent
 from nasdistill.common.files import STUDIES
 from nasdistill.recipe import Recipe
 
+PRECISIONS = ("auto", "fp32", "bf16", "bf16-mixed")
+
 
 def teacher_train(
     *,
     data: str,
     out: Path,
     architecture: Path | None = None,
-    epochs: int = 30,
+    epochs: int | None = None,
     seed: int = 0,
     learning_rate: float = 0.003,
-    precision: Any = "fp32",
+    precision: Any = "auto",
     half: bool = False,
     device: str = "auto",
     image_size: int | None = None,
@@ -35,10 +37,11 @@ def teacher_train(
         data: See `nasdistill.data.load_data`.
         out: The folder to write; it must not exist.
         architecture: An architecture.json; by default the shipped teacher's.
-        epochs: Passes over the training split.
+        epochs: Passes over the training split; None trains until accuracy on validation images
+            stops improving.
         seed: Of weights and order.
         learning_rate: Peak.
-        precision: fp32, bf16 or bf16-mixed.
+        precision: auto, fp32, bf16 or bf16-mixed.
         half: Whether weights are stored as float16; all figures are then those of the rounded ones.
         device: auto, cpu, cuda or cuda:N.
         image_size: See `load_data`.
@@ -55,18 +58,18 @@ def teacher_train(
     from nasdistill.models import artifact
     from nasdistill.space import Architecture
     from nasdistill.teachers import Teacher, weights_hash
-    from nasdistill.training.teacher import (
+    from nasdistill.training.from_scratch import (
         Hyperparameters,
-        checkpoint_of,
-        evaluate_teacher,
+        remove_checkpoints,
         train_teacher,
     )
+    from nasdistill.training.teacher import checkpoint_of, evaluate_teacher
     from nasdistill.trials.teacher_pool import default_teacher
 
     if out.exists():
         raise UserError(f"--out {out}: exists already; nothing was written")
-    if precision not in ("fp32", "bf16", "bf16-mixed"):
-        raise UserError(f"--precision {precision!r}: allowed are fp32, bf16, bf16-mixed")
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision {precision!r}: allowed are {', '.join(PRECISIONS)}")
     set_threads(1)
     place = pick_device(device)
     dataset = load_data(data, device=place, seed=seed, image_size=image_size, channels=channels)
@@ -76,7 +79,7 @@ def teacher_train(
     checkpoint = checkpoint_of(
         out, dataset.fingerprint, chosen.fingerprint, epochs, seed, learning_rate, precision
     )
-    module = train_teacher(
+    trained = train_teacher(
         dataset,
         chosen,
         epochs=epochs,
@@ -85,6 +88,7 @@ def teacher_train(
         hyperparameters=Hyperparameters(learning_rate=learning_rate, precision=precision),
         checkpoint=checkpoint,
     )
+    module = trained.module
     if half:
         for tensor in module.state_dict().values():
             if tensor.is_floating_point():
@@ -100,10 +104,10 @@ def teacher_train(
     card = {
         "data": data,
         "architecture": chosen.fingerprint,
-        "epochs": epochs,
+        "epochs": trained.epochs,
         "seed": seed,
         "learning_rate": learning_rate,
-        "precision": precision,
+        "precision": trained.precision,
         "stored": "fp16" if half else "fp32",
         **evaluate_teacher(teacher, dataset, test=True),
     }
@@ -115,7 +119,7 @@ def teacher_train(
         card=_teacher_card(card),
         half=half,
     )
-    checkpoint.unlink(missing_ok=True)
+    remove_checkpoints(checkpoint)
     return card
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,16 @@ from nasdistill.common.events import Emit, Event
 from nasdistill.common.files import write_whole
 from nasdistill.data import Dataset, Split
 from nasdistill.losses import Objective
-from nasdistill.models import Classifier, build
 from nasdistill.models.counts import count_module
 from nasdistill.models.weights import read_weights
-from nasdistill.space import Architecture
 from nasdistill.teachers import LogitPrecision, Teacher, head_of, replace_head, weights_hash
-from nasdistill.training.loop import EVALUATION_BATCH, Diverged, predict, seed_weights, train
+from nasdistill.training.loop import EVALUATION_BATCH, predict, train
 from nasdistill.training.metrics import (
     accuracy,
     accuracy_with_interval,
     expected_calibration_error,
 )
-from nasdistill.training.precision import Precision, emulates_bf16
+from nasdistill.training.precision import emulates_bf16
 from nasdistill.training.run import Run
 from nasdistill.training.schedule import BatchStream, LRSchedule
 
@@ -42,78 +40,6 @@ BF16_WORTH = 0.8
 """Share of fp32's time below which bf16's logits are worth their rounding."""
 SAME_CLASS = 0.98
 """Least share of images that both precisions must put in the same class."""
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """The settings of a teacher's training.
-
-    Attributes:
-        learning_rate: Peak of the schedule: warm-up for two epochs, then linearly to zero.
-        weight_decay: AdamW's.
-        batch_size: Examples in a step.
-        precision: See `Run`.
-    """
-
-    learning_rate: float = 0.003
-    weight_decay: float = 0.05
-    batch_size: int = 128
-    precision: Precision = "fp32"
-
-
-def train_teacher(
-    dataset: Dataset,
-    architecture: Architecture,
-    *,
-    epochs: int,
-    seed: int,
-    emit: Emit,
-    hyperparameters: Hyperparameters | None = None,
-    checkpoint: Path | None = None,
-) -> Classifier:
-    """Trains an architecture on labels alone.
-
-    Args:
-        dataset: Data; the training split is used, each epoch in a new view.
-        architecture: Of the teacher.
-        epochs: Passes over the training split.
-        seed: Seeds weights, order and dropout.
-        emit: Receives the events.
-        hyperparameters: The settings; None for the defaults.
-        checkpoint: Written after each epoch; where it exists, the training goes on from it.
-
-    Returns:
-        The trained classifier, in eval mode, on the CPU.
-
-    Raises:
-        UserError: If the loss stops being finite.
-    """
-    settings = hyperparameters or Hyperparameters()
-    seed_weights(seed, architecture.fingerprint)
-    net = build(architecture, dataset.input, len(dataset.classes))
-    stream = BatchStream(dataset, settings.batch_size, views=epochs, seed=seed)
-    epoch = stream.examples_per_epoch
-    lr_schedule = LRSchedule(settings.learning_rate, 2 * epoch, 2 * epoch, epochs * epoch)
-    run = Run(
-        [Classifier(net, dataset.mean, dataset.std)],
-        stream,
-        Objective.labels(),
-        horizon=epochs * epoch,
-        lr_schedule=lr_schedule,
-        seed=seed,
-        precision=settings.precision,
-        weight_decay=settings.weight_decay,
-    )
-    try:
-        for _ in train_through(run, epochs, "teacher", emit, checkpoint):
-            pass
-    except Diverged as error:
-        raise UserError(
-            f"the teacher's training broke off: {error}; lower its learning rate"
-        ) from None
-    student = run.student.cpu().eval()
-    assert isinstance(student, Classifier)
-    return student
 
 
 def checkpoint_of(folder: Path, *identity: object) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,8 @@ WINDOW_STEPS = 50
 """Steps of a timed window."""
 WINDOW_WARM_UP = 10
 """Steps of a window that `graph_speedup` does not time."""
+QUICK_STEPS = 3
+"""Steps of `quick_seconds_per_step`."""
 COMPILED_WARM_UP, COMPILED_STEPS = 5, 20
 """Steps that show whether compiling pays: before the timed ones, and timed."""
 
@@ -117,6 +120,13 @@ def seconds_per_step(run: Run) -> float:
     branch = run.branch(run.lr_schedule)
     branch.graphed = None if run.graphed is None else GraphedSteps()
     return _seconds(branch, COMPILED_WARM_UP, COMPILED_STEPS) / COMPILED_STEPS
+
+
+def quick_seconds_per_step(run: Run) -> float:
+    """Times single steps of a branch, which is thrown away; the shortest counts."""
+    branch = run.branch(replace(run.lr_schedule, peak=0.0))
+    branch.graphed = None
+    return min(_seconds(branch, 0, 1) for _ in range(QUICK_STEPS))
 
 
 class CompiledTiming(NamedTuple):

@@ -36,17 +36,22 @@ from nasdistill.teachers.targets import (
     TeacherTargets,
 )
 from nasdistill.training import BatchStream
+from nasdistill.training.from_scratch import (
+    Hyperparameters,
+    budgets_in_epochs,
+    cost_in_epochs,
+    remove_checkpoints,
+    train_teacher,
+)
 from nasdistill.training.teacher import (
     checkpoint_of,
     evaluate_teacher,
     fastest_logit_precision,
-    train_teacher,
     tune_head,
     warnings_of,
 )
 from nasdistill.trials.plugins import Plugins
 
-AUTO_TEACHER_EPOCHS = 30
 HEAD_EPOCHS = 3
 
 
@@ -337,33 +342,40 @@ def _auto_teacher(root: Path, recipe: Recipe, dataset: Dataset, emit: Emit) -> P
 def _train_auto_teacher(folder: Path, recipe: Recipe, dataset: Dataset, emit: Emit) -> None:
     architecture = default_teacher()
     counts = count_architecture(architecture, dataset.input, len(dataset.classes))
-    images = AUTO_TEACHER_EPOCHS * len(dataset.train)
+    settings = Hyperparameters(precision=recipe.precision)
+    most = cost_in_epochs(budgets_in_epochs(dataset, settings.batch_size))
     emit(
         Event(
             "note",
             f"no teacher named: training one first, {counts.params:,} parameters, "
-            f"{counts.macs / 1e6:.0f} M multiply-adds an image, {images:,} images "
-            f"({AUTO_TEACHER_EPOCHS} epochs); kept in {folder}",
+            f"{counts.macs / 1e6:.0f} M multiply-adds an image, at most {most} epochs of "
+            f"{len(dataset.train):,} images; kept in {folder}",
             stage="teacher",
         )
     )
-    checkpoint = checkpoint_of(folder, architecture.fingerprint, recipe.seed)
-    module = train_teacher(
+    checkpoint = checkpoint_of(folder, architecture.fingerprint, recipe.seed, settings)
+    trained = train_teacher(
         dataset,
         architecture,
-        epochs=AUTO_TEACHER_EPOCHS,
+        epochs=None,
         seed=recipe.seed,
         emit=emit,
+        hyperparameters=settings,
         checkpoint=checkpoint,
     )
     artifact.write_final(
         folder,
-        module=module,
+        module=trained.module,
         spec=artifact.ModelSpec(architecture, dataset.input, dataset.classes),
-        metrics={"epochs": AUTO_TEACHER_EPOCHS, "seed": recipe.seed},
+        metrics={
+            "epochs": trained.epochs,
+            "seed": recipe.seed,
+            "precision": trained.precision,
+            "scores": trained.scores,
+        },
         card=f"# Teacher trained by nasdistill on {dataset.name}\n",
     )
-    checkpoint.unlink(missing_ok=True)
+    remove_checkpoints(checkpoint)
 
 
 def default_teacher() -> Architecture:

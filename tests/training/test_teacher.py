@@ -1,4 +1,4 @@
-"""Teachers: trained, given a new head, evaluated, and run at the faster precision."""
+"""Teachers: given a new head, evaluated, and run at the faster precision."""
 
 from __future__ import annotations
 
@@ -38,21 +38,6 @@ def untrained(classes: int) -> Teacher:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(256, 24), nn.ReLU(), nn.Linear(24, classes))
     return teacher_of(Classifier(net, (0.4,), (0.25,)), classes)
-
-
-def test_a_trained_teacher_is_better_than_an_untrained_one(data: Dataset) -> None:
-    events: list[Event] = []
-    architecture = Architecture.from_json(MLP.to_json())
-    hyperparameters = teaching.Hyperparameters(learning_rate=0.01)
-    module = teaching.train_teacher(
-        data, architecture, epochs=6, seed=0, emit=events.append, hyperparameters=hyperparameters
-    )
-    card = teaching.evaluate_teacher(teacher_of(module, 3), data, test=True)
-    assert card["validation_accuracy"] > 0.8 and card["test_accuracy"] > 0.8
-    assert card["gap"] == pytest.approx(card["train_accuracy"] - card["validation_accuracy"])
-    assert card["params"] == sum(p.numel() for p in module.parameters())
-    assert 0 <= card["ece"] < 0.5
-    assert events[-1].done == events[-1].total
 
 
 def test_one_that_guesses_is_refused(data: Dataset) -> None:
