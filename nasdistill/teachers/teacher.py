@@ -16,6 +16,7 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input, nearest
 from nasdistill.data import Dataset
 from nasdistill.models import Classifier, artifact, hooks
+from nasdistill.space import Architecture
 from nasdistill.teachers.heads import reorder_head
 from nasdistill.teachers.pretrained import (
     Pretrained,
@@ -175,7 +176,7 @@ def load_teacher(
     card = {"name": parsed.text, "input": [shape.channels, *shape.size], **loaded.card}
     if loaded.names is not None and len(loaded.names) == classes:
         card["class_names"] = list(loaded.names)
-        order = _order(loaded.names, dataset.classes)
+        order = order_of(loaded.names, dataset.classes)
         if order is not None:
             reorder_head(module, order)
             card["class_names"] = list(dataset.classes)
@@ -183,6 +184,18 @@ def load_teacher(
     return Teacher(
         parsed.text, module, shape, classes, weights_hash(module), card, precision, loaded.code
     )
+
+
+def load_pretrained(spec: Spec, dataset: Dataset) -> Pretrained:
+    """Loads a pretrained network that can take the data's images, its weights as they are.
+
+    Raises:
+        UserError: If the name or the file is wrong, an optional package is missing, or it takes
+            grey images and the data have colours.
+    """
+    pretrained = KINDS[spec.kind](spec.name, spec.weights, spec.size)
+    _check_channels(spec, len(pretrained.mean), dataset)
+    return pretrained
 
 
 def _load_module(
@@ -224,8 +237,7 @@ def _in_brackets(imported: TeacherBuilders) -> str:
 
 
 def _pretrained(spec: Spec, dataset: Dataset) -> _LoadedModule:
-    pretrained = KINDS[spec.kind](spec.name, spec.weights, spec.size)
-    _check_channels(spec, len(pretrained.mean), dataset)
+    pretrained = load_pretrained(spec, dataset)
     card = {
         "source": spec.kind,
         "weights": pretrained.weights,
@@ -233,8 +245,7 @@ def _pretrained(spec: Spec, dataset: Dataset) -> _LoadedModule:
         "std": list(pretrained.std),
     }
     module = Classifier(pretrained.net, pretrained.mean, pretrained.std)
-    code = f"{spec.kind} {import_module(spec.kind).__version__}"
-    return _LoadedModule(module, pretrained.size, pretrained.names, card, code=code)
+    return _LoadedModule(module, pretrained.size, pretrained.names, card, code=_code_of(spec.kind))
 
 
 def _from_builder(spec: Spec, dataset: Dataset, build: Callable[..., Any]) -> _LoadedModule:
@@ -288,13 +299,23 @@ def _from_folder(spec: Spec, folder: Path, dataset: Dataset) -> _LoadedModule:
     card: dict[str, Any] = {"source": spec.kind or spec.name, "folder": folder.name}
     if (folder / "metrics.json").is_file():
         card["trained"] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return _LoadedModule(module.float(), size, names, card)
+    return _LoadedModule(module.float(), size, names, card, code=_code_of(_family_in(folder)))
+
+
+def _family_in(folder: Path) -> str:
+    text = (folder / "architecture.json").read_text(encoding="utf-8")
+    return Architecture.from_json(text).family
+
+
+def _code_of(family: str) -> str:
+    """The library, with its version, that a module's forward pass comes from; empty if ours."""
+    return f"{family} {import_module(family).__version__}" if family in KINDS else ""
 
 
 def _check_channels(spec: Spec, channels: int, dataset: Dataset) -> None:
     if channels < dataset.input.channels:
         raise UserError(
-            f"--teacher {spec.text} takes images of {channels} channel, the data "
+            f"{spec.flag} {spec.text} takes images of {channels} channel, the data "
             f"{dataset.name!r} has {dataset.input.channels}"
         )
 
@@ -315,7 +336,7 @@ def _count_logits(module: nn.Module, shape: Input, text: str, device: torch.devi
     return int(logits.shape[1])
 
 
-def _order(names: tuple[str, ...], target: tuple[str, ...]) -> list[int] | None:
+def order_of(names: tuple[str, ...], target: tuple[str, ...]) -> list[int] | None:
     """The index among `names` of each target class; None where there is nothing to reorder."""
     if names == tuple(target) or len(set(names)) != len(names) or set(names) != set(target):
         return None

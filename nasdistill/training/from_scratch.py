@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from nasdistill.common import formats
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event
 from nasdistill.data import Dataset
@@ -266,10 +267,11 @@ def _tell_seconds(run: Run, budgets: Sequence[int], emit: Emit) -> None:
     per_second = run.stream.batch_size / quick_seconds_per_step(run)
     least, most = (cost_in_epochs(budgets[:count]) for count in (2, len(budgets)))
     seconds = run.stream.examples_per_epoch / per_second
+    times = " to ".join(formats.seconds(epochs * seconds) for epochs in (least, most))
     text = (
         f"the teacher trains until accuracy on validation images stops improving: {least} to "
-        f"{most} epochs, {_duration(least * seconds)} to {_duration(most * seconds)} at the "
-        f"{per_second:,.0f} images/s of its first steps in {run.precision}"
+        f"{most} epochs, {times} at the {per_second:,.0f} images/s of its first steps in "
+        f"{run.precision}"
     )
     emit(Event("note", text, stage="teacher", images_per_second=per_second))
 
@@ -310,7 +312,3 @@ def _classifier(student: torch.nn.Module) -> Classifier:
     module = student.cpu().eval()
     assert isinstance(module, Classifier)
     return module
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
