@@ -47,6 +47,7 @@ from nasdistill.training.teacher import (
     checkpoint_of,
     evaluate_teacher,
     fastest_logit_precision,
+    stored_evaluation,
     tune_head,
     warnings_of,
 )
@@ -221,7 +222,9 @@ def evaluate_once(
         UserError: If it is useless for the data, or not the one that the study was made with.
     """
     evaluate = evaluate_teacher if teacher.runs else _evaluate_table
-    card = study.get_or_measure(key, lambda: evaluate(teacher, dataset))
+    card = study.get_or_measure(
+        key, lambda: stored_evaluation(teacher, dataset) or evaluate(teacher, dataset)
+    )
     if card["weights_hash"] != teacher.weights_hash:
         raise UserError(
             f"study {study.folder.name!r}: the teacher {teacher.name!r} has other weights than "

@@ -16,7 +16,7 @@ from nasdistill.common.types import Input
 from nasdistill.data import Dataset, load_data
 from nasdistill.models import Classifier, build
 from nasdistill.space import Architecture
-from nasdistill.teachers import Teacher, weights_hash
+from nasdistill.teachers import Teacher, load_teacher, weights_hash
 from nasdistill.training import teacher as teaching
 
 MLP = Architecture(
@@ -51,6 +51,20 @@ def test_one_that_guesses_is_refused(data: Dataset) -> None:
 def test_other_classes_are_refused(data: Dataset) -> None:
     with pytest.raises(UserError, match="tells 5 classes apart, the data .* has 3"):
         teaching.evaluate_teacher(untrained(5), data)
+
+
+def test_what_is_stored_of_the_shipped_teacher_is_what_evaluating_it_gives() -> None:
+    cpu = torch.device("cpu")
+    shipped = load_data("fashion-mnist-mini", device=cpu)
+    teacher = load_teacher("shipped", shipped, device=cpu)
+    stored = teaching.stored_evaluation(teacher, shipped)
+    assert stored is not None
+    measured = teaching.evaluate_teacher(teacher, shipped)
+    assert stored.pop("ece") == pytest.approx(measured.pop("ece"), abs=1e-6)
+    assert stored == measured
+    other_split = load_data("fashion-mnist-mini", device=cpu, seed=1)
+    assert teaching.stored_evaluation(teacher, other_split) is None
+    assert teaching.stored_evaluation(replace(teacher, weights_hash="0"), shipped) is None
 
 
 def test_overfitting_is_warned_about() -> None:
