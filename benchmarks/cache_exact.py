@@ -22,8 +22,10 @@ import numpy as np
 import torch
 from common import Setting, machine, markdown, met, open_setting, write
 from numpy.typing import NDArray
+from torch import nn
 
 from nasdistill.teachers.logit_cache import BLOCK
+from nasdistill.training.precision import emulates_bf16
 
 VIEWS = 2
 
@@ -80,7 +82,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     device = parser.parse_args().device
     rows, found = [], {}
-    for precision in ("fp32", "bf16"):
+    emulated = emulates_bf16(nn.Conv2d(1, 1, 1, device=device))
+    precisions = ("fp32",) if emulated else ("fp32", "bf16")
+    for precision in precisions:
         with tempfile.TemporaryDirectory() as folder:
             with get_context("spawn").Pool(1) as pool:
                 said_VNC = torch.from_numpy(pool.apply(fill, (precision, device, folder)))
@@ -92,7 +96,7 @@ def main() -> None:
                 yes = ["yes" if equal else "no" for equal in (before, after)]
                 rows.append([precision, size, *yes, f"{largest:.2g}"])
             assert setting.setup.targets["teacher"].cache.asked == 0  # type: ignore[attr-defined]
-    same = [found[f"{precision}, {BLOCK}"] for precision in ("fp32", "bf16")]
+    same = [found[f"{precision}, {BLOCK}"] for precision in precisions]
     text = (
         f"{VIEWS} views of {len(setting.data.train):,} examples. In the cache's own blocks: equal "
         f"before rounding: {met(all(f['equal before'] for f in same))}; at most 0.01 apart after "

@@ -15,7 +15,8 @@ import torch
 from nasdistill.common.machine import describe_machine, describe_versions
 from nasdistill.data import Dataset, load_data
 from nasdistill.recipe import Recipe, load_recipe
-from nasdistill.teachers import Teacher, load_teacher
+from nasdistill.teachers import LogitPrecision, Teacher, load_teacher
+from nasdistill.training.precision import emulates_bf16
 from nasdistill.trials.teacher_pool import TeacherPool
 from nasdistill.trials.training_setup import TrainingSetup, open_setup
 
@@ -68,13 +69,19 @@ def open_setting(
     recipe = load_recipe(None, {"data": spec, "seed": seed, **changes})
     where = torch.device(device)
     data = load_data(spec, device=where, seed=0)
-    precision = "bf16" if recipe.precision == "auto" else "fp32"
-    frozen = load_teacher(teacher, data, device=where, precision=precision)
+    frozen = load_teacher(teacher, data, device=where)
+    if recipe.precision == "auto":
+        frozen.precision = quick_precision(frozen)
     teacher_pool = TeacherPool(
         data, frozen, recipe.teachers, no_further, cache, lambda examples, seconds: None, print
     )
     setup = open_setup(recipe.scoring, recipe, teacher_pool)
     return Setting(recipe, data, frozen, setup, setup.labels_only(), where)
+
+
+def quick_precision(teacher: Teacher) -> LogitPrecision:
+    """bf16 for a teacher's answers, or fp32 where the processor emulates bf16."""
+    return "fp32" if emulates_bf16(teacher.module) else "bf16"
 
 
 def no_further(name: str, options: Any) -> Any:

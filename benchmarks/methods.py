@@ -156,7 +156,7 @@ def measure(
         Test accuracies by seed, seconds per 10,000 examples, and peak memory in MiB.
     """
     import torch
-    from common import no_further
+    from common import no_further, quick_precision
 
     from nasdistill import training
     from nasdistill.data import load_data
@@ -177,7 +177,8 @@ def measure(
     for seed in seeds:
         recipe = load_recipe(None, {**options, "seed": seed, "batch_size": BATCH, "views": VIEWS})
         data = load_data("fashion-mnist-mini", device=device, seed=seed)
-        teacher = load_teacher("shipped", data, device=device, precision="bf16")
+        teacher = load_teacher("shipped", data, device=device)
+        teacher.precision = quick_precision(teacher)
         for _ in range(generations):
             teacher_pool = TeacherPool(
                 data,

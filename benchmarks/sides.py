@@ -44,6 +44,7 @@ from nasdistill.training import (
     predict,
 )
 from nasdistill.training.metrics import accuracy
+from nasdistill.training.precision import emulates_bf16
 
 WORKERS = 2
 Started = tuple[Classifier, Iterator[object]]
@@ -216,7 +217,7 @@ class CommonLoop:
 
     def probe(self, architecture: Architecture, steps: int = 6) -> str:
         """Times a few steps at each precision, and names the fastest."""
-        if not self.tuned:
+        if not self.tuned or emulates_bf16(self._teacher):
             return "fp32"
         device, batch = self.setting.device, self.setting.recipe.batch_size
         seconds = {}

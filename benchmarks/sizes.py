@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from common import no_further
+from common import no_further, quick_precision
 from methods import BATCH, KL, LABELS, RATE, ROOT, STUDENT
 
 from nasdistill import training
@@ -84,7 +84,8 @@ def main() -> None:
     cache = Path(parser.parse_args().cache)
     device = torch.device("cpu")
     data = load_data("fashion-mnist-mini", device=device)
-    teacher = load_teacher("shipped", data, device=device, precision="bf16")
+    teacher = load_teacher("shipped", data, device=device)
+    teacher.precision = quick_precision(teacher)
     architecture = Architecture.from_json(json.dumps(STUDENT))
     print("| term | loss | gradient |\n|---|---|---|")
     cases = [("labels", OTHERS["js"], 0), ("kl", OTHERS["js"], 1)]

@@ -4,7 +4,8 @@ from nasdistill.api.auditing import AuditOutcome, audit
 from nasdistill.api.evaluating import evaluate
 from nasdistill.api.models import export, load, profile, spread
 from nasdistill.api.searching import SearchOutcome, distill, report, resume, search, studies
-from nasdistill.api.teachers import teacher_evaluate, teacher_record, teacher_train
+from nasdistill.api.teacher_training import teacher_train
+from nasdistill.api.teachers import teacher_evaluate, teacher_record
 from nasdistill.api.tuning import TuneOutcome, tune
 from nasdistill.common.files import REPORTS, STUDIES
 

@@ -13,6 +13,7 @@ from nasdistill.finals.pipeline import make_finals, missing_finals
 from nasdistill.results import COUNTED, keys, load_finals
 from nasdistill.study import Study
 from nasdistill.trials.context import StudyContext, open_context
+from nasdistill.trials.estimate import tell_estimate
 from nasdistill.trials.loop import record_saved_answers, search
 from nasdistill.trials.plugins import Plugins
 from nasdistill.trials.race import run_race
@@ -38,6 +39,7 @@ def run_search(study: Study, plugins: Plugins, begun: float, emit: Emit) -> None
             calibrate(workers, context)
             workers.assign("search", workers.size, begun=begun)
         set_threads(workers.size)
+        tell_estimate(context, workers.size)
         search(context, begun)
         with study.finals_lease() as leased:
             if leased:

@@ -322,13 +322,47 @@ DataOf = Annotated[str, _option("--data", "Data, as in search (default: fashion-
 ArchitectureFile = Annotated[
     Path | None, _option("--architecture", "architecture.json (default: the shipped teacher's).")
 ]
-Epochs = Annotated[int, _option("--epochs", "Passes over the training split (default: 30).")]
+Epochs = Annotated[
+    int | None,
+    _option(
+        "--epochs",
+        "Passes over the training split (default: until accuracy on validation images stops "
+        "improving; with --from 10).",
+    ),
+]
+From = Annotated[
+    str | None,
+    _option(
+        "--from",
+        "Pretrained model to fine-tune: torchvision:NAME, timm:NAME or transformers:NAME, with "
+        ",size=PIXELS if not its own (default: none, training begins with random weights).",
+    ),
+]
+Tune = Annotated[
+    str | None,
+    _option(
+        "--tune",
+        "What of --from is trained: head, or all, which trains the head first (default: all).",
+    ),
+]
+FromWeights = Annotated[
+    str | None,
+    _option("--weights", "File with the weights of --from (default: its pretrained ones)."),
+]
 SeedOf = Annotated[int, _option("--seed", "Seed of weights and order (default: 0).")]
 SplitSeed = Annotated[
     int, _option("--seed", "Seed of the data's splits: that of the study to come (default: 0).")
 ]
-Rate = Annotated[float, _option("--learning-rate", "Peak learning rate of AdamW (default: 0.003).")]
-PrecisionOf = Annotated[str, _option("--precision", "fp32, bf16 or bf16-mixed (default: fp32).")]
+Rate = Annotated[
+    float | None,
+    _option(
+        "--learning-rate",
+        "Peak learning rate of AdamW (default: 0.003; where --from tunes all layers 0.0001).",
+    ),
+]
+PrecisionOf = Annotated[
+    str, _option("--precision", "auto, fp32, bf16 or bf16-mixed (default: auto, probed once).")
+]
 Half = Annotated[
     bool, _option("--half/--no-half", "Store the weights as float16 (default: float32).")
 ]

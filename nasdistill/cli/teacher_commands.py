@@ -18,10 +18,13 @@ def teacher_train(
     out: options.Out,
     data: options.DataOf = "fashion-mnist-mini",
     architecture: options.ArchitectureFile = None,
-    epochs: options.Epochs = 30,
+    source: options.From = None,
+    tune: options.Tune = None,
+    weights: options.FromWeights = None,
+    epochs: options.Epochs = None,
     seed: options.SeedOf = 0,
-    learning_rate: options.Rate = 0.003,
-    precision: options.PrecisionOf = "fp32",
+    learning_rate: options.Rate = None,
+    precision: options.PrecisionOf = "auto",
     half: options.Half = False,
     sampling: options.BalanceOf = "uniform",
     device: options.DeviceOf = "auto",
@@ -29,10 +32,13 @@ def teacher_train(
     channels: options.ChannelsOf = None,
     as_json: options.Json = False,
 ) -> None:
-    """Train a teacher on labels and write it to a folder."""
+    """Train a teacher on labels, from scratch or from pretrained weights; write it to a folder."""
     arguments: dict[str, Any] = {
         "data": data,
         "architecture": architecture,
+        "source": source,
+        "tune": tune,
+        "weights": weights,
         "epochs": epochs,
         "seed": seed,
         "out": out,

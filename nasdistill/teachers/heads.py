@@ -37,7 +37,7 @@ def head_of(module: nn.Module) -> NamedHead:
     Raises:
         UserError: If the model has no such layer.
     """
-    return _heads(module)[-1]
+    return all_heads(module)[-1]
 
 
 def replace_head(module: nn.Module, classes: int) -> nn.Module:
@@ -57,7 +57,7 @@ def replace_head(module: nn.Module, classes: int) -> nn.Module:
         UserError: If the model has no head.
     """
     new: Head | None = None
-    for name, old in _heads(module):
+    for name, old in all_heads(module):
         new = _new_head(old, classes)
         parent, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(parent), leaf, new)
@@ -73,7 +73,7 @@ def reorder_head(module: nn.Module, order: Sequence[int]) -> None:
     """Puts a model's classes in another order, in place: new class i is old class `order[i]`."""
     index = torch.tensor(list(order))
     with torch.no_grad():
-        for _, head in _heads(module):
+        for _, head in all_heads(module):
             head.weight.copy_(head.weight[index])
             if head.bias is not None:
                 head.bias.copy_(head.bias[index])
@@ -92,7 +92,12 @@ def _new_head(old: Head, classes: int) -> Head:
     return new
 
 
-def _heads(module: nn.Module) -> list[NamedHead]:
+def all_heads(module: nn.Module) -> list[NamedHead]:
+    """All layers that give a model's logits, in order; most models have one.
+
+    Raises:
+        UserError: If the model has none.
+    """
     heads = _heads_of_timm(module)
     if heads:
         return heads

@@ -6,20 +6,21 @@ normalisation and image size that its weights were trained for.
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import nearest
+from nasdistill.models.libraries import LogitsOnly, timm_net, torchvision_net
 from nasdistill.models.weights import pickle_refused, read_weights
 from nasdistill.teachers.heads import head_of
 from nasdistill.teachers.weights import Normalisation, load_file, load_state
@@ -38,6 +39,8 @@ class Pretrained:
         size: Height and width that it takes, in pixels.
         names: Names of its classes, where known.
         weights: The origin of its weights, in words.
+        values: Those of an architecture of the library's family (`models.libraries`) that builds
+            the network again without the library's weights.
     """
 
     net: nn.Module
@@ -46,23 +49,7 @@ class Pretrained:
     size: tuple[int, int]
     names: tuple[str, ...] | None
     weights: str
-
-
-class LogitsOnly(nn.Module):
-    """A transformers model that returns the logits alone.
-
-    Args:
-        model: An image classifier whose output has an attribute `logits`.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Logits `[B, classes]` of normalised images."""
-        logits: Tensor = self.model(pixel_values=images_BCHW).logits
-        return logits
+    values: Mapping[str, Any]
 
 
 def from_torchvision(name: str, weights: Path | None, size: int | None) -> Pretrained:
@@ -83,11 +70,7 @@ def from_torchvision(name: str, weights: Path | None, size: int | None) -> Pretr
     default = models.get_model_weights(name).DEFAULT
     transforms, categories = default.transforms(), default.meta["categories"]
     pixels = size or int(transforms.crop_size[0])
-    options: dict[str, Any] = {"image_size": pixels} if name.startswith("vit_") else {}
-    if name in ("googlenet", "inception_v3"):
-        # Their weights expect the normalisation of old; the auxiliary heads serve training alone.
-        options = {"transform_input": True, "aux_logits": False, "init_weights": False}
-    net = models.get_model(name, weights=None, num_classes=len(categories), **options)
+    net = torchvision_net(name, len(categories), pixels)
     pretrained = Pretrained(
         net,
         tuple(transforms.mean),
@@ -95,6 +78,7 @@ def from_torchvision(name: str, weights: Path | None, size: int | None) -> Pretr
         (pixels, pixels),
         tuple(categories),
         f"torchvision {default}",
+        {"name": name},
     )
     spec = f"torchvision:{name}"
     if weights is not None:
@@ -124,7 +108,7 @@ def from_timm(name: str, weights: Path | None, size: int | None) -> Pretrained:
         known = {*timm.list_models(), *timm.list_pretrained()}
         raise UserError(f"timm has no model {name!r}{nearest(name, known)}")
     spec = f"timm:{name}"
-    net: nn.Module = _fetched(spec, lambda: _timm_model(name, weights is None, size))
+    net = _fetched(spec, lambda: timm_net(name, size, pretrained=weights is None))
     if getattr(net, "num_classes", 0) < 1:
         raise UserError(f"{spec} gives features, it has no classification head")
     config = timm.data.resolve_model_data_config(net)
@@ -136,6 +120,7 @@ def from_timm(name: str, weights: Path | None, size: int | None) -> Pretrained:
         (height, width),
         _timm_names(net),
         f"timm {timm.__version__} {name}",
+        {"name": name},
     )
     return pretrained if weights is None else _with_file(pretrained, weights, spec)
 
@@ -184,6 +169,7 @@ def from_transformers(name: str, weights: Path | None, size: int | None) -> Pret
         (size, size) if size else images.size,
         tuple(labels) if named else None,
         f"transformers {transformers.__version__} {name}",
+        {"config": _described(model.config)},
     )
     return pretrained if weights is None else _with_file(pretrained, weights, spec)
 
@@ -209,18 +195,17 @@ def _with_file(pretrained: Pretrained, path: Path, spec: str) -> Pretrained:
     return replace(pretrained, mean=mean, std=std, names=names, weights=loaded.description)
 
 
-def _timm_model(name: str, pretrained: bool, size: int | None) -> Any:
-    create = import_module("timm").create_model
-    if size is not None:
-        # A convolutional network takes any size and has no such argument.
-        with suppress(TypeError):
-            return create(name, pretrained=pretrained, img_size=size)
-    return create(name, pretrained=pretrained)
-
-
 def _timm_names(net: nn.Module) -> tuple[str, ...] | None:
     names = getattr(net, "pretrained_cfg", {}).get("label_names")
     return tuple(str(name) for name in names) if names else None
+
+
+def _described(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON values, without its classes' names."""
+    values: dict[str, Any] = json.loads(config.to_json_string(use_diff=True))
+    for key in ("id2label", "label2id", "_name_or_path", "architectures", "auto_map"):
+        values.pop(key, None)
+    return values
 
 
 def _processor(spec: str, name: str) -> Any:

@@ -20,6 +20,7 @@ class Spec:
         name: The part after it, or the whole.
         weights: File of weights.
         size: Pixels along each side.
+        flag: The flag that it was given with.
     """
 
     text: str
@@ -27,14 +28,16 @@ class Spec:
     name: str
     weights: Path | None
     size: int | None
+    flag: str = "--teacher"
 
 
-def parse(text: str, weights: str | Path | None) -> Spec:
+def parse(text: str, weights: str | Path | None, flag: str = "--teacher") -> Spec:
     """Parses `kind:name,weights=PATH,size=PIXELS`.
 
     Args:
         text: The specification.
         weights: A file named elsewhere; must not contradict the specification.
+        flag: The flag that it was given with.
 
     Raises:
         UserError: If an option is unknown, given twice differently, or the size is no number.
@@ -48,13 +51,13 @@ def parse(text: str, weights: str | Path | None) -> Spec:
         key, _, value = pair.partition("=")
         if key not in ("weights", "size"):
             hint = nearest(key, ("weights", "size"))
-            raise UserError(f"--teacher {text}: unknown option {key!r}{hint}; known: weights, size")
+            raise UserError(f"{flag} {text}: unknown option {key!r}{hint}; known: weights, size")
         options[key] = value
     size = options.get("size")
     if size is not None and not (size.isdecimal() and int(size) >= 8):
-        raise UserError(f"--teacher {text}: size must be at least 8 pixels, but is {size!r}")
+        raise UserError(f"{flag} {text}: size must be at least 8 pixels, but is {size!r}")
     option = options.get("weights")
     if option and weights is not None and Path(option) != Path(weights):
-        raise UserError(f"--teacher {text}: other weights are given too: {weights}")
+        raise UserError(f"{flag} {text}: other weights are given too: {weights}")
     path = option or weights
-    return Spec(head, kind, name, Path(path) if path else None, int(size) if size else None)
+    return Spec(head, kind, name, Path(path) if path else None, int(size) if size else None, flag)

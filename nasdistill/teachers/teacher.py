@@ -17,6 +17,7 @@ from nasdistill.common.json_files import read_json
 from nasdistill.common.types import Input, nearest
 from nasdistill.data import Dataset
 from nasdistill.models import Classifier, artifact, hooks
+from nasdistill.space import Architecture
 from nasdistill.teachers.classes import Assignment, assign_classes
 from nasdistill.teachers.heads import reorder_head
 from nasdistill.teachers.pretrained import (
@@ -238,6 +239,18 @@ def _reorder(
         )
 
 
+def load_pretrained(spec: Spec, dataset: Dataset) -> Pretrained:
+    """Loads a pretrained network that can take the data's images, its weights as they are.
+
+    Raises:
+        UserError: If the name or the file is wrong, an optional package is missing, or it takes
+            grey images and the data have colours.
+    """
+    pretrained = KINDS[spec.kind](spec.name, spec.weights, spec.size)
+    _check_channels(spec, len(pretrained.mean), dataset)
+    return pretrained
+
+
 def _load_module(
     spec: Spec, dataset: Dataset, studies_root: Path, imported: TeacherBuilders
 ) -> _LoadedModule:
@@ -277,8 +290,7 @@ def _in_brackets(imported: TeacherBuilders) -> str:
 
 
 def _pretrained(spec: Spec, dataset: Dataset) -> _LoadedModule:
-    pretrained = KINDS[spec.kind](spec.name, spec.weights, spec.size)
-    _check_channels(spec, len(pretrained.mean), dataset)
+    pretrained = load_pretrained(spec, dataset)
     card = {
         "source": spec.kind,
         "weights": pretrained.weights,
@@ -286,8 +298,7 @@ def _pretrained(spec: Spec, dataset: Dataset) -> _LoadedModule:
         "std": list(pretrained.std),
     }
     module = Classifier(pretrained.net, pretrained.mean, pretrained.std)
-    code = f"{spec.kind} {import_module(spec.kind).__version__}"
-    return _LoadedModule(module, pretrained.size, pretrained.names, card, code=code)
+    return _LoadedModule(module, pretrained.size, pretrained.names, card, code=_code_of(spec.kind))
 
 
 def _from_builder(spec: Spec, dataset: Dataset, build: Callable[..., Any]) -> _LoadedModule:
@@ -338,17 +349,23 @@ def _from_folder(spec: Spec, folder: Path, dataset: Dataset) -> _LoadedModule:
     module, input = artifact.load(folder), artifact.read_input(folder)
     size, channels = (int(input["height"]), int(input["width"])), int(input["channels"])
     names = tuple(str(name) for name in input["classes"])
+    family = Architecture.read(folder / "architecture.json").family
     _check_channels(spec, channels, dataset)
     card: dict[str, Any] = {"source": spec.kind or spec.name, "folder": folder.name}
     if (folder / "metrics.json").is_file():
         card["trained"] = read_json(folder / "metrics.json")
-    return _LoadedModule(module.float(), size, names, card)
+    return _LoadedModule(module.float(), size, names, card, code=_code_of(family))
+
+
+def _code_of(family: str) -> str:
+    """The library, with its version, that a module's forward pass comes from; empty if ours."""
+    return f"{family} {import_module(family).__version__}" if family in KINDS else ""
 
 
 def _check_channels(spec: Spec, channels: int, dataset: Dataset) -> None:
     if channels < dataset.input.channels:
         raise UserError(
-            f"--teacher {spec.text} takes images of {channels} channel, the data "
+            f"{spec.flag} {spec.text} takes images of {channels} channel, the data "
             f"{dataset.name!r} has {dataset.input.channels}"
         )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,28 @@ from nasdistill.common.intervals import ONE_SIDED_95, wilson
 from nasdistill.common.types import Sampling
 from nasdistill.data import Dataset, Split
 from nasdistill.losses import Objective
-from nasdistill.models import Classifier, build
 from nasdistill.models.counts import count_module
 from nasdistill.models.weights import load_weights, read_weights
-from nasdistill.space import Architecture
-from nasdistill.teachers import LogitPrecision, Teacher, head_of, replace_head, weights_hash
+from nasdistill.teachers import (
+    SHIPPED,
+    LogitPrecision,
+    Teacher,
+    head_of,
+    replace_head,
+    weights_hash,
+)
 from nasdistill.training.checkpoint import go_on_from
-from nasdistill.training.loop import EVALUATION_BATCH, Diverged, predict, seed_weights, train
+from nasdistill.training.heads import HEAD_BATCH, head_run
+from nasdistill.training.loop import EVALUATION_BATCH, predict, train
 from nasdistill.training.metrics import (
     accuracy,
     accuracy_with_interval,
     balanced_accuracy,
     expected_calibration_error,
 )
-from nasdistill.training.precision import Precision
+from nasdistill.training.precision import emulates_bf16
 from nasdistill.training.run import Run
-from nasdistill.training.schedule import BatchStream, ClassWeights, LRSchedule, class_weights_of
+from nasdistill.training.schedule import BatchStream, ClassWeights, class_weights_of
 
 TRAIN_SAMPLE = 2000
 """Most training examples on which a teacher is evaluated."""
@@ -46,83 +53,6 @@ BF16_WORTH = 0.8
 """Share of fp32's time below which bf16's logits are worth their rounding."""
 SAME_CLASS = 0.98
 """Least share of images that both precisions must put in the same class."""
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """The settings of a teacher's training.
-
-    Attributes:
-        learning_rate: Peak of the schedule: warm-up for two epochs, then linearly to zero.
-        weight_decay: AdamW's.
-        batch_size: Examples in a step.
-        precision: See `Run`.
-        sampling: See `BatchStream`.
-        class_weights: See `class_weights_of`.
-    """
-
-    learning_rate: float = 0.003
-    weight_decay: float = 0.05
-    batch_size: int = 128
-    precision: Precision = "fp32"
-    sampling: Sampling = "uniform"
-    class_weights: ClassWeights | None = None
-
-
-def train_teacher(
-    dataset: Dataset,
-    architecture: Architecture,
-    *,
-    epochs: int,
-    seed: int,
-    emit: Emit,
-    hyperparameters: Hyperparameters | None = None,
-    checkpoint: Path | None = None,
-) -> Classifier:
-    """Trains an architecture on labels alone.
-
-    Args:
-        dataset: Data; the training split is used, each epoch in a new view.
-        architecture: Of the teacher.
-        epochs: Passes over the training split.
-        seed: Seeds weights, order and dropout.
-        emit: Receives the events.
-        hyperparameters: The settings; None for the defaults.
-        checkpoint: Written after each epoch; where it exists, the training goes on from it.
-
-    Returns:
-        The trained classifier, in eval mode, on the CPU.
-
-    Raises:
-        UserError: If the loss stops being finite.
-    """
-    settings = hyperparameters or Hyperparameters()
-    seed_weights(seed, architecture.fingerprint)
-    net = build(architecture, dataset.input, len(dataset.classes))
-    stream = BatchStream(dataset, settings.batch_size, epochs, seed, settings.sampling)
-    weights = class_weights_of(settings.class_weights, dataset)
-    epoch = stream.examples_per_epoch
-    lr_schedule = LRSchedule(settings.learning_rate, 2 * epoch, 2 * epoch, epochs * epoch)
-    run = Run(
-        [Classifier(net, dataset.mean, dataset.std)],
-        stream,
-        Objective.labels().with_class_weights(weights),
-        horizon=epochs * epoch,
-        lr_schedule=lr_schedule,
-        seed=seed,
-        precision=settings.precision,
-        weight_decay=settings.weight_decay,
-    )
-    try:
-        for _ in train_through(run, epochs, "teacher", emit, checkpoint):
-            pass
-    except Diverged as error:
-        raise UserError(
-            f"the teacher's training broke off: {error}; lower its learning rate"
-        ) from None
-    student = run.student.cpu().eval()
-    assert isinstance(student, Classifier)
-    return student
 
 
 def checkpoint_of(folder: Path, *identity: object) -> Path:
@@ -261,6 +191,24 @@ def _least_of_use(classes: int) -> float:
     return chance + 0.1 * (1.0 - chance)
 
 
+def stored_evaluation(teacher: Teacher, dataset: Dataset) -> dict[str, Any] | None:
+    """What `evaluate_teacher` says of the shipped teacher on the shipped data, from a file.
+
+    Evaluating it takes as long as several trials on a slow machine.
+
+    Returns:
+        The card; None for any other teacher, data, split or device, told by their hashes.
+    """
+    if teacher.name != "shipped" or dataset.train.labels.device.type != "cpu":
+        return None
+    text = (SHIPPED / "evaluation.json").read_text(encoding="utf-8")
+    stored: dict[str, Any] = json.loads(text)
+    known = stored.pop("data"), stored["weights_hash"]
+    if known != (dataset.fingerprint, teacher.weights_hash):
+        return None
+    return {**teacher.card, "name": teacher.name, **stored}
+
+
 def fastest_logit_precision(teacher: Teacher, dataset: Dataset, count: int = 500) -> LogitPrecision:
     """Times a teacher's forward pass at each precision.
 
@@ -272,6 +220,8 @@ def fastest_logit_precision(teacher: Teacher, dataset: Dataset, count: int = 500
     Returns:
         `bf16` where that is faster and gives the same class for nearly all images, else `fp32`.
     """
+    if emulates_bf16(teacher.module):
+        return "fp32"
     ids = torch.arange(min(count, len(dataset.train)))
     [batch] = dataset.train.batches([(ids, None)], teacher.input.size)
     seconds: dict[LogitPrecision, float] = {}
@@ -315,30 +265,6 @@ def warnings_of(card: dict[str, Any]) -> list[str]:
     return warnings
 
 
-class _HeadOnly(nn.Module):
-    """A teacher of which only the head learns: the body stays frozen and in eval mode.
-
-    Args:
-        module: The whole teacher.
-        head: Its head.
-    """
-
-    def __init__(self, module: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.module = module.requires_grad_(False).eval()
-        self._head = [head.requires_grad_(True)]
-
-    def train(self, mode: bool = True) -> _HeadOnly:
-        """Leaves the body alone."""
-        self._head[0].train(mode)
-        return self
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits."""
-        logits: Tensor = self.module(images)
-        return logits
-
-
 def tune_head(
     teacher: Teacher,
     dataset: Dataset,
@@ -374,7 +300,7 @@ def tune_head(
     keep.mkdir(parents=True, exist_ok=True)
     with locks.alone(path.with_suffix(".lock")):
         if not _takes_head(head, path, emit):
-            stream = BatchStream(dataset, 128, epochs, seed, sampling)
+            stream = BatchStream(dataset, HEAD_BATCH, epochs, seed, sampling)
             objective = Objective.labels().with_class_weights(
                 class_weights_of(class_weights, dataset)
             )
@@ -418,16 +344,7 @@ def _train_head(
             stage="teacher",
         )
     )
-    total = epochs * stream.examples_per_epoch
-    run = Run(
-        [_HeadOnly(teacher.module, head)],
-        stream,
-        objective,
-        horizon=total,
-        lr_schedule=LRSchedule(0.003, 128, 128, total),
-        seed=stream.seed,
-        size=teacher.input.size,
-    )
+    run = head_run(teacher.module, [head], stream, objective, teacher.input.size)
     for _ in train_through(run, epochs, "teacher", emit, None):
         pass
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from nasdistill.models.depthwise import DepthwiseConv2d
 from nasdistill.training.cuda_graph import GraphedSteps, capturable
 from nasdistill.training.loop import train
-from nasdistill.training.precision import Precision, set_precision
+from nasdistill.training.precision import Precision, emulates_bf16, set_precision
 from nasdistill.training.run import Run
 
 WARM_UP, ROUNDS = 2, 3
@@ -19,6 +21,8 @@ WINDOW_STEPS = 50
 """Steps of a timed window."""
 WINDOW_WARM_UP = 10
 """Steps of a window that `graph_speedup` does not time."""
+QUICK_STEPS = 3
+"""Steps of `quick_seconds_per_step`."""
 COMPILED_WARM_UP, COMPILED_STEPS = 5, 20
 """Steps that show whether compiling pays: before the timed ones, and timed."""
 
@@ -37,9 +41,9 @@ def fastest_precision(run: Run) -> Precision:
     Args:
         run: A fresh run; branches of it are trained for `precision_steps` and thrown away.
     """
-    precisions: list[Precision] = ["fp32", "bf16"]
-    if any(isinstance(m, DepthwiseConv2d) for m in run.students.modules()):
-        precisions.append("bf16-mixed")
+    precisions = _worth_timing(run.students)
+    if len(precisions) == 1:
+        return precisions[0]
     replayed, steps = capturable(run) is None, _round_steps(run.device)
     branches: dict[Precision, Run] = {}
     for precision in precisions:
@@ -51,6 +55,17 @@ def fastest_precision(run: Run) -> Precision:
         branches[precision] = branch
     rounds = [{p: _seconds(branches[p], 0, steps) for p in precisions} for _ in range(ROUNDS)]
     return min(precisions, key=lambda precision: min(seconds[precision] for seconds in rounds))
+
+
+def _worth_timing(students: nn.Module) -> list[Precision]:
+    """fp32, and the others that this machine does not emulate."""
+    precisions: list[Precision] = ["fp32"]
+    if not emulates_bf16(students):
+        precisions.append("bf16")
+    has_depthwise = any(isinstance(m, DepthwiseConv2d) for m in students.modules())
+    if has_depthwise and not emulates_bf16(students, but_depthwise=True):
+        precisions.append("bf16-mixed")
+    return precisions
 
 
 def graph_speedup(run: Run) -> float:
@@ -105,6 +120,13 @@ def seconds_per_step(run: Run) -> float:
     branch = run.branch(run.lr_schedule)
     branch.graphed = None if run.graphed is None else GraphedSteps()
     return _seconds(branch, COMPILED_WARM_UP, COMPILED_STEPS) / COMPILED_STEPS
+
+
+def quick_seconds_per_step(run: Run) -> float:
+    """Times single steps of a branch, which is thrown away; the shortest counts."""
+    branch = run.branch(replace(run.lr_schedule, peak=0.0))
+    branch.graphed = None
+    return min(_seconds(branch, 0, 1) for _ in range(QUICK_STEPS))
 
 
 class CompiledTiming(NamedTuple):

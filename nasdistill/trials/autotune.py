@@ -14,6 +14,7 @@ from nasdistill.common import locks
 from nasdistill.models.counts import count_architecture
 from nasdistill.models.depthwise import DepthwiseConv2d
 from nasdistill.results import keys
+from nasdistill.space import Architecture
 from nasdistill.training import (
     WINDOW_STEPS,
     GraphedSteps,
@@ -144,12 +145,8 @@ def example_run(context: StudyContext) -> Run:
     Every process that draws one for the study draws the same. The logits of its first
     `WINDOW_STEPS` steps are at hand.
     """
-    recipe, rng = context.recipe, random.Random(context.recipe.seed)
-    for _ in range(DRAWS):
-        architecture = context.study.space.random(rng)
-        counts = count_architecture(architecture, context.dataset.input, context.classes)
-        if not excess_over(asdict(counts), context.limits):
-            break
+    recipe = context.recipe
+    architecture = draw_within_limits(context, random.Random(recipe.seed))
     setup = context.scoring.for_architecture(architecture)
     students = setup.students(architecture, context.dataset, recipe.seed)
     run = setup.run(
@@ -163,6 +160,16 @@ def example_run(context: StudyContext) -> Run:
     with locks.busy(context.latency_lock):
         setup.prepare(WINDOW_STEPS * setup.stream.batch_size, 0)
     return run
+
+
+def draw_within_limits(context: StudyContext, rng: random.Random) -> Architecture:
+    """Draws an architecture whose counts keep the limits; after `DRAWS` draws, any."""
+    for _ in range(DRAWS):
+        architecture = context.study.space.random(rng)
+        counts = count_architecture(architecture, context.dataset.input, context.classes)
+        if not excess_over(asdict(counts), context.limits):
+            break
+    return architecture
 
 
 def kind_of(students: Iterable[nn.Module]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from nasdistill.common.events import Event
 from nasdistill.recipe import Recipe
@@ -88,11 +88,26 @@ def record_saved_answers(context: StudyContext) -> None:
 
 def choose_deadlines(context: StudyContext, begun: float) -> Deadlines:
     """Divides the time limit between search and finals by the examples that each will see."""
-    recipe, ladder = context.recipe, context.ladder
+    recipe = context.recipe
     if recipe.time_limit is None:
         return Deadlines()
     whole = begun + recipe.time_limit
-    final = context.final_examples * _full_runs(recipe)
+    examples = expected_examples(context)
+    share = examples.searching / (examples.searching + examples.finals)
+    left = whole - time.monotonic()
+    return Deadlines(time.monotonic() + left * share, whole)
+
+
+class ExpectedExamples(NamedTuple):
+    """Training examples that a study is expected to see: in trials and the race, and in finals."""
+
+    searching: float
+    finals: float
+
+
+def expected_examples(context: StudyContext) -> ExpectedExamples:
+    """The training examples that a study will see, if each rung lets 1/eta of its trials go on."""
+    recipe, ladder = context.recipe, context.ladder
     trials_left, searching = float(recipe.trials), 0.0
     for rung in range(len(ladder.budgets)):
         before = ladder.examples(rung - 1) if rung else 0
@@ -100,8 +115,7 @@ def choose_deadlines(context: StudyContext, begun: float) -> Deadlines:
         trials_left /= ladder.eta if recipe.stopping else 1
     if recipe.race:
         searching += 2 * recipe.top_k * ladder.with_race(context.final_examples).budgets[-1]
-    left = whole - time.monotonic()
-    return Deadlines(time.monotonic() + left * searching / (searching + final), whole)
+    return ExpectedExamples(searching, context.final_examples * _full_runs(recipe))
 
 
 def _full_runs(recipe: Recipe) -> int:

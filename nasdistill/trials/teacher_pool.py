@@ -37,19 +37,24 @@ from nasdistill.teachers.targets import (
     TeacherTargets,
 )
 from nasdistill.training import BatchStream
-from nasdistill.training.teacher import (
+from nasdistill.training.from_scratch import (
     Hyperparameters,
+    budgets_in_epochs,
+    cost_in_epochs,
+    remove_checkpoints,
+    train_teacher,
+)
+from nasdistill.training.teacher import (
     checkpoint_of,
     evaluate_teacher,
     fastest_logit_precision,
-    train_teacher,
+    stored_evaluation,
     tune_head,
     useless,
     warnings_of,
 )
 from nasdistill.trials.plugins import Plugins
 
-AUTO_TEACHER_EPOCHS = 30
 HEAD_EPOCHS = 3
 
 
@@ -220,7 +225,9 @@ def evaluate_once(
         UserError: If it is useless for the data, or not the one that the study was made with.
     """
     evaluate = evaluate_teacher if teacher.runs else _evaluate_table
-    card = study.get_or_measure(key, lambda: evaluate(teacher, dataset))
+    card = study.get_or_measure(
+        key, lambda: stored_evaluation(teacher, dataset) or evaluate(teacher, dataset)
+    )
     if card["weights_hash"] != teacher.weights_hash:
         raise UserError(
             f"study {study.folder.name!r}: the teacher {teacher.name!r} has other weights than "
@@ -373,35 +380,44 @@ def _auto_teacher(root: Path, recipe: Recipe, dataset: Dataset, emit: Emit) -> P
 def _train_auto_teacher(folder: Path, recipe: Recipe, dataset: Dataset, emit: Emit) -> None:
     architecture = default_teacher()
     counts = count_architecture(architecture, dataset.input, len(dataset.classes))
-    images = AUTO_TEACHER_EPOCHS * len(dataset.train)
+    settings = Hyperparameters(
+        precision=recipe.precision,
+        sampling=recipe.sampling,
+        class_weights=recipe.class_weights,
+    )
+    most = cost_in_epochs(budgets_in_epochs(dataset, settings.batch_size))
     emit(
         Event(
             "note",
             f"no teacher named: training one first, {counts.params:,} parameters, "
-            f"{counts.macs / 1e6:.0f} M multiply-adds an image, {images:,} images "
-            f"({AUTO_TEACHER_EPOCHS} epochs); kept in {folder}",
+            f"{counts.macs / 1e6:.0f} M multiply-adds an image, at most {most} epochs of "
+            f"{len(dataset.train):,} images; kept in {folder}",
             stage="teacher",
         )
     )
-    hyperparameters = Hyperparameters(sampling=recipe.sampling, class_weights=recipe.class_weights)
-    checkpoint = checkpoint_of(folder, architecture.fingerprint, recipe.seed)
-    module = train_teacher(
+    checkpoint = checkpoint_of(folder, architecture.fingerprint, recipe.seed, settings)
+    trained = train_teacher(
         dataset,
         architecture,
-        epochs=AUTO_TEACHER_EPOCHS,
+        epochs=None,
         seed=recipe.seed,
         emit=emit,
-        hyperparameters=hyperparameters,
+        hyperparameters=settings,
         checkpoint=checkpoint,
     )
     artifact.write_final(
         folder,
-        module=module,
+        module=trained.module,
         spec=artifact.ModelSpec(architecture, dataset.preparation, dataset.classes),
-        metrics={"epochs": AUTO_TEACHER_EPOCHS, "seed": recipe.seed},
+        metrics={
+            "epochs": trained.epochs,
+            "seed": recipe.seed,
+            "precision": trained.precision,
+            "scores": trained.scores,
+        },
         card=f"# Teacher trained by nasdistill on {dataset.name}\n",
     )
-    checkpoint.unlink(missing_ok=True)
+    remove_checkpoints(checkpoint)
 
 
 def default_teacher() -> Architecture:

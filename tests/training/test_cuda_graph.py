@@ -284,6 +284,7 @@ def test_precisions_are_timed_with_replays_where_steps_can_be_captured(
 
     record, measure = cuda_graph.record, timing._seconds
     monkeypatch.setattr(cuda_graph, "record", counting)
+    monkeypatch.setattr(timing, "emulates_bf16", lambda *_, **__: False)
     monkeypatch.setattr(timing, "_seconds", slower_than("bf16"))
     student = conv(dropout=0.3) if kind == "dense" else mobile(data)
     run = run_of(data, [student.to(HERE)], objective(LABELS, KL), {"teacher": Remembered()})

@@ -1,4 +1,4 @@
-"""Teachers: trained, given a new head, evaluated, and run at the faster precision."""
+"""Teachers: given a new head, evaluated, and run at the faster precision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nasdistill.common.types import Input
 from nasdistill.data import Dataset, load_data
 from nasdistill.models import Classifier, build
 from nasdistill.space import Architecture
-from nasdistill.teachers import Teacher, weights_hash
+from nasdistill.teachers import Teacher, load_teacher, weights_hash
 from nasdistill.training import teacher as teaching
 
 MLP = Architecture(
@@ -38,21 +38,6 @@ def untrained(classes: int) -> Teacher:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(256, 24), nn.ReLU(), nn.Linear(24, classes))
     return teacher_of(Classifier(net, (0.4,), (0.25,)), classes)
-
-
-def test_a_trained_teacher_is_better_than_an_untrained_one(data: Dataset) -> None:
-    events: list[Event] = []
-    architecture = Architecture.from_json(MLP.to_json())
-    hyperparameters = teaching.Hyperparameters(learning_rate=0.01)
-    module = teaching.train_teacher(
-        data, architecture, epochs=6, seed=0, emit=events.append, hyperparameters=hyperparameters
-    )
-    card = teaching.evaluate_teacher(teacher_of(module, 3), data, test=True)
-    assert card["validation_accuracy"] > 0.8 and card["test_accuracy"] > 0.8
-    assert card["gap"] == pytest.approx(card["train_accuracy"] - card["validation_accuracy"])
-    assert card["params"] == sum(p.numel() for p in module.parameters())
-    assert 0 <= card["ece"] < 0.5
-    assert events[-1].done == events[-1].total
 
 
 def test_one_that_guesses_is_refused(data: Dataset) -> None:
@@ -97,6 +82,20 @@ def test_other_classes_are_refused(data: Dataset) -> None:
         teaching.evaluate_teacher(untrained(5), data)
 
 
+def test_what_is_stored_of_the_shipped_teacher_is_what_evaluating_it_gives() -> None:
+    cpu = torch.device("cpu")
+    shipped = load_data("fashion-mnist-mini", device=cpu)
+    teacher = load_teacher("shipped", shipped, device=cpu)
+    stored = teaching.stored_evaluation(teacher, shipped)
+    assert stored is not None
+    measured = teaching.evaluate_teacher(teacher, shipped)
+    assert stored.pop("ece") == pytest.approx(measured.pop("ece"), abs=1e-6)
+    assert stored == measured
+    other_split = load_data("fashion-mnist-mini", device=cpu, seed=1)
+    assert teaching.stored_evaluation(teacher, other_split) is None
+    assert teaching.stored_evaluation(replace(teacher, weights_hash="0"), shipped) is None
+
+
 def test_overfitting_is_warned_about() -> None:
     card = {"train_accuracy": 0.99, "validation_accuracy": 0.8, "gap": 0.19}
     assert "overfitted: accuracy 0.990 on training, 0.800" in teaching.warnings_of(card)[0]
@@ -128,12 +127,16 @@ def test_logits_are_computed_in_bf16_only_where_that_is_faster_and_agrees(
     data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher = untrained(3)
+    monkeypatch.setattr(teaching, "emulates_bf16", lambda module: False)
     monkeypatch.setattr(teaching, "BF16_WORTH", float("inf"))
     monkeypatch.setattr(teaching, "SAME_CLASS", 0.5)
     assert teaching.fastest_logit_precision(teacher, data) == "bf16"
     monkeypatch.setattr(teaching, "SAME_CLASS", 1.01)
     assert teaching.fastest_logit_precision(teacher, data) == "fp32"
     monkeypatch.setattr(teaching, "SAME_CLASS", 0.5)
+    monkeypatch.setattr(teaching, "emulates_bf16", lambda module: True)
+    assert teaching.fastest_logit_precision(teacher, data) == "fp32"
+    monkeypatch.setattr(teaching, "emulates_bf16", lambda module: False)
     monkeypatch.setattr(teaching, "BF16_WORTH", 0.0)
     assert teaching.fastest_logit_precision(teacher, data) == "fp32"
     assert (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.events import Event, silent
 from nasdistill.recipe import Recipe, load_recipe
 from nasdistill.results import keys
+from nasdistill.space import Architecture
 from nasdistill.teachers.targets import (
     CachedTargets,
     EMATargets,
@@ -19,6 +21,7 @@ from nasdistill.teachers.targets import (
     PeerTargets,
     SnapshotTargets,
 )
+from nasdistill.training import from_scratch
 from nasdistill.trials import teacher_pool
 
 SECOND = """
@@ -157,3 +160,25 @@ def test_a_teacher_trained_on_another_feed_is_another_teacher(
         recipe = load_recipe(None, values)
         teacher_pool._auto_teacher(Path("teachers"), recipe, data, silent)
     assert folders[0] == data.fingerprint[:16] and len(set(folders)) == 3
+
+
+def test_a_teacher_of_ones_own_data_is_trained_until_its_plateau_once(
+    opened: OpenContext, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = {"type": "one", "widths": [32]}
+    small = Architecture("mlp", {"activation": "relu", "dropout": 0.0, "layers": layers})
+    monkeypatch.setattr(teacher_pool, "default_teacher", lambda: small)
+    monkeypatch.setattr(from_scratch, "LEAST_STEPS", 1)
+    context = opened(teacher="auto", study="first")
+    notes = [event.text for event in events if event.kind == "note"]
+    assert notes[0].startswith("no teacher named: training one first")
+    assert "at most 30 epochs of 501 images" in notes[0]
+    assert notes[2].startswith("after 6 epochs: accuracy")
+    [folder] = [path for path in Path("studies/.teachers").iterdir() if path.is_dir()]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["precision"] == "fp32" and metrics["scores"][0] > 0.5
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, f"{folder.name}.lock"}
+    count = len(events)
+    again = opened(teacher="auto", study="second")
+    assert again.teacher.weights_hash == context.teacher.weights_hash
+    assert not any("training one first" in event.text for event in events[count:])
