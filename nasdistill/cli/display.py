@@ -139,9 +139,6 @@ def finals_table(finals: Sequence[Final]) -> Table:
     for final in finals:
         metrics = final.metrics
         accuracy = _share_of(metrics["test_accuracy"], metrics["test_interval"])
-        if uneven:
-            balanced = metrics["test_balanced_accuracy"], metrics["test_balanced_interval"]
-            accuracy += f"\nb {_share_of(*balanced)}"
         retention = metrics["retention"]
         latency = next(
             row for row in metrics["latency"] if row["model"] == "student" and row["batch"] == 1
@@ -155,6 +152,9 @@ def finals_table(finals: Sequence[Final]) -> Table:
             f"{latency['median_ms']:.3f} ms" + _ratio(metrics["speedup"]),
             Text(f"broken: {broken}", "red") if broken else "kept",
         )
+        if uneven:
+            balanced = metrics["test_balanced_accuracy"], metrics["test_balanced_interval"]
+            table.add_row("b", _share_of(*balanced))
     return table
 
 
