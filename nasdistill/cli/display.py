@@ -141,9 +141,6 @@ def finals_table(finals: Sequence[Final]) -> Table:
     for final in finals:
         metrics = final.metrics
         accuracy = _share_of(metrics["test_accuracy"], metrics["test_interval"])
-        if uneven:
-            balanced = metrics["test_balanced_accuracy"], metrics["test_balanced_interval"]
-            accuracy += f"\nb {_share_of(*balanced)}"
         retention = metrics["retention"]
         median = next(
             (r["median_ms"] for r in metrics["latency"] if (r["model"], r["batch"]) == STUDENT),
@@ -158,6 +155,9 @@ def finals_table(finals: Sequence[Final]) -> Table:
             (formats.NONE if median is None else f"{median:.3f} ms") + _ratio(metrics["speedup"]),
             Text(f"broken: {broken}", "red") if broken else "kept",
         )
+        if uneven:
+            balanced = metrics["test_balanced_accuracy"], metrics["test_balanced_interval"]
+            table.add_row("b", _share_of(*balanced))
     return table
 
 

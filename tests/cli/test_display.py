@@ -40,7 +40,7 @@ def uneven(share: float, untested: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def test_balanced_accuracy_and_the_majority_stand_beside_accuracy() -> None:
     text = shown(**uneven(0.97))
-    assert "0.970 (0.958–0.979)" in text and "b 0.510 (0.500–0.620)" in text
+    assert "0.970 (0.958–0.979)" in text and "│ b │ 0.510 (0.500–0.620)" in text
     assert "Always 'ok': 0.970, b 0.500" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
     missing = " ".join(shown(**uneven(0.5, ("rust",))).split())

@@ -23,9 +23,8 @@ NET = Architecture(
 def test_accuracy_on_test_has_its_interval() -> None:
     logits, labels = torch.eye(3)[[0, 1, 2, 0]], torch.tensor([0, 1, 2, 1])
     figures = measurement.accuracy_on_test(logits, labels)
-    assert figures == {
-        "test_accuracy": 0.75,
-        "test_interval": list(wilson(3, 4)),
+    assert figures == {"test_accuracy": 0.75, "test_interval": list(wilson(3, 4))}
+    assert measurement.balanced_on_test(logits, labels) == {
         "test_balanced_accuracy": pytest.approx(5 / 6),
         "test_balanced_interval": list(of_the_mean([(1, 1), (1, 2), (1, 1)])),
     }
