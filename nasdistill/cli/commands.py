@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from nasdistill.cli import options
-from nasdistill.cli.console import console, error_messages, with_progress
+from nasdistill.cli.console import console, error_messages, show_any_character, with_progress
 from nasdistill.cli.teacher_commands import teacher_app
 
 if TYPE_CHECKING:
@@ -373,4 +373,5 @@ def _run_and_summarise(
 
 def main() -> None:
     """Entry point of the command `nasdistill`."""
+    show_any_character()
     app()
