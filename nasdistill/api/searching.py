@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasdistill.api.moving import has_moved, relocate, teachers_at
 from nasdistill.api.paths import recipe_of
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent, warning_once
@@ -19,6 +20,8 @@ from nasdistill.results import (
     StudyRecord,
     keys,
     load_study,
+    storage_errors,
+    storage_url,
     study_names,
 )
 
@@ -88,20 +91,34 @@ def search(
 
 
 def resume(
-    study: str, *, overrides: Mapping[str, Any] | None = None, on_event: Emit | None = None
+    study: str,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    teachers: Mapping[str, str] | None = None,
+    on_event: Emit | None = None,
 ) -> SearchOutcome:
     """Goes on with a study.
 
     Args:
         study: Its name.
-        overrides: New values of `trials`, `time_limit`, `top_k`, `workers` or `cache_size`.
+        overrides: New values of `trials`, `time_limit`, `top_k`, `workers` or `cache_size`; and new
+            places of what was moved: `space`, `data`, `data_root`, `teacher`, `weights`, `import`.
+        teachers: New places of further teachers, by name: `folder:PATH`, `table:FILE`, ….
         on_event: Told what happens.
 
     Raises:
-        UserError: If there is no such study, or for anything else that the caller can mend.
+        UserError: If there is no such study, what lies at a new place is not what the study was
+            made with, or for anything else that the caller can mend.
     """
     record = load_study(study, STUDIES)
-    return search(recipe_of(record, overrides), command=record.command, on_event=on_event)
+    values = dict(overrides or {})
+    if teachers:
+        values["teachers"] = teachers_at(record, teachers)
+    recipe = recipe_of(record, values)
+    if has_moved(record, recipe):
+        with storage_errors(storage_url(record.folder, recipe.storage)):
+            relocate(record, recipe, warning_once(on_event or silent))
+    return search(recipe, command=record.command, on_event=on_event)
 
 
 def distill(

@@ -257,6 +257,35 @@ NewCacheSize = Annotated[
     str | None,
     _option("--cache-size", "Most bytes in studies/.cache, e.g. 500M (default: as before)."),
 ]
+NewSpace = Annotated[
+    str | None, _option("--space", "Where the space's YAML file lies now (default: as before).")
+]
+NewData = Annotated[
+    str | None,
+    _option(
+        "--data",
+        "Where the data lie now, as in search; the content must be the same (default: as before).",
+    ),
+]
+NewDataRoot = Annotated[
+    str | None,
+    _option("--data-root", "Where the folder of a torchvision dataset lies (default: as before)."),
+]
+NewTeachers = Annotated[
+    list[str] | None,
+    _option(
+        "--teacher",
+        "Where the teacher lies now, such as folder:PATH; NAME=folder:PATH for another of the "
+        "recipe's teachers; repeat for several (default: as before).",
+    ),
+]
+NewWeights = Annotated[
+    str | None,
+    _option("--weights", "Where the file of the teacher's weights lies (default: as before)."),
+]
+NewImport = Annotated[
+    str | None, _option("--import", "Where the file of your own lies now (default: as before).")
+]
 Trial = Annotated[
     int | None, _option("--trial", "The trial to distil in full (default: the best of the front).")
 ]

@@ -2,14 +2,10 @@
 
 from nasdistill.common.events import Emit, Event
 from nasdistill.results.loading import (
-    STORAGE_FILE,
     candidate_of,
     final_folders,
     load_finals,
     load_study,
-    open_storage,
-    storage_of,
-    storage_url,
     study_names,
 )
 from nasdistill.results.records import (
@@ -20,6 +16,19 @@ from nasdistill.results.records import (
     State,
     StudyRecord,
     candidates_frame,
+)
+from nasdistill.results.storage import (
+    STORAGE_FILE,
+    check_writable,
+    is_same_storage,
+    no_study_in,
+    noted_storage,
+    open_storage,
+    storage_errors,
+    storage_of,
+    storage_problem,
+    storage_url,
+    study_in,
 )
 
 __all__ = [
@@ -34,11 +43,18 @@ __all__ = [
     "StudyRecord",
     "candidate_of",
     "candidates_frame",
+    "check_writable",
     "final_folders",
+    "is_same_storage",
     "load_finals",
     "load_study",
+    "no_study_in",
+    "noted_storage",
     "open_storage",
+    "storage_errors",
     "storage_of",
+    "storage_problem",
     "storage_url",
+    "study_in",
     "study_names",
 ]

@@ -9,57 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nasdistill.common.errors import UserError
-from nasdistill.common.types import nearest, without_password
+from nasdistill.common.types import nearest
 from nasdistill.results import keys
 from nasdistill.results.keys import Key
 from nasdistill.results.records import Candidate, Final, RungScore, State, StudyRecord
+from nasdistill.results.storage import (
+    no_study_in,
+    open_storage,
+    storage_errors,
+    storage_of,
+    storage_url,
+    study_in,
+)
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
-
-STORAGE_FILE = "storage.txt"
-
-
-def storage_of(folder: Path) -> str | None:
-    """The URL, password and all, of a study that is not stored in its folder."""
-    path = folder / STORAGE_FILE
-    return path.read_text().strip() if path.exists() else None
-
-
-def storage_url(folder: Path, storage: str | None) -> str:
-    """The Optuna URL of a study: SQLite in its folder unless the recipe names another."""
-    return storage or f"sqlite:///{folder.resolve() / 'study.db'}"
-
-
-def open_storage(url: str) -> BaseStorage:
-    """Opens an Optuna storage.
-
-    Args:
-        url: `sqlite:///…`, `journal:PATH`, or any URL that SQLAlchemy knows.
-
-    Raises:
-        UserError: If it cannot be opened.
-    """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if url.startswith("journal:"):
-        from optuna.storages.journal import JournalFileBackend
-
-        return optuna.storages.JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
-    # Writers of SQLite wait for each other instead of failing.
-    kwargs = {"connect_args": {"timeout": 100}} if url.startswith("sqlite") else {}
-    where = f"cannot open the storage {without_password(url)!r}"
-    try:
-        return optuna.storages.RDBStorage(url, engine_kwargs=kwargs)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{where}: {without_password(str(error))}") from None
-    except Exception as error:
-        if type(error).__module__.startswith("sqlalchemy"):
-            reason = without_password(str(error).splitlines()[0])
-            raise UserError(f"{where}: {reason}") from None
-        raise
 
 
 def candidate_of(trial: FrozenTrial, study_attributes: Mapping[str, Any]) -> Candidate | None:
@@ -114,14 +78,14 @@ def load_study(name: str, root: Path) -> StudyRecord:
         names = ", ".join(known) or "none"
         raise UserError(f"no study {name!r} in {root}/{nearest(name, known)} (there: {names})")
     url = storage_url(folder, storage_of(folder))
-    try:
-        study = optuna.load_study(study_name=name, storage=open_storage(url))
-    except KeyError:
-        raise UserError(
-            f"study {name!r}: its storage {without_password(url)} holds no study yet"
-        ) from None
-    attributes = study.user_attrs
-    read = (candidate_of(trial, attributes) for trial in study.get_trials(deepcopy=False))
+    storage = open_storage(url)
+    with storage_errors(url):
+        stored_name = study_in(storage, folder, url)
+        if stored_name is None:
+            raise no_study_in(storage, folder, url)
+        study = optuna.load_study(study_name=stored_name, storage=storage)
+        attributes, trials = study.user_attrs, study.get_trials(deepcopy=False)
+    read = (candidate_of(trial, attributes) for trial in trials)
     candidates = [candidate for candidate in read if candidate is not None]
     finals = load_finals(folder)
     rungs = tuple(keys.RUNGS.get(attributes) or ())

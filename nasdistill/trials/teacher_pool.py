@@ -45,6 +45,7 @@ from nasdistill.training.teacher import (
     warnings_of,
 )
 from nasdistill.trials.plugins import Plugins
+from nasdistill.trials.same_content import check_same_teacher
 
 AUTO_TEACHER_EPOCHS = 30
 HEAD_EPOCHS = 3
@@ -217,11 +218,7 @@ def evaluate_once(
     """
     evaluate = evaluate_teacher if teacher.runs else _evaluate_table
     card = study.get_or_measure(key, lambda: evaluate(teacher, dataset))
-    if card["weights_hash"] != teacher.weights_hash:
-        raise UserError(
-            f"study {study.folder.name!r}: the teacher {teacher.name!r} has other weights than "
-            "the one it was made with"
-        )
+    check_same_teacher(study.folder.name, card, teacher)
     if not teacher.runs:
         text = (
             f"teacher {teacher.name}: recorded answers, accuracy {card['train_accuracy']:.4f} on "
