@@ -307,6 +307,9 @@ def open_teacher(
         studies_root=root,
         imported=plugins.teachers,
     )
+    if recipe.weights is not None or ",weights=" in spec:
+        text = f"teacher {teacher.name}: weights of {teacher.card['weights']}"
+        emit(Event("note", text, stage="teacher"))
     if teacher.card["source"] == "import":
         teacher.code = plugins.fingerprint
     if teacher.classes != len(dataset.classes):
