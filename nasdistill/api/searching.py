@@ -76,18 +76,19 @@ def search(
 
     plugins = load_plugins(recipe.import_file)
     study = Study.open(recipe, STUDIES, command)
-    try:
-        check_plugins(study, plugins)
-        if stages.is_complete(study):
-            path = report(study.folder.name)
-            return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
-        stages.run_search(study, plugins, begun, emit)
-    except UserError:
-        # A search that could not begin leaves nothing behind that would bind the next try.
-        if study.created and not any(c.state in COUNTED for c in study.candidates()):
-            study.discard()
-        raise
-    return _outcome(study, emit)
+    with storage_errors(study.url):
+        try:
+            check_plugins(study, plugins)
+            if stages.is_complete(study):
+                path = report(study.folder.name)
+                return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
+            stages.run_search(study, plugins, begun, emit)
+        except UserError:
+            # A search that could not begin leaves nothing behind that would bind the next try.
+            if study.created and not any(c.state in COUNTED for c in study.candidates()):
+                study.discard()
+            raise
+        return _outcome(study, emit)
 
 
 def resume(
@@ -157,7 +158,9 @@ def distill(
     def wanted() -> list[int]:
         return _wanted_finals(opened, trial, top_k)
 
-    if not stages.distill_more(opened, plugins, wanted, emit):
+    with storage_errors(opened.url):
+        done = stages.distill_more(opened, plugins, wanted, emit)
+    if not done:
         emit(Event("note", "another process is making the finals"))
         raise UserError(
             f"study {study!r}: another process is making its finals; ask again when it has ended"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from nasdistill.common.errors import UserError
+
 Item = TypeVar("Item")
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -32,7 +37,7 @@ def alone_or_not(path: Path) -> Iterator[bool]:
     """
     with open(path, "a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, path)
         except BlockingIOError:
             yield False
             return
@@ -115,7 +120,7 @@ def hold(path: Path) -> int:
         A file descriptor: the mark goes when it is closed, or the process ends.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CREAT)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    _lock(descriptor, fcntl.LOCK_SH, path)
     return descriptor
 
 
@@ -135,5 +140,25 @@ def _gate(lock: Path) -> Path:
 @contextmanager
 def _locked(path: Path, kind: int) -> Iterator[None]:
     with open(path, "a") as file:
-        fcntl.flock(file, kind)
+        _lock(file.fileno(), kind, path)
         yield
+
+
+def _lock(descriptor: int, kind: int, path: Path) -> None:
+    """Locks an open file.
+
+    Raises:
+        UserError: If its disk has no locks.
+        BlockingIOError: If another process has it, and `kind` says not to wait.
+    """
+    try:
+        fcntl.flock(descriptor, kind)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise UserError(
+            f"{path}: its disk has no file locks ({error.strerror}), so processes could not be "
+            "kept from each other's files. Give the command in a folder on a local disk; or mount "
+            "a network disk with locks: NFS with its lock service running, or with the option "
+            "local_lock=flock if one machine alone works there"
+        ) from error

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from safetensors.torch import load_file, save_file
 from small_study import prepare, write_blobs
 
 from nasdistill import api
+from nasdistill.api import stages
 from nasdistill.api.moving import missing_files, relocate, teachers_at
 from nasdistill.api.paths import recipe_of
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import silent
 from nasdistill.common.types import Input
 from nasdistill.recipe import load_recipe
-from nasdistill.results import StudyRecord, load_study
+from nasdistill.results import StudyRecord, keys, load_study, storage
 from nasdistill.study import Study
 from nasdistill.trials.context import open_context
 from nasdistill.trials.plugins import check_plugins, load_plugins
@@ -195,3 +197,21 @@ def test_what_is_no_longer_there_is_named_with_its_flag(tmp_path: Path) -> None:
         "--teacher a=timm:x,weights=NEW",
         "--teacher b=table:NEW",
     ]
+
+
+def test_a_storage_that_is_locked_in_the_middle_of_a_command_is_named(
+    there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "BUSY_SECONDS", 0.2)
+    other = sqlite3.connect(STUDIES / "small/study.db", isolation_level=None)
+
+    def lock_and_work(*arguments: Any) -> None:
+        other.execute("BEGIN EXCLUSIVE")
+        study: Study = arguments[0]
+        study.write(keys.STATE, "searching")
+
+    monkeypatch.setattr(stages, "run_search", lock_and_work)
+    message = refused(overrides={"trials": 5})
+    assert "locked by another process" in message and "study.db" in message
+    other.close()
+    assert record().recipe["trials"] == 5
