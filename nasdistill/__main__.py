@@ -15,7 +15,9 @@ def main() -> None:
     try:
         try:
             from nasdistill.cli.commands import app
+            from nasdistill.cli.console import show_any_character
 
+            show_any_character()
             app()
         finally:
             sys.stdout.flush()

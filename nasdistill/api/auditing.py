@@ -11,7 +11,7 @@ from nasdistill.api.paths import recipe_of, study_record
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, silent
 from nasdistill.common.files import REPORTS, STUDIES
-from nasdistill.results import load_study
+from nasdistill.results import load_study, storage_errors
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def audit(
     plugins = load_plugins(recipe.import_file)
     opened = Study.open(recipe, STUDIES, record.command)
     check_plugins(opened, plugins)
-    run_audit(open_context(opened, plugins, emit), count, repeats)
+    with storage_errors(opened.url):
+        run_audit(open_context(opened, plugins, emit), count, repeats)
     stored = read_audit(record.folder)
     assert stored is not None
     record = load_study(study, STUDIES)  # more trials may have ended in the meantime

@@ -107,11 +107,10 @@ def _locate(target: str) -> tuple[Path, StudyRecord]:
 
 
 def _own_data(record: StudyRecord, recipe: Recipe, place: torch.device) -> Dataset:
+    from nasdistill.trials.same_content import check_same_data
+
     dataset = _load(recipe.data, recipe, place)
-    if record.data.get("fingerprint") != dataset.fingerprint:
-        raise UserError(
-            f"study {record.name!r}: the data {recipe.data!r} are not those it was made with"
-        )
+    check_same_data(record.name, record.data, dataset)
     return dataset
 
 
@@ -140,14 +139,11 @@ def _teacher(
     plugins: Plugins,
     emit: Emit,
 ) -> Teacher:
+    from nasdistill.trials.same_content import check_same_teacher
     from nasdistill.trials.teacher_pool import open_teacher
 
     teacher = open_teacher(recipe, dataset, place, record.folder.parent, plugins, emit)
-    if record.teacher.get("weights_hash") != teacher.weights_hash:
-        raise UserError(
-            f"study {record.name!r}: the teacher {recipe.teacher!r} has other weights than the one "
-            "it was made with"
-        )
+    check_same_teacher(record.name, record.teacher, teacher)
     return teacher.must_run()
 
 

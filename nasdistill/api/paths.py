@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nasdistill.api.moving import check_name, check_places
 from nasdistill.common.errors import UserError
 from nasdistill.common.files import STUDIES
 from nasdistill.common.types import MOST_NAME_BYTES, is_study_name
@@ -44,6 +45,14 @@ def final_folder(study: str, rank: str) -> Path:
 
 
 def recipe_of(record: StudyRecord, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe that a study was made with; a few keys may be given anew."""
+    """The recipe that a study was made with; a few keys may be given anew.
+
+    Raises:
+        UserError: If the study cannot be gone on with under its folder's name, or files that the
+            recipe names are not there.
+    """
+    check_name(record)
     stored = {"study": record.name, "storage": storage_of(record.folder)}
-    return from_stored(record.recipe, {**(overrides or {}), **stored})
+    recipe = from_stored(record.recipe, {**(overrides or {}), **stored})
+    check_places(record, recipe)
+    return recipe

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasdistill.api.moving import has_moved, relocate, teachers_at
 from nasdistill.api.paths import recipe_of, study_record
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent, warning_once
@@ -21,6 +22,8 @@ from nasdistill.results import (
     keys,
     load_studies,
     load_study,
+    storage_errors,
+    storage_url,
 )
 
 if TYPE_CHECKING:  # a study's storage is slow to import, and reports need none
@@ -74,36 +77,51 @@ def search(
 
     plugins = load_plugins(recipe.import_file)
     study = Study.open(recipe, STUDIES, command)
-    try:
-        check_plugins(study, plugins)
-        if stages.is_complete(study):
-            stages.close(study)  # the call that made the last final may have ended before it could
-            path = report(study.folder.name)
-            return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
-        stages.run_search(study, plugins, begun, emit)
-    except UserError:
-        # A search that could not begin leaves nothing behind that would bind the next try.
-        if study.created and not any(c.state in COUNTED for c in study.candidates()):
-            study.discard()
-        raise
-    return _outcome(study, emit)
+    with storage_errors(study.url):
+        try:
+            check_plugins(study, plugins)
+            if stages.is_complete(study):
+                stages.close(study)  # whoever made the last final may have ended before it could
+                path = report(study.folder.name)
+                return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
+            stages.run_search(study, plugins, begun, emit)
+        except UserError:
+            # A search that could not begin leaves nothing behind that would bind the next try.
+            if study.created and not any(c.state in COUNTED for c in study.candidates()):
+                study.discard()
+            raise
+        return _outcome(study, emit)
 
 
 def resume(
-    study: str, *, overrides: Mapping[str, Any] | None = None, on_event: Emit | None = None
+    study: str,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    teachers: Mapping[str, str] | None = None,
+    on_event: Emit | None = None,
 ) -> SearchOutcome:
     """Goes on with a study.
 
     Args:
         study: Its name.
-        overrides: New values of `trials`, `time_limit`, `top_k`, `workers` or `cache_size`.
+        overrides: New values of `trials`, `time_limit`, `top_k`, `workers` or `cache_size`; and new
+            places of what was moved: `space`, `data`, `data_root`, `teacher`, `weights`, `import`.
+        teachers: New places of further teachers, by name: `folder:PATH`, `table:FILE`, ….
         on_event: Told what happens.
 
     Raises:
-        UserError: If there is no such study, or for anything else that the caller can mend.
+        UserError: If there is no such study, what lies at a new place is not what the study was
+            made with, or for anything else that the caller can mend.
     """
     record = study_record(study)
-    return search(recipe_of(record, overrides), command=record.command, on_event=on_event)
+    values = dict(overrides or {})
+    if teachers:
+        values["teachers"] = teachers_at(record, teachers)
+    recipe = recipe_of(record, values)
+    if has_moved(record, recipe):
+        with storage_errors(storage_url(record.folder, recipe.storage)):
+            relocate(record, recipe, warning_once(on_event or silent))
+    return search(recipe, command=record.command, on_event=on_event)
 
 
 def distill(
@@ -146,7 +164,9 @@ def distill(
     def wanted() -> list[int]:
         return _wanted_finals(opened, trial, top_k)
 
-    if not stages.distill_more(opened, plugins, wanted, emit):
+    with storage_errors(opened.url):
+        done = stages.distill_more(opened, plugins, wanted, emit)
+    if not done:
         emit(Event("note", "another process is making the finals"))
         raise UserError(
             f"study {study!r}: another process is making its finals; ask again when it has ended"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -116,15 +117,28 @@ def resume(
     top_k: options.MoreFinals = None,
     workers: options.NewWorkers = None,
     cache_size: options.NewCacheSize = None,
+    space: options.NewSpace = None,
+    data: options.NewData = None,
+    data_root: options.NewDataRoot = None,
+    teacher: options.NewTeachers = None,
+    weights: options.NewWeights = None,
+    import_file: options.NewImport = None,
     as_json: options.Json = False,
 ) -> None:
-    """Go on with a study where it stopped."""
+    """Go on with a study where it stopped; say where its files lie, if they were moved."""
+    own_teacher, further_teachers = _split_teachers(teacher or ())
     flags = {
         "trials": trials,
         "time_limit": time_limit,
         "top_k": top_k,
         "workers": workers,
         "cache_size": cache_size,
+        "space": space,
+        "data": data,
+        "data_root": data_root,
+        "teacher": own_teacher,
+        "weights": weights,
+        "import_file": import_file,
     }
     values = {key: value for key, value in flags.items() if value is not None}
     with error_messages():
@@ -133,8 +147,27 @@ def resume(
         recipe = load_recipe(None, values)
         overrides = {key: getattr(recipe, key) for key in values}
     _run_and_summarise(
-        study, as_json, lambda api, emit: api.resume(study, overrides=overrides, on_event=emit)
+        study,
+        as_json,
+        lambda api, emit: api.resume(
+            study, overrides=overrides, teachers=further_teachers, on_event=emit
+        ),
     )
+
+
+def _split_teachers(given: Sequence[str]) -> tuple[str | None, dict[str, str]]:
+    """The new place of the teacher, and those of further ones, given as NAME=PLACE, by name."""
+    own: str | None = None
+    further: dict[str, str] = {}
+    for text in given:
+        name, equals, place = text.partition("=")
+        if equals and re.fullmatch(r"[\w.-]+", name):
+            further[name] = place
+        elif own is not None:
+            raise typer.BadParameter(f"{text!r}: --teacher is given twice")
+        else:
+            own = text
+    return own, further
 
 
 @app.command()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +24,33 @@ if TYPE_CHECKING:
 
 PLAIN_WIDTH = 140
 """Columns where the output is no terminal."""
+_IN_ASCII = {
+    **{"–": "-", "—": "-", "−": "-", "×": "x", "÷": "/", "≤": "<=", "≥": ">=", "·": "*", "±": "+-"},
+    **{"‘": "'", "’": "'", "“": '"', "”": '"', "…": "...", "√": "sqrt", "✓": "yes", "✗": "no"},
+    **{"α": "alpha", "β": "beta", "γ": "gamma", "λ": "lambda"},
+    **{"ρ": "rho", "σ": "sigma", "τ": "tau"},
+}
+"""ASCII for what messages and tables may hold."""
+
+
+def show_any_character() -> None:
+    """Has stdout and stderr replace a character that they cannot show, instead of raising.
+
+    An ASCII or Latin-1 console, or a name that is not UTF-8, must not end a search.
+    """
+    codecs.register_error("nasdistill", _replacement)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="nasdistill")
+
+
+def _replacement(error: UnicodeError) -> tuple[str, int]:
+    """The handler of encoding errors: the character in ASCII, without its accent, or `?`."""
+    assert isinstance(error, UnicodeEncodeError)
+    character = error.object[error.start]
+    plain = _IN_ASCII.get(character) or unicodedata.normalize("NFKD", character)
+    text = plain.encode("ascii", "ignore").decode() or "?"
+    return text, error.start + 1
 
 
 @contextmanager

@@ -8,35 +8,36 @@ from typing import Annotated, Any
 import typer
 
 
-def _option(flag: str, text: str) -> Any:
+def option(flag: str, text: str) -> Any:
+    """A flag whose default stands in its text."""
     return typer.Option(flag, help=text, show_default=False)
 
 
-Json = Annotated[bool, _option("--json", "Print JSON instead of text (default: text).")]
+Json = Annotated[bool, option("--json", "Print JSON instead of text (default: text).")]
 Study = Annotated[str, typer.Argument(help="Name of the study, a folder below ./studies.")]
 
 # -- search: every value stays text here, the recipe reads it and tells all errors at once --------
 
 Data = Annotated[
     str | None,
-    _option(
+    option(
         "--data",
         "Data: fashion-mnist-mini, fashion-mnist, folder:PATH, torchvision:NAME or npz:PATH "
         "(default: fashion-mnist-mini).",
     ),
 ]
 RecipeFile = Annotated[
-    Path | None, _option("--recipe", "Recipe in YAML; a flag beats the file (default: none).")
+    Path | None, option("--recipe", "Recipe in YAML; a flag beats the file (default: none).")
 ]
 Space = Annotated[
-    str | None, _option("--space", "Search space: a shipped name or a YAML file (default: mobile).")
+    str | None, option("--space", "Search space: a shipped name or a YAML file (default: mobile).")
 ]
 DataRoot = Annotated[
-    str | None, _option("--data-root", "Folder of a torchvision dataset (default: data).")
+    str | None, option("--data-root", "Folder of a torchvision dataset (default: data).")
 ]
 ImageSize = Annotated[
     str | None,
-    _option(
+    option(
         "--image-size",
         "Side of the images, in pixels, 16 to 256 (default: their own; 224 for folders of large "
         "ones).",
@@ -44,20 +45,20 @@ ImageSize = Annotated[
 ]
 Channels = Annotated[
     str | None,
-    _option(
+    option(
         "--channels",
         "Channels to which images are converted: 1 (grey) or 3 (RGB) (default: their own).",
     ),
 ]
 SkipUnreadable = Annotated[
     bool | None,
-    _option(
+    option(
         "--skip-unreadable/--no-skip-unreadable", "Leave unreadable images out (default: an error)."
     ),
 ]
 Teacher = Annotated[
     str | None,
-    _option(
+    option(
         "--teacher",
         "Teacher: auto, shipped, torchvision:NAME, timm:NAME, transformers:NAME, "
         "final:STUDY/RANK, folder:PATH, table:FILE, or a name in the --import file "
@@ -66,11 +67,11 @@ Teacher = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    _option("--weights", "File with the teacher's weights (default: its pretrained ones)."),
+    option("--weights", "File with the teacher's weights (default: its pretrained ones)."),
 ]
 ClassOrder = Annotated[
     str | None,
-    _option(
+    option(
         "--classes",
         "Which of the teacher's classes is which of the data's, where names differ: a file or a "
         "list with commas, of the data's names in the order of the teacher's logits, or of "
@@ -79,25 +80,23 @@ ClassOrder = Annotated[
 ]
 StudyName = Annotated[
     str | None,
-    _option("--study", "Name of the study (default: made from what differs from the defaults)."),
+    option("--study", "Name of the study (default: made from what differs from the defaults)."),
 ]
 Trials = Annotated[
-    str | None, _option("--trials", "Trials in all, those of earlier calls included (default: 24).")
+    str | None, option("--trials", "Trials in all, those of earlier calls included (default: 24).")
 ]
 TimeLimit = Annotated[
     str | None,
-    _option(
+    option(
         "--time-limit",
         "For the whole command, finals included, e.g. 90s, 10m, 2h; a bare number is seconds "
         "(default: none).",
     ),
 ]
-Finals = Annotated[
-    str | None, _option("--top-k", "How many finals to distil in full (default: 2).")
-]
+Finals = Annotated[str | None, option("--top-k", "How many finals to distil in full (default: 2).")]
 Minimize = Annotated[
     list[str] | None,
-    _option(
+    option(
         "--minimize",
         "Costs to minimise beside accuracy: latency, params, macs, bytes; repeat, or separate by "
         "commas (default: latency,params).",
@@ -105,21 +104,21 @@ Minimize = Annotated[
 ]
 MaxParams = Annotated[
     str | None,
-    _option(
+    option(
         "--max-params",
         "Most parameters, e.g. 250k, 1.5M (default with no limit at all: a tenth of the "
         "teacher's).",
     ),
 ]
 MaxMacs = Annotated[
-    str | None, _option("--max-macs", "Most multiply-adds an image, e.g. 10M (default: none).")
+    str | None, option("--max-macs", "Most multiply-adds an image, e.g. 10M (default: none).")
 ]
 MaxBytes = Annotated[
-    str | None, _option("--max-bytes", "Most bytes of the model file, e.g. 500k (default: none).")
+    str | None, option("--max-bytes", "Most bytes of the model file, e.g. 500k (default: none).")
 ]
 MaxLatency = Annotated[
     str | None,
-    _option(
+    option(
         "--max-latency",
         "Longest batch-1 latency, e.g. 5ms; a bare number is milliseconds (default with no "
         "limit at all: a third of the teacher's).",
@@ -127,7 +126,7 @@ MaxLatency = Annotated[
 ]
 MinAccuracy = Annotated[
     str | None,
-    _option(
+    option(
         "--min-accuracy",
         "Least accuracy of a final, or balanced one with --score balanced-accuracy, e.g. 0.88 or "
         "88% (default: 90 % of the teacher's).",
@@ -135,16 +134,16 @@ MinAccuracy = Annotated[
 ]
 LatencyEngine = Annotated[
     str | None,
-    _option(
+    option(
         "--latency-engine",
         "What latency is measured with: onnxruntime, torch, cuda, or 'command:PROGRAM' that takes "
         "an ONNX file and prints milliseconds (default: onnxruntime).",
     ),
 ]
-Device = Annotated[str | None, _option("--device", "auto, cpu, cuda or cuda:N (default: auto).")]
+Device = Annotated[str | None, option("--device", "auto, cpu, cuda or cuda:N (default: auto).")]
 Precision = Annotated[
     str | None,
-    _option(
+    option(
         "--precision",
         "auto, fp32, bf16, or bf16-mixed with depthwise convolutions in fp32 (default: auto, "
         "probed once).",
@@ -152,37 +151,37 @@ Precision = Annotated[
 ]
 Deterministic = Annotated[
     bool | None,
-    _option(
+    option(
         "--deterministic/--no-deterministic",
         "Refuse operations that differ from run to run, on CUDA (default: allow).",
     ),
 ]
 Workers = Annotated[
     str | None,
-    _option(
+    option(
         "--workers",
         "Local processes; on a CPU each takes its share of the cores. With 1, a seeded study comes "
         "out the same again (default: one for each core of a CPU, at most 8; on a GPU 4 if that is "
         "found to be faster, else 1; with --deterministic 1).",
     ),
 ]
-Seed = Annotated[str | None, _option("--seed", "Seed of everything that is drawn (default: 0).")]
+Seed = Annotated[str | None, option("--seed", "Seed of everything that is drawn (default: 0).")]
 Storage = Annotated[
-    str | None, _option("--storage", "Optuna storage URL (default: SQLite in the study's folder).")
+    str | None, option("--storage", "Optuna storage URL (default: SQLite in the study's folder).")
 ]
 Import = Annotated[
     str | None,
-    _option(
+    option(
         "--import", "Python file with families, teachers or sources of your own (default: none)."
     ),
 ]
 Baseline = Annotated[
     bool | None,
-    _option("--baseline/--no-baseline", "Also train each final on labels alone (default: no)."),
+    option("--baseline/--no-baseline", "Also train each final on labels alone (default: no)."),
 ]
 Balance = Annotated[
     str | None,
-    _option(
+    option(
         "--sampling",
         "uniform shows all examples equally often, balanced all classes: to students, and to a "
         "teacher that is trained first (default: uniform).",
@@ -190,22 +189,15 @@ Balance = Annotated[
 ]
 ClassWeights = Annotated[
     str | None,
-    _option(
+    option(
         "--class-weights",
         "Weights of the loss on labels (of which --alpha is the share) by class: balanced, or "
         "NAME=WEIGHT,… (default: none, all alike).",
     ),
 ]
-BalanceOf = Annotated[
-    str,
-    _option(
-        "--sampling",
-        "uniform shows all examples equally often, balanced all classes (default: uniform).",
-    ),
-]
 Score = Annotated[
     str | None,
-    _option(
+    option(
         "--score",
         "What trials are ranked and stopped by, finals chosen by, and --min-accuracy is of: "
         "accuracy, or balanced-accuracy, the mean over classes, where classes are uneven (default: "
@@ -214,7 +206,7 @@ Score = Annotated[
 ]
 Sampler = Annotated[
     str | None,
-    _option(
+    option(
         "--sampler",
         "random, tpe, nsga2 or qmc; the last two draw nested parameters independently (default: "
         "tpe).",
@@ -222,11 +214,11 @@ Sampler = Annotated[
 ]
 Stopping = Annotated[
     bool | None,
-    _option("--stopping/--no-stopping", "Stop trials that cannot reach the front (default: stop)."),
+    option("--stopping/--no-stopping", "Stop trials that cannot reach the front (default: stop)."),
 ]
 Race = Annotated[
     bool | None,
-    _option(
+    option(
         "--race/--no-race",
         "Train those whose forecasts overlap at the last rung from a second seed, with up to "
         "twice its budget, before finals are chosen (default: yes).",
@@ -234,76 +226,105 @@ Race = Annotated[
 ]
 FirstRung = Annotated[
     str | None,
-    _option(
+    option(
         "--first-rung",
         "Budget of the first rung, e.g. '4k images', '0.5 epochs' (default: 3k images).",
     ),
 ]
 Eta = Annotated[
     str | None,
-    _option(
+    option(
         "--eta",
         "Each rung is worth eta times the one before; 1/eta of the trials goes on (default: 3).",
     ),
 ]
-RungCount = Annotated[str | None, _option("--rung-count", "Number of rungs (default: 3).")]
+RungCount = Annotated[str | None, option("--rung-count", "Number of rungs (default: 3).")]
 FinalBudget = Annotated[
     str | None,
-    _option(
+    option(
         "--final-budget",
         "Budget of a final, e.g. '15 epochs' or '150k images' (default: 8 epochs).",
     ),
 ]
-BatchSize = Annotated[str | None, _option("--batch-size", "Examples in a step (default: 64).")]
+BatchSize = Annotated[str | None, option("--batch-size", "Examples in a step (default: 64).")]
 Views = Annotated[
-    str | None, _option("--views", "Views of each example that the teacher answers (default: 4).")
+    str | None, option("--views", "Views of each example that the teacher answers (default: 4).")
 ]
 CacheSize = Annotated[
     str | None,
-    _option(
+    option(
         "--cache-size",
         "Most bytes of the teachers' answers in studies/.cache, all studies together, e.g. 500M; "
         "those unused for longest go first (default: 4G).",
     ),
 ]
 LearningRate = Annotated[
-    str | None, _option("--learning-rate", "Peak learning rate of AdamW (default: 0.008).")
+    str | None, option("--learning-rate", "Peak learning rate of AdamW (default: 0.008).")
 ]
 Alpha = Annotated[
     str | None,
-    _option(
+    option(
         "--alpha",
         "Weight of the labels against the teacher, 0 to 1, in rungs and finals (default: 0.1).",
     ),
 ]
 Temperature = Annotated[
     str | None,
-    _option("--temperature", "Softens the teacher's answers, in rungs and finals (default: 4)."),
+    option("--temperature", "Softens the teacher's answers, in rungs and finals (default: 4)."),
 ]
 
 # -- resume and distill ---------------------------------------------------------------------------
 
 MoreTrials = Annotated[
-    str | None, _option("--trials", "Trials in all, those done included (default: as before).")
+    str | None, option("--trials", "Trials in all, those done included (default: as before).")
 ]
 NewTimeLimit = Annotated[
     str | None,
-    _option(
+    option(
         "--time-limit",
         "For the whole command, e.g. 90s, 10m; a bare number is seconds (default: as before).",
     ),
 ]
-MoreFinals = Annotated[str | None, _option("--top-k", "Finals in all (default: as before).")]
-NewWorkers = Annotated[str | None, _option("--workers", "Local processes (default: as before).")]
+MoreFinals = Annotated[str | None, option("--top-k", "Finals in all (default: as before).")]
+NewWorkers = Annotated[str | None, option("--workers", "Local processes (default: as before).")]
 NewCacheSize = Annotated[
     str | None,
-    _option("--cache-size", "Most bytes in studies/.cache, e.g. 500M (default: as before)."),
+    option("--cache-size", "Most bytes in studies/.cache, e.g. 500M (default: as before)."),
+]
+NewSpace = Annotated[
+    str | None, option("--space", "Where the space's YAML file lies now (default: as before).")
+]
+NewData = Annotated[
+    str | None,
+    option(
+        "--data",
+        "Where the data lie now, as in search; the content must be the same (default: as before).",
+    ),
+]
+NewDataRoot = Annotated[
+    str | None,
+    option("--data-root", "Where the folder of a torchvision dataset lies (default: as before)."),
+]
+NewTeachers = Annotated[
+    list[str] | None,
+    option(
+        "--teacher",
+        "Where the teacher lies now, such as folder:PATH; NAME=folder:PATH for another of the "
+        "recipe's teachers; repeat for several (default: as before).",
+    ),
+]
+NewWeights = Annotated[
+    str | None,
+    option("--weights", "Where the file of the teacher's weights lies (default: as before)."),
+]
+NewImport = Annotated[
+    str | None, option("--import", "Where the file of your own lies now (default: as before).")
 ]
 Trial = Annotated[
-    int | None, _option("--trial", "The trial to distil in full (default: the best of the front).")
+    int | None, option("--trial", "The trial to distil in full (default: the best of the front).")
 ]
 TopK = Annotated[
-    int | None, _option("--top-k", "How many finals to have in all (default: the study's).")
+    int | None, option("--top-k", "How many finals to have in all (default: the study's).")
 ]
 
 # -- the other commands ---------------------------------------------------------------------------
@@ -314,78 +335,29 @@ SpaceName = Annotated[
         help="A shipped space or a YAML file (default: all are listed).", show_default=False
     ),
 ]
-Size = Annotated[int, _option("--size", "Side of the input, in pixels (default: 28).")]
-InputChannels = Annotated[int, _option("--channels", "Channels of the input, 1 or 3 (default: 1).")]
-Classes = Annotated[int, _option("--classes", "Number of classes (default: 10).")]
-Out = Annotated[Path, _option("--out", "Folder to write; it must not exist (no default).")]
-DataOf = Annotated[str, _option("--data", "Data, as in search (default: fashion-mnist-mini).")]
-ArchitectureFile = Annotated[
-    Path | None, _option("--architecture", "architecture.json (default: the shipped teacher's).")
-]
-Epochs = Annotated[
-    int | None,
-    _option(
-        "--epochs",
-        "Passes over the training split (default: until accuracy on validation images stops "
-        "improving; with --from 10).",
-    ),
-]
-From = Annotated[
-    str | None,
-    _option(
-        "--from",
-        "Pretrained model to fine-tune: torchvision:NAME, timm:NAME or transformers:NAME, with "
-        ",size=PIXELS if not its own (default: none, training begins with random weights).",
-    ),
-]
-Tune = Annotated[
-    str | None,
-    _option(
-        "--tune",
-        "What of --from is trained: head, or all, which trains the head first (default: all).",
-    ),
-]
-FromWeights = Annotated[
-    str | None,
-    _option("--weights", "File with the weights of --from (default: its pretrained ones)."),
-]
-SeedOf = Annotated[int, _option("--seed", "Seed of weights and order (default: 0).")]
-SplitSeed = Annotated[
-    int, _option("--seed", "Seed of the data's splits: that of the study to come (default: 0).")
-]
-Rate = Annotated[
-    float | None,
-    _option(
-        "--learning-rate",
-        "Peak learning rate of AdamW (default: 0.003; where --from tunes all layers 0.0001).",
-    ),
-]
-PrecisionOf = Annotated[
-    str, _option("--precision", "auto, fp32, bf16 or bf16-mixed (default: auto, probed once).")
-]
-Half = Annotated[
-    bool, _option("--half/--no-half", "Store the weights as float16 (default: float32).")
-]
-DeviceOf = Annotated[str, _option("--device", "auto, cpu, cuda or cuda:N (default: auto).")]
+Size = Annotated[int, option("--size", "Side of the input, in pixels (default: 28).")]
+InputChannels = Annotated[int, option("--channels", "Channels of the input, 1 or 3 (default: 1).")]
+Classes = Annotated[int, option("--classes", "Number of classes (default: 10).")]
+DataOf = Annotated[str, option("--data", "Data, as in search (default: fashion-mnist-mini).")]
+DeviceOf = Annotated[str, option("--device", "auto, cpu, cuda or cuda:N (default: auto).")]
 ImageSizeOf = Annotated[
-    int | None, _option("--image-size", "Side of the images, in pixels (default: their own).")
+    int | None, option("--image-size", "Side of the images, in pixels (default: their own).")
 ]
 ChannelsOf = Annotated[
     int | None,
-    _option("--channels", "Channels to which images are converted, 1 or 3 (default: their own)."),
+    option("--channels", "Channels to which images are converted, 1 or 3 (default: their own)."),
 ]
-TeacherOf = Annotated[str, typer.Argument(help="Teacher, as in search --teacher.")]
 Target = Annotated[
     str, typer.Argument(help="A final (its folder, or STUDY/RANK) or an architecture.json.")
 ]
 FinalOf = Annotated[str, typer.Argument(help="A final: STUDY/RANK, or its folder.")]
 OtherData = Annotated[
     str | None,
-    _option("--data", "Other data with the same classes, as in search (default: the study's own)."),
+    option("--data", "Other data with the same classes, as in search (default: the study's own)."),
 ]
 Part = Annotated[
     str,
-    _option(
+    option(
         "--split",
         "test or audit; finals are reported on the test split, and evaluating chooses nothing "
         "(default: test).",
@@ -393,49 +365,46 @@ Part = Annotated[
 ]
 Engine = Annotated[
     str,
-    _option("--engine", "onnxruntime, torch, cuda or 'command:PROGRAM' (default: onnxruntime)."),
+    option("--engine", "onnxruntime, torch, cuda or 'command:PROGRAM' (default: onnxruntime)."),
 ]
-Threads = Annotated[int, _option("--threads", "Threads of the engine (default: 1).")]
-BatchOf = Annotated[int, _option("--batch", "Images at once (default: 1).")]
+Threads = Annotated[int, option("--threads", "Threads of the engine (default: 1).")]
+BatchOf = Annotated[int, option("--batch", "Images at once (default: 1).")]
 Rank = Annotated[int, typer.Argument(help="Rank of the final, from 1.")]
-Format = Annotated[str, _option("--format", "onnx or torch-export (default: onnx).")]
+Format = Annotated[str, option("--format", "onnx or torch-export (default: onnx).")]
 OutFile = Annotated[
-    Path | None, _option("--out", "File to write (default: STUDY-RANK.onnx or .pt2 here).")
+    Path | None, option("--out", "File to write (default: STUDY-RANK.onnx or .pt2 here).")
 ]
 
-# -- audit, tune, teacher record -------------------------------------------------------------------
+# -- audit and tune -------------------------------------------------------------------------------
 
 AuditCount = Annotated[
     int,
-    _option("--count", "Trials to distil in full, at least 3 (default: 12)."),
+    option("--count", "Trials to distil in full, at least 3 (default: 12)."),
 ]
 AuditRepeats = Annotated[
     int,
-    _option("--repeats", "How many with a second seed, too (default: 3)."),
+    option("--repeats", "How many with a second seed, too (default: 3)."),
 ]
 TuneTarget = Annotated[
     str, typer.Argument(help="A study (its recommended final, or best trial) or architecture.json.")
 ]
-Over = Annotated[str, _option("--over", "temperature, alpha or both (default: temperature,alpha).")]
+Over = Annotated[str, option("--over", "temperature, alpha or both (default: temperature,alpha).")]
 Temperatures = Annotated[
-    str | None, _option("--temperatures", "Temperatures to try (default: 1,2,3,5,7,10,15).")
+    str | None, option("--temperatures", "Temperatures to try (default: 1,2,3,5,7,10,15).")
 ]
 Alphas = Annotated[
     str | None,
-    _option("--alphas", "Weights of the labels to try, 0 to 1 (default: 0,0.1,0.3,0.5,0.7)."),
+    option("--alphas", "Weights of the labels to try, 0 to 1 (default: 0,0.1,0.3,0.5,0.7)."),
 ]
 TuneEpochs = Annotated[
     int,
-    _option("--epochs", "Epochs for each point (default: 2)."),
+    option("--epochs", "Epochs for each point (default: 2)."),
 ]
 TuneData = Annotated[
     str | None,
-    _option("--data", "Data, for an architecture.json, as in search (default: the shipped ones)."),
+    option("--data", "Data, for an architecture.json, as in search (default: the shipped ones)."),
 ]
 TuneTeacher = Annotated[
     str | None,
-    _option("--teacher", "Teacher, for an architecture.json, as in search (default: auto)."),
-]
-TableOut = Annotated[
-    Path, _option("--out", "File to write: .parquet or .npz; must not exist (no default).")
+    option("--teacher", "Teacher, for an architecture.json, as in search (default: auto)."),
 ]

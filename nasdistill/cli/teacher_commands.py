@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from nasdistill.cli import options
+from nasdistill.cli import options, teacher_options
 from nasdistill.cli.console import with_progress
 
 teacher_app = typer.Typer(no_args_is_help=True, help="Train, evaluate or record a teacher.")
@@ -15,18 +15,18 @@ teacher_app = typer.Typer(no_args_is_help=True, help="Train, evaluate or record 
 
 @teacher_app.command("train")
 def teacher_train(
-    out: options.Out,
+    out: teacher_options.Out,
     data: options.DataOf = "fashion-mnist-mini",
-    architecture: options.ArchitectureFile = None,
-    source: options.From = None,
-    tune: options.Tune = None,
-    weights: options.FromWeights = None,
-    epochs: options.Epochs = None,
-    seed: options.SeedOf = 0,
-    learning_rate: options.Rate = None,
-    precision: options.PrecisionOf = "auto",
-    half: options.Half = False,
-    sampling: options.BalanceOf = "uniform",
+    architecture: teacher_options.ArchitectureFile = None,
+    source: teacher_options.From = None,
+    tune: teacher_options.Tune = None,
+    weights: teacher_options.FromWeights = None,
+    epochs: teacher_options.Epochs = None,
+    seed: teacher_options.SeedOf = 0,
+    learning_rate: teacher_options.Rate = None,
+    precision: teacher_options.PrecisionOf = "auto",
+    half: teacher_options.Half = False,
+    sampling: teacher_options.BalanceOf = "uniform",
     device: options.DeviceOf = "auto",
     image_size: options.ImageSizeOf = None,
     channels: options.ChannelsOf = None,
@@ -56,7 +56,7 @@ def teacher_train(
 
 @teacher_app.command("evaluate")
 def teacher_evaluate(
-    teacher: options.TeacherOf,
+    teacher: teacher_options.TeacherOf,
     data: options.DataOf = "fashion-mnist-mini",
     weights: options.Weights = None,
     classes: options.ClassOrder = None,
@@ -84,15 +84,15 @@ def teacher_evaluate(
 
 @teacher_app.command("record")
 def teacher_record(
-    teacher: options.TeacherOf,
-    out: options.TableOut,
+    teacher: teacher_options.TeacherOf,
+    out: teacher_options.TableOut,
     data: options.DataOf = "fashion-mnist-mini",
     weights: options.Weights = None,
     classes: options.ClassOrder = None,
     device: options.DeviceOf = "auto",
     image_size: options.ImageSizeOf = None,
     channels: options.ChannelsOf = None,
-    seed: options.SplitSeed = 0,
+    seed: teacher_options.SplitSeed = 0,
     import_file: options.Import = None,
     as_json: options.Json = False,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -10,12 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from nasdistill.common.errors import UserError
 from nasdistill.common.processes import is_stopped
 
 Item = TypeVar("Item")
 
 PATIENCE_SECONDS = 60.0
 """After which a lock of stopped processes (SIGSTOP, Ctrl-Z) is not waited for: a lease's time."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -38,7 +41,7 @@ def alone_or_not(path: Path) -> Iterator[bool]:
     """
     with open(path, "a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, path)
         except BlockingIOError:
             yield False
             return
@@ -121,7 +124,7 @@ def hold(path: Path) -> int:
         A file descriptor: the mark goes when it is closed, or the process ends.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CREAT)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    _lock(descriptor, fcntl.LOCK_SH, path)
     return descriptor
 
 
@@ -141,14 +144,14 @@ def _gate(lock: Path) -> Path:
 @contextmanager
 def _locked(path: Path, kind: int) -> Iterator[None]:
     with open(path, "a") as file:
-        _take(file.fileno(), kind)
+        _take(file.fileno(), kind, path)
         yield
 
 
-def _take(descriptor: int, kind: int) -> None:
+def _take(descriptor: int, kind: int, path: Path) -> None:
     """Locks a file, or goes on without while all who hold it are stopped for long."""
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        _lock(descriptor, kind | fcntl.LOCK_NB, path)
         return
     except BlockingIOError:
         waiter = threading.Thread(target=_wait, args=(os.dup(descriptor), kind), daemon=True)
@@ -177,3 +180,23 @@ def _holders(descriptor: int) -> list[int]:
     inode = str(os.fstat(descriptor).st_ino)
     rows = (line.split() for line in table.splitlines() if " FLOCK " in line and "->" not in line)
     return [int(row[4]) for row in rows if row[5].rpartition(":")[2] == inode]
+
+
+def _lock(descriptor: int, kind: int, path: Path) -> None:
+    """Locks an open file.
+
+    Raises:
+        UserError: If its disk has no locks.
+        BlockingIOError: If another process has it, and `kind` says not to wait.
+    """
+    try:
+        fcntl.flock(descriptor, kind)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise UserError(
+            f"{path}: its disk has no file locks ({error.strerror}), so processes could not be "
+            "kept from each other's files. Give the command in a folder on a local disk; or mount "
+            "a network disk with locks: NFS with its lock service running, or with the option "
+            "local_lock=flock if one machine alone works there"
+        ) from error

@@ -10,10 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from nasdistill.common.errors import UserError
+from nasdistill.models.checkpoints import (
+    AVERAGED_ENTRIES,
+    ENTRIES,
+    Weights,
+    describe_content,
+    weights_in,
+)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Reads tensors by name from safetensors, or from a `torch.save` file without code in it.
+    """Reads tensors by name; see `read_checkpoint`."""
+    return read_checkpoint(path).tensors
+
+
+def read_checkpoint(path: Path) -> Weights:
+    """Reads weights from safetensors, or from a `torch.save` file without code in it.
+
+    Of a checkpoint that holds more, see `checkpoints.weights_in`.
 
     Raises:
         UserError: If the file is missing, truncated, or a pickle that would run code.
@@ -25,7 +39,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: there is no such file")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return Weights(load_file(path), "", ())
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             if _is_pickle(path):
                 raise pickle_refused(f"{path}: not safetensors, but") from None
@@ -37,14 +51,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             raise pickle_refused(f"{path}:") from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: truncated, or not a file of weights ({reason})") from None
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise UserError(f"{path}: holds no state_dict (tensors by name)")
-    return dict(content)
+    weights = weights_in(content)
+    if weights is None:
+        found = describe_content(content)
+        raise UserError(
+            f"{path}: holds no state_dict (tensors by name), or several of which none has a known "
+            f"name ({', '.join(ENTRIES)}, {', '.join(AVERAGED_ENTRIES)}); {found}"
+        )
+    return weights
 
 
 def pickle_refused(source: str) -> UserError:

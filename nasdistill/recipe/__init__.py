@@ -9,12 +9,13 @@ from nasdistill.recipe.objective import (
     SyntheticOptions,
 )
 from nasdistill.recipe.reading import FLAGS, from_stored, load_recipe
-from nasdistill.recipe.recipe import FREE, UNNAMED, Recipe, Rungs, changed_keys
+from nasdistill.recipe.recipe import FREE, MOVABLE, UNNAMED, Recipe, Rungs, changed_keys
 from nasdistill.recipe.teachers import IterateOptions, TeacherOptions
 
 __all__ = [
     "FLAGS",
     "FREE",
+    "MOVABLE",
     "UNNAMED",
     "Budget",
     "FeedOptions",

@@ -29,6 +29,9 @@ from nasdistill.recipe.teachers import IterateOptions, TeacherOptions, check_tea
 FREE = ("trials", "time_limit", "top_k", "workers", "cache_size")
 """Keys that may change when a study goes on."""
 
+MOVABLE = ("space", "data", "data_root", "teacher", "weights", "teachers", "import")
+"""Keys that name files, which may lie elsewhere when a study goes on."""
+
 UNNAMED = (*FREE, "study", "storage")
 """Keys that a study's default name does not follow."""
 
@@ -168,5 +171,5 @@ def _readable(key: str, value: Any) -> str:
 def changed_keys(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
     """Keys, with both values, that differ although they may not when a study goes on."""
     before, after = old.stored(), new.stored()
-    keys = [k for k in before if k not in (*FREE, "study")]
+    keys = [k for k in before if k not in (*FREE, "study", "storage")]
     return [(k, before[k], after[k]) for k in keys if before[k] != after[k]]

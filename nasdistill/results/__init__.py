@@ -2,16 +2,12 @@
 
 from nasdistill.common.events import Emit, Event
 from nasdistill.results.loading import (
-    STORAGE_FILE,
     candidate_of,
     final_folders,
     load_finals,
     load_studies,
     load_study,
-    open_storage,
     read_final,
-    storage_of,
-    storage_url,
     study_names,
 )
 from nasdistill.results.records import (
@@ -24,6 +20,19 @@ from nasdistill.results.records import (
     StudyRecord,
     audit_score,
     candidates_frame,
+)
+from nasdistill.results.storage import (
+    STORAGE_FILE,
+    check_writable,
+    is_same_storage,
+    no_study_in,
+    noted_storage,
+    open_storage,
+    storage_errors,
+    storage_of,
+    storage_problem,
+    storage_url,
+    study_in,
 )
 
 __all__ = [
@@ -40,13 +49,20 @@ __all__ = [
     "audit_score",
     "candidate_of",
     "candidates_frame",
+    "check_writable",
     "final_folders",
+    "is_same_storage",
     "load_finals",
     "load_studies",
     "load_study",
+    "no_study_in",
+    "noted_storage",
     "open_storage",
     "read_final",
+    "storage_errors",
     "storage_of",
+    "storage_problem",
     "storage_url",
+    "study_in",
     "study_names",
 ]

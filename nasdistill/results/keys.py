@@ -54,9 +54,9 @@ RECIPE = Key[dict[str, Any]](
 )
 SPACE = Key[dict[str, Any]](
     "space", "the search space as a tree",
-    "study.study", "nobody",
+    "study.study", "study.place",
 )
-SPACE_FINGERPRINT = Key[str]("space_fingerprint", "its fingerprint", "study.study", "study.study")
+SPACE_FINGERPRINT = Key[str]("space_fingerprint", "its fingerprint", "study.study", "study.place")
 COMMAND = Key[str]("command", "the command line", "study.study", "results.loading")
 CREATED = Key[float](
     "created", "seconds since 1970",
@@ -70,15 +70,15 @@ IMPORT_FINGERPRINT = Key[str](
     "import_fingerprint", "hash of the --import file", "trials.plugins", "trials.plugins"
 )
 DATA = Key[dict[str, Any]](
-    "data", "name, classes, input, examples, fingerprint, notes", "trials.context",
+    "data", "name, classes, input, examples, fingerprint, notes", "trials.context, api.moving",
     "trials.context, results.loading",
 )
 TEACHER = Key[dict[str, Any]](
     "teacher", "card of the main teacher",
-    "trials.teacher_pool", "trials.context, results.loading",
+    "trials.teacher_pool, api.moving", "trials.context, results.loading",
 )
 FURTHER_TEACHER = Key[dict[str, Any]](
-    "teacher:{}", "card of a further teacher, by its name", "trials.teacher_pool",
+    "teacher:{}", "card of a further teacher, by its name", "trials.teacher_pool, api.moving",
     "trials.teacher_pool",
 )
 TABLE = Key[str]("table:{}", "hash of a teacher's table", "trials.context", "trials.context")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nasdistill.common.errors import DamagedFileError, UserError
-from nasdistill.common.json_files import check_form, parse_json, read_json, read_text
+from nasdistill.common.json_files import check_form, parse_json, read_json
 from nasdistill.common.types import nearest, without_password
 from nasdistill.results import forms, keys
 from nasdistill.results.keys import Key
@@ -20,65 +20,20 @@ from nasdistill.results.records import (
     State,
     StudyRecord,
 )
+from nasdistill.results.storage import (
+    no_study_in,
+    open_storage,
+    storage_errors,
+    storage_of,
+    storage_url,
+    study_in,
+)
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
-
-STORAGE_FILE = "storage.txt"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def storage_of(folder: Path) -> str | None:
-    """The URL, password and all, of a study that is not stored in its folder.
-
-    Raises:
-        DamagedFileError: If the file that holds it cannot be read, or is empty.
-    """
-    path = folder / STORAGE_FILE
-    if not path.exists():
-        return None
-    url = read_text(path).strip()
-    if not url:
-        raise DamagedFileError(str(path), "empty; it holds the URL of the study's storage")
-    return url
-
-
-def storage_url(folder: Path, storage: str | None) -> str:
-    """The Optuna URL of a study: SQLite in its folder unless the recipe names another."""
-    return storage or f"sqlite:///{folder.resolve() / 'study.db'}"
-
-
-def open_storage(url: str) -> BaseStorage:
-    """Opens an Optuna storage.
-
-    Args:
-        url: `sqlite:///…`, `journal:PATH`, or any URL that SQLAlchemy knows.
-
-    Raises:
-        UserError: If it cannot be opened.
-    """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if url.startswith("journal:"):
-        from optuna.storages.journal import JournalFileBackend
-
-        return optuna.storages.JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
-    # Writers of SQLite wait for each other instead of failing.
-    kwargs = {"connect_args": {"timeout": 100}} if url.startswith("sqlite") else {}
-    where = f"cannot open the storage {without_password(url)!r}"
-    try:
-        return optuna.storages.RDBStorage(url, engine_kwargs=kwargs)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{where}: {without_password(str(error))}") from None
-    except Exception as error:
-        if type(error).__module__.startswith("sqlalchemy"):
-            reason = without_password(str(error).splitlines()[0])
-            raise UserError(f"{where}: {reason}") from None
-        raise
 
 
 def candidate_of(trial: FrozenTrial, study_attributes: Mapping[str, Any]) -> Candidate | None:
@@ -194,17 +149,15 @@ def _stored(name: str, folder: Path) -> tuple[dict[str, Any], Sequence[FrozenTri
     """
     import optuna
 
-    storage = storage_of(folder)
-    url = storage_url(folder, storage)
-    if storage is None:
-        _check_database(folder / "study.db")
+    url = storage_url(folder, storage_of(folder))
+    storage = open_storage(url)
     try:
-        study = optuna.load_study(study_name=name, storage=open_storage(url))
-        attributes, trials = study.user_attrs, study.get_trials(deepcopy=False)
-    except KeyError:
-        raise UserError(
-            f"study {name!r}: its storage {without_password(url)} holds no study yet"
-        ) from None
+        with storage_errors(url):
+            stored_name = study_in(storage, folder, url)
+            if stored_name is None:
+                raise no_study_in(storage, folder, url)
+            study = optuna.load_study(study_name=stored_name, storage=storage)
+            attributes, trials = study.user_attrs, study.get_trials(deepcopy=False)
     except (UserError, ImportError):
         raise
     except Exception as error:  # Damaged rows make Optuna raise nearly anything.
@@ -215,22 +168,6 @@ def _stored(name: str, folder: Path) -> tuple[dict[str, Any], Sequence[FrozenTri
         sums = {" ".join(parts): value for parts, value in key.among(attributes).items()}
         check_form(sums, forms.SECONDS, f"study {name!r} in its storage, {key.name}")
     return attributes, trials
-
-
-def _check_database(path: Path) -> None:
-    """Looks at the head of a SQLite database: SQLite itself would make one of an empty file.
-
-    Raises:
-        DamagedFileError: If it is missing, or none.
-    """
-    try:
-        with open(path, "rb") as file:
-            head = file.read(100)
-    except OSError as error:
-        raise DamagedFileError(str(path), error.strerror or str(error)) from None
-    if len(head) < 100 or not head.startswith(b"SQLite format 3\0"):
-        what = "not a SQLite database, or its head is cut off" if head else "empty"
-        raise DamagedFileError(str(path), f"{what}; the study's trials were stored in it")
 
 
 def _undamaged(

@@ -1,6 +1,7 @@
 """The Optuna study: storage, asking, claims, leases, and what each trial says."""
 
-from nasdistill.study.sampling import Proposal
-from nasdistill.study.study import Study, TrialEnded, architecture_of
+from nasdistill.study.leases import TrialEnded
+from nasdistill.study.sampling import Proposal, architecture_of
+from nasdistill.study.study import Study
 
 __all__ = ["Proposal", "Study", "TrialEnded", "architecture_of"]

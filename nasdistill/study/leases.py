@@ -11,13 +11,30 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import optuna
+from optuna.trial import FrozenTrial
+
 from nasdistill.common.interruption import before_exit
 from nasdistill.common.processes import is_stopped, process_status
+from nasdistill.results import keys
 
 LEASE_SECONDS = 60.0
 RENEW_SECONDS = 15.0
 GIVEN_BACK = "given back"
 """Stands in the lease of a trial whose process lives on, or ended in order."""
+
+
+class TrialEnded(Exception):  # noqa: N818 - says what happened
+    """Another worker has ended the trial."""
+
+
+@contextmanager
+def ended_elsewhere(number: int) -> Iterator[None]:
+    """Turns Optuna's error for a trial that is ended already into `TrialEnded`."""
+    try:
+        yield
+    except optuna.exceptions.UpdateFinishedTrialError:
+        raise TrialEnded(number) from None
 
 
 def lease_of(worker: str, generation: int) -> dict[str, Any]:
@@ -35,6 +52,12 @@ def lease_of(worker: str, generation: int) -> dict[str, Any]:
         "generation": generation,
         "until": time.time() + LEASE_SECONDS,
     }
+
+
+def lease_in(trial: FrozenTrial) -> dict[str, Any]:
+    """The lease that is stored with a trial."""
+    lease: dict[str, Any] = trial.user_attrs[keys.LEASE.name]
+    return lease
 
 
 def given_back(lease: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -156,3 +157,8 @@ def _later_gains(candidates: Sequence[Candidate]) -> dict[int, float]:
             differences = sorted(c.rungs[-1].score - c.rungs[rung].score for c in complete)
             gains[rung] = differences[len(differences) // 2]
     return gains
+
+
+def architecture_of(candidate: Candidate) -> Architecture:
+    """The architecture of a candidate."""
+    return Architecture.from_json(json.dumps(candidate.architecture))

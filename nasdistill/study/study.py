@@ -7,7 +7,6 @@ that anew for every ask (`sampling.sampler_view`).
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 import uuid
@@ -23,24 +22,43 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nasdistill.common.errors import UserError
-from nasdistill.common.files import write_private, write_whole
+from nasdistill.common.files import write_whole
 from nasdistill.common.locks import alone
 from nasdistill.common.types import without_password
-from nasdistill.recipe import FREE, Recipe, changed_keys
+from nasdistill.recipe import Recipe
 from nasdistill.results import (
     COUNTED,
-    STORAGE_FILE,
     Candidate,
     RungScore,
     candidate_of,
     keys,
     open_storage,
+    storage_errors,
     storage_url,
 )
 from nasdistill.results.keys import Key
-from nasdistill.space import Architecture, SearchSpace
-from nasdistill.study.leases import GIVEN_BACK, abandoned, given_back, lease_of, renewing
+from nasdistill.space import SearchSpace
+from nasdistill.study.leases import (
+    GIVEN_BACK,
+    TrialEnded,
+    abandoned,
+    ended_elsewhere,
+    given_back,
+    lease_in,
+    lease_of,
+    renewing,
+)
+from nasdistill.study.place import (
+    check_same_recipe,
+    check_same_space,
+    create_folder,
+    identity_of,
+    is_of_original,
+    is_study,
+    locate_storage,
+    name_in_storage,
+    note_storage,
+)
 from nasdistill.study.sampling import Proposal, sample
 
 SETTLE_SECONDS = 0.5
@@ -59,51 +77,65 @@ class Study:
         space: The search space that the recipe names.
 
     Attributes:
+        url: Of its Optuna storage, password and all.
         worker: This process's name in leases and claims.
         created: Whether this process made the study, which was not there before.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, space: SearchSpace) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        storage = locate_storage(folder, recipe.storage)
         self.folder = folder
-        self.recipe = recipe
+        self.recipe = recipe.model_copy(update={"storage": storage})
         self.space = space
         self.worker = uuid.uuid4().hex[:12]
         self.created = False
-        self._storage = open_storage(storage_url(folder, recipe.storage))
+        self.url = storage_url(folder, storage)
+        self._storage = open_storage(self.url, "write" if is_study(folder) else "create")
         directions = [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * len(recipe.minimize)
         self._study = optuna.create_study(
-            study_name=folder.name,
+            study_name=name_in_storage(self._storage, folder, self.url),
             storage=self._storage,
             directions=directions,
             sampler=optuna.samplers.RandomSampler(),
             load_if_exists=True,
         )
+        self._identity = identity_of(self.url, self._study.study_name)
         if not self.has(keys.RECIPE):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Optuna calls this experimental
                 self._study.set_metric_names(["accuracy", *recipe.minimize])
 
     @classmethod
-    def open(cls, recipe: Recipe, root: Path, command: str) -> Study:
+    def open(cls, recipe: Recipe, root: Path, command: str, *, moving: bool = False) -> Study:
         """Opens the study that a recipe names, creating it where there is none.
+
+        Args:
+            recipe: The resolved recipe.
+            root: Folder of studies.
+            command: The command line, for the report of a new study.
+            moving: Whether the recipe may name files at new places, until `store_recipe` says that
+                they are the same.
 
         Raises:
             UserError: If the study exists and was made with another recipe.
         """
         folder = root / recipe.study_name()
         space, new = SearchSpace.load(recipe.space), not folder.exists()
-        _create_folder(folder)
+        create_folder(folder)
         with alone(folder / "open.lock"):  # Optuna creates its tables without a lock.
             try:
-                return cls._open(folder, recipe, space, command)
+                with storage_errors(storage_url(folder, recipe.storage)):
+                    return cls._open(folder, recipe, space, command, moving)
             except BaseException:
-                if new and not (folder / "recipe.yaml").exists():  # nobody else has made it a study
+                if new and not is_study(folder):  # nobody else has made it a study
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
 
     @classmethod
-    def _open(cls, folder: Path, recipe: Recipe, space: SearchSpace, command: str) -> Study:
+    def _open(
+        cls, folder: Path, recipe: Recipe, space: SearchSpace, command: str, moving: bool
+    ) -> Study:
         study = cls(folder, recipe, space)
         stored = study.read(keys.RECIPE)
         if stored is None:
@@ -111,36 +143,25 @@ class Study:
             study.write(keys.SPACE_FINGERPRINT, space.fingerprint)
             study.write(keys.COMMAND, without_password(command))
             study.write(keys.CREATED, time.time())
-            study.write(keys.RECIPE, recipe.stored())
             study.created = True
         else:
-            study._check_same(Recipe.model_validate(stored))
-            study.write(keys.RECIPE, recipe.stored())
-        if recipe.storage is not None:  # first: recipe.yaml makes the folder a study
-            write_private(folder / STORAGE_FILE, recipe.storage)
-        write_whole(folder / "recipe.yaml", recipe.to_yaml())
+            check_same_recipe(folder.name, Recipe.model_validate(stored), recipe, moving=moving)
+            check_same_space(folder.name, recipe, space, study.attributes)
+        if not moving:
+            study.store_recipe()
         return study
 
-    def _check_same(self, stored: Recipe) -> None:
-        changed = changed_keys(stored, self.recipe)
-        if changed:
-            lines = [f"  {key}: was {old!r}, now {new!r}" for key, old, new in changed]
-            raise UserError(
-                f"study {self.folder.name!r} was made with another recipe:\n"
-                + "\n".join(lines)
-                + f"\nOnly {', '.join(FREE)} may change. Give the old values, "
-                "or another --study NAME."
-            )
-        if self.require(keys.SPACE_FINGERPRINT) != self.space.fingerprint:
-            raise UserError(
-                f"study {self.folder.name!r}: the search space {self.recipe.space!r} has changed "
-                "since the study was made. Put it back, or give another --study NAME."
-            )
+    def store_recipe(self) -> None:
+        """Writes the recipe, whose files are those of old, to storage and folder."""
+        self.write(keys.RECIPE, self.recipe.stored())
+        if self.recipe.storage is not None:  # first: recipe.yaml makes the folder a study
+            note_storage(self.folder, self.recipe.storage, self._study.study_name)
+        write_whole(self.folder / "recipe.yaml", self.recipe.to_yaml())
 
     def discard(self) -> None:
         """Removes the study from its storage, and its folder."""
         with suppress(KeyError):
-            optuna.delete_study(study_name=self.folder.name, storage=self._storage)
+            optuna.delete_study(study_name=self._study.study_name, storage=self._storage)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- attributes of the study -----------------------------------------------------------------
@@ -205,7 +226,7 @@ class Study:
         Raises:
             TrialEnded: If another worker has ended it.
         """
-        with _ended_elsewhere(number):
+        with ended_elsewhere(number):
             self._storage.set_trial_user_attr(self._id(number), key.name, value)
 
     def record_rung(self, number: int, score: RungScore) -> None:
@@ -237,7 +258,7 @@ class Study:
         self._end(number, TrialState.PRUNED if state == "rejected" else TrialState.FAIL, None)
 
     def _end(self, number: int, state: TrialState, values: Sequence[float] | None) -> None:
-        with _ended_elsewhere(number):
+        with ended_elsewhere(number):
             self._storage.set_trial_state_values(self._id(number), state, values)
 
     def _id(self, number: int) -> int:
@@ -280,7 +301,7 @@ class Study:
         attributes = self._first_attributes(proposal, figures)
         attributes[keys.TRIAL_STATE.name] = "running"
         attributes[keys.TOKEN.name] = token
-        attributes[keys.LEASE.name] = lease_of(self.worker, 0)
+        attributes[keys.LEASE.name] = self._new_lease(0)
         self._store(proposal, TrialState.RUNNING, attributes)
         trials = self.trials()
         claimed = next(t for t in reversed(trials) if t.user_attrs.get(keys.TOKEN.name) == token)
@@ -328,7 +349,7 @@ class Study:
         for trial in self.trials():
             if trial.state != TrialState.RUNNING:
                 continue
-            if abandoned(_lease(trial), self.worker) and self._take(trial):
+            if self._abandoned(lease_in(trial)) and self._take(trial):
                 state = trial.user_attrs[keys.TRIAL_STATE.name]
                 if state == "withdrawn":  # its worker died while withdrawing it
                     self._end(trial.number, TrialState.FAIL, None)
@@ -340,10 +361,10 @@ class Study:
 
     def _deaths(self, trial: FrozenTrial) -> int:
         """How often a trial's process died since its last rung, this time included."""
-        attributes, lease = trial.user_attrs, _lease(trial)
+        attributes, lease = trial.user_attrs, lease_in(trial)
+        rungs = len(keys.RUNG.among(attributes))
         if lease["worker"] == self.worker or lease["started"] == GIVEN_BACK:
             return 0
-        rungs = len(keys.RUNG.among(attributes))
         before = attributes.get(keys.DEATHS.name, {"rungs": rungs, "count": 0})
         count = 1 + (before["count"] if before["rungs"] == rungs else 0)
         self.note(trial.number, keys.DEATHS, {"rungs": rungs, "count": count})
@@ -351,23 +372,29 @@ class Study:
 
     def has_abandoned(self) -> bool:
         """Whether a trial is there to be taken up."""
-        running = (t for t in self.trials() if t.state == TrialState.RUNNING)
-        return any(abandoned(_lease(trial), self.worker) for trial in running)
+        running = [lease_in(t) for t in self.trials() if t.state == TrialState.RUNNING]
+        return any(map(self._abandoned, running))
+
+    def _new_lease(self, generation: int) -> dict[str, Any]:
+        return {**lease_of(self.worker, generation), "study": self._identity}
+
+    def _abandoned(self, lease: Mapping[str, Any]) -> bool:
+        return is_of_original(lease, self._identity) or abandoned(lease, self.worker)
 
     def _take(self, trial: FrozenTrial) -> bool:
-        generation = _lease(trial)["generation"] + 1
-        claim = lease_of(self.worker, generation)
+        generation = lease_in(trial)["generation"] + 1
+        claim = self._new_lease(generation)
         try:
             self.note(trial.number, keys.CLAIM.of(generation, self.worker), claim)
             time.sleep(SETTLE_SECONDS)
             now = self.trials()[trial.number]
             claims = keys.CLAIM.of(generation, "{}").among(now.user_attrs).values()
             # Who claims and dies must not keep the others out.
-            alive = [c for c in claims if c["worker"] == self.worker or not abandoned(c, "")]
+            alive = [c for c in claims if c["worker"] == self.worker or not self._abandoned(c)]
             first = min(alive, key=lambda claim: (claim["until"], claim["worker"]))
-            if _lease(now)["generation"] >= generation or first["worker"] != self.worker:
+            if lease_in(now)["generation"] >= generation or first["worker"] != self.worker:
                 return False
-            self.note(trial.number, keys.LEASE, lease_of(self.worker, generation))
+            self.note(trial.number, keys.LEASE, self._new_lease(generation))
         except TrialEnded:
             return False
         return True
@@ -379,15 +406,15 @@ class Study:
     @contextmanager
     def holding(self, number: int) -> Iterator[None]:
         """Renews a running trial's lease in the background."""
-        generation = _lease(self.trials()[number])["generation"]
+        generation = lease_in(self.trials()[number])["generation"]
 
         def renew() -> None:
-            if _lease(self.trials()[number])["worker"] == self.worker:
-                self.note(number, keys.LEASE, lease_of(self.worker, generation))
+            if lease_in(self.trials()[number])["worker"] == self.worker:
+                self.note(number, keys.LEASE, self._new_lease(generation))
 
         def give_back() -> None:
             with suppress(TrialEnded):
-                self.note(number, keys.LEASE, given_back(lease_of(self.worker, generation)))
+                self.note(number, keys.LEASE, given_back(self._new_lease(generation)))
 
         try:
             with renewing(renew, give_back):
@@ -400,12 +427,12 @@ class Study:
     def finals_lease(self) -> Iterator[bool]:
         """Gives True to the one process that may do the finals."""
         lease = self.read(keys.FINALS_LEASE)
-        if lease is not None and not abandoned(lease, self.worker):
+        if lease is not None and not self._abandoned(lease):
             yield False
             return
 
         def renew() -> None:
-            self.write(keys.FINALS_LEASE, lease_of(self.worker, 0))
+            self.write(keys.FINALS_LEASE, self._new_lease(0))
 
         renew()
         time.sleep(SETTLE_SECONDS)
@@ -418,32 +445,3 @@ class Study:
                 yield True
         finally:  # Also after an error: this process may live on, in a notebook.
             self.write(keys.FINALS_LEASE, None)
-
-
-class TrialEnded(Exception):  # noqa: N818 - says what happened
-    """Another worker has ended the trial."""
-
-
-def _lease(trial: FrozenTrial) -> dict[str, Any]:
-    lease: dict[str, Any] = trial.user_attrs[keys.LEASE.name]
-    return lease
-
-
-@contextmanager
-def _ended_elsewhere(number: int) -> Iterator[None]:
-    try:
-        yield
-    except optuna.exceptions.UpdateFinishedTrialError:
-        raise TrialEnded(number) from None
-
-
-def _create_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create the study's folder {folder}: {error.strerror}") from None
-
-
-def architecture_of(candidate: Candidate) -> Architecture:
-    """The architecture of a candidate."""
-    return Architecture.from_json(json.dumps(candidate.architecture))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from nasdistill.common.errors import UserError
-from nasdistill.models.weights import load_weights, read_weights
+from nasdistill.models.checkpoints import is_averaged, without_wrappers
+from nasdistill.models.weights import load_weights, read_checkpoint
 from nasdistill.teachers.heads import head_of, replace_head
 
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -52,9 +53,17 @@ def load_file(net: nn.Module, path: Path, name: str, *, any_classes: bool = True
     Raises:
         UserError: If the file cannot be read safely, or holds another architecture.
     """
-    state = read_weights(path)
+    weights = read_checkpoint(path)
     ordered = path.suffix != ".safetensors"  # which sorts its tensors
-    return load_state(net, state, str(path), name, ordered=ordered, any_classes=any_classes)
+    loaded = load_state(
+        net, weights.tensors, str(path), name, ordered=ordered, any_classes=any_classes
+    )
+    if not weights.entry:
+        return loaded
+    average = " (averaged over the training)" if is_averaged(weights.entry) else ""
+    left = f", not {', '.join(map(repr, weights.left))}" if weights.left else ""
+    description = f"{loaded.description}; its {weights.entry!r}{average}{left}"
+    return replace(loaded, description=description)
 
 
 def load_state(
@@ -83,8 +92,10 @@ def load_state(
     Raises:
         UserError: If `state` belongs to another architecture.
     """
-    normalisation, state = _own_normalisation(state), _without_wrappers(state, net)
-    state = _with_present_names(state, net)
+    state = _unwrapped(state, net)
+    normalisation, state = _own_normalisation(state), _without_prefixes(state, net)
+    state, averaged = _average_or_only(state, net)
+    state = _with_names_of(net, _with_present_names(state, net))
     in_order = ordered and set(state) != set(net.state_dict()) and _agree_in_order(net, state)
     if in_order:
         state = dict(zip(net.state_dict(), state.values(), strict=True))
@@ -97,7 +108,7 @@ def load_state(
     initial = net.state_dict()
     counters = {k: v for k, v in initial.items() if k.endswith("num_batches_tracked")}
     load_weights(net, {**counters, **state}, f"{source}, for {name}")
-    description = f"{Path(source).name}, by name"
+    description = f"{Path(source).name}, by name{averaged}"
     if in_order:
         description = (
             f"{Path(source).name}, its {len(state)} tensors taken in order: their names are "
@@ -129,14 +140,66 @@ def _own_normalisation(state: Mapping[str, Tensor]) -> Normalisation | None:
     return Normalisation(tuple(mean.flatten().tolist()), tuple(std.flatten().tolist()))
 
 
-def _without_wrappers(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """The same tensors without the prefixes of wrappers, and without a classifier's own mean."""
+def _unwrapped(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """The same tensors without what compiling, wrapping and averaging modules add to names."""
+    names = _plain_names(net)
+    counted = {k: v for k, v in state.items() if k != "n_averaged" or k in names}
+    return _stripped({without_wrappers(k): v for k, v in counted.items()}, names, ("module.",))
+
+
+def _without_prefixes(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """The same tensors without prefixes that all have, nor a classifier's own mean."""
     excluded = ("mean", "std") if _is_classifier(state) else ()
-    state, names = {k: v for k, v in state.items() if k not in excluded}, set(net.state_dict())
-    for prefix in _WRAPPERS:
-        if names != set(state) and state and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    inner = {k: v for k, v in state.items() if k not in excluded}
+    return _stripped(inner, _plain_names(net), _WRAPPERS)
+
+
+def _stripped(
+    state: dict[str, Tensor], names: Mapping[str, str], prefixes: Sequence[str]
+) -> dict[str, Tensor]:
+    """The same tensors without prefixes that all have, as long as their names are not `names`."""
+    while state and names.keys() != state.keys():
+        shared = [p for p in prefixes if all(key.startswith(p) for key in state)]
+        if not shared:
+            break
+        state = {key.removeprefix(shared[0]): value for key, value in state.items()}
     return state
+
+
+def _average_or_only(state: Mapping[str, Tensor], net: nn.Module) -> tuple[dict[str, Tensor], str]:
+    """Of several networks side by side the averaged one, else the only one that has all names.
+
+    Returns:
+        Its tensors, and a remark for the card.
+    """
+    names = [name for name in _plain_names(net) if not name.endswith("num_batches_tracked")]
+    if not names or set(names) <= set(state):
+        return dict(state), ""
+    ends = (key.removesuffix(names[0]) for key in state if key.endswith(f".{names[0]}"))
+    places = [place for place in ends if all(f"{place}{name}" in state for name in names)]
+    averaged = [place for place in places if is_averaged(place.rstrip("."))]
+    alone = all(key.startswith(places[0]) for key in state) if places else True
+    if alone or (not averaged and len(places) != 1):
+        return dict(state), ""
+    place = (averaged or places)[0]
+    inner = {k.removeprefix(place): v for k, v in state.items() if k.startswith(place)}
+    return inner, f", those that begin with {place!r}"
+
+
+def _plain_names(net: nn.Module) -> dict[str, str]:
+    """The names of a module's tensors, by what they are without wrappers."""
+    return {without_wrappers(name): name for name in net.state_dict()}
+
+
+def _with_names_of(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under the names of `net`, of which parts may be compiled or wrapped."""
+    names = _plain_names(net)
+    names = {_without_module(plain): name for plain, name in names.items()} | names
+    return {names.get(k) or names.get(_without_module(k)) or k: v for k, v in state.items()}
+
+
+def _without_module(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != "module")
 
 
 def _with_present_names(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:

@@ -34,6 +34,7 @@ from nasdistill.teachers import Teacher
 from nasdistill.teachers.recorded import table_hash
 from nasdistill.training.metrics import MEASURES, Accuracy
 from nasdistill.trials.plugins import Plugins
+from nasdistill.trials.same_content import check_same_data, describe_data
 from nasdistill.trials.teacher_pool import TeacherPool, open_teacher_pool
 from nasdistill.trials.training_setup import TrainingSetup, open_setup
 from nasdistill.trials.validation import (
@@ -297,26 +298,9 @@ def _open_dataset(study: Study, device: torch.device, emit: Emit) -> Dataset:
         root=recipe.data_root,
         skip_unreadable=recipe.skip_unreadable,
     )
-    dataset.tell_notes(emit)
-    stored = study.get_or_measure(keys.DATA, lambda: _describe(dataset))
-    if stored["fingerprint"] != dataset.fingerprint:
-        raise UserError(
-            f"study {study.folder.name!r}: the data {recipe.data!r} are not those it was made with"
-        )
+    stored = study.get_or_measure(keys.DATA, lambda: describe_data(dataset))
+    check_same_data(study.folder.name, stored, dataset)
     return dataset
-
-
-def _describe(dataset: Dataset) -> dict[str, Any]:
-    splits = ("train", "score", "audit", "test")
-    return {
-        "name": dataset.name,
-        "classes": list(dataset.classes),
-        "input": [dataset.input.channels, *dataset.input.size],
-        "examples": {split: len(getattr(dataset, split)) for split in splits},
-        "fingerprint": dataset.fingerprint,
-        "attribution": dataset.attribution,
-        "notes": list(dataset.notes),
-    }
 
 
 def _warn_of_scoring(recipe: Recipe, emit: Emit) -> None:

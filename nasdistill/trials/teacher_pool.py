@@ -48,12 +48,12 @@ from nasdistill.training.teacher import (
     checkpoint_of,
     evaluate_teacher,
     fastest_logit_precision,
-    stored_evaluation,
     tune_head,
     useless,
     warnings_of,
 )
 from nasdistill.trials.plugins import Plugins
+from nasdistill.trials.same_content import check_same_teacher
 
 HEAD_EPOCHS = 3
 
@@ -225,14 +225,8 @@ def evaluate_once(
         UserError: If it is useless for the data, or not the one that the study was made with.
     """
     evaluate = evaluate_teacher if teacher.runs else _evaluate_table
-    card = study.get_or_measure(
-        key, lambda: stored_evaluation(teacher, dataset) or evaluate(teacher, dataset)
-    )
-    if card["weights_hash"] != teacher.weights_hash:
-        raise UserError(
-            f"study {study.folder.name!r}: the teacher {teacher.name!r} has other weights than "
-            "the one it was made with"
-        )
+    card = study.get_or_measure(key, lambda: evaluate(teacher, dataset))
+    check_same_teacher(study.folder.name, card, teacher)
     if not teacher.runs:
         text = (
             f"teacher {teacher.name}: recorded answers, accuracy {card['train_accuracy']:.4f} on "
@@ -342,6 +336,8 @@ def open_teacher(
     warn_of(teacher.notes, emit, "teacher")
     if teacher.card.get("classes_reordered"):
         text = f"teacher {teacher.name}: its logits are put in the order of the data's classes"
+    if recipe.weights is not None or ",weights=" in spec:
+        text = f"teacher {teacher.name}: weights of {teacher.card['weights']}"
         emit(Event("note", text, stage="teacher"))
     if teacher.card["source"] == "import":
         teacher.code = plugins.fingerprint

@@ -20,6 +20,7 @@ from nasdistill.common.events import Emit, Event
 from nasdistill.common.files import STUDIES
 from nasdistill.common.interruption import heed_signals
 from nasdistill.recipe import Recipe
+from nasdistill.results import storage_problem, storage_url
 
 Message = dict[str, Any]
 
@@ -49,11 +50,17 @@ def main() -> None:
     try:
         _work(first, tasks, emit, send)
     except Exception as error:
-        reason = str(error) if isinstance(error, UserError) else disk_problem(error)
+        reason = str(error) if isinstance(error, UserError) else _problem(error, first)
         if reason is None:
             raise
         emit(Event("warning", f"a worker of {first['name']} ended: {reason}"))
     os._exit(0)  # the thread that reads the tasks is in the middle of a line
+
+
+def _problem(error: Exception, first: Message) -> str | None:
+    """What is wrong with disk or storage, if an exception came of that."""
+    url = storage_url(STUDIES / first["name"], first["recipe"]["storage"])
+    return disk_problem(error) or storage_problem(error, url)
 
 
 def _work(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import select
 import signal
 import subprocess
@@ -9,12 +12,14 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from nasdistill.common import locks
-from nasdistill.common.locks import is_held, pausing
+from nasdistill.common.errors import UserError
+from nasdistill.common.locks import alone, alone_or_not, hold, is_held, pausing, quiet
 
 CHILD = """\
 import sys
@@ -134,3 +139,36 @@ def test_a_stopped_process_is_waited_for_no_longer_than_its_lease(
     leave(holder)
     enter()
     assert len(entered) == 2
+
+
+def _enter(lock: Callable[[Path], AbstractContextManager[object]]) -> Callable[[Path], None]:
+    def enter(path: Path) -> None:
+        with lock(path):
+            pass
+
+    return enter
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("use", [_enter(alone), _enter(alone_or_not), _enter(quiet), hold, is_held])
+def test_a_disk_without_locks_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, use: Callable[[Path], object]
+) -> None:
+    def flock(descriptor: int, kind: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    path = tmp_path / "lock"
+    with pytest.raises(UserError, match="has no file locks") as caught:
+        use(path)
+    message = str(caught.value)
+    assert str(path) in message and os.strerror(number) in message and "local disk" in message
+
+
+def test_other_errors_of_locks_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, kind: int) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match="input/output"), alone(tmp_path / "lock"):
+        pass
