@@ -23,7 +23,7 @@ from nasdistill.models import Classifier
 from nasdistill.space import Architecture
 from nasdistill.training import BatchStream, LRSchedule, Run, seed_weights, train
 from nasdistill.training.checkpoint import go_on_from, write_checkpoint
-from nasdistill.training.teacher import checkpoint_of, train_teacher
+from nasdistill.training.from_scratch import Hyperparameters, train_teacher
 
 MLP = Architecture(
     "mlp", {"activation": "relu", "dropout": 0.0, "layers": {"type": "one", "widths": [8]}}
@@ -199,20 +199,30 @@ def test_files_that_are_no_checkpoints(data: Dataset, tmp_path: Path) -> None:
         make(data).restore(path)
 
 
-def test_a_teacher_in_training_begins_again(data: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", ["teacher.checkpoint.pt", "teacher.checkpoint.progress.pt"])
+def test_a_teacher_in_training_begins_again(damaged: str, data: Dataset, tmp_path: Path) -> None:
     events: list[Event] = []
 
     def teacher(checkpoint: Path) -> dict[str, torch.Tensor]:
-        module = train_teacher(
-            data, MLP, epochs=2, seed=0, emit=events.append, checkpoint=checkpoint
+        settings = Hyperparameters(precision="fp32")
+        trained = train_teacher(
+            data,
+            MLP,
+            epochs=2,
+            seed=0,
+            emit=events.append,
+            hyperparameters=settings,
+            checkpoint=checkpoint,
         )
-        return dict(module.state_dict())
+        return dict(trained.module.state_dict())
 
-    checkpoint = checkpoint_of(tmp_path / "teacher", 0)
+    checkpoint = tmp_path / "teacher.checkpoint.pt"
     whole = teacher(checkpoint)
-    checkpoint.write_bytes(checkpoint.read_bytes()[:500])
+    path = tmp_path / damaged
+    path.write_bytes(path.read_bytes()[:500])
     events.clear()
     again = teacher(checkpoint)
     assert alike(whole, again)
-    assert events[0].kind == "warning" and f"{checkpoint}: cut off" in events[0].text
+    assert events[0].kind == "warning" and f"{path}: cut off" in events[0].text
     assert any("epoch 1 of 2" in event.text for event in events)
+    assert path.with_name(f"{path.name}.damaged").exists()
