@@ -176,6 +176,7 @@ class StoredScore(BaseModel):
     loss: float
     seconds: Number
     peers: list[Share] = []
+    balanced: Share | None = None
 
 
 METRICS = TypeAdapter(FinalMetrics)

@@ -189,7 +189,8 @@ TRIAL_STATE = Key[str](
 REASON = Key[str]("reason", "why it ended", "study.study", "results.loading")
 TOKEN = Key[str]("token", "of the claim", "study.study", "study.study")
 LEASE = Key[dict[str, Any]](
-    "lease", "worker, host, process, generation, until", "study.study", "study.study"
+    "lease", "worker, host, process, generation, until", "study.study",
+    "study.study, study.leases"
 )
 CLAIM = Key[dict[str, Any]](
     "claim_{}_{}", "lease of who takes it up, by generation and worker", "study.study",

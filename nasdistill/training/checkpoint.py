@@ -56,8 +56,11 @@ def modules_problem(modules: Mapping[str, nn.Module], state: Mapping[str, Any]) 
         stored, own = state.get(name), module.state_dict()
         if not isinstance(stored, dict) or set(stored) != set(own):
             return f"its {name} are those of another run"
-        for key, tensor in own.items():
-            if not isinstance(stored[key], Tensor) or stored[key].shape != tensor.shape:
+        for key, value in own.items():
+            other = stored[key]
+            if type(other) is not type(value) or (
+                isinstance(value, Tensor) and other.shape != value.shape
+            ):
                 return f"its {name} are those of another run ({key} differs)"
     return ""
 

@@ -298,6 +298,7 @@ def _open_dataset(study: Study, device: torch.device, emit: Emit) -> Dataset:
         root=recipe.data_root,
         skip_unreadable=recipe.skip_unreadable,
     )
+    dataset.tell_notes(emit)
     stored = study.get_or_measure(keys.DATA, lambda: describe_data(dataset))
     check_same_data(study.folder.name, stored, dataset)
     return dataset

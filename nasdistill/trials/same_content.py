@@ -21,6 +21,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "examples": {split: len(getattr(dataset, split)) for split in SPLITS},
         "fingerprint": dataset.fingerprint,
         "attribution": dataset.attribution,
+        "notes": list(dataset.notes),
     }
 
 

@@ -225,7 +225,9 @@ def evaluate_once(
         UserError: If it is useless for the data, or not the one that the study was made with.
     """
     evaluate = evaluate_teacher if teacher.runs else _evaluate_table
-    card = study.get_or_measure(key, lambda: evaluate(teacher, dataset))
+    card = study.get_or_measure(
+        key, lambda: stored_evaluation(teacher, dataset) or evaluate(teacher, dataset)
+    )
     check_same_teacher(study.folder.name, card, teacher)
     if not teacher.runs:
         text = (
@@ -336,6 +338,7 @@ def open_teacher(
     warn_of(teacher.notes, emit, "teacher")
     if teacher.card.get("classes_reordered"):
         text = f"teacher {teacher.name}: its logits are put in the order of the data's classes"
+        emit(Event("note", text, stage="teacher"))
     if recipe.weights is not None or ",weights=" in spec:
         text = f"teacher {teacher.name}: weights of {teacher.card['weights']}"
         emit(Event("note", text, stage="teacher"))

@@ -19,5 +19,5 @@ def _data(*classes: str) -> Dataset:
 def test_other_data_may_spell_and_order_the_classes_otherwise() -> None:
     own = _data("T-shirt/top", "Bag", "Coat")
     assert _order(own, _data("bag", "Coat", "T-shirt_top")) == [1, 2, 0]
-    with pytest.raises(UserError, match="it lacks 'Bag'; it adds 'Box'"):
+    with pytest.raises(UserError, match="it adds 'Box'; it lacks 'Bag'"):
         _order(own, _data("Box", "Coat", "T-shirt_top"))

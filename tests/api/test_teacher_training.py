@@ -160,8 +160,8 @@ def test_a_learned_head_is_kept_where_it_tells_the_same_number_of_classes(
         ({"source": "timm:resnet1"}, "timm has no model 'resnet1'; did you mean"),
         ({"source": "timm:resnet18,size=3"}, "--from timm:resnet18,size=3: size must be at least"),
         ({"source": "timm:resnet18", "weights": "no.pt"}, "no.pt: there is no such file"),
-        ({"epochs": 0}, "--epochs 0: allowed are whole numbers from 1"),
-        ({"learning_rate": -1.0}, "--learning-rate -1: allowed is above 0"),
+        ({"epochs": 0}, "--epochs: found 0; must be from 1 to"),
+        ({"learning_rate": -1.0}, "--learning-rate: found -1.0; must be from"),
         ({"precision": "fp8"}, "--precision 'fp8': allowed are auto, fp32, bf16, bf16-mixed"),
     ],
 )

@@ -52,7 +52,7 @@ def _run(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[
 
 
 def _nasdistill(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[bytes]:
-    code = "from nasdistill.cli import main; main()"
+    code = "from nasdistill.__main__ import main; main()"
     return _run("-c", code, *arguments, cwd=cwd, **env)
 
 

