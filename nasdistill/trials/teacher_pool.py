@@ -48,6 +48,7 @@ from nasdistill.training.teacher import (
     checkpoint_of,
     evaluate_teacher,
     fastest_logit_precision,
+    stored_evaluation,
     tune_head,
     useless,
     warnings_of,
