@@ -8,6 +8,7 @@ import time
 import torch
 
 from nasdistill.common import formats, locks
+from nasdistill.common.errors import UserError
 from nasdistill.training import quick_seconds_per_step
 from nasdistill.training.failures import FAILURES
 from nasdistill.trials.autotune import NO_LEARNING, draw_within_limits
@@ -38,7 +39,7 @@ def tell_estimate(context: StudyContext, workers: int) -> None:
     try:
         with locks.busy(context.latency_lock):
             student, teacher = _seconds_per_example(context), _seconds_per_answer(context)
-    except FAILURES:  # the trials will tell of it
+    except (*FAILURES, UserError):  # the trials will tell of it
         return
     recipe, examples = context.recipe, expected_examples(context)
     training = (examples.searching + examples.finals) * student
