@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from nasdistill.common.interruption import heed_signals
+from nasdistill.common.interruption import handle_signals
 from nasdistill.common.streams import OutputLost, discard_from_now_on, prepare_streams
 
 
 def main() -> None:
-    """Runs the command line; before anything large is imported, signals are heeded."""
+    """Runs the command line; before anything large is imported, signals are handled."""
     prepare_streams()
-    heed_signals(lambda: "Interrupted before anything began. Go on with the same command.")
+    handle_signals(lambda: "Interrupted before anything began. Go on with the same command.")
     try:
         try:
             from nasdistill.cli.commands import app

@@ -58,7 +58,7 @@ NEVER: Moment = ("never", "", 1)
 
 
 def started(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
-    """The script, in which Ctrl-C is heeded also where pytest itself was started to ignore it."""
+    """The script, in which Ctrl-C is handled also where pytest itself was started to ignore it."""
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), *arguments],
         cwd=cwd,

@@ -15,7 +15,7 @@ import typer
 from nasdistill.common.environment import environment_problem
 from nasdistill.common.errors import UserError, disk_problem
 from nasdistill.common.files import STUDIES
-from nasdistill.common.interruption import say_at_exit
+from nasdistill.common.interruption import set_exit_message
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +64,7 @@ def error_messages(study: str | None = None) -> Iterator[None]:
     Args:
         study: The study that is being worked on; named in how to go on.
     """
-    say_at_exit(lambda: _interruption_message(study))
+    set_exit_message(lambda: _interruption_message(study))
     try:
         yield
     except UserError as error:

@@ -76,29 +76,29 @@ def match_classes(names: Sequence[str], others: Sequence[str]) -> list[int | Non
     """
     if list(names) == list(others):
         return list(range(len(names)))
-    found: dict[int, int] = {}
+    matches: dict[int, int] = {}
     for form in _FORMS:
-        free = [i for i in range(len(names)) if i not in found.values()]
+        free = [i for i in range(len(names)) if i not in matches.values()]
         ours, theirs = (
             Counter(form(name) for name in some)
             for some in (
                 [names[i] for i in free],
-                [name for i, name in enumerate(others) if i not in found],
+                [name for i, name in enumerate(others) if i not in matches],
             )
         )
         index = {form(names[i]): i for i in free if ours[form(names[i])] == 1}
         for other, name in enumerate(others):
             key = form(name)
-            if other not in found and theirs[key] == 1 and key in index:
-                found[other] = index[key]
-    return [found.get(other) for other in range(len(others))]
+            if other not in matches and theirs[key] == 1 and key in index:
+                matches[other] = index[key]
+    return [matches.get(other) for other in range(len(others))]
 
 
 def differences(names: Sequence[str], others: Sequence[str]) -> tuple[list[str], list[str]]:
     """The classes that only one of two lists has: of `names`, and of `others`."""
-    found = match_classes(names, others)
-    ours = [name for i, name in enumerate(names) if i not in found]
-    theirs = [name for name, i in zip(others, found, strict=True) if i is None]
+    matches = match_classes(names, others)
+    ours = [name for i, name in enumerate(names) if i not in matches]
+    theirs = [name for name, i in zip(others, matches, strict=True) if i is None]
     return ours, theirs
 
 

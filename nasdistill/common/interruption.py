@@ -25,10 +25,10 @@ _ACTIONS_ENDED = 0
 """Stands in the pipe, among the numbers of signals, for the end of the actions."""
 
 _actions: list[Callable[[], object]] = []
-_last_words: Callable[[], str] = str
+_exit_message: Callable[[], str] = str
 
 
-def heed_signals(last_words: Callable[[], str] = str) -> None:
+def handle_signals(exit_message: Callable[[], str] = str) -> None:
     """Has the signals of `ENDING` end this process, with status 128 + the signal's number.
 
     A signal that the process was started to ignore (`nohup`, `&` in a script) stays ignored. A
@@ -36,23 +36,23 @@ def heed_signals(last_words: Callable[[], str] = str) -> None:
     those that they started, are killed.
 
     Args:
-        last_words: Gives what is said on stderr; nothing where it is empty.
+        exit_message: Gives what is said on stderr; nothing where it is empty.
     """
-    say_at_exit(last_words)
-    heeded = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    set_exit_message(exit_message)
+    handled = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-    for number in heeded:
+    for number in handled:
         signal.signal(number, _left_to_the_thread)
-    os.register_at_fork(after_in_child=lambda: _heed_no_longer(heeded))
-    threading.Thread(target=_wait, args=(read_end, write_end, heeded), daemon=True).start()
+    os.register_at_fork(after_in_child=lambda: _restore_defaults(handled))
+    threading.Thread(target=_wait, args=(read_end, write_end, handled), daemon=True).start()
 
 
-def say_at_exit(last_words: Callable[[], str]) -> None:
+def set_exit_message(exit_message: Callable[[], str]) -> None:
     """Replaces what is said on stderr at the end by a signal."""
-    global _last_words
-    _last_words = last_words
+    global _exit_message
+    _exit_message = exit_message
 
 
 @contextmanager
@@ -74,19 +74,19 @@ def _left_to_the_thread(number: int, frame: FrameType | None) -> None:
     """Handles a signal in the main thread, of which the pipe has told already."""
 
 
-def _heed_no_longer(heeded: list[signal.Signals]) -> None:
+def _restore_defaults(handled: list[signal.Signals]) -> None:
     """Takes the handlers from a forked process: the pipe is its parent's."""
     signal.set_wakeup_fd(-1)
-    for number in heeded:
+    for number in handled:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _wait(read_end: int, write_end: int, heeded: list[signal.Signals]) -> None:
+def _wait(read_end: int, write_end: int, handled: list[signal.Signals]) -> None:
     """Waits for a signal, and ends the process."""
-    while (number := os.read(read_end, 1)[0]) not in heeded:
+    while (number := os.read(read_end, 1)[0]) not in handled:
         pass
     threading.Thread(target=_act, args=(write_end,), daemon=True).start()
-    cut_off = (_ACTIONS_ENDED, *heeded)
+    cut_off = (_ACTIONS_ENDED, *handled)
     while select.select([read_end], [], [], GRACE_SECONDS)[0]:
         if os.read(read_end, 1)[0] in cut_off:
             break
@@ -107,7 +107,7 @@ def _end(number: int) -> None:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(process, signal.SIGKILL)
     with suppress(Exception):  # the exit must come
-        text = _last_words()
+        text = _exit_message()
         shown_cursor = "\x1b[?25h" if os.isatty(2) else ""
         if text:
             os.write(2, f"{shown_cursor}\n{text}\n".encode(errors="replace"))

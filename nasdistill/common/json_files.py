@@ -149,9 +149,9 @@ def reason_of(error: ValidationError) -> str:
     where = ".".join(map(str, first["loc"]))
     if first["type"] == "missing":
         return f"the key {where!r} is missing"
-    found = reprlib.repr(first["input"])
+    value = reprlib.repr(first["input"])
     message = first["msg"].removeprefix("Value error, ")
-    return f"{where + ': ' if where else ''}{message[0].lower()}{message[1:]}, found {found}"
+    return f"{where + ': ' if where else ''}{message[0].lower()}{message[1:]}, found {value}"
 
 
 def _whole(text: str) -> int:

@@ -43,9 +43,9 @@ def descendants(ancestor: int) -> list[int]:
         status = process_status(int(name)) if name.isdigit() else None
         if status is not None and status.state not in "ZX":
             children.setdefault(status.parent, []).append(int(name))
-    found, left = list[int](), [ancestor]
+    processes, left = list[int](), [ancestor]
     while left:
         below = children.get(left.pop(), [])
-        found += below
+        processes += below
         left += below
-    return found
+    return processes

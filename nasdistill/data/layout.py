@@ -263,13 +263,13 @@ def _list_images(
     left_out: LeftOut,
 ) -> Listing:
     names = subfolders(folder)
-    found = match_classes(classes, names)
-    unknown = [name for name, label in zip(names, found, strict=True) if label is None]
+    labels = match_classes(classes, names)
+    unknown = [name for name, label in zip(names, labels, strict=True) if label is None]
     if unknown:
         raise UserError(f"{folder}: class {unknown[0]!r} is not in the training folder")
     own_left_out = LeftOut()
     by_label: list[list[Path]] = [[] for _ in classes]
-    for name, label in zip(names, found, strict=True):
+    for name, label in zip(names, labels, strict=True):
         assert label is not None
         files = _walk(folder / name, root, own_left_out)
         for path in files:

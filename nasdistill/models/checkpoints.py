@@ -46,17 +46,17 @@ def weights_in(content: Any) -> Weights | None:
     Returns:
         None where there are none.
     """
-    found = dict(_entries(content, "", DEEPEST))
-    if not found:
+    entries = dict(_entries(content, "", DEEPEST))
+    if not entries:
         return None
     ranked = [*AVERAGED_ENTRIES, *ENTRIES]
-    known = [entry for name in ranked for entry in found if name in entry.split(".")]
-    if "" in found:
+    known = [entry for name in ranked for entry in entries if name in entry.split(".")]
+    if "" in entries:
         known = [""]
-    if not known and len(found) > 1:
+    if not known and len(entries) > 1:
         return None
-    entry = known[0] if known else next(iter(found))
-    return Weights(found[entry], entry, tuple(other for other in found if other != entry))
+    entry = known[0] if known else next(iter(entries))
+    return Weights(entries[entry], entry, tuple(other for other in entries if other != entry))
 
 
 def describe_content(content: Any) -> str:

@@ -237,9 +237,9 @@ def _special_tokens(module: nn.Module) -> int | None:
     timm says it in `num_prefix_tokens`; in torchvision and transformers each kind of token is a
     parameter `[1, n, D]` of a usual name.
     """
-    told = getattr(module, "num_prefix_tokens", None)
-    if isinstance(told, int):
-        return told
+    count = getattr(module, "num_prefix_tokens", None)
+    if isinstance(count, int):
+        return count
     tokens = [
         parameter.shape[1]
         for name, parameter in module.named_parameters()

@@ -53,10 +53,10 @@ def read_checkpoint(path: Path) -> Weights:
         raise UserError(f"{path}: truncated, or not a file of weights ({reason})") from None
     weights = weights_in(content)
     if weights is None:
-        found = describe_content(content)
+        description = describe_content(content)
         raise UserError(
             f"{path}: holds no state_dict (tensors by name), or several of which none has a known "
-            f"name ({', '.join(ENTRIES)}, {', '.join(AVERAGED_ENTRIES)}); {found}"
+            f"name ({', '.join(ENTRIES)}, {', '.join(AVERAGED_ENTRIES)}); {description}"
         )
     return weights
 

@@ -66,13 +66,13 @@ def locate_storage(folder: Path, given: str | None) -> str | None:
     """
     if not is_study(folder):
         return given
-    noted, found = noted_storage(folder), storage_of(folder)
-    old, new = storage_url(folder, found), storage_url(folder, given)
+    noted, stored = noted_storage(folder), storage_of(folder)
+    old, new = storage_url(folder, stored), storage_url(folder, given)
     if is_same_storage(old, new):
         return given
     if noted is not None and is_same_storage(noted.url, new):
-        return found  # given by its old path
-    option = "without --storage" if found is None else f"with --storage {without_password(old)}"
+        return stored  # given by its old path
+    option = "without --storage" if stored is None else f"with --storage {without_password(old)}"
     raise UserError(
         f"study {folder.name!r} is stored in {without_password(old)}, not in "
         f"{without_password(new)}: give the command {option}, or another --study NAME"
@@ -185,10 +185,10 @@ def _differences(old: Any, new: Any, place: str) -> list[str]:
         pairs = dict(enumerate(zip(old, new, strict=True)))
     else:
         return [] if old == new else [f"{place}: was {_short(old)}, now {_short(new)}"]
-    found: list[str] = []
+    differences: list[str] = []
     for key, (before, after) in pairs.items():
-        found += _differences(before, after, f"{place}.{key}" if place else str(key))
-    return found
+        differences += _differences(before, after, f"{place}.{key}" if place else str(key))
+    return differences
 
 
 def _short(value: Any) -> str:

@@ -55,8 +55,8 @@ def assign_classes(
         return Assignment()
     lacking, extra = differences(names, classes)
     if not lacking and not extra:
-        found = match_classes(names, classes)
-        return Assignment(_unless_same([logit for logit in found if logit is not None]))
+        labels = match_classes(names, classes)
+        return Assignment(_unless_same([logit for logit in labels if logit is not None]))
     if are_numbers(names) or are_numbers(classes):
         whose = "the teacher's" if are_numbers(names) else "the data's"
         pairs = [f"{b!r} is its {a!r}" for a, b in zip(names, classes, strict=True)]
@@ -91,14 +91,14 @@ def _as_given(given: str, names: Sequence[str] | None, classes: Sequence[str]) -
                 f"{where}: {pairs[0]!r} says which is which, {plain!r} does not; allowed is {FORMS}"
             )
         return _from_pairs(where, pairs, names, classes)
-    found = match_classes(entries, classes)
-    if len(entries) != len(classes) or None in found:
+    labels = match_classes(entries, classes)
+    if len(entries) != len(classes) or None in labels:
         unknown, missing = differences(entries, classes)
         parts = [f"{len(entries)} names for {len(classes)} classes"]
         parts += [f"no class of the data: {few(unknown)}"] if unknown else []
         parts += [f"missing: {few(missing)}"] if missing else []
         raise UserError(f"{where}: {'; '.join(parts)}. Allowed is {FORMS}")
-    return [logit for logit in found if logit is not None]
+    return [logit for logit in labels if logit is not None]
 
 
 def _read(given: str) -> tuple[str, list[str]]:
@@ -152,7 +152,7 @@ def _from_pairs(
             f"{where}: which is which of the teacher's {few(lacking)} and the data's {few(extra)} "
             "is not said yet"
         )
-    for label, found in zip(labels, match_classes(own, theirs), strict=True):
-        assert found is not None
-        logit_of[label] = logits[found]
+    for label, index in zip(labels, match_classes(own, theirs), strict=True):
+        assert index is not None
+        logit_of[label] = logits[index]
     return [logit_of[label] for label in range(len(classes))]

@@ -18,7 +18,7 @@ from nasdistill.common import locks
 from nasdistill.common.errors import UserError, disk_problem
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.files import STUDIES
-from nasdistill.common.interruption import heed_signals
+from nasdistill.common.interruption import handle_signals
 from nasdistill.recipe import Recipe
 from nasdistill.results import storage_problem, storage_url
 
@@ -30,7 +30,7 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Works off the tasks that come in by standard input, until it ends."""
-    heed_signals()
+    handle_signals()
     _die_with_parent()
     tasks: queue.Queue[Message] = queue.Queue()
     threading.Thread(target=_read, args=(sys.stdin, tasks), daemon=True).start()

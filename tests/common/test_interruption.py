@@ -15,8 +15,8 @@ from nasdistill.common.processes import is_stopped, process_status
 
 PROLOGUE = """\
 import os, signal, subprocess, sys, time
-from nasdistill.common.interruption import before_exit, heed_signals, say_at_exit
-heed_signals(lambda: "the last words")
+from nasdistill.common.interruption import before_exit, handle_signals, set_exit_message
+handle_signals(lambda: "the last words")
 """
 
 
