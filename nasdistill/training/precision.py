@@ -91,7 +91,12 @@ def _emulated(kind: LayerKind) -> bool:
         layer = nn.Conv2d(32, 32, 3, padding=1, groups=32 if kind == "depthwise" else 1)
         layer.to(memory_format=torch.channels_last)
         inputs = torch.zeros(8, 32, 14, 14).contiguous(memory_format=torch.channels_last)
-    single, half = _forward_seconds(layer, inputs), _forward_seconds(layer.bfloat16(), inputs)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several wait for each other while another process is at work
+    try:
+        single, half = _forward_seconds(layer, inputs), _forward_seconds(layer.bfloat16(), inputs)
+    finally:
+        torch.set_num_threads(threads)
     return half > EMULATED * single
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -37,7 +40,7 @@ def tell_estimate(context: StudyContext, workers: int) -> None:
     if begun or context.dataset.train.labels.device.type != "cpu":  # a card's steps are captured
         return
     try:
-        with locks.busy(context.latency_lock):
+        with locks.busy(context.latency_lock), _others_at_work(workers - 1):
             student, teacher = _seconds_per_example(context), _seconds_per_answer(context)
     except (*FAILURES, UserError):  # the trials will tell of it
         return
@@ -53,6 +56,27 @@ def tell_estimate(context: StudyContext, workers: int) -> None:
         stage="teacher",
         eta_seconds=seconds,
     )
+
+
+@contextmanager
+def _others_at_work(count: int) -> Iterator[None]:
+    """Keeps cores as busy as the other workers will: alone, a process is up to twice as fast."""
+    done = threading.Event()
+
+    def multiply() -> None:
+        matrix = torch.ones(512, 512)
+        while not done.is_set():
+            torch.mm(matrix, matrix)
+
+    threads = [threading.Thread(target=multiply, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
 
 
 def _seconds_per_example(context: StudyContext) -> float:
