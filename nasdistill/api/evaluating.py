@@ -9,7 +9,7 @@ from nasdistill.analysis.evaluation import needs_evaluation
 from nasdistill.api.paths import final_folder, recipe_of
 from nasdistill.common.class_names import differences, few, match_classes
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event, silent, warn_of, warning_once
+from nasdistill.common.events import Emit, Event, silent, warning_once
 from nasdistill.common.files import STUDIES
 from nasdistill.recipe import Recipe
 from nasdistill.results import StudyRecord, load_study
@@ -65,7 +65,7 @@ def evaluate(
     place = pick_device(device)
     emit(Event("stage", f"data {recipe.data}, teacher {recipe.teacher}", stage="evaluate"))
     dataset = _own_data(record, recipe, place)
-    warn_of(dataset.notes, emit, "evaluate")
+    dataset.tell_notes(emit, "evaluate")
     teacher = _teacher(record, recipe, dataset, place, plugins, emit)
     compared, order = dataset, None
     if data is not None and data != recipe.data:

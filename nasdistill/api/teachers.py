@@ -10,7 +10,7 @@ from nasdistill.api.options import (
     check_number,
 )
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event, silent, warn_of
+from nasdistill.common.events import Emit, Event, silent
 from nasdistill.common.files import STUDIES, check_utf8
 from nasdistill.recipe import Recipe
 
@@ -122,7 +122,7 @@ def teacher_record(
     place = pick_device(device)
     emit = on_event or silent
     dataset = load_data(data, device=place, seed=seed, image_size=image_size, channels=channels)
-    warn_of(dataset.notes, emit)
+    dataset.tell_notes(emit)
     if out.suffix == ".parquet":  # which holds UTF-8 alone
         for name in dataset.names:
             check_utf8(f"--out {out}: the example", name)

@@ -48,7 +48,7 @@ def silent(event: Event) -> None:
 
 
 def warn_of(notes: Iterable[str], emit: Emit, stage: str = "") -> None:
-    """Tells notes, as of data or of a teacher, as warnings."""
+    """Tells notes, as of a teacher, as warnings."""
     for note in notes:
         emit(Event("warning", note, stage=stage))
 

@@ -17,8 +17,6 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input, nearest
 from nasdistill.space import Architecture
 
-LIBRARIES = ("torchvision", "timm", "transformers")
-
 
 class LogitsOnly(nn.Module):
     """A transformers model that returns the logits alone.
