@@ -16,6 +16,7 @@ from full_runs import EPOCHS, RUNGS, architectures_file, read_runs
 from nasdistill.analysis.forecast import forecast
 from nasdistill.analysis.rank_correlation import bootstrap, kendall, vote
 from nasdistill.analysis.stopping import stop_reason
+from nasdistill.results.experience import Untrained
 from nasdistill.results.rungs import examples_of
 
 EXAMPLES = EPOCHS * 156 * 64
@@ -111,6 +112,12 @@ class Table:
     def known(self, name: str) -> list[float]:
         """A figure that needs no training: `params`, `macs`, `depth`, `latency_ms`."""
         return [float(self.about[n][name]) for n in self.numbers]
+
+    def untrained(self, place: int) -> Untrained:
+        """What is known of an architecture before it is trained."""
+        about = self.about[self.numbers[place]]
+        figures = (about["macs"], about["params"], about["depth"], about["zero_cost"])
+        return Untrained(about["architecture"]["values"], *figures)
 
     def voted(self) -> list[float]:
         """A vote of three figures of the untrained students."""

@@ -61,8 +61,13 @@ def forecast(
     full: Sequence[float | None],
     share: float,
     later: Sequence[float | None] = (),
+    foretold: Sequence[float] = (),
+    foretold_weight: float = 0.0,
 ) -> Forecast:
     """Forecasts full accuracy by a weighted sum of score, log MACs, log parameters and depth.
+
+    Where earlier full runs teach something, what they foretell takes the place of MACs and depth,
+    which it is made of as well.
 
     Its weights are those of a ridge regression (Hoerl and Kennard, 1970) on what is known of some
     of the trials, shrunk towards the prior's: on their forecasts at the next rung, which have seen
@@ -77,6 +82,9 @@ def forecast(
         share: Of a full run's examples, those that the scored copies have seen.
         later: Guesses at the next rung, on any scale, of those that climbed to it; empty where
             there is none.
+        foretold: By earlier full runs, on any scale; see `experience.Experience.guess`.
+        foretold_weight: Of that beside the score, before this study's own runs teach another; 0
+            where nothing is foretold.
     """
     count = len(scores)
     features = [
@@ -85,8 +93,11 @@ def forecast(
         _known(params, log=True),
         _known(depth, log=False),
     ]
-    z_NF = np.column_stack([standardised(column) for column in features])
     score, *others = PRIOR
+    if foretold_weight:
+        features.append(np.asarray(foretold, dtype=np.float64))
+        others = [*[0.0] * len(others), foretold_weight]
+    z_NF = np.column_stack([standardised(column) for column in features])
     left = max(0.0, 1.0 - share) ** POWER if count >= FEWEST else 0.0
     prior_F = np.array([score, *(left * weight for weight in others)])
     weights_F = _scaled(prior_F, z_NF)

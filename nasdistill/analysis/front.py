@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from nasdistill.analysis.experience import Experience
 from nasdistill.analysis.forecast import Forecast, forecast
 from nasdistill.analysis.pareto import as_points, non_dominated_ranks
 from nasdistill.common.types import Cost
 from nasdistill.results import Candidate
+from nasdistill.results.experience import untrained_of
+
+NO_EXPERIENCE = Experience()
 
 
 def forecast_at(
-    candidates: Sequence[Candidate], rung: int, full: Mapping[int, float], final_examples: int
+    candidates: Sequence[Candidate],
+    rung: int,
+    full: Mapping[int, float],
+    final_examples: int,
+    experience: Experience = NO_EXPERIENCE,
 ) -> Forecast:
     """Forecasts accuracy after full runs of the trials that were scored at a rung.
 
@@ -23,15 +31,16 @@ def forecast_at(
         rung: Its index.
         full: Accuracy after full runs on the audit half, by trial number; see `full_runs`.
         final_examples: Training examples of a full run.
+        experience: What earlier full runs teach.
     """
     higher = [c for c in candidates if len(c.rungs) > rung + 1]
     later: dict[int, float] = {}
     if higher:
-        guesses = forecast_at(higher, rung + 1, full, final_examples).guess
+        guesses = forecast_at(higher, rung + 1, full, final_examples, experience).guess
         later = {c.number: float(guess) for c, guess in zip(higher, guesses, strict=True)}
     scores = [c.rungs[rung].score for c in candidates]
     share = candidates[0].rungs[rung].budget / final_examples
-    return forecast_of(candidates, scores, full, share, later)
+    return forecast_of(candidates, scores, full, share, later, experience)
 
 
 def forecast_of(
@@ -40,6 +49,7 @@ def forecast_of(
     full: Mapping[int, float],
     share: float,
     later: Mapping[int, float] = MappingProxyType({}),
+    experience: Experience = NO_EXPERIENCE,
 ) -> Forecast:
     """Forecasts accuracy after full runs of trials.
 
@@ -49,7 +59,10 @@ def forecast_of(
         full: Accuracy after full runs on the audit half, by trial number; see `full_runs`.
         share: Of a full run's examples, those that the scored copies have seen.
         later: Guesses at the next rung, by trial number.
+        experience: What earlier full runs teach.
     """
+    untrained = [one for c in candidates if (one := untrained_of(c)) is not None]
+    known = len(untrained) == len(candidates)
     return forecast(
         scores,
         [c.macs for c in candidates],
@@ -58,6 +71,8 @@ def forecast_of(
         [full.get(c.number) for c in candidates],
         share,
         [later.get(c.number) for c in candidates],
+        experience.guess(untrained).tolist() if known else (),
+        experience.weight if known else 0.0,
     )
 
 

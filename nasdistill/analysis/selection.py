@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nasdistill.analysis.experience import Experience
 from nasdistill.analysis.forecast import Forecast
-from nasdistill.analysis.front import forecast_of
+from nasdistill.analysis.front import NO_EXPERIENCE, forecast_of
 from nasdistill.analysis.pareto import (
     Points,
     as_points,
@@ -37,6 +38,7 @@ class SelectionRule:
         final_examples: Training examples of a full run; None where the study does not know, and
             scores are taken for very short ones.
         full_accuracy: Accuracy after full runs on the audit half, in [0, 1], by trial number.
+        experience: What earlier full runs teach.
     """
 
     costs: Sequence[Cost]
@@ -44,6 +46,7 @@ class SelectionRule:
     min_accuracy: float
     final_examples: int | None
     full_accuracy: Mapping[int, float] = field(default_factory=dict)
+    experience: Experience = NO_EXPERIENCE
 
 
 def select_finals(candidates: Sequence[Candidate], rule: SelectionRule) -> list[Candidate]:
@@ -118,7 +121,9 @@ def _eligible(candidates: Sequence[Candidate], rule: SelectionRule) -> _Eligible
     # One share for all, that of the race where there was one: the choice is between its contenders.
     seen = max((c.race or c.rungs[-1]).budget for c in scored)
     share = 0.0 if rule.final_examples is None else seen / rule.final_examples
-    expected = forecast_of(scored, race_adjusted(scored), rule.full_accuracy, share)
+    expected = forecast_of(
+        scored, race_adjusted(scored), rule.full_accuracy, share, experience=rule.experience
+    )
     floor = rule.min_accuracy
     able = [i for i, c in enumerate(scored) if c.rungs[-1].high + LATER_GAIN >= floor]
     forecast = Forecast(expected.guess[able], expected.deviation[able])

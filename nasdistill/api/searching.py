@@ -178,6 +178,7 @@ def _wanted_finals(study: Study, trial: int | None, top_k: int | None) -> list[i
     """Trials that are finals, or are to become some, by rank."""
     from nasdistill.analysis.audit import FullRuns
     from nasdistill.analysis.selection import SelectionRule, select_finals
+    from nasdistill.study.experience import experience_of
 
     finals = list(study.read(keys.FINALS) or ())
     if trial is not None:
@@ -188,6 +189,7 @@ def _wanted_finals(study: Study, trial: int | None, top_k: int | None) -> list[i
         min_accuracy=(study.read(keys.LIMITS) or {}).get("accuracy", 0.0),
         final_examples=study.read(keys.FINAL_EXAMPLES),
         full_accuracy=FullRuns(study.folder).accuracy(),
+        experience=experience_of(study),
     )
     chosen = (candidate.number for candidate in select_finals(study.candidates(), rule))
     return finals + [number for number in chosen if number not in finals]

@@ -14,6 +14,7 @@ from nasdistill.results import COUNTED, keys, load_finals
 from nasdistill.study import Study
 from nasdistill.trials.context import StudyContext, open_context
 from nasdistill.trials.estimate import tell_estimate
+from nasdistill.trials.experience import keep_experience, tell_experience
 from nasdistill.trials.loop import record_saved_answers, search
 from nasdistill.trials.plugins import Plugins
 from nasdistill.trials.race import run_race
@@ -39,6 +40,7 @@ def run_search(study: Study, plugins: Plugins, begun: float, emit: Emit) -> None
             calibrate(workers, context)
             workers.assign("search", workers.size, begun=begun)
         set_threads(workers.size)
+        tell_experience(context)
         tell_estimate(context, workers.size)
         search(context, begun)
         with study.finals_lease() as leased:
@@ -81,6 +83,7 @@ def finish(context: StudyContext, workers: WorkerPool, chosen: list[int]) -> Non
     workers.assign("finals", len(missing_finals(study, chosen)))
     if chosen:
         make_finals(context, chosen)
+        keep_experience(context)
     record_saved_answers(context)
     study.write(keys.STATE, "complete" if is_complete(study) else "searching")
 
@@ -94,7 +97,12 @@ def choose_finals(context: StudyContext, workers: WorkerPool) -> list[int]:
         return finals
     floor, full_accuracy = context.limits["accuracy"], context.full_runs.accuracy()
     rule = SelectionRule(
-        recipe.minimize, recipe.top_k, floor, context.final_examples, full_accuracy
+        recipe.minimize,
+        recipe.top_k,
+        floor,
+        context.final_examples,
+        full_accuracy,
+        context.experience,
     )
     if recipe.race:
         _race(context, workers, rule, basis)

@@ -64,6 +64,7 @@ def search(
     baseline: options.Baseline = None,
     score: options.Score = None,
     sampler: options.Sampler = None,
+    experience: options.Experience = None,
     stopping: options.Stopping = None,
     race: options.Race = None,
     first_rung: options.FirstRung = None,

@@ -212,6 +212,14 @@ Sampler = Annotated[
         "tpe).",
     ),
 ]
+Experience = Annotated[
+    bool | None,
+    option(
+        "--experience/--no-experience",
+        "Let full runs of earlier studies on the same space say what to try and whom to stop, and "
+        "keep those of this one (default: yes).",
+    ),
+]
 Stopping = Annotated[
     bool | None,
     option("--stopping/--no-stopping", "Stop trials that cannot reach the front (default: stop)."),

@@ -15,11 +15,11 @@ from nasdistill.common.events import Event
 from nasdistill.common.files import write_whole
 from nasdistill.common.json_files import read_or_set_aside
 from nasdistill.finals.training import run_in_full
-from nasdistill.models import zero_cost
 from nasdistill.results import Candidate
 from nasdistill.study import Study, architecture_of
 from nasdistill.training.failures import FAILURES, failure_reason
 from nasdistill.trials.context import StudyContext
+from nasdistill.trials.experience import measure_untrained
 
 FEWEST = 3
 """Trials that have an order worth the name."""
@@ -70,7 +70,10 @@ def _run_audit(context: StudyContext, count: int, repeats: int) -> None:
     zero_cost_figures = audit.setdefault("zero_cost", {})
     for number in audit["chosen"]:
         if str(number) not in zero_cost_figures:
-            zero_cost_figures[str(number)] = _measure_untrained(context, candidates[number])
+            candidate = candidates[number]
+            figures = candidate.zero_cost or measure_untrained(context, candidate)
+            if figures is not None:
+                zero_cost_figures[str(number)] = dict(figures)
     _store(study, audit)
     runs = [(n, "1") for n in audit["chosen"]] + [(n, "2") for n in audit["repeated"]]
     runs = [(n, seed) for n, seed in runs if seed not in audit["full"].get(str(n), {})]
@@ -121,15 +124,6 @@ def draw_sample(
     ]
     drawn = [number for _, number in sorted(places) if number not in before]
     return [*before, *drawn[: max(0, count - len(before))]]
-
-
-def _measure_untrained(context: StudyContext, candidate: Candidate) -> dict[str, float]:
-    """Figures of a trial's student before its first step, on the stream's first batch."""
-    setup, data = context.scoring, context.dataset
-    student = setup.students(architecture_of(candidate), data, context.recipe.seed)[0]
-    train = setup.stream.dataset.train
-    batch = next(iter(train.batches(setup.stream.plan(0, 1), data.input.size)))
-    return dict(zero_cost.measure(student.to(batch.images.device), batch.images, batch.labels))
 
 
 def _distil(context: StudyContext, candidate: Candidate, seed: str) -> float:

@@ -82,6 +82,7 @@ class Recipe(Closed):
     baseline: bool = False
     score: ScoreName = "accuracy"
     sampler: Literal["random", "tpe", "nsga2", "qmc"] = "tpe"
+    experience: bool = True
     stopping: bool = True
     race: bool = True
     rungs: Rungs = Rungs()

@@ -151,6 +151,8 @@ class StoredTrial(BaseModel):
     macs: int | None = None
     bytes: int | None = None
     depth: int | None = None
+    zero_cost: dict[str, Number] | None = None
+    foretold: Number | None = None
     latency: Number | None = None
     reason: str | None = None
     saved: int | None = None

@@ -125,6 +125,11 @@ CONCURRENT_STUDENTS = Key[int](
     "at_once", "students trained at the same time on this card", "workers.calibration",
     "workers.pool",
 )
+EXPERIENCE = Key[dict[str, Any]](
+    "experience", "setting at hand, and earlier full runs (results.experience)",
+    "study.experience",
+    "study.experience, trials.experience, trials.screening",
+)
 EXHAUSTED_AT = Key[int](
     "exhausted_at", "total of trials at which the space had nothing new",
     "trials.loop", "api.stages",
@@ -167,8 +172,8 @@ STUDY_KEYS: tuple[Key[Any], ...] = (
     RECIPE, SPACE, SPACE_FINGERPRINT, COMMAND, CREATED, STATE, IMPORT_FINGERPRINT, DATA, TEACHER,
     FURTHER_TEACHER, TABLE, MACHINE, VERSIONS, RUNGS, FINAL_EXAMPLES, TEACHER_LATENCY, LIMITS,
     ASSISTANT_ARCHITECTURES, ASSISTANTS, PRECISION, GRAPHED, COMPILED, MICRO_BATCH,
-    CONCURRENT_STUDENTS, EXHAUSTED_AT, CONTENDERS, RACED_FROM, RACE_SCORE, FINALS, CHOSEN_FROM,
-    FINAL_FAILED, FINALS_LEASE, SECONDS, SAVED,
+    CONCURRENT_STUDENTS, EXPERIENCE, EXHAUSTED_AT, CONTENDERS, RACED_FROM, RACE_SCORE, FINALS,
+    CHOSEN_FROM, FINAL_FAILED, FINALS_LEASE, SECONDS, SAVED,
 )
 
 # -- of a trial ----------------------------------------------------------------------------------
@@ -182,6 +187,14 @@ PARAMS = Key[int]("params", "parameters", "study.study", "results.loading")
 MACS = Key[int]("macs", "multiply-adds of one image", "study.study", "results.loading")
 BYTES = Key[int]("bytes", "of the stored weights", "study.study", "results.loading")
 DEPTH = Key[int]("depth", "convolutions and linear layers", "study.study", "results.loading")
+ZERO_COST = Key[dict[str, float]](
+    "zero_cost", "figures of the untrained student (models.zero_cost)",
+    "trials.trial", "results.loading",
+)
+FORETOLD = Key[float](
+    "foretold", "what earlier full runs made expect of it, in their standard deviations",
+    "trials.proposals", "results.loading",
+)
 TRIAL_STATE = Key[str](
     "state", "running, complete, stopped, rejected, failed or withdrawn", "study.study",
     "study.study, results.loading",
@@ -223,9 +236,9 @@ EXAMPLES_SAVED = Key[int](
 )
 
 TRIAL_KEYS: tuple[Key[Any], ...] = (
-    ARCHITECTURE, FINGERPRINT, PARAMS, MACS, BYTES, DEPTH, TRIAL_STATE, REASON, TOKEN, LEASE,
-    CLAIM, DEATHS, LATENCY, TRIAL_SECONDS, TRIAL_MICRO_BATCH, SCORE, RUNG, PASSED, STOPPED_AT,
-    EXAMPLES_SAVED,
+    ARCHITECTURE, FINGERPRINT, PARAMS, MACS, BYTES, DEPTH, ZERO_COST, FORETOLD, TRIAL_STATE, REASON,
+    TOKEN, LEASE, CLAIM, DEATHS, LATENCY, TRIAL_SECONDS, TRIAL_MICRO_BATCH, SCORE, RUNG, PASSED,
+    STOPPED_AT, EXAMPLES_SAVED,
 )
 # fmt: on
 

@@ -73,6 +73,8 @@ def candidate_of(trial: FrozenTrial, study_attributes: Mapping[str, Any]) -> Can
         depth=keys.DEPTH.get(attributes),
         passed=max(0, len(rungs) - 1) if passed is None else passed,
         race=None if race_score is None else _score(race_score, f"{source}, race"),
+        zero_cost=keys.ZERO_COST.get(attributes),
+        foretold=keys.FORETOLD.get(attributes),
     )
 
 

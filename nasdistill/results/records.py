@@ -86,6 +86,9 @@ class Candidate:
         passed: Rungs at which it was judged, and from which it went on.
         race: The score of a second run, from another seed and beyond the last rung's budget; None
             for those that were not in the race.
+        zero_cost: Figures of its untrained student; None where they were not measured.
+        foretold: What earlier full runs made expect of it before it was trained, in standard
+            deviations of theirs; None where it was not drawn for that.
     """
 
     number: int
@@ -105,6 +108,8 @@ class Candidate:
     depth: int | None = None
     passed: int = 0
     race: RungScore | None = None
+    zero_cost: Mapping[str, float] | None = None
+    foretold: float | None = None
 
     @property
     def score(self) -> float | None:

@@ -148,9 +148,14 @@ class SearchSpace:
         """Draws an architecture, e.g. with an `optuna.Trial`."""
         return Architecture(self.family, draw(self.root, suggest, ""))
 
+    def draw(self, rng: random.Random) -> tuple[Architecture, dict[str, Any]]:
+        """Draws an architecture uniformly, choice by choice, and its values by dotted name."""
+        source = _Random(rng)
+        return self.sample(source), source.drawn
+
     def random(self, rng: random.Random) -> Architecture:
-        """Draws an architecture uniformly, choice by choice."""
-        return self.sample(_Random(rng))
+        """Draws an architecture as `draw` does."""
+        return self.draw(rng)[0]
 
     def count(self) -> int | None:
         """Number of architectures; None for infinitely many."""
@@ -184,24 +189,31 @@ def _folder() -> Path:
 
 
 class _Random:
-    """Draws uniformly."""
+    """Draws uniformly, and keeps what it drew."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
+        self.drawn: dict[str, Any] = {}
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
         if log:
             value = round(float(low * (high / low) ** self._rng.random()))
-            return min(high, max(low, value))
-        return low + step * self._rng.randrange((high - low) // step + 1)
+            drawn = min(high, max(low, value))
+        else:
+            drawn = low + step * self._rng.randrange((high - low) // step + 1)
+        self.drawn[name] = drawn
+        return drawn
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         share = self._rng.random()
-        return low * (high / low) ** share if log else low + (high - low) * share
+        drawn = low * (high / low) ** share if log else low + (high - low) * share
+        self.drawn[name] = drawn
+        return drawn
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._rng.choice(list(choices))
+        self.drawn[name] = self._rng.choice(list(choices))
+        return self.drawn[name]

@@ -36,8 +36,9 @@ def sample(
     recipe: Recipe,
     space: SearchSpace,
     attempt: int,
+    foretold: Mapping[str, Any] | None = None,
 ) -> Proposal:
-    """Gives a space's own designs first, then asks the sampler.
+    """Gives a space's own designs first, then what was foretold, else asks the sampler.
 
     The sampler is built from the seed, the number of trials so far and the attempt, so that a
     study that was interrupted asks for the same ones.
@@ -48,6 +49,7 @@ def sample(
         recipe: Names sampler and seed.
         space: Where architectures come from.
         attempt: How many proposals were thrown away as duplicates since the last trial.
+        foretold: Parameters of a candidate that is to be tried in the sampler's place.
     """
     index = len(trials)
     with warnings.catch_warnings():
@@ -59,7 +61,7 @@ def sample(
         if recipe.sampler == "qmc":
             for _ in range(index + attempt):
                 memory.ask()
-        first = _untried(space, trials)
+        first = untried(space, trials) or foretold
         if first is not None:
             memory.enqueue_trial(dict(first))
         trial = memory.ask()
@@ -69,7 +71,7 @@ def sample(
     return Proposal(architecture, trial.params, frozen.distributions, system)
 
 
-def _untried(space: SearchSpace, trials: Sequence[FrozenTrial]) -> Mapping[str, Any] | None:
+def untried(space: SearchSpace, trials: Sequence[FrozenTrial]) -> Mapping[str, Any] | None:
     """Parameters of the first of the space's own designs that was not proposed yet."""
     seen = {trial.user_attrs.get(keys.FINGERPRINT.name) for trial in trials}
     for parameters in space.start:

@@ -59,7 +59,7 @@ from nasdistill.study.place import (
     name_in_storage,
     note_storage,
 )
-from nasdistill.study.sampling import Proposal, sample
+from nasdistill.study.sampling import Proposal, sample, untried
 
 SETTLE_SECONDS = 0.5
 MOST_DEATHS = 5
@@ -266,13 +266,15 @@ class Study:
 
     # -- asking ----------------------------------------------------------------------------------
 
-    def ask(self, attempt: int) -> Proposal:
-        """Asks the sampler for an architecture; see `propose`.
+    def ask(self, attempt: int, foretold: Mapping[str, Any] | None = None) -> Proposal:
+        """Asks for an architecture; see `sampling.sample`."""
+        trials, directions = self.trials(), self._study.directions
+        return sample(trials, directions, self.recipe, self.space, attempt, foretold)
 
-        Args:
-            attempt: How many proposals were thrown away as duplicates since the last trial.
-        """
-        return sample(self.trials(), self._study.directions, self.recipe, self.space, attempt)
+    @property
+    def has_untried_start(self) -> bool:
+        """Whether one of the space's own designs was not proposed yet."""
+        return untried(self.space, self.trials()) is not None
 
     # -- claims and leases -----------------------------------------------------------------------
 

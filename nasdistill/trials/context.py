@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nasdistill import training
 from nasdistill.analysis.audit import FullRuns
+from nasdistill.analysis.experience import Experience
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event
@@ -30,6 +31,7 @@ from nasdistill.recipe import Recipe
 from nasdistill.results import keys
 from nasdistill.results.rungs import Ladder
 from nasdistill.study import Study
+from nasdistill.study.experience import open_experience, setting_of
 from nasdistill.teachers import Teacher
 from nasdistill.teachers.recorded import table_hash
 from nasdistill.training.metrics import MEASURES, Accuracy
@@ -80,11 +82,13 @@ class StudyContext:
         final: What the runs of finals are made of.
         ladder: The rungs.
         full_runs: Accuracies after full runs, as far as there are any yet.
+        experience: What full runs of earlier studies teach.
         limits: Upper limits by cost name, and `accuracy`, the lower one.
         teacher_latency: The teacher's median in milliseconds, measured once for the study; None
             where none is needed, or a table is the teacher.
         deadlines: When the work must end.
         threads: Threads that latency is measured with.
+        pool: Candidates that were drawn and counted; None before the first is needed (`screening`).
     """
 
     study: Study
@@ -95,10 +99,12 @@ class StudyContext:
     final: TrainingSetup
     ladder: Ladder
     full_runs: FullRuns
+    experience: Experience = field(default_factory=Experience)
     limits: Mapping[str, float] = field(default_factory=dict)
     teacher_latency: float | None = None
     deadlines: Deadlines = Deadlines()
     threads: int = 1
+    pool: list[Any] | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -259,6 +265,15 @@ def open_context(study: Study, plugins: Plugins, emit: Emit) -> StudyContext:
         study, emit, dataset, teachers, scoring, final, ladder, FullRuns(study.folder)
     )
     study.write(keys.FINAL_EXAMPLES, context.final_examples)
+    setting = setting_of(
+        dataset.fingerprint,
+        teachers.main.weights_hash,
+        recipe.final.model_dump_json(),
+        recipe.score,
+        recipe.batch_size,
+        context.final_examples,
+    )
+    context.experience = open_experience(study, setting, context.warn)
     if "latency" in recipe.minimize or recipe.max_latency is not None:
         context.teacher_latency = study.get_or_measure(
             keys.TEACHER_LATENCY, lambda: _measure_teacher(context)

@@ -8,9 +8,10 @@ from dataclasses import asdict
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Event
 from nasdistill.models.counts import count_architecture
-from nasdistill.results import COUNTED, Candidate
+from nasdistill.results import COUNTED, Candidate, keys
 from nasdistill.study import Study
 from nasdistill.trials.context import StudyContext
+from nasdistill.trials.screening import foretell
 
 MOST_REJECTIONS = 300
 MOST_DUPLICATES = 500
@@ -33,7 +34,8 @@ def propose(context: StudyContext) -> int | None:
         tried = {c.fingerprint for c in candidates}
         if study.space.count() == len(tried) or _trailing_rejections(candidates) >= MOST_REJECTIONS:
             break
-        proposal = study.ask(attempt)
+        foretold = None if study.has_untried_start else foretell(context, len(study.trials()))
+        proposal = study.ask(attempt, None if foretold is None else foretold.parameters)
         if proposal.architecture.fingerprint in tried:
             attempt += 1
             continue
@@ -57,6 +59,8 @@ def propose(context: StudyContext) -> int | None:
             continue
         number = study.claim(proposal, figures)
         if number is not None:
+            if foretold is not None:
+                study.note(number, keys.FORETOLD, foretold.guess)
             return number
         attempt += 1
         if counted_trials(study) >= study.recipe.trials:

@@ -15,6 +15,7 @@ from nasdistill.study import TrialEnded, architecture_of
 from nasdistill.training.checkpoint import go_on_from
 from nasdistill.training.failures import FAILURES, failure_reason
 from nasdistill.trials.context import StudyContext
+from nasdistill.trials.experience import measure_untrained
 from nasdistill.trials.proposals import excess_over
 from nasdistill.trials.rung import fit_in_memory, start_run, train_rung
 
@@ -64,6 +65,10 @@ def _train(context: StudyContext, number: int, work: Path) -> None:
     """Climbs the rungs; a student that does not fit in memory once more, in micro-batches."""
     study, candidate = context.study, context.study.candidate(number)
     setup = context.scoring.for_architecture(architecture_of(candidate))
+    if context.recipe.experience and candidate.zero_cost is None and not candidate.rungs:
+        figures = measure_untrained(context, candidate)
+        if figures is not None:
+            study.note(number, keys.ZERO_COST, figures)
 
     def warn(text: str) -> None:
         context.warn(f"trial {number}: {text}", stage="search", trial=number)
@@ -121,7 +126,7 @@ def _stop_reason(
     peers = [c for c in candidates if len(c.rungs) > rung]
     scores = [c.rungs[rung].score for c in peers]
     full = context.full_runs.accuracy()
-    forecasts = forecast_at(peers, rung, full, context.final_examples).guess
+    forecasts = forecast_at(peers, rung, full, context.final_examples, context.experience).guess
     return stop_reason(
         [c.number for c in peers].index(number),
         scores,

@@ -1,0 +1,72 @@
+"""Full runs of earlier studies, as a study learns from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nasdistill.analysis.experience import Experience
+from nasdistill.common.seeds import hash_seed
+from nasdistill.results import keys
+from nasdistill.results.experience import (
+    MOST_RUNS,
+    EarlierRun,
+    experience_file,
+    read_runs,
+    runs_of,
+    shipped_runs,
+    stored_runs,
+)
+from nasdistill.study.study import Study
+
+
+def open_experience(study: Study, setting: str, warn: Callable[[str], None]) -> Experience:
+    """What a study learns from: fixed when it begins, so that it goes on as it began.
+
+    Args:
+        study: The study.
+        setting: See `setting_of`.
+        warn: Told of files that cannot be read.
+    """
+
+    def gather() -> dict[str, Any]:
+        learns = study.recipe.experience and not study.trials()
+        runs = earlier_runs(study.folder.parent, study.space.fingerprint, warn) if learns else []
+        return {"setting": setting, "runs": stored_runs(runs[-MOST_RUNS:])}
+
+    study.get_or_measure(keys.EXPERIENCE, gather)
+    return experience_of(study)
+
+
+def experience_of(study: Study) -> Experience:
+    """What a study that has begun learns from."""
+    stored = study.read(keys.EXPERIENCE)
+    return Experience() if stored is None else Experience.of(*runs_and_setting(stored))
+
+
+def runs_and_setting(stored: dict[str, Any]) -> tuple[list[EarlierRun], str]:
+    """Earlier full runs and the setting at hand, as a study stores them."""
+    return runs_of(stored["runs"]), str(stored["setting"])
+
+
+def earlier_runs(studies: Path, space: str, warn: Callable[[str], None]) -> list[EarlierRun]:
+    """Full runs on a space: those of the package, then those of a folder of studies.
+
+    Args:
+        studies: The folder.
+        space: Fingerprint of the space.
+        warn: Told of files that cannot be read.
+    """
+    return [*shipped_runs(space), *read_runs(experience_file(studies, space), space, warn)]
+
+
+def setting_of(data: str, weights: str, *recipe: object) -> str:
+    """The name of a setting, in which full runs can be compared.
+
+    Args:
+        data: Fingerprint of the data.
+        weights: Hash of the teacher's weights.
+        *recipe: What else makes a full run: its objective, examples, batches, score.
+    """
+    return f"{hash_seed((data, weights, *recipe)):012x}"

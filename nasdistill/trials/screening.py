@@ -1,0 +1,150 @@
+"""Candidates drawn by the hundred, counted and foretold; those that may beat the front are tried.
+
+A sampler that begins with nothing learns little from twenty trials. Earlier full runs know which
+architectures are worth one.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nasdistill.analysis.experience import Experience
+from nasdistill.analysis.forecast import Array
+from nasdistill.analysis.pareto import Points, as_points, hypervolume, non_dominated_ranks
+from nasdistill.common.errors import UserError
+from nasdistill.common.seeds import seed_of
+from nasdistill.models.counts import count_architecture
+from nasdistill.results import Candidate, keys
+from nasdistill.results.experience import EarlierRun, Untrained, untrained_of
+from nasdistill.study.experience import runs_and_setting
+from nasdistill.trials.context import StudyContext
+
+POOL = 200
+"""Architectures within the limits that are drawn, once for a study."""
+DRAWS = 1000
+"""Architectures that are drawn for it at most."""
+TURNS = 3
+"""One in so many trials is left to the sampler, which has seen this study's scores."""
+LEAST_WEIGHT = 1.0
+"""Weight of experience from which on it chooses: less tells no more than a short score."""
+
+
+class Foretold(NamedTuple):
+    """A candidate that is expected to beat the front.
+
+    Attributes:
+        parameters: Its values by dotted name, for the sampler.
+        guess: Of its full run, in standard deviations of earlier ones.
+    """
+
+    parameters: Mapping[str, Any]
+    guess: float
+
+
+class _Drawn(NamedTuple):
+    """One of the pool."""
+
+    parameters: dict[str, Any]
+    fingerprint: str
+    untrained: Untrained
+
+
+def foretell(context: StudyContext, index: int) -> Foretold | None:
+    """The candidate of the pool that is expected to add the most to the front of those tried.
+
+    Args:
+        context: The study's.
+        index: Trials of the storage so far; with the study's seed and trials it decides.
+
+    Returns:
+        None where it is the sampler's turn, or earlier full runs say too little.
+    """
+    if context.recipe.sampler != "tpe" or index % TURNS == 0:
+        return None
+    if context.experience.weight < LEAST_WEIGHT:
+        return None
+    candidates = context.study.candidates()
+    experience = _with_scores(context, candidates)
+    seen = {candidate.fingerprint for candidate in candidates}
+    pool = [drawn for drawn in _pool(context) if drawn.fingerprint not in seen]
+    if not pool:
+        return None
+    tried = [c for c in candidates if c.state != "failed"]
+    known = [one for c in tried if (one := untrained_of(c)) is not None]
+    guesses = experience.guess([drawn.untrained for drawn in pool])
+    place = most_added(
+        _points(known, experience.guess(known)),
+        _points([drawn.untrained for drawn in pool], guesses),
+    )
+    return Foretold(pool[place].parameters, float(guesses[place]))
+
+
+def most_added(tried: Points, new: Points) -> int:
+    """The place of the point that adds the most hypervolume to others.
+
+    Args:
+        tried: float64 `[N, M]`, every column minimised.
+        new: float64 `[P, M]`.
+    """
+    both = np.vstack([tried, new])
+    reference = both.max(axis=0) + 0.1 * np.ptp(both, axis=0) + 1e-9
+    front = np.flatnonzero(non_dominated_ranks(new) == 0)
+    there = hypervolume(tried, reference)
+    added = [hypervolume(np.vstack([tried, new[[i]]]), reference) - there for i in front]
+    return int(front[int(np.argmax(added))])
+
+
+def _points(untrained: Sequence[Untrained], guesses: Array) -> Points:
+    """Guesses and costs that need no measuring: latency follows parameters and MACs."""
+    if not untrained:
+        return np.empty((0, 3))
+    rows = zip(untrained, guesses, strict=True)
+    return as_points([[g, math.log(1 + u.params), math.log(1 + u.macs)] for u, g in rows])
+
+
+def _with_scores(context: StudyContext, candidates: Sequence[Candidate]) -> Experience:
+    """Earlier full runs, and this study's scores at the last rung as a setting of their own.
+
+    Figures of untrained students are left out, since the pool has none.
+    """
+    runs, setting = runs_and_setting(context.study.require(keys.EXPERIENCE))
+    for candidate in candidates:
+        untrained = untrained_of(candidate)
+        if candidate.state == "complete" and untrained is not None:
+            score = candidate.score or 0.0
+            runs.append(EarlierRun(untrained, score, "scores of this study", ""))
+    return Experience.of(runs, setting, zero_cost=False)
+
+
+def _pool(context: StudyContext) -> list[_Drawn]:
+    """The candidates of a study: drawn and counted once in each process."""
+    if context.pool is None:
+        context.pool = _draw(context)
+    pool: list[_Drawn] = context.pool
+    return pool
+
+
+def _draw(context: StudyContext) -> list[_Drawn]:
+    rng = random.Random(seed_of(context.recipe.seed, "candidates"))
+    pool: dict[str, _Drawn] = {}
+    for _ in range(DRAWS):
+        architecture, parameters = context.study.space.draw(rng)
+        if architecture.fingerprint in pool:
+            continue
+        try:
+            counts = count_architecture(architecture, context.dataset.input, context.classes)
+        except UserError:  # a family of the user's own that cannot build this one
+            continue
+        limits = context.limits
+        if any(getattr(counts, k) > limits[k] for k in ("params", "macs", "bytes") if k in limits):
+            continue
+        untrained = Untrained(architecture.values, counts.macs, counts.params, counts.depth)
+        pool[architecture.fingerprint] = _Drawn(parameters, architecture.fingerprint, untrained)
+        if len(pool) == POOL:
+            break
+    return list(pool.values())
