@@ -1,4 +1,4 @@
-"""The full runs that the package brings: the shared tables of `full_runs.py`, as a study keeps them.
+"""The full runs that the package brings: the tables of `full_runs.py`, as a study keeps them.
 
     python benchmarks/shipped_experience.py
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, Field, TypeAdapter
 
+from nasdistill.analysis.experience import Experience
 from nasdistill.analysis.front import forecast_at
 from nasdistill.analysis.rank_correlation import bootstrap, kendall, partial, spearman, vote
 from nasdistill.common.errors import DamagedFileError
@@ -235,7 +236,7 @@ def analyse(record: StudyRecord, stored: Mapping[str, Any]) -> Audit | None:
         again=again,
         scores=tuple(scores),
         scored=(
-            *_by_rung(done, truth, stored["examples"]),
+            *_by_rung(done, truth, stored["examples"], Experience.stored(record.experience)),
             _agreement("last score", scores, truth, macs),
         ),
         rivals=_rivals(done, truth, macs, stored.get("zero_cost", {})),
@@ -289,7 +290,9 @@ def _rivals(
     return tuple(rivals)
 
 
-def _by_rung(done: Sequence[Candidate], truth: Sequence[float], examples: int) -> list[Agreement]:
+def _by_rung(
+    done: Sequence[Candidate], truth: Sequence[float], examples: int, experience: Experience
+) -> list[Agreement]:
     """The agreement of each rung's score, and of the forecast made of it before any full run."""
     agreements = []
     for rung in range(max((len(c.rungs) for c in done), default=0)):
@@ -300,7 +303,7 @@ def _by_rung(done: Sequence[Candidate], truth: Sequence[float], examples: int) -
             macs = [float(c.macs or 0) for c in reached]
             full = [truth[i] for i in indices]
             agreements.append(_agreement(f"rung {rung}", scores, full, macs))
-            expected = forecast_at(reached, rung, {}, examples).guess
+            expected = forecast_at(reached, rung, {}, examples, experience).guess
             agreements.append(_agreement(f"rung {rung}, forecast", list(expected), full, macs))
     return agreements
 

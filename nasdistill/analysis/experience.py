@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nasdistill.analysis.forecast import PRIOR, Array, standardised
-from nasdistill.results.experience import EarlierRun, Untrained
+from nasdistill.results.experience import EarlierRun, Untrained, read_stored
 
 FEWEST = 8
 """Full runs in one setting from which on they are believed."""
@@ -97,6 +97,15 @@ class Experience:
             both_FD @ weights_D,
             np.sqrt(variance_F * np.mean((labels_N - x_ND @ weights_D) ** 2)),
         )
+
+    @classmethod
+    def stored(cls, content: Mapping[str, Any] | None) -> Experience:
+        """Learns from what a study stores; see `results.experience.stored`.
+
+        Raises:
+            DamagedFileError: If that cannot be read.
+        """
+        return cls() if content is None else cls.of(*read_stored(content))
 
     def guess(self, untrained: Sequence[Untrained]) -> Array:
         """Foretells full runs in the setting at hand.

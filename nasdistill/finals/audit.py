@@ -19,7 +19,7 @@ from nasdistill.results import Candidate
 from nasdistill.study import Study, architecture_of
 from nasdistill.training.failures import FAILURES, failure_reason
 from nasdistill.trials.context import StudyContext
-from nasdistill.trials.experience import measure_untrained
+from nasdistill.trials.experience import keep_experience, measure_untrained
 
 FEWEST = 3
 """Trials that have an order worth the name."""
@@ -94,6 +94,7 @@ def _run_audit(context: StudyContext, count: int, repeats: int) -> None:
         audit["full"].setdefault(str(number), {})[seed] = full_score
         _store(study, audit)
         context.note(f"{label}: {context.score_name} {full_score:.4f}", stage="audit", trial=number)
+    keep_experience(context)
 
 
 def draw_sample(

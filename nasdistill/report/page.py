@@ -23,6 +23,7 @@ from nasdistill.report.document import (
     section,
     write_page,
 )
+from nasdistill.report.experience import experience_section
 from nasdistill.results import COUNTED, StudyRecord
 
 _COSTS: tuple[Cost, ...] = ("params", "macs", "latency", "bytes")
@@ -84,6 +85,7 @@ def render(record: StudyRecord) -> Page:
         _quality(record, damage),
         _rungs(record),
         _trust(record, damage),
+        _experience(record, damage),
         _stages(record),
         _parameters(record),
         _provenance(record),
@@ -222,6 +224,15 @@ def _trust(record: StudyRecord, damage: list[str]) -> Section:
     stated = f'<p class="stated">{_rank_agreement(info)}</p>'
     body = stated + figure_box("trust", figure) + audited
     return section(title, body, remark, {"trust": {"": figure}})
+
+
+def _experience(record: StudyRecord, damage: list[str]) -> Section:
+    """What earlier studies taught, where they taught anything; else no section."""
+    try:
+        return experience_section(record)
+    except DamagedFileError as error:
+        damage.append(str(error))
+        return Section("", {})
 
 
 def _rank_agreement(info: progress.TrustInfo) -> str:

@@ -87,8 +87,13 @@ class _Line(_StoredRun):
     space: str
 
 
+class _Stored(BaseModel):
+    setting: str
+    runs: list[_StoredRun]
+
+
 _LINE = TypeAdapter(_Line)
-_STORED = TypeAdapter(list[_StoredRun])
+_STORED = TypeAdapter(_Stored)
 
 
 def untrained_of(candidate: Candidate) -> Untrained | None:
@@ -96,7 +101,7 @@ def untrained_of(candidate: Candidate) -> Untrained | None:
     if candidate.macs is None or candidate.params is None or candidate.depth is None:
         return None
     return Untrained(
-        candidate.architecture["values"],
+        candidate.architecture.get("values", {}),
         candidate.macs,
         candidate.params,
         candidate.depth,
@@ -185,19 +190,19 @@ def lines_of(runs: Iterable[EarlierRun], space: str) -> list[str]:
     return [json.dumps({**asdict(run), "space": space}, sort_keys=True) for run in runs]
 
 
-def stored_runs(runs: Sequence[EarlierRun]) -> list[dict[str, Any]]:
-    """Full runs in JSON values, as a study stores them."""
-    return [asdict(run) for run in runs]
+def stored(setting: str, runs: Sequence[EarlierRun]) -> dict[str, Any]:
+    """A setting and earlier full runs in JSON values, as a study stores them."""
+    return {"setting": setting, "runs": [asdict(run) for run in runs]}
 
 
-def runs_of(stored: Sequence[Mapping[str, Any]]) -> list[EarlierRun]:
-    """The inverse of `stored_runs`.
+def read_stored(content: Mapping[str, Any]) -> tuple[list[EarlierRun], str]:
+    """The inverse of `stored`: full runs and setting.
 
     Raises:
         DamagedFileError: If they cannot be read.
     """
-    check_form(stored, _STORED, "experience in the study's storage")
-    return [_run_of(content) for content in stored]
+    check_form(content, _STORED, "experience in the study's storage")
+    return [_run_of(run) for run in content["runs"]], content["setting"]
 
 
 def _run_of(content: Mapping[str, Any]) -> EarlierRun:

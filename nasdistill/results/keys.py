@@ -59,8 +59,7 @@ SPACE = Key[dict[str, Any]](
 SPACE_FINGERPRINT = Key[str]("space_fingerprint", "its fingerprint", "study.study", "study.place")
 COMMAND = Key[str]("command", "the command line", "study.study", "results.loading")
 CREATED = Key[float](
-    "created", "seconds since 1970",
-    "study.study", "nobody",
+    "created", "seconds since 1970", "study.study", "trials.experience"
 )
 STATE = Key[str](
     "stage", "searching, distilling or complete",
@@ -128,7 +127,7 @@ CONCURRENT_STUDENTS = Key[int](
 EXPERIENCE = Key[dict[str, Any]](
     "experience", "setting at hand, and earlier full runs (results.experience)",
     "study.experience",
-    "study.experience, trials.experience, trials.screening",
+    "study.experience, trials.experience, trials.screening, results.loading",
 )
 EXHAUSTED_AT = Key[int](
     "exhausted_at", "total of trials at which the space had nothing new",

@@ -128,6 +128,7 @@ def load_study(name: str, root: Path) -> StudyRecord:
         savings=_savings(attributes, candidates, rungs),
         candidates=candidates,
         finals=finals,
+        experience=keys.EXPERIENCE.get(attributes),
         damage=damage,
     )
 

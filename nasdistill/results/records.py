@@ -228,6 +228,8 @@ class StudyRecord:
             `stopping`, `cache`, `gates`.
         candidates: All trials, by number.
         finals: By rank.
+        experience: Full runs of earlier studies that it learnt from (`results.experience.stored`);
+            None in studies that did not.
         damage: What of its files and trials could not be read, and is left out: a sentence each.
     """
 
@@ -246,6 +248,7 @@ class StudyRecord:
     savings: Mapping[str, float]
     candidates: Sequence[Candidate]
     finals: Sequence[Final]
+    experience: Mapping[str, Any] | None = None
     damage: Sequence[str] = ()
 
 

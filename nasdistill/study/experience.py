@@ -14,9 +14,8 @@ from nasdistill.results.experience import (
     EarlierRun,
     experience_file,
     read_runs,
-    runs_of,
     shipped_runs,
-    stored_runs,
+    stored,
 )
 from nasdistill.study.study import Study
 
@@ -33,7 +32,7 @@ def open_experience(study: Study, setting: str, warn: Callable[[str], None]) -> 
     def gather() -> dict[str, Any]:
         learns = study.recipe.experience and not study.trials()
         runs = earlier_runs(study.folder.parent, study.space.fingerprint, warn) if learns else []
-        return {"setting": setting, "runs": stored_runs(runs[-MOST_RUNS:])}
+        return stored(setting, runs[-MOST_RUNS:])
 
     study.get_or_measure(keys.EXPERIENCE, gather)
     return experience_of(study)
@@ -41,13 +40,7 @@ def open_experience(study: Study, setting: str, warn: Callable[[str], None]) -> 
 
 def experience_of(study: Study) -> Experience:
     """What a study that has begun learns from."""
-    stored = study.read(keys.EXPERIENCE)
-    return Experience() if stored is None else Experience.of(*runs_and_setting(stored))
-
-
-def runs_and_setting(stored: dict[str, Any]) -> tuple[list[EarlierRun], str]:
-    """Earlier full runs and the setting at hand, as a study stores them."""
-    return runs_of(stored["runs"]), str(stored["setting"])
+    return Experience.stored(study.read(keys.EXPERIENCE))
 
 
 def earlier_runs(studies: Path, space: str, warn: Callable[[str], None]) -> list[EarlierRun]:

@@ -20,8 +20,7 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.seeds import seed_of
 from nasdistill.models.counts import count_architecture
 from nasdistill.results import Candidate, keys
-from nasdistill.results.experience import EarlierRun, Untrained, untrained_of
-from nasdistill.study.experience import runs_and_setting
+from nasdistill.results.experience import EarlierRun, Untrained, read_stored, untrained_of
 from nasdistill.trials.context import StudyContext
 
 POOL = 200
@@ -112,7 +111,7 @@ def _with_scores(context: StudyContext, candidates: Sequence[Candidate]) -> Expe
 
     Figures of untrained students are left out, since the pool has none.
     """
-    runs, setting = runs_and_setting(context.study.require(keys.EXPERIENCE))
+    runs, setting = read_stored(context.study.require(keys.EXPERIENCE))
     for candidate in candidates:
         untrained = untrained_of(candidate)
         if candidate.state == "complete" and untrained is not None:
