@@ -19,11 +19,16 @@ from nasdistill.analysis.pareto import (
     non_dominated_ranks,
     select_by_hypervolume,
 )
+from nasdistill.analysis.stopping import floor_of
 from nasdistill.common.types import Cost
 from nasdistill.results import Candidate
 
 LATER_GAIN = 0.05
-"""Gain of a full run over a short score, in [0, 1]: 0.045 to 0.067 in the first six measured."""
+"""Gain of a full run over the score of a third of one, in [0, 1]: 0.045 to 0.067 in the first six
+measured."""
+EARLY = 0.25
+"""Share of a full run below which a score says too little of the accuracy after one to be held
+against a floor of it: at a twentieth the gain is 0.1 to 0.3."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,14 @@ class SelectionRule:
     Attributes:
         costs: The costs that the study minimises.
         count: Number of finals to choose, at most.
-        min_accuracy: Lowest score, in [0, 1]; one whose interval comes within `LATER_GAIN` of it
-            still counts, because a full run scores higher than a short one.
+        min_accuracy: Lowest score, in [0, 1], of a full run. A score whose interval comes within
+            `LATER_GAIN` of it counts; of scores from the first `EARLY` of a full run, all that are
+            not hopeless beside the best.
         final_examples: Training examples of a full run; None where the study does not know, and
             scores are taken for very short ones.
         full_accuracy: Accuracy after full runs on the audit half, in [0, 1], by trial number.
         experience: What earlier full runs teach.
+        chance: Score of guessing.
     """
 
     costs: Sequence[Cost]
@@ -47,6 +54,7 @@ class SelectionRule:
     final_examples: int | None
     full_accuracy: Mapping[int, float] = field(default_factory=dict)
     experience: Experience = NO_EXPERIENCE
+    chance: float = 0.0
 
 
 def select_finals(candidates: Sequence[Candidate], rule: SelectionRule) -> list[Candidate]:
@@ -124,8 +132,13 @@ def _eligible(candidates: Sequence[Candidate], rule: SelectionRule) -> _Eligible
     expected = forecast_of(
         scored, race_adjusted(scored), rule.full_accuracy, share, experience=rule.experience
     )
-    floor = rule.min_accuracy
-    able = [i for i, c in enumerate(scored) if c.rungs[-1].high + LATER_GAIN >= floor]
+    scores = [c.rungs[-1].score for c in scored]
+    if rule.final_examples is not None and seen < EARLY * rule.final_examples:
+        lowest = floor_of(scores, rule.chance)
+        able = [i for i, score in enumerate(scores) if score >= lowest]
+    else:
+        lowest = rule.min_accuracy - LATER_GAIN
+        able = [i for i, c in enumerate(scored) if c.rungs[-1].high >= lowest]
     forecast = Forecast(expected.guess[able], expected.deviation[able])
     kept = [scored[i] for i in able]
     rows = [

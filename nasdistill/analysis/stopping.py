@@ -6,6 +6,23 @@ from collections.abc import Sequence
 
 from nasdistill.analysis.pareto import as_points, best
 
+HOPELESS = 0.5
+"""Share of the way from chance to the best score, below which a trial is hopeless at any cost.
+
+In the shared tables (docs/scoring.md), at 3 % of a full run, students at 0.62 to 0.75 of it end
+among the best; the two at 0.49 and 0.54 end last of 35, and last but one.
+"""
+
+
+def floor_of(scores: Sequence[float], chance: float) -> float:
+    """The score below which a trial is hopeless.
+
+    Args:
+        scores: At one rung, in [0, 1].
+        chance: Score of guessing.
+    """
+    return chance + HOPELESS * (max(scores) - chance)
+
 
 def stop_reason(
     index: int,
@@ -21,8 +38,7 @@ def stop_reason(
     The best 1/eta at the rung go on, by non-dominated rank of (forecast, costs) (Schmucker et al.,
     MO-ASHA, 2021); in a rank the one with the highest forecast comes first, then whichever adds the
     most hypervolume to those before it. As the front would keep every tiny student, one whose
-    accuracy is far below the best at the rung is stopped whatever its costs: less than 80 % of the
-    way from chance to the best.
+    accuracy is far below the best at the rung is stopped whatever its costs; see `HOPELESS`.
 
     Args:
         index: Of the trial to decide on, among those below.
@@ -36,8 +52,7 @@ def stop_reason(
     Returns:
         The reason in words, or None if the trial goes on.
     """
-    highest = max(accuracies)
-    floor = chance + 0.8 * (highest - chance)
+    floor = floor_of(accuracies, chance)
     if accuracies[index] < floor:
         return f"{score} {accuracies[index]:.3f} is below the rung's floor of {floor:.3f}"
     points = as_points([[f, *row] for f, row in zip(forecasts, costs, strict=True)])

@@ -190,6 +190,7 @@ def _wanted_finals(study: Study, trial: int | None, top_k: int | None) -> list[i
         final_examples=study.read(keys.FINAL_EXAMPLES),
         full_accuracy=FullRuns(study.folder).accuracy(),
         experience=experience_of(study),
+        chance=1 / max(1, len((study.read(keys.DATA) or {}).get("classes") or ())),
     )
     chosen = (candidate.number for candidate in select_finals(study.candidates(), rule))
     return finals + [number for number in chosen if number not in finals]

@@ -103,6 +103,7 @@ def choose_finals(context: StudyContext, workers: WorkerPool) -> list[int]:
         context.final_examples,
         full_accuracy,
         context.experience,
+        1 / context.classes,
     )
     if recipe.race:
         _race(context, workers, rule, basis)

@@ -93,7 +93,7 @@ TimeLimit = Annotated[
         "(default: none).",
     ),
 ]
-Finals = Annotated[str | None, option("--top-k", "How many finals to distil in full (default: 2).")]
+Finals = Annotated[str | None, option("--top-k", "How many finals to distil in full (default: 4).")]
 Minimize = Annotated[
     list[str] | None,
     option(
@@ -229,14 +229,15 @@ Race = Annotated[
     option(
         "--race/--no-race",
         "Train those whose forecasts overlap at the last rung from a second seed, with up to "
-        "twice its budget, before finals are chosen (default: yes).",
+        "twice its budget, before finals are chosen (default: no).",
     ),
 ]
 FirstRung = Annotated[
     str | None,
     option(
         "--first-rung",
-        "Budget of the first rung, e.g. '4k images', '0.5 epochs' (default: 3k images).",
+        "Budget of the first rung, e.g. '4k images', '0.5 epochs' (default: a twentieth of the "
+        "final budget).",
     ),
 ]
 Eta = Annotated[
@@ -246,7 +247,7 @@ Eta = Annotated[
         "Each rung is worth eta times the one before; 1/eta of the trials goes on (default: 3).",
     ),
 ]
-RungCount = Annotated[str | None, option("--rung-count", "Number of rungs (default: 3).")]
+RungCount = Annotated[str | None, option("--rung-count", "Number of rungs (default: 1).")]
 FinalBudget = Annotated[
     str | None,
     option(

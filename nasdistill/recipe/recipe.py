@@ -32,16 +32,24 @@ FREE = ("trials", "time_limit", "top_k", "workers", "cache_size")
 MOVABLE = ("space", "data", "data_root", "teacher", "weights", "teachers", "import")
 """Keys that name files, which may lie elsewhere when a study goes on."""
 
+FIRST_RUNGS = 20
+"""Budget of finals ÷ that of the first rung, where none is given."""
+
 UNNAMED = (*FREE, "study", "storage")
 """Keys that a study's default name does not follow."""
 
 
 class Rungs(Closed):
-    """The ladder: budgets `first`, `first · eta`, …; 1/eta of the trials goes on at each."""
+    """The ladder: budgets `first`, `first · eta`, …; 1/eta of the trials goes on at each.
 
-    first: BudgetText = Budget(images=3000)
+    By default every trial is scored at one rung, a twentieth of a full run. Replays say that in a
+    study of some dozens of trials the time of further rungs is better spent on finals
+    (docs/scoring.md).
+    """
+
+    first: BudgetText | None = None
     eta: int = Field(default=3, ge=2, le=10)
-    count: int = Field(default=3, ge=1, le=8)
+    count: int = Field(default=1, ge=1, le=8)
 
 
 class Recipe(Closed):
@@ -62,7 +70,7 @@ class Recipe(Closed):
     )
     trials: int = Field(default=24, ge=1)
     time_limit: Seconds | None = None
-    top_k: int = Field(default=2, ge=1)
+    top_k: int = Field(default=4, ge=1)
     minimize: Costs = Field(default=("latency", "params"), min_length=1)
     max_params: Count | None = None
     max_macs: Count | None = None
@@ -84,7 +92,7 @@ class Recipe(Closed):
     sampler: Literal["random", "tpe", "nsga2", "qmc"] = "tpe"
     experience: bool = True
     stopping: bool = True
-    race: bool = True
+    race: bool = False
     rungs: Rungs = Rungs()
     final_budget: BudgetText = Budget(epochs=8)
     batch_size: int = Field(default=64, ge=2)
@@ -122,6 +130,17 @@ class Recipe(Closed):
                 "reads any; give sampling: balanced, or add labels"
             )
         return self
+
+    @property
+    def first_rung(self) -> Budget:
+        """Budget of the first rung: as given, or a twentieth of the final one."""
+        if self.rungs.first is not None:
+            return self.rungs.first
+        final = self.final_budget
+        if final.images is not None:
+            return Budget(images=max(1, final.images // FIRST_RUNGS))
+        assert final.epochs is not None
+        return Budget(epochs=final.epochs / FIRST_RUNGS)
 
     def study_name(self) -> str:
         """The study's name: as given, or made from what differs from the defaults."""

@@ -27,9 +27,7 @@ def trial(number: int, accuracy: float, params: int, race: float | None = None) 
     )
 
 
-def rule(
-    count: int, min_accuracy: float = 0.0, final_examples: int | None = 10_000
-) -> SelectionRule:
+def rule(count: int, min_accuracy: float = 0.0, final_examples: int | None = 3000) -> SelectionRule:
     return SelectionRule(("params",), count, min_accuracy, final_examples)
 
 
@@ -79,6 +77,13 @@ def test_trials_that_cannot_be_told_from_the_finals_contend() -> None:
 def test_trials_far_behind_do_not_contend() -> None:
     far = [trial(n, 0.10 + 0.001 * n, 2000) for n in range(1, 9)]
     assert contenders([trial(0, 0.90, 1000), *far], rule(1)) == []
+
+
+def test_scores_of_very_short_runs_are_not_held_against_a_floor_of_full_ones() -> None:
+    early = replace(rule(9, 0.99), final_examples=20_000, chance=0.1)
+    # The floor asks more than any score; only what is hopeless beside the best is left out.
+    assert set(finals(TRIALS, early)) == {0, 1, 2, 3}
+    assert finals(TRIALS, replace(early, final_examples=4000)) == []
 
 
 def test_the_race_decides() -> None:

@@ -36,7 +36,7 @@ def test_a_trial_on_the_front_goes_on_although_others_are_more_accurate() -> Non
 
 def test_a_tiny_student_far_below_the_rest_is_stopped_although_nothing_dominates_it() -> None:
     reason = stop_reason(1, [0.85, 0.40], [0.85, 0.40], [[100.0], [1.0]], eta=1, chance=0.1)
-    assert reason is not None and "below the rung's floor of 0.700" in reason
+    assert reason is not None and "below the rung's floor of 0.475" in reason
 
 
 def test_the_most_accurate_goes_on_although_it_costs_the_most() -> None:

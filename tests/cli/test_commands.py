@@ -152,7 +152,8 @@ def test_stated_defaults_are_those_of_the_recipe() -> None:
     assert f"default: {','.join(recipe.minimize)})" in text
     text = options["--rung-count"].help or ""
     assert f"default: {recipe.rungs.count})" in text
-    assert recipe.rungs.first.images == 3000 and "3k" in (options["--first-rung"].help or "")
+    assert recipe.first_rung.epochs == 8 / 20
+    assert "a twentieth of the final" in (options["--first-rung"].help or "")
 
 
 def test_every_key_of_a_recipe_is_a_flag() -> None:
@@ -200,7 +201,7 @@ def test_flags_reach_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     (recipe,) = seen
     assert (recipe.space, recipe.max_params, recipe.baseline) == ("vit", 250_000, True)
     assert recipe.minimize == ("params", "macs", "bytes") and recipe.stopping is False
-    assert recipe.rungs.first.epochs == 1.5 and (recipe.rungs.eta, recipe.rungs.count) == (4, 3)
+    assert recipe.rungs.first.epochs == 1.5 and (recipe.rungs.eta, recipe.rungs.count) == (4, 1)
     assert recipe.scoring.alpha == recipe.final.alpha == 0.5
     assert (recipe.min_accuracy, recipe.import_file, recipe.time_limit) == (0.88, "own.py", 600.0)
 

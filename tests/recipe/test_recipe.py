@@ -193,7 +193,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     assert "UTF-8" in _message(path, {})
     path.write_text("seed: \x01")
     assert "special characters" in _message(path, {})
-    path.write_text("rungs: &a {first: *a}")
+    path.write_text("rungs: &a {eta: *a}")
     assert str(path) in _message(path, {})
 
 

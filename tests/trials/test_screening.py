@@ -84,10 +84,13 @@ def test_a_search_keeps_its_full_runs_and_a_damaged_file_ends_none(here: Path) -
     record = load_study("small", Path("studies"))
     [path] = Path("studies/.experience").glob("*.jsonl")
     runs = read_runs(path, path.stem, pytest.fail)
-    assert [run.accuracy for run in runs] == [f.metrics["audit_accuracy"] for f in record.finals]
+    assert sorted(run.accuracy for run in runs) == sorted(
+        f.metrics["audit_accuracy"] for f in record.finals
+    )
     [first, *_] = record.finals
     candidate = next(c for c in record.candidates if c.number == first.number)
-    assert candidate.zero_cost is not None and runs[0].of.zero_cost == candidate.zero_cost
+    assert candidate.zero_cost is not None
+    assert candidate.zero_cost in [run.of.zero_cost for run in runs]
     assert {run.setting for run in runs} == {record.experience["setting"]}  # type: ignore[index]
     path.write_text(path.read_text() + '{"space": 3}\n')
     told: list[str] = []
