@@ -78,7 +78,7 @@ def read_folder(request: Request) -> Source:
     raw: dict[str, Raw] = {}
     for part, listing in images.listings.items():
         paths, digests = tuple(listing.paths), tuple(images.digests[part])
-        files = Files(paths, digests, channels, way.stored, way.bits, converted)
+        files = Files(paths, digests, way, converted)
         raw[part] = files.decode_all() if resident else files
     labels = {part: listing.labels for part, listing in images.listings.items()}
     train_paths = images.listings["train"].paths

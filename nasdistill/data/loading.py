@@ -73,7 +73,7 @@ def load_data(
     )
     parts, rows = _divide(source, seed, spec)
     train = parts["train"][0]
-    stored = train.size if isinstance(train, Files) else train.shape[2:]
+    stored = train.preparation.stored if isinstance(train, Files) else train.shape[2:]
     views = Views("crop" if max(stored) > SMALL else "shift", seed, source.flip)
     splits = _splits_of(parts, views, device, resident_limit)
     mean, std = splits["train"].moments()

@@ -42,19 +42,14 @@ class Files:
     Attributes:
         paths: One per example.
         digests: Of their contents, as long as `paths`.
-        channels: Of the decoded images: 1 (grey) or 3 (RGB).
-        size: `(height, width)` to which every image is brought, in pixels: its middle is cut out
-            where the proportions differ.
-        bits: In use in images of more than 8 bits a channel; see `Preparation`.
+        preparation: The way that they are decoded, as far as the size in which they are stored.
         converted: Kinds of images among them that are converted in a way that may change; see
             `Traits`.
     """
 
     paths: tuple[Path, ...]
     digests: tuple[bytes, ...]
-    channels: int
-    size: tuple[int, int]
-    bits: int = FULL_DEPTH
+    preparation: Preparation
     converted: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -78,14 +73,14 @@ class Files:
         path = self.paths[index]
         try:
             with Image.open(path) as image:
-                preparation = Preparation(self.channels, self.size, self.size, self.bits)
-                return preparation.pixels(image)
+                return to_array(self.preparation.stored_image(image))
         except UNREADABLE as error:
             raise UserError(f"{path}: cannot be read any more ({error})") from None
 
     def decode_all(self) -> NDArray[np.uint8]:
         """Reads all images, uint8 `[N, C, H, W]`."""
-        images = np.empty((len(self), self.channels, *self.size), np.uint8)
+        way = self.preparation
+        images = np.empty((len(self), way.channels, *way.stored), np.uint8)
         with ThreadPoolExecutor() as pool:
             for index, image in enumerate(pool.map(self.decode, range(len(self)))):
                 images[index] = image
@@ -93,9 +88,10 @@ class Files:
 
     def identity(self) -> bytes:
         """Hash of the files' contents and of the form they are brought to."""
-        form = repr((self.channels, self.size)).encode()
+        way = self.preparation
+        form = repr((way.channels, way.stored)).encode()
         if self.converted:  # Plain files keep the hash that they always had.
-            form += repr((self.bits, self.converted)).encode()
+            form += repr((way.bits, self.converted)).encode()
         return hashlib.blake2b(form + b"".join(self.digests), digest_size=16).digest()
 
 

@@ -177,7 +177,7 @@ class StreamingSplit(Split):
     @property
     def stored(self) -> Size:
         """See `Split`."""
-        return self.files.size
+        return self.files.preparation.stored
 
     def with_views(self, views: Views) -> Self:
         """See `Split`."""
@@ -212,7 +212,7 @@ class StreamingSplit(Split):
         """See `Split`; from 2,000 examples at the most."""
         ids = torch.linspace(0, len(self) - 1, min(2000, len(self))).long()
         plan = [(part, None) for part in torch.split(ids, 100)]
-        return _moments(batch.images for batch in self.batches(plan, self.files.size))
+        return _moments(batch.images for batch in self.batches(plan, self.stored))
 
 
 class _Decoded(TorchDataset["list[Tensor] | str"]):
