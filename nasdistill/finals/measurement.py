@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import PIL
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
@@ -275,7 +276,8 @@ distilled for {metrics["epochs"]} epochs{in_parts}.
 Load it with `nasdistill.load("path/of/this/folder")`, or have
 `nasdistill.classify("path/of/this/folder", "picture.jpg")` rank the classes of a picture. Without
 nasdistill, these lines prepare a picture as the model saw its pictures in training (`input.json`
-says the same); normalisation is part of the model:
+says the same); normalisation is part of the model. Pillow was version {PIL.__version__}; others
+may resize differently in the last bit.
 
 ```python
 {preparation.recipe()}```

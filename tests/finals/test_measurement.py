@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,7 @@ def test_the_card_says_what_was_measured(context: StudyContext, tmp_path: Path) 
     card = measurement.model_card(context.study, metrics | {"micro_batch": 13}, way)
     assert card.startswith("# small, final 2\n") and "architecture `0123abcd`" in card
     assert "distilled for 4 epochs, in micro-batches of 13 for want of memory." in card
+    assert f"Pillow was version {importlib.metadata.version('pillow')};" in card
     assert f"{metrics['compression']:.1f}x fewer than the teacher" in card
     unknown = dict.fromkeys(("retention", "agreement", "teacher_test_accuracy", "compression"))
     alone = measurement.model_card(context.study, metrics | unknown | {"micro_batch": None}, way)
