@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasdistill.analysis.evaluation import needs_evaluation
 from nasdistill.api.paths import final_folder, recipe_of
+from nasdistill.common import formats
 from nasdistill.common.class_names import differences, few, match_classes
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent, warning_once
@@ -74,7 +75,7 @@ def evaluate(
         compared.tell_notes(emit, "evaluate")
         order = _order(dataset, compared)
     examples: Split = compared.test if split == "test" else compared.audit
-    text = f"asking student and teacher: {len(examples):,} examples"
+    text = f"asking student and teacher: {formats.counted(len(examples), 'example')}"
     emit(Event("stage", text, stage="evaluate"))
     comparison = evaluation.Comparison(
         teacher,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nasdistill.analysis.selection import SelectionRule, contenders, select_finals
+from nasdistill.common import formats
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.machine import set_threads
 from nasdistill.finals.pipeline import make_finals, missing_finals
@@ -122,7 +123,7 @@ def _race(
     numbers = study.read(keys.CONTENDERS) or []
     missing = [number for number in numbers if not study.has(keys.RACE_SCORE.of(number))]
     if missing:
-        text = f"forecasts overlap: {len(missing)} trials race"
+        text = f"forecasts overlap: {formats.counted(len(missing), 'trial')} to race"
         context.emit(Event("stage", text, stage="search"))
         workers.assign("race", len(missing))
         run_race(context, missing, wait=True)

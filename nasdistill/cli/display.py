@@ -233,8 +233,9 @@ def outcome_lines(record: StudyRecord, report: Path, already_complete: bool) -> 
     name, lines = record.name, []
     if already_complete:
         lines.append(
-            f"The study {name} is complete: {record.recipe['trials']} trials, "
-            f"{len(record.finals)} finals. To go on: `nasdistill resume {name} --trials N` "
+            f"The study {name} is complete: {formats.counted(record.recipe['trials'], 'trial')}, "
+            f"{formats.counted(len(record.finals), 'final')}. "
+            f"To go on: `nasdistill resume {name} --trials N` "
             f"searches further, `nasdistill distill {name} --top-k K` makes more finals, "
             f"`nasdistill report {name}` writes the report anew."
         )
@@ -266,7 +267,7 @@ def profile_lines(figures: Mapping[str, Any]) -> list[str]:
         f"bytes          {figures['bytes']:,}",
         f"latency        {latency['median_ms']:.3f} ms median, quartiles "
         f"{latency['q1_ms']:.3f} to {latency['q3_ms']:.3f} ms ({latency['engine']}, batch "
-        f"{latency['batch']}, {latency['threads']} thread(s))",
+        f"{latency['batch']}, {formats.counted(latency['threads'], 'thread')})",
     ]
 
 

@@ -28,7 +28,8 @@ def _table(title: str, *columns: str) -> Table:
 
 def _overall(quality: Mapping[str, Any]) -> Table:
     agreement, calibration = quality["agreement"], quality["calibration"]
-    title = f"{quality['examples']:,} examples of {quality['data']}, {quality['split']} split"
+    counted = formats.counted(quality["examples"], "example")
+    title = f"{counted} of {quality['data']}, {quality['split']} split"
     table = _table(title, "", *MODELS)
     drop, spread = quality["robustness"]["mean_drop"], quality["bias"]["spread"]
     surplus = [calibration[model]["overconfidence"] for model in MODELS]
@@ -49,7 +50,9 @@ def _overall(quality: Mapping[str, Any]) -> Table:
     table.add_row("agreement", percent(agreement["all"]), "")
     for case in ("right", "wrong"):
         share, examples = agreement[f"teacher_{case}"], agreement[f"teacher_{case}_examples"]
-        table.add_row(f"  where the teacher is {case}", percent(share), f"{examples:,} examples")
+        table.add_row(
+            f"  where the teacher is {case}", percent(share), formats.counted(examples, "example")
+        )
     relations = quality["class_relations"]
     table.add_row("class relations kept", percent(relations["preservation"]), "")
     for pair in relations["worst_pairs"][:3]:
@@ -70,7 +73,8 @@ def _by_class(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _corrupted(robustness: Mapping[str, Any]) -> Table:
-    title = f"Under noise and blur, {robustness['examples']:,} examples (share of the clean)"
+    counted = formats.counted(robustness["examples"], "example")
+    title = f"Under noise and blur, {counted} (share of the clean)"
     table = _table(title, "", "severity", *MODELS, "agreement")
     clean, percent = robustness["clean"], formats.percent
     table.add_row("clean", "", percent(clean["student"]), percent(clean["teacher"]), "")

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from nasdistill import training
-from nasdistill.common import locks
+from nasdistill.common import formats, locks
 from nasdistill.common.errors import DamagedFileError
 from nasdistill.common.files import set_aside, write_whole
 from nasdistill.common.json_files import read_json
@@ -95,7 +95,7 @@ def measure_on_test(
         "audit_balanced_accuracy": balanced_accuracy(*audit).share,
         "ece": expected_calibration_error(logits.softmax(dim=1), labels),
         "checkpoint": "last",
-        "epochs": context.final_epochs,
+        "epochs": context.epochs_worth,
         "precision": "fp32",
     }
     return metrics | _against_teacher(logits, context.teacher_on_test, labels), logits
@@ -262,7 +262,7 @@ def model_card(study: Study, metrics: dict[str, Any], preparation: Preparation) 
 
 Found by nasdistill in the space `{study.recipe.space}` on `{study.recipe.data}`, trial
 {metrics["trial"]}, architecture `{metrics["fingerprint"]}`;
-distilled for {metrics["epochs"]} epochs{in_parts}.
+distilled for {formats.counted(metrics["epochs"], "epoch")}{in_parts}.
 
 - test accuracy {metrics["test_accuracy"]:.4f} (95 % interval {low:.4f}–{high:.4f}){beside}
 - {metrics["params"]:,} parameters{compression},

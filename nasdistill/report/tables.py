@@ -205,7 +205,7 @@ def _checkpoint(final: Final) -> str:
     names = {"last": "last epoch", "best": "best on validation"}
     name = str(metrics.get("checkpoint", formats.NONE))
     epochs = metrics.get("epochs")
-    remarks = f"<br><small>{epochs:g} epochs</small>" if epochs else ""
+    remarks = f"<br><small>{formats.counted(round(epochs), 'epoch')}</small>" if epochs else ""
     micro_batch = metrics.get("micro_batch")
     remarks += f"<br><small>in micro-batches of {micro_batch:g}</small>" if micro_batch else ""
     return escape(names.get(name, name)) + remarks
@@ -229,8 +229,8 @@ def _latency_rows(record: StudyRecord) -> list[str]:
             teacher = _latency(final, setting, "teacher")
             return f"{_latency(final, setting, 'student')}<br><small>teacher {teacher}</small>"
 
-        plural = "" if threads == 1 else "s"
-        title = f"batch {batch}<br><small>{escape(str(engine))}, {threads} thread{plural}</small>"
+        cores = formats.counted(threads, "thread")
+        title = f"batch {batch}<br><small>{escape(str(engine))}, {cores}</small>"
         rows.append(_row(title, record, cell, "<small>beside each</small>"))
     return rows
 

@@ -132,7 +132,7 @@ class StudyContext:
 
     @property
     def final_epochs(self) -> int:
-        """Epochs of a full run, at least one."""
+        """Passes of a full run, of whole batches, at least one."""
         stream = self.final.stream
         examples = self.recipe.final_budget.examples(len(stream.dataset.train))
         return max(1, round(examples / stream.examples_per_epoch))
@@ -141,6 +141,14 @@ class StudyContext:
     def final_examples(self) -> int:
         """Training examples that a full run sees: whole epochs of whole batches."""
         return self.final_epochs * self.final.stream.examples_per_epoch
+
+    @property
+    def epochs_worth(self) -> int:
+        """Epochs that a full run's examples are worth, as budgets count them: of all examples.
+
+        More passes than these are made where whole batches leave out much of a small split.
+        """
+        return max(1, round(self.final_examples / len(self.final.stream.dataset.train)))
 
     @cached_property
     def teacher_on_test(self) -> Tensor | None:

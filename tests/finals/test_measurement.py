@@ -106,4 +106,8 @@ def test_the_card_says_what_was_measured(context: StudyContext, tmp_path: Path) 
     assert f"{metrics['compression']:.1f}x fewer than the teacher" in card
     unknown = dict.fromkeys(("retention", "agreement", "teacher_test_accuracy", "compression"))
     alone = measurement.model_card(context.study, metrics | unknown | {"micro_batch": None}, way)
+    single = measurement.model_card(
+        context.study, metrics | {"micro_batch": None, "epochs": 1}, way
+    )
+    assert "distilled for 1 epoch.\n" in single
     assert "teacher's" not in alone and "fewer" not in alone and "micro-batches" not in alone
