@@ -15,8 +15,9 @@ from nasdistill.common.types import nearest
 from nasdistill.recipe import MOVABLE, Recipe, changed_keys
 from nasdistill.results import StudyRecord, keys
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""Names that a study can be gone on with under; those of `--study`."""
+NAME = re.compile(r"[^-?%][^?%]*")
+"""Names that a study that is there can be gone on with under: `-` would begin a flag; `?` and `%`
+mean something in its storage's URL."""
 
 
 class MissingFile(NamedTuple):
@@ -44,10 +45,11 @@ def check_places(record: StudyRecord, recipe: Recipe) -> None:
     missing = list(missing_files(recipe, record.folder.parent))
     if missing:
         flags = " ".join(file.flag for file in missing)
+        name = shlex.quote(record.name)
         raise UserError(
             f"study {record.name!r}: no longer there: "
             + ", ".join(file.what for file in missing)
-            + f". If it was moved, say where to: nasdistill resume {record.name} {flags}"
+            + f". If it was moved, say where to: nasdistill resume {name} {flags}"
         )
 
 
@@ -62,7 +64,8 @@ def check_name(record: StudyRecord) -> None:
         old, new = (shlex.quote(str(record.folder.with_name(n))) for n in (record.name, plain))
         raise UserError(
             f"the folder {record.folder} can be listed and reported, but not gone on with under "
-            f"this name (allowed: letters, digits, '.', '_', '-'); rename it: mv {old} {new}"
+            "this name (allowed: no '-' at the beginning, no '?', no '%'); rename it: "
+            f"mv {old} {new}"
         )
 
 

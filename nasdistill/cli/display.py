@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -230,13 +231,14 @@ def study_summary(record: StudyRecord | DamagedStudy) -> dict[str, Any]:
 
 def outcome_lines(record: StudyRecord, report: Path, already_complete: bool) -> list[str]:
     """The end of a search in words: its state, its files, and how to go on."""
-    name, lines = record.name, []
+    name, lines = shlex.quote(record.name), list[str]()
+    trials = formats.counted(record.recipe["trials"], "trial")
     if already_complete:
         lines.append(
-            f"The study {name} is complete: {formats.counted(record.recipe['trials'], 'trial')}, "
-            f"{formats.counted(len(record.finals), 'final')}. "
-            f"To go on: `nasdistill resume {name} --trials N` "
-            f"searches further, `nasdistill distill {name} --top-k K` makes more finals, "
+            f"The study {record.name} is complete: {trials}, "
+            f"{formats.counted(len(record.finals), 'final')}. To go on: "
+            f"`nasdistill resume {name} --trials N` searches further, "
+            f"`nasdistill distill {name} --top-k K` makes more finals, "
             f"`nasdistill report {name}` writes the report anew."
         )
     elif record.state != "complete":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -106,7 +107,7 @@ def quality_lines(quality: Mapping[str, Any]) -> list[str]:
     """The findings of an evaluation in sentences, and its file."""
     lines = findings(quality)
     if quality["file"]:
-        study = quality["final"].split("/")[0]
+        study = shlex.quote(quality["final"].split("/")[0])
         lines.append(f"Written: {quality['file']}; `nasdistill report {study}` shows it")
     else:
         lines.append("Not written: quality.json is for the study's own test split")

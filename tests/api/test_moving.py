@@ -58,15 +58,30 @@ def refused(name: str = "small", **more: Any) -> str:
 
 
 def test_a_renamed_study_is_reported_resumed_and_distilled(there: Path) -> None:
-    (STUDIES / "small").rename(STUDIES / "mobile (copy)")
-    assert api.report("mobile (copy)").is_file()
-    command = "mv 'studies/mobile (copy)' studies/mobile-copy"
-    assert refused("mobile (copy)").endswith(f"rename it: {command}")
-    (STUDIES / "mobile (copy)").rename(STUDIES / "renamed")
+    (STUDIES / "small").rename(STUDIES / "-a copy")
+    assert api.report("-a copy").is_file()
+    command = "mv 'studies/-a copy' studies/a-copy"
+    assert refused("-a copy").endswith(f"rename it: {command}")
+    (STUDIES / "-a copy").rename(STUDIES / "renamed")
     assert api.resume("renamed").already_complete
     outcome = api.resume("renamed", overrides={"trials": 4})
     assert outcome.record.name == "renamed" and len(outcome.record.candidates) >= 4
     assert len(api.distill("renamed", top_k=2).record.finals) == 2
+
+
+def test_a_file_managers_copy_is_gone_on_with_by_several_workers(there: Path) -> None:
+    """Its name needs quotes in a shell."""
+    name = "größe #2 (copy)"
+    shutil.copytree(STUDIES / "small", STUDIES / name)
+    outcome = api.resume(name, overrides={"trials": 5, "workers": 2})
+    assert outcome.record.name == name and len(outcome.record.candidates) >= 5
+    assert len(record().candidates) < 5, "the original was gone on with"
+    assert len(api.distill(name, top_k=2).record.finals) >= 2
+    assert api.report(name).parent.name == name
+    Path("blobs.npz").rename("moved.npz")
+    assert f"nasdistill resume '{name}' --data npz:NEW" in refused(name)
+    with pytest.raises(UserError, match="study: found .*allowed: letters, digits"):
+        load_recipe(None, {"study": name})
 
 
 def test_data_that_were_moved_are_taken_where_they_lie_now(there: Path) -> None:
