@@ -105,8 +105,9 @@ def choose_finals(context: StudyContext, workers: WorkerPool) -> list[int]:
     if not finals:
         best = max((c.score or 0.0 for c in candidates), default=0.0)
         context.warn(
-            f"no trial reached the accuracy floor of {floor:.3f} (best score {best:.3f}): no "
-            "finals. Lower --min-accuracy, raise the rungs' budgets, or run more trials"
+            f"no trial reached the {context.score_name} floor of {floor:.3f} (best score "
+            f"{best:.3f}): no finals. Lower --min-accuracy, raise the rungs' budgets, or run "
+            "more trials"
         )
     study.write(keys.FINALS, finals)
     study.write(keys.CHOSEN_FROM, _basis(study))

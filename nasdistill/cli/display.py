@@ -142,7 +142,9 @@ def finals_table(finals: Sequence[Final]) -> Table:
     for final in finals:
         metrics = final.metrics
         accuracy = _share_of(metrics["test_accuracy"], metrics["test_interval"])
-        retention = metrics["retention"]
+        tested = final.test_score
+        kept = formats.NONE if tested.retention is None else f"{tested.retention:.1%}"
+        balanced_kept = kept if tested.name.startswith("balanced") else ""
         median = next(
             (r["median_ms"] for r in metrics["latency"] if (r["model"], r["batch"]) == STUDENT),
             None,
@@ -151,14 +153,14 @@ def finals_table(finals: Sequence[Final]) -> Table:
         table.add_row(
             f"{final.rank}{'*' if final.recommended else ''}",
             accuracy,
-            formats.NONE if retention is None else f"{retention:.1%}",
+            "" if balanced_kept and uneven else kept,
             formats.count(metrics["params"]) + _ratio(metrics["compression"]),
             (formats.NONE if median is None else f"{median:.3f} ms") + _ratio(metrics["speedup"]),
             Text(f"broken: {broken}", "red") if broken else "kept",
         )
         if uneven:
             balanced = metrics["test_balanced_accuracy"], metrics["test_balanced_interval"]
-            table.add_row("b", _share_of(*balanced))
+            table.add_row("b", _share_of(*balanced), balanced_kept)
     return table
 
 
