@@ -34,17 +34,17 @@ def test_it_has_one_owner_of_recipe_and_folder(opened: OpenContext) -> None:
     [
         (36, "1 epoch", 1, 1),
         (36, "2 epochs", 2, 2),
-        (36, "90 images", 3, 3),
-        (84, "4 epochs", 6, 4),
+        (36, "90 images", 4, 4),
+        (84, "4 epochs", 5, 4),
     ],
 )
 def test_a_budget_of_few_pictures_is_what_it_says(
     opened: OpenContext, pictures: int, budget: str, passes: int, worth: int
 ) -> None:
-    """Batches are of 50: of 30 training pictures all, of 70 the first 50 of each pass."""
+    """Batches are of 50: of 24 training pictures all, of 57 only 50 in each pass."""
     write_blobs(Path("blobs.npz"), train=pictures, test=12)
-    context = opened(final_budget=budget, rungs={"first": "30 images", "eta": 2, "count": 1})
-    (few,) = {30, 70} & {len(context.dataset.train)}
+    context = opened(final_budget=budget, rungs={"first": "24 images", "eta": 2, "count": 1})
+    (few,) = {24, 57} & {len(context.dataset.train)}
     assert context.final_examples == passes * min(few, 50)
     assert (context.final_epochs, context.epochs_worth) == (passes, worth)
 
