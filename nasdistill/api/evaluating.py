@@ -65,13 +65,13 @@ def evaluate(
     set_threads(1)
     place = pick_device(device)
     emit(Event("stage", f"data {recipe.data}, teacher {recipe.teacher}", stage="evaluate"))
-    dataset = _own_data(record, recipe, place)
+    dataset = _own_data(record, recipe, place, emit)
     dataset.tell_notes(emit, "evaluate")
     teacher = _teacher(record, recipe, dataset, place, plugins, emit)
     compared, order = dataset, None
     if data is not None and data != recipe.data:
         emit(Event("stage", f"data {data}", stage="evaluate"))
-        compared = _load(data, recipe, place, preparation)
+        compared = _load(data, recipe, place, emit, preparation)
         compared.tell_notes(emit, "evaluate")
         order = _order(dataset, compared)
     examples: Split = compared.test if split == "test" else compared.audit
@@ -85,6 +85,7 @@ def evaluate(
         compared.name,
         split,
         order=order,
+        emit=emit,
     )
     quality = evaluation.evaluate(module.to(place), comparison)
     own = compared is dataset and split == "test"
@@ -107,16 +108,20 @@ def _locate(target: str) -> tuple[Path, StudyRecord]:
     return final_folder(study_name, rank), load_study(study_name, STUDIES)
 
 
-def _own_data(record: StudyRecord, recipe: Recipe, place: torch.device) -> Dataset:
+def _own_data(record: StudyRecord, recipe: Recipe, place: torch.device, emit: Emit) -> Dataset:
     from nasdistill.trials.same_content import check_same_data
 
-    dataset = _load(recipe.data, recipe, place)
+    dataset = _load(recipe.data, recipe, place, emit)
     check_same_data(record.name, record.data, dataset)
     return dataset
 
 
 def _load(
-    data: str, recipe: Recipe, place: torch.device, preparation: Preparation | None = None
+    data: str,
+    recipe: Recipe,
+    place: torch.device,
+    emit: Emit,
+    preparation: Preparation | None = None,
 ) -> Dataset:
     from nasdistill.data import load_data
 
@@ -129,6 +134,7 @@ def _load(
         preparation=preparation,
         root=recipe.data_root,
         skip_unreadable=recipe.skip_unreadable,
+        emit=emit,
     )
 
 

@@ -128,8 +128,10 @@ def teacher_train(
 
     set_threads(1)
     place = pick_device(device)
-    dataset = load_data(data, device=place, seed=seed, image_size=image_size, channels=channels)
     emit = on_event or silent
+    dataset = load_data(
+        data, device=place, seed=seed, image_size=image_size, channels=channels, emit=emit
+    )
     dataset.tell_notes(emit)
     if source is None:
         trained = _train_from_scratch(order, dataset, emit)

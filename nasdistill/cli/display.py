@@ -55,9 +55,10 @@ class Display:
 
     def __call__(self, event: Event) -> None:
         """Shows one event."""
-        if event.kind == "stage" and event.stage != self._stage:
-            self._stage, self._stage_start = event.stage, time.monotonic()
-            if self._live is not None:
+        if event.kind == "stage":
+            if event.stage != self._stage:
+                self._stage, self._stage_start = event.stage, time.monotonic()
+            if self._live is not None:  # what was under way has ended
                 self._live.update(Text(""))
         if event.kind == "progress":
             self._show_progress(event)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from nasdistill.common.errors import UserError
+from nasdistill.common.events import Emit, silent, with_signs_of_life
 from nasdistill.common.types import Input
 from nasdistill.data.pictures import (
     FULL_DEPTH,
@@ -77,12 +78,18 @@ class Files:
         except UNREADABLE as error:
             raise UserError(f"{path}: cannot be read any more ({error})") from None
 
-    def decode_all(self) -> NDArray[np.uint8]:
-        """Reads all images, uint8 `[N, C, H, W]`."""
+    def decode_all(self, emit: Emit = silent) -> NDArray[np.uint8]:
+        """Reads all images, uint8 `[N, C, H, W]`.
+
+        Args:
+            emit: Told how far it is, where that takes a while.
+        """
         way = self.preparation
         images = np.empty((len(self), way.channels, *way.stored), np.uint8)
         with ThreadPoolExecutor() as pool:
-            for index, image in enumerate(pool.map(self.decode, range(len(self)))):
+            decoded = pool.map(self.decode, range(len(self)))
+            told = with_signs_of_life(decoded, "preparing images", "data", len(self), emit)
+            for index, image in enumerate(told):
                 images[index] = image
         return images
 
@@ -146,6 +153,7 @@ class Request:
         resident_limit: Bytes up to which images are decoded at once.
         preparation: The way in which other data were prepared, to be repeated here; it overrides
             `image_size` and `channels`.
+        emit: Told how far the reading is, where it takes a while.
     """
 
     spec: str
@@ -156,6 +164,7 @@ class Request:
     skip_unreadable: bool = False
     resident_limit: int = 4 << 30
     preparation: Preparation | None = None
+    emit: Emit = silent
 
 
 class ImageInfo(NamedTuple):

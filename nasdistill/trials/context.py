@@ -305,6 +305,7 @@ def _open_dataset(study: Study, device: torch.device, emit: Emit) -> Dataset:
         channels=recipe.channels,
         root=recipe.data_root,
         skip_unreadable=recipe.skip_unreadable,
+        emit=emit,
     )
     dataset.tell_notes(emit)
     stored = study.get_or_measure(keys.DATA, lambda: describe_data(dataset))
