@@ -39,7 +39,8 @@ def evaluate(
 
     Args:
         target: `STUDY/RANK`, or a final's folder inside its study.
-        data: Other data with the same classes; by default the study's own.
+        data: Other data with the same classes; by default the study's own. Of other data that come
+            without splits, such as a folder of class folders, all are their test split.
         split: `test` or `audit`. Finals are reported on the test split; evaluating chooses nothing.
         device: auto, cpu, cuda or cuda:N.
         on_event: Told what happens.
@@ -74,8 +75,12 @@ def evaluate(
         compared = _load(data, recipe, place, emit, preparation)
         compared.tell_notes(emit, "evaluate")
         order = _order(dataset, compared)
-    examples: Split = compared.test if split == "test" else compared.audit
-    text = f"asking student and teacher: {formats.counted(len(examples), 'example')}"
+    examples, part = _examples_of(compared, split, dataset)
+    if compared.fingerprint != dataset.fingerprint:
+        _warn_of_seen(examples, dataset, compared.name, emit)
+    which = "all" if part == "all" else f"the {part} split"
+    text = f"asking student and teacher: {formats.counted(len(examples), 'example')}, {which} of "
+    text += compared.name
     emit(Event("stage", text, stage="evaluate"))
     comparison = evaluation.Comparison(
         teacher,
@@ -83,7 +88,7 @@ def evaluate(
         preparation.size,
         dataset.classes,
         compared.name,
-        split,
+        part,
         order=order,
         emit=emit,
     )
@@ -93,6 +98,36 @@ def evaluate(
         needs_evaluation(folder, lambda text: emit(Event("warning", text, stage="evaluate")))
     file = evaluation.write_quality(folder, quality) if own else None
     return {**quality, "final": f"{record.name}/{folder.name}", "file": file and str(file)}
+
+
+def _examples_of(data: Dataset, split: str, own: Dataset) -> tuple[Split, str]:
+    """The examples to evaluate on, and the name of what they are: `test`, `audit` or `all`.
+
+    Where no example of other data is marked as one for the test, none was trained on either.
+
+    Args:
+        data: To evaluate on.
+        split: `test` or `audit`.
+        own: Those that the study was made with; at another place they are still those.
+    """
+    if split == "audit":
+        return data.audit, split
+    if data.has_own_splits or data.fingerprint == own.fingerprint:
+        return data.test, split
+    return data.everything, "all"
+
+
+def _warn_of_seen(examples: Split, own: Dataset, name: str, emit: Emit) -> None:
+    """Tells how many pictures of other data the final was trained on."""
+    from nasdistill.data.checks import shared_pictures
+
+    seen = shared_pictures(examples, own.train)
+    if seen:
+        text = (
+            f"data {name}: {seen:,} of {len(examples):,} pictures are among those that the final "
+            "was trained on: on them it is right by heart"
+        )
+        emit(Event("warning", text, stage="evaluate"))
 
 
 def _locate(target: str) -> tuple[Path, StudyRecord]:

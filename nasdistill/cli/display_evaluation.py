@@ -30,7 +30,8 @@ def _table(title: str, *columns: str) -> Table:
 def _overall(quality: Mapping[str, Any]) -> Table:
     agreement, calibration = quality["agreement"], quality["calibration"]
     counted = formats.counted(quality["examples"], "example")
-    title = f"{counted} of {quality['data']}, {quality['split']} split"
+    which = "all" if quality["split"] == "all" else f"{quality['split']} split"
+    title = f"{counted} of {quality['data']}, {which}"
     table = _table(title, "", *MODELS)
     drop, spread = quality["robustness"]["mean_drop"], quality["bias"]["spread"]
     surplus = [calibration[model]["overconfidence"] for model in MODELS]

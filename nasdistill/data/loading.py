@@ -100,6 +100,7 @@ def load_data(
         origins=Origins(rows, source.train_names),
         bits=source.bits,
         notes=notes,
+        has_own_splits=source.validation is not None or source.test is not None,
     )
 
 

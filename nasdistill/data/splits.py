@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -221,6 +222,21 @@ class StreamingSplit(Split):
         text = "measuring colours"
         told = with_signs_of_life(batches, text, "data", len(ids), emit, images=100)
         return _moments(batch.images for batch in told)
+
+
+def joined(splits: Sequence[Split]) -> Split:
+    """All examples of some splits of one dataset, in their order."""
+    first = splits[0]
+    labels = torch.cat([split.labels for split in splits]).cpu().numpy()
+    if isinstance(first, StreamingSplit):
+        files = [split.files for split in splits if isinstance(split, StreamingSplit)]
+        paths = tuple(path for each in files for path in each.paths)
+        digests = tuple(digest for each in files for digest in each.digests)
+        together = replace(first.files, paths=paths, digests=digests)
+        return StreamingSplit(together, labels, first._views, first._device, first._workers)
+    assert isinstance(first, ResidentSplit)
+    images = torch.cat([split.images for split in splits if isinstance(split, ResidentSplit)])
+    return ResidentSplit(images, labels, first._views, first._device, images.device)
 
 
 class _Decoded(TorchDataset["list[Tensor] | str"]):

@@ -35,7 +35,7 @@ class Comparison:
         size: `(height, width)` in pixels at which students see them.
         classes: Names by label, as teacher and students know them.
         data: The user's name of the data.
-        part: The name of the split, `test` or `audit`.
+        part: The name of the split, `test` or `audit`; `all` for all examples of other data.
         corrupted: Most examples that are corrupted.
         order: The teacher's label of each label of the split; None where they are the same.
         seed: Of the noise, and of the choice of examples that are corrupted.
