@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event
@@ -14,6 +14,9 @@ from nasdistill.common.files import STUDIES
 from nasdistill.common.types import nearest
 from nasdistill.recipe import MOVABLE, Recipe, changed_keys
 from nasdistill.results import StudyRecord, keys
+
+if TYPE_CHECKING:  # slow to import
+    from nasdistill.data import Dataset
 
 NAME = re.compile(r"[^-?%][^?%]*")
 """Names that a study that is there can be gone on with under: `-` would begin a flag; `?` and `%`
@@ -147,13 +150,16 @@ def has_moved(record: StudyRecord, recipe: Recipe) -> bool:
     return bool(changed) and all(key in MOVABLE for key in changed)
 
 
-def relocate(record: StudyRecord, recipe: Recipe, emit: Emit) -> None:
+def relocate(record: StudyRecord, recipe: Recipe, emit: Emit) -> Dataset:
     """Takes the new places of a study's files, once their content is found to be the same.
 
     Args:
         record: The study.
         recipe: Its recipe with the new places.
         emit: Told what happens.
+
+    Returns:
+        The study's data, loaded from where they lie now.
 
     Raises:
         UserError: If a content is another; the message says what has changed. The study stays as
@@ -181,3 +187,4 @@ def relocate(record: StudyRecord, recipe: Recipe, emit: Emit) -> None:
     changes = changed_keys(Recipe.model_validate(record.recipe), recipe)
     for key, old, new in changes:
         emit(Event("note", f"{key} was {old}, is now {new}: the content is the same", "teacher"))
+    return context.dataset

@@ -10,6 +10,7 @@ from nasdistill.analysis.selection import SelectionRule, contenders, select_fina
 from nasdistill.common import formats
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.machine import set_threads
+from nasdistill.data import Dataset
 from nasdistill.finals.pipeline import make_finals, missing_finals
 from nasdistill.results import COUNTED, keys, load_finals
 from nasdistill.study import Study
@@ -22,7 +23,9 @@ from nasdistill.workers.calibration import calibrate
 from nasdistill.workers.pool import WorkerPool, started_workers
 
 
-def run_search(study: Study, plugins: Plugins, begun: float, emit: Emit) -> None:
+def run_search(
+    study: Study, plugins: Plugins, begun: float, emit: Emit, dataset: Dataset | None = None
+) -> None:
     """Runs the trials that are missing, and makes the finals.
 
     Args:
@@ -30,12 +33,13 @@ def run_search(study: Study, plugins: Plugins, begun: float, emit: Emit) -> None
         plugins: What the user's own file brings.
         begun: `time.monotonic()` at which the command began.
         emit: Told what happens.
+        dataset: See `open_context`.
     """
     study.write(keys.STATE, "searching")
     with started_workers(study, emit) as workers:
         if not workers.provisional:
             workers.assign("search", workers.size, begun=begun)
-        context = open_context(study, plugins, emit)
+        context = open_context(study, plugins, emit, dataset)
         if workers.provisional:
             calibrate(workers, context)
             workers.assign("search", workers.size, begun=begun)

@@ -230,7 +230,9 @@ class StudyContext:
         return self.teacher_latency * student.least_ms / teacher.least_ms
 
 
-def open_context(study: Study, plugins: Plugins, emit: Emit) -> StudyContext:
+def open_context(
+    study: Study, plugins: Plugins, emit: Emit, dataset: Dataset | None = None
+) -> StudyContext:
     """Loads data and teachers, evaluates these, and decides limits and rungs.
 
     What is measured here is stored with the study and not measured again.
@@ -239,13 +241,14 @@ def open_context(study: Study, plugins: Plugins, emit: Emit) -> StudyContext:
         study: The study.
         plugins: What the user's own file brings.
         emit: Told what happens.
+        dataset: The study's data, where they are loaded and found to be the same already.
 
     Raises:
         UserError: If data, teacher or device cannot be used.
     """
     recipe = study.recipe
     device = _prepare_device(recipe)
-    dataset = _open_dataset(study, device, emit)
+    dataset = dataset or _open_dataset(study, device, emit)
     emit(Event("stage", f"teacher {recipe.teacher}", stage="teacher"))
     teachers = open_teacher_pool(study, dataset, device, plugins, emit)
     _warn_of_scoring(recipe, emit)

@@ -19,9 +19,11 @@ from nasdistill.api.paths import recipe_of
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import silent
 from nasdistill.common.types import Input
+from nasdistill.data import Dataset, load_data
 from nasdistill.recipe import load_recipe
 from nasdistill.results import StudyRecord, keys, load_study, storage
 from nasdistill.study import Study
+from nasdistill.trials import context as trials_context
 from nasdistill.trials.context import open_context
 from nasdistill.trials.plugins import check_plugins, load_plugins
 
@@ -82,6 +84,21 @@ def test_a_file_managers_copy_is_gone_on_with_by_several_workers(there: Path) ->
     assert f"nasdistill resume '{name}' --data npz:NEW" in refused(name)
     with pytest.raises(UserError, match="study: found .*allowed: letters, digits"):
         load_recipe(None, {"study": name})
+
+
+def test_data_that_were_moved_are_read_once(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("blobs.npz").rename("moved.npz")
+    read: list[str] = []
+
+    def counting(spec: str, **more: Any) -> Dataset:
+        read.append(spec)
+        return load_data(spec, **more)
+
+    monkeypatch.setattr(trials_context, "load_data", counting)
+    overrides = {"data": "npz:moved.npz", "trials": 4, "workers": 1}
+    outcome = api.resume("small", overrides=overrides)
+    assert len(outcome.record.candidates) >= 4 and not outcome.already_complete
+    assert read == ["npz:moved.npz"]
 
 
 def test_data_that_were_moved_are_taken_where_they_lie_now(there: Path) -> None:
