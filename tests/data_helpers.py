@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 from nasdistill.common.errors import UserError
+from nasdistill.common.types import Input
 from nasdistill.data import Dataset, Files, Split, load_data
+from nasdistill.data.pictures import Preparation
 from nasdistill.data.raw import ImageInfo, survey
 
 CPU = torch.device("cpu")
@@ -41,9 +43,8 @@ def surveyed(folder: Path, size: tuple[int, int], channels: int = 3) -> Files:
     """The images of a folder, brought to one size when decoded."""
     paths = tuple(sorted(folder.iterdir()))
     infos = [survey(path) for path in paths]
-    return Files(
-        paths, tuple(info.digest for info in infos if isinstance(info, ImageInfo)), channels, size
-    )
+    digests = tuple(info.digest for info in infos if isinstance(info, ImageInfo))
+    return Files(paths, digests, Preparation.of(Input(channels, *size)))
 
 
 def write_npz(path: Path, **changes: Any) -> str:

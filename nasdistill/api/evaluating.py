@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasdistill.analysis.evaluation import needs_evaluation
 from nasdistill.api.paths import final_folder, recipe_of
+from nasdistill.common import formats
 from nasdistill.common.class_names import differences, few, match_classes
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent, warning_once
@@ -38,7 +39,8 @@ def evaluate(
 
     Args:
         target: `STUDY/RANK`, or a final's folder inside its study.
-        data: Other data with the same classes; by default the study's own.
+        data: Other data with the same classes; by default the study's own. Of other data that come
+            without splits, such as a folder of class folders, all are their test split.
         split: `test` or `audit`. Finals are reported on the test split; evaluating chooses nothing.
         device: auto, cpu, cuda or cuda:N.
         on_event: Told what happens.
@@ -64,17 +66,21 @@ def evaluate(
     set_threads(1)
     place = pick_device(device)
     emit(Event("stage", f"data {recipe.data}, teacher {recipe.teacher}", stage="evaluate"))
-    dataset = _own_data(record, recipe, place)
+    dataset = _own_data(record, recipe, place, emit)
     dataset.tell_notes(emit, "evaluate")
     teacher = _teacher(record, recipe, dataset, place, plugins, emit)
     compared, order = dataset, None
     if data is not None and data != recipe.data:
         emit(Event("stage", f"data {data}", stage="evaluate"))
-        compared = _load(data, recipe, place, preparation)
+        compared = _load(data, recipe, place, emit, preparation)
         compared.tell_notes(emit, "evaluate")
         order = _order(dataset, compared)
-    examples: Split = compared.test if split == "test" else compared.audit
-    text = f"asking student and teacher: {len(examples):,} examples"
+    examples, part = _examples_of(compared, split, dataset)
+    if compared.fingerprint != dataset.fingerprint:
+        _warn_of_seen(examples, dataset, compared.name, emit)
+    which = "all" if part == "all" else f"the {part} split"
+    text = f"asking student and teacher: {formats.counted(len(examples), 'example')}, {which} of "
+    text += compared.name
     emit(Event("stage", text, stage="evaluate"))
     comparison = evaluation.Comparison(
         teacher,
@@ -82,8 +88,9 @@ def evaluate(
         preparation.size,
         dataset.classes,
         compared.name,
-        split,
+        part,
         order=order,
+        emit=emit,
     )
     quality = evaluation.evaluate(module.to(place), comparison)
     own = compared is dataset and split == "test"
@@ -91,6 +98,36 @@ def evaluate(
         needs_evaluation(folder, lambda text: emit(Event("warning", text, stage="evaluate")))
     file = evaluation.write_quality(folder, quality) if own else None
     return {**quality, "final": f"{record.name}/{folder.name}", "file": file and str(file)}
+
+
+def _examples_of(data: Dataset, split: str, own: Dataset) -> tuple[Split, str]:
+    """The examples to evaluate on, and the name of what they are: `test`, `audit` or `all`.
+
+    Where no example of other data is marked as one for the test, none was trained on either.
+
+    Args:
+        data: To evaluate on.
+        split: `test` or `audit`.
+        own: Those that the study was made with; at another place they are still those.
+    """
+    if split == "audit":
+        return data.audit, split
+    if data.has_own_splits or data.fingerprint == own.fingerprint:
+        return data.test, split
+    return data.everything, "all"
+
+
+def _warn_of_seen(examples: Split, own: Dataset, name: str, emit: Emit) -> None:
+    """Tells how many pictures of other data the final was trained on."""
+    from nasdistill.data.checks import shared_pictures
+
+    seen = shared_pictures(examples, own.train)
+    if seen:
+        text = (
+            f"data {name}: {seen:,} of {len(examples):,} pictures are among those that the final "
+            "was trained on: on them it is right by heart"
+        )
+        emit(Event("warning", text, stage="evaluate"))
 
 
 def _locate(target: str) -> tuple[Path, StudyRecord]:
@@ -106,16 +143,20 @@ def _locate(target: str) -> tuple[Path, StudyRecord]:
     return final_folder(study_name, rank), load_study(study_name, STUDIES)
 
 
-def _own_data(record: StudyRecord, recipe: Recipe, place: torch.device) -> Dataset:
+def _own_data(record: StudyRecord, recipe: Recipe, place: torch.device, emit: Emit) -> Dataset:
     from nasdistill.trials.same_content import check_same_data
 
-    dataset = _load(recipe.data, recipe, place)
+    dataset = _load(recipe.data, recipe, place, emit)
     check_same_data(record.name, record.data, dataset)
     return dataset
 
 
 def _load(
-    data: str, recipe: Recipe, place: torch.device, preparation: Preparation | None = None
+    data: str,
+    recipe: Recipe,
+    place: torch.device,
+    emit: Emit,
+    preparation: Preparation | None = None,
 ) -> Dataset:
     from nasdistill.data import load_data
 
@@ -128,6 +169,7 @@ def _load(
         preparation=preparation,
         root=recipe.data_root,
         skip_unreadable=recipe.skip_unreadable,
+        emit=emit,
     )
 
 

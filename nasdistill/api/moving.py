@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event
@@ -15,8 +15,12 @@ from nasdistill.common.types import nearest
 from nasdistill.recipe import MOVABLE, Recipe, changed_keys
 from nasdistill.results import StudyRecord, keys
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""Names that a study can be gone on with under; those of `--study`."""
+if TYPE_CHECKING:  # slow to import
+    from nasdistill.data import Dataset
+
+NAME = re.compile(r"[^-?%][^?%]*")
+"""Names that a study that is there can be gone on with under: `-` would begin a flag; `?` and `%`
+mean something in its storage's URL."""
 
 
 class MissingFile(NamedTuple):
@@ -44,10 +48,11 @@ def check_places(record: StudyRecord, recipe: Recipe) -> None:
     missing = list(missing_files(recipe, record.folder.parent))
     if missing:
         flags = " ".join(file.flag for file in missing)
+        name = shlex.quote(record.name)
         raise UserError(
             f"study {record.name!r}: no longer there: "
             + ", ".join(file.what for file in missing)
-            + f". If it was moved, say where to: nasdistill resume {record.name} {flags}"
+            + f". If it was moved, say where to: nasdistill resume {name} {flags}"
         )
 
 
@@ -62,7 +67,8 @@ def check_name(record: StudyRecord) -> None:
         old, new = (shlex.quote(str(record.folder.with_name(n))) for n in (record.name, plain))
         raise UserError(
             f"the folder {record.folder} can be listed and reported, but not gone on with under "
-            f"this name (allowed: letters, digits, '.', '_', '-'); rename it: mv {old} {new}"
+            "this name (allowed: no '-' at the beginning, no '?', no '%'); rename it: "
+            f"mv {old} {new}"
         )
 
 
@@ -144,13 +150,16 @@ def has_moved(record: StudyRecord, recipe: Recipe) -> bool:
     return bool(changed) and all(key in MOVABLE for key in changed)
 
 
-def relocate(record: StudyRecord, recipe: Recipe, emit: Emit) -> None:
+def relocate(record: StudyRecord, recipe: Recipe, emit: Emit) -> Dataset:
     """Takes the new places of a study's files, once their content is found to be the same.
 
     Args:
         record: The study.
         recipe: Its recipe with the new places.
         emit: Told what happens.
+
+    Returns:
+        The study's data, loaded from where they lie now.
 
     Raises:
         UserError: If a content is another; the message says what has changed. The study stays as
@@ -178,3 +187,4 @@ def relocate(record: StudyRecord, recipe: Recipe, emit: Emit) -> None:
     changes = changed_keys(Recipe.model_validate(record.recipe), recipe)
     for key, old, new in changes:
         emit(Event("note", f"{key} was {old}, is now {new}: the content is the same", "teacher"))
+    return context.dataset

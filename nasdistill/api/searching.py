@@ -27,6 +27,7 @@ from nasdistill.results import (
 )
 
 if TYPE_CHECKING:  # a study's storage is slow to import, and reports need none
+    from nasdistill.data import Dataset
     from nasdistill.study import Study
 
 
@@ -68,9 +69,14 @@ def search(
     Raises:
         UserError: For anything that the caller can mend.
     """
-    begun = time.monotonic()
-    recipe = recipe or load_recipe(None, options)
     emit = warning_once(on_event or silent)
+    return _search(recipe or load_recipe(None, options), command, time.monotonic(), emit)
+
+
+def _search(
+    recipe: Recipe, command: str, begun: float, emit: Emit, dataset: Dataset | None = None
+) -> SearchOutcome:
+    """See `search`; `dataset` holds the study's data where they are loaded already."""
     from nasdistill.api import stages
     from nasdistill.study import Study
     from nasdistill.trials.plugins import check_plugins, load_plugins
@@ -84,7 +90,7 @@ def search(
                 stages.close(study)  # whoever made the last final may have ended before it could
                 path = report(study.folder.name)
                 return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
-            stages.run_search(study, plugins, begun, emit)
+            stages.run_search(study, plugins, begun, emit, dataset)
         except UserError:
             # A search that could not begin leaves nothing behind that would bind the next try.
             if study.created and not any(c.state in COUNTED for c in study.candidates()):
@@ -113,6 +119,7 @@ def resume(
         UserError: If there is no such study, what lies at a new place is not what the study was
             made with, or for anything else that the caller can mend.
     """
+    begun, emit, dataset = time.monotonic(), warning_once(on_event or silent), None
     record = study_record(study)
     values = dict(overrides or {})
     if teachers:
@@ -120,8 +127,8 @@ def resume(
     recipe = recipe_of(record, values)
     if has_moved(record, recipe):
         with storage_errors(storage_url(record.folder, recipe.storage)):
-            relocate(record, recipe, warning_once(on_event or silent))
-    return search(recipe, command=record.command, on_event=on_event)
+            dataset = relocate(record, recipe, emit)
+    return _search(recipe, record.command, begun, emit, dataset)
 
 
 def distill(

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nasdistill.analysis.selection import SelectionRule, contenders, select_finals
+from nasdistill.common import formats
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.machine import set_threads
+from nasdistill.data import Dataset
 from nasdistill.finals.pipeline import make_finals, missing_finals
 from nasdistill.results import COUNTED, keys, load_finals
 from nasdistill.study import Study
@@ -22,7 +24,9 @@ from nasdistill.workers.calibration import calibrate
 from nasdistill.workers.pool import WorkerPool, started_workers
 
 
-def run_search(study: Study, plugins: Plugins, begun: float, emit: Emit) -> None:
+def run_search(
+    study: Study, plugins: Plugins, begun: float, emit: Emit, dataset: Dataset | None = None
+) -> None:
     """Runs the trials that are missing, and makes the finals.
 
     Args:
@@ -30,12 +34,13 @@ def run_search(study: Study, plugins: Plugins, begun: float, emit: Emit) -> None
         plugins: What the user's own file brings.
         begun: `time.monotonic()` at which the command began.
         emit: Told what happens.
+        dataset: See `open_context`.
     """
     study.write(keys.STATE, "searching")
     with started_workers(study, emit) as workers:
         if not workers.provisional:
             workers.assign("search", workers.size, begun=begun)
-        context = open_context(study, plugins, emit)
+        context = open_context(study, plugins, emit, dataset)
         if workers.provisional:
             calibrate(workers, context)
             workers.assign("search", workers.size, begun=begun)
@@ -113,8 +118,9 @@ def choose_finals(context: StudyContext, workers: WorkerPool) -> list[int]:
     if not finals:
         best = max((c.score or 0.0 for c in candidates), default=0.0)
         context.warn(
-            f"no trial reached the accuracy floor of {floor:.3f} (best score {best:.3f}): no "
-            "finals. Lower --min-accuracy, raise the rungs' budgets, or run more trials"
+            f"no trial reached the {context.score_name} floor of {floor:.3f} (best score "
+            f"{best:.3f}): no finals. Lower --min-accuracy, raise the rungs' budgets, or run "
+            "more trials"
         )
     study.write(keys.FINALS, finals)
     study.write(keys.CHOSEN_FROM, _basis(study))
@@ -131,7 +137,7 @@ def _race(
     numbers = study.read(keys.CONTENDERS) or []
     missing = [number for number in numbers if not study.has(keys.RACE_SCORE.of(number))]
     if missing:
-        text = f"forecasts overlap: {len(missing)} trials race"
+        text = f"forecasts overlap: {formats.counted(len(missing), 'trial')} to race"
         context.emit(Event("stage", text, stage="search"))
         workers.assign("race", len(missing))
         run_race(context, missing, wait=True)

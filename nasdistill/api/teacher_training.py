@@ -14,6 +14,7 @@ from nasdistill.api.options import (
     SMALLEST_RATE,
     check_number,
 )
+from nasdistill.common import formats
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent
 from nasdistill.common.files import check_utf8
@@ -127,8 +128,10 @@ def teacher_train(
 
     set_threads(1)
     place = pick_device(device)
-    dataset = load_data(data, device=place, seed=seed, image_size=image_size, channels=channels)
     emit = on_event or silent
+    dataset = load_data(
+        data, device=place, seed=seed, image_size=image_size, channels=channels, emit=emit
+    )
     dataset.tell_notes(emit)
     if source is None:
         trained = _train_from_scratch(order, dataset, emit)
@@ -240,7 +243,8 @@ def _fine_tune(order: _Order, dataset: Dataset, emit: Emit) -> _Trained:
     size = input.size
     counts = count_module(start.module, input)
     stages = " and ".join(
-        f"{epochs} epochs of {'the head alone' if part == 'head' else 'all layers'}"
+        formats.counted(epochs, "epoch")
+        + (" of the head alone" if part == "head" else " of all layers")
         for part, epochs in settings.stages.items()
     )
     text = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import shlex
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -111,11 +112,12 @@ def _saved(study: str | None) -> bool:
 
 def _interruption_message(study: str | None) -> str:
     if _saved(study):
-        return f"Saved. Go on with: nasdistill resume {study}"
+        return f"Saved. Go on with: nasdistill resume {shlex.quote(str(study))}"
     return "Interrupted; what was saved is kept. Go on with the same command."
 
 
 def _how_to_go_on(study: str | None) -> str:
     if not _saved(study):
         return ""
-    return f"\nWhat was saved is kept. When that is mended: nasdistill resume {study}"
+    name = shlex.quote(str(study))
+    return f"\nWhat was saved is kept. When that is mended: nasdistill resume {name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,9 +55,10 @@ class Display:
 
     def __call__(self, event: Event) -> None:
         """Shows one event."""
-        if event.kind == "stage" and event.stage != self._stage:
-            self._stage, self._stage_start = event.stage, time.monotonic()
-            if self._live is not None:
+        if event.kind == "stage":
+            if event.stage != self._stage:
+                self._stage, self._stage_start = event.stage, time.monotonic()
+            if self._live is not None:  # what was under way has ended
                 self._live.update(Text(""))
         if event.kind == "progress":
             self._show_progress(event)
@@ -141,7 +143,9 @@ def finals_table(finals: Sequence[Final]) -> Table:
     for final in finals:
         metrics = final.metrics
         accuracy = _share_of(metrics["test_accuracy"], metrics["test_interval"])
-        retention = metrics["retention"]
+        tested = final.test_score
+        kept = formats.NONE if tested.retention is None else f"{tested.retention:.1%}"
+        balanced_kept = kept if tested.name.startswith("balanced") else ""
         median = next(
             (r["median_ms"] for r in metrics["latency"] if (r["model"], r["batch"]) == STUDENT),
             None,
@@ -150,14 +154,14 @@ def finals_table(finals: Sequence[Final]) -> Table:
         table.add_row(
             f"{final.rank}{'*' if final.recommended else ''}",
             accuracy,
-            formats.NONE if retention is None else f"{retention:.1%}",
+            "" if balanced_kept and uneven else kept,
             formats.count(metrics["params"]) + _ratio(metrics["compression"]),
             (formats.NONE if median is None else f"{median:.3f} ms") + _ratio(metrics["speedup"]),
             Text(f"broken: {broken}", "red") if broken else "kept",
         )
         if uneven:
             balanced = metrics["test_balanced_accuracy"], metrics["test_balanced_interval"]
-            table.add_row("b", _share_of(*balanced))
+            table.add_row("b", _share_of(*balanced), balanced_kept)
     return table
 
 
@@ -230,12 +234,14 @@ def study_summary(record: StudyRecord | DamagedStudy) -> dict[str, Any]:
 
 def outcome_lines(record: StudyRecord, report: Path, already_complete: bool) -> list[str]:
     """The end of a search in words: its state, its files, and how to go on."""
-    name, lines = record.name, []
+    name, lines = shlex.quote(record.name), list[str]()
+    trials = formats.counted(record.recipe["trials"], "trial")
     if already_complete:
         lines.append(
-            f"The study {name} is complete: {record.recipe['trials']} trials, "
-            f"{len(record.finals)} finals. To go on: `nasdistill resume {name} --trials N` "
-            f"searches further, `nasdistill distill {name} --top-k K` makes more finals, "
+            f"The study {record.name} is complete: {trials}, "
+            f"{formats.counted(len(record.finals), 'final')}. To go on: "
+            f"`nasdistill resume {name} --trials N` searches further, "
+            f"`nasdistill distill {name} --top-k K` makes more finals, "
             f"`nasdistill report {name}` writes the report anew."
         )
     elif record.state != "complete":
@@ -266,7 +272,7 @@ def profile_lines(figures: Mapping[str, Any]) -> list[str]:
         f"bytes          {figures['bytes']:,}",
         f"latency        {latency['median_ms']:.3f} ms median, quartiles "
         f"{latency['q1_ms']:.3f} to {latency['q3_ms']:.3f} ms ({latency['engine']}, batch "
-        f"{latency['batch']}, {latency['threads']} thread(s))",
+        f"{latency['batch']}, {formats.counted(latency['threads'], 'thread')})",
     ]
 
 

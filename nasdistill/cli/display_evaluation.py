@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,9 @@ def _table(title: str, *columns: str) -> Table:
 
 def _overall(quality: Mapping[str, Any]) -> Table:
     agreement, calibration = quality["agreement"], quality["calibration"]
-    title = f"{quality['examples']:,} examples of {quality['data']}, {quality['split']} split"
+    counted = formats.counted(quality["examples"], "example")
+    which = "all" if quality["split"] == "all" else f"{quality['split']} split"
+    title = f"{counted} of {quality['data']}, {which}"
     table = _table(title, "", *MODELS)
     drop, spread = quality["robustness"]["mean_drop"], quality["bias"]["spread"]
     surplus = [calibration[model]["overconfidence"] for model in MODELS]
@@ -49,7 +52,9 @@ def _overall(quality: Mapping[str, Any]) -> Table:
     table.add_row("agreement", percent(agreement["all"]), "")
     for case in ("right", "wrong"):
         share, examples = agreement[f"teacher_{case}"], agreement[f"teacher_{case}_examples"]
-        table.add_row(f"  where the teacher is {case}", percent(share), f"{examples:,} examples")
+        table.add_row(
+            f"  where the teacher is {case}", percent(share), formats.counted(examples, "example")
+        )
     relations = quality["class_relations"]
     table.add_row("class relations kept", percent(relations["preservation"]), "")
     for pair in relations["worst_pairs"][:3]:
@@ -70,7 +75,8 @@ def _by_class(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _corrupted(robustness: Mapping[str, Any]) -> Table:
-    title = f"Under noise and blur, {robustness['examples']:,} examples (share of the clean)"
+    counted = formats.counted(robustness["examples"], "example")
+    title = f"Under noise and blur, {counted} (share of the clean)"
     table = _table(title, "", "severity", *MODELS, "agreement")
     clean, percent = robustness["clean"], formats.percent
     table.add_row("clean", "", percent(clean["student"]), percent(clean["teacher"]), "")
@@ -102,7 +108,7 @@ def quality_lines(quality: Mapping[str, Any]) -> list[str]:
     """The findings of an evaluation in sentences, and its file."""
     lines = findings(quality)
     if quality["file"]:
-        study = quality["final"].split("/")[0]
+        study = shlex.quote(quality["final"].split("/")[0])
         lines.append(f"Written: {quality['file']}; `nasdistill report {study}` shows it")
     else:
         lines.append("Not written: quality.json is for the study's own test split")

@@ -362,7 +362,11 @@ Target = Annotated[
 FinalOf = Annotated[str, typer.Argument(help="A final: STUDY/RANK, or its folder.")]
 OtherData = Annotated[
     str | None,
-    option("--data", "Other data with the same classes, as in search (default: the study's own)."),
+    option(
+        "--data",
+        "Other data with the same classes, as in search; all of them where they have no splits "
+        "(default: the study's own).",
+    ),
 ]
 Part = Annotated[
     str,

@@ -9,6 +9,7 @@ import typer
 
 from nasdistill.cli import options, teacher_options
 from nasdistill.cli.console import with_progress
+from nasdistill.common import formats
 
 teacher_app = typer.Typer(no_args_is_help=True, help="Train, evaluate or record a teacher.")
 
@@ -110,7 +111,7 @@ def teacher_record(
     }
     count = with_progress(lambda api, emit: api.teacher_record(teacher, **arguments, on_event=emit))
     result = {"path": str(out), "examples": count}
-    print(json.dumps(result) if as_json else f"Written: {out}, {count:,} examples")
+    print(json.dumps(result) if as_json else f"Written: {out}, {formats.counted(count, 'example')}")
 
 
 def _print_card(card: dict[str, Any], as_json: bool) -> None:

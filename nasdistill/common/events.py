@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 
 @dataclass(frozen=True)
@@ -15,14 +16,14 @@ class Event:
         kind: `stage` begins a stage; `progress` is a sign of life within a run; `rung` a score;
             `trial` the end of a trial; `final` the end of a final; `note` and `warning` the rest.
         text: The news in words.
-        stage: `teacher`, `answers`, `search`, `finals`, `report`, `audit`, `tune` or `evaluate`;
-            empty where the news is of none.
+        stage: `data`, `teacher`, `answers`, `search`, `finals`, `report`, `audit`, `tune` or
+            `evaluate`; empty where the news is of none.
         trial: The trial's number.
         rung: The rung, from 0.
-        done: Progress: training examples in `progress`, trials in `rung` and `trial`, the
+        done: Progress: examples in `progress`, trials in `rung` and `trial`, the
             rank in `final`, points in a `note` of `tune`.
         total: Out of so many.
-        images_per_second: Training throughput.
+        images_per_second: Throughput.
         eta_seconds: Seconds to the end of the stage, where it can be told.
         front: `(trial, accuracy, params)` of each candidate on the front so far.
     """
@@ -43,8 +44,39 @@ Emit = Callable[[Event], None]
 """The receiver of events."""
 
 
+SILENT_SECONDS, PAUSE_SECONDS = 2.0, 0.5
+"""Time after which work that has told nothing gives its first sign of life, and between two."""
+
+Item = TypeVar("Item")
+
+
 def silent(event: Event) -> None:
     """Drops an event."""
+
+
+def with_signs_of_life(
+    items: Iterable[Item], text: str, stage: str, total: int, emit: Emit, images: int = 1
+) -> Iterator[Item]:
+    """Passes items on, and tells how far it is once they take a while.
+
+    Args:
+        items: Images, or batches of them.
+        text: What is being done.
+        stage: As of `Event`.
+        total: Number of images.
+        emit: Told the progress.
+        images: Images in each item; the last may have fewer.
+    """
+    begun = told = time.monotonic()
+    for number, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - begun < SILENT_SECONDS or now - told < PAUSE_SECONDS:
+            continue
+        told, done = now, min(number * images, total)
+        rate = done / (now - begun)
+        left = (total - done) / rate
+        emit(Event("progress", text, stage, None, None, done, total, rate, left))
 
 
 def warn_of(notes: Iterable[str], emit: Emit, stage: str = "") -> None:

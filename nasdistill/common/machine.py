@@ -14,7 +14,16 @@ import torch
 
 from nasdistill.common.errors import UserError
 
-PACKAGES = ("nasdistill", "torch", "torchvision", "optuna", "plotly", "onnx", "onnxruntime")
+PACKAGES = (
+    "nasdistill",
+    "torch",
+    "torchvision",
+    "pillow",
+    "optuna",
+    "plotly",
+    "onnx",
+    "onnxruntime",
+)
 
 
 def pick_device(name: str) -> torch.device:

@@ -106,8 +106,8 @@ class Budget(Closed):
     @model_serializer
     def _text(self) -> str:
         if self.images is not None:
-            return f"{self.images} images"
-        return f"{self.epochs!r}".removesuffix(".0") + " epochs"
+            return "1 image" if self.images == 1 else f"{self.images} images"
+        return "1 epoch" if self.epochs == 1 else f"{self.epochs!r}".removesuffix(".0") + " epochs"
 
     def examples(self, train_size: int) -> int:
         """The budget in training examples, at least one.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nasdistill.common.errors import UserError
 from nasdistill.common.intervals import wilson
 from nasdistill.data.raw import Files, Labels, Raw
-from nasdistill.data.splits import FLAT
+from nasdistill.data.splits import FLAT, ResidentSplit, Split, StreamingSplit
 
 UNEVEN = 3
 """How many times as many examples the largest class has from which on classes are uneven."""
@@ -154,6 +154,19 @@ def _without_contrast(raw: Raw, std: Sequence[float], names: Sequence[str] | Non
                 f"(the first is {first})"
             )
     return notes
+
+
+def shared_pictures(examples: Split, others: Split) -> int:
+    """The number of pictures that are among others, too; 0 where one of both is streamed."""
+    digests = []
+    for split in (examples, others):
+        if isinstance(split, StreamingSplit):
+            digests.append(_digests(split.files))
+        else:
+            assert isinstance(split, ResidentSplit)
+            digests.append(_digests(split.images.cpu().numpy()))
+    known = set(digests[1])
+    return sum(digest in known for digest in digests[0])
 
 
 def _digests(raw: Raw) -> list[bytes]:

@@ -17,7 +17,7 @@ from nasdistill.common.types import Input
 from nasdistill.data.pictures import FULL_DEPTH, Preparation
 from nasdistill.data.raw import Labels, Raw
 from nasdistill.data.sources import check_part
-from nasdistill.data.splits import ResidentSplit, Split
+from nasdistill.data.splits import ResidentSplit, Split, joined
 from nasdistill.data.views import Views
 
 Parts = Mapping[str, tuple[Raw, Labels]]
@@ -57,6 +57,7 @@ class Dataset:
             source's, in its order.
         bits: In use in pictures of more than 8 bits a channel; see `Preparation`.
         notes: What was done to examples or left out, a sentence each.
+        has_own_splits: Whether its source says which examples are for validation, or for the test.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Dataset:
     origins: Origins | None = field(default=None, repr=False, compare=False)
     bits: int = FULL_DEPTH
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    has_own_splits: bool = field(default=True, repr=False, compare=False)
 
     @property
     def preparation(self) -> Preparation:
@@ -91,6 +93,11 @@ class Dataset:
         if origins.names is None:
             return tuple(map(str, origins.rows.tolist()))
         return tuple(origins.names[row] for row in origins.rows.tolist())
+
+    @property
+    def everything(self) -> Split:
+        """The examples of all splits."""
+        return joined([self.train, self.score, self.audit, self.test])
 
     def tell_notes(self, emit: Emit, stage: str = "teacher") -> None:
         """Tells the user the notes."""

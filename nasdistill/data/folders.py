@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nasdistill.common.errors import UserError
+from nasdistill.common.events import with_signs_of_life
 from nasdistill.data.layout import Listing, read_layout
 from nasdistill.data.pictures import Preparation, Traits, bits_in_use, notes_on
 from nasdistill.data.raw import (
@@ -78,8 +79,8 @@ def read_folder(request: Request) -> Source:
     raw: dict[str, Raw] = {}
     for part, listing in images.listings.items():
         paths, digests = tuple(listing.paths), tuple(images.digests[part])
-        files = Files(paths, digests, channels, way.stored, way.bits, converted)
-        raw[part] = files.decode_all() if resident else files
+        files = Files(paths, digests, way, converted)
+        raw[part] = files.decode_all(request.emit) if resident else files
     labels = {part: listing.labels for part, listing in images.listings.items()}
     train_paths = images.listings["train"].paths
     skipped = sum(len(listing.paths) for listing in layout.listings.values()) - len(images)
@@ -124,9 +125,11 @@ def _survey_images(listings: Mapping[str, Listing], request: Request) -> _Survey
     """Decodes every image once; those that cannot be read are left out where the user allows it."""
     result = _Survey()
     unreadable: list[tuple[Path, str]] = []
+    emit = request.emit
     for part, (paths, labels) in listings.items():
         with ThreadPoolExecutor() as pool:
-            infos = list(pool.map(survey, paths))
+            surveyed = pool.map(survey, paths)
+            infos = list(with_signs_of_life(surveyed, "reading images", "data", len(paths), emit))
         readable: list[Path] = []
         digests: list[bytes] = []
         for path, info in zip(paths, infos, strict=True):

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from nasdistill.common.errors import UserError
+from nasdistill.common.events import Emit, silent
 from nasdistill.data.checks import check_contrast, notes_of
 from nasdistill.data.dataset import Dataset, Origins, Parts, fingerprint_of
 from nasdistill.data.pictures import Preparation
@@ -36,6 +37,7 @@ def load_data(
     skip_unreadable: bool = False,
     resident_limit: int = RESIDENT_LIMIT,
     preparation: Preparation | None = None,
+    emit: Emit = silent,
 ) -> Dataset:
     """Loads a source and splits it.
 
@@ -53,6 +55,7 @@ def load_data(
             and arrays stay in the host's memory.
         preparation: That of other data, to be repeated here in the place of `image_size` and
             `channels`.
+        emit: Told how far the reading is, where it takes a while.
 
     Returns:
         The splits.
@@ -69,14 +72,15 @@ def load_data(
             skip_unreadable=skip_unreadable,
             resident_limit=resident_limit,
             preparation=preparation,
+            emit=emit,
         )
     )
     parts, rows = _divide(source, seed, spec)
     train = parts["train"][0]
-    stored = train.size if isinstance(train, Files) else train.shape[2:]
+    stored = train.preparation.stored if isinstance(train, Files) else train.shape[2:]
     views = Views("crop" if max(stored) > SMALL else "shift", seed, source.flip)
     splits = _splits_of(parts, views, device, resident_limit)
-    mean, std = splits["train"].moments()
+    mean, std = splits["train"].moments(emit)
     names = None if source.train_names is None else [source.train_names[row] for row in rows]
     check_contrast(spec, parts["train"][0], std, names)
     notes = (*source.notes, *notes_of(parts, source.classes, std, names))
@@ -96,6 +100,7 @@ def load_data(
         origins=Origins(rows, source.train_names),
         bits=source.bits,
         notes=notes,
+        has_own_splits=source.validation is not None or source.test is not None,
     )
 
 

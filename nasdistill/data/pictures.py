@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -66,8 +67,12 @@ class Preparation:
         return fit(in_8_bits(image, self.channels, self.bits), self.stored)
 
     def describe(self) -> dict[str, Any]:
-        """The steps as JSON values, in the order in which they are taken."""
+        """The steps as JSON values, in the order in which they are taken, and Pillow's version.
+
+        Resizing may differ in the last bit between versions.
+        """
         return {
+            "pillow": PIL.__version__,
             "frame": "first",
             "jpeg_draft": [2 * max(self.stored)] * 2,
             "orientation": "exif",

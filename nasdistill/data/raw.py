@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from nasdistill.common.errors import UserError
+from nasdistill.common.events import Emit, silent, with_signs_of_life
 from nasdistill.common.types import Input
 from nasdistill.data.pictures import (
     FULL_DEPTH,
@@ -42,19 +43,14 @@ class Files:
     Attributes:
         paths: One per example.
         digests: Of their contents, as long as `paths`.
-        channels: Of the decoded images: 1 (grey) or 3 (RGB).
-        size: `(height, width)` to which every image is brought, in pixels: its middle is cut out
-            where the proportions differ.
-        bits: In use in images of more than 8 bits a channel; see `Preparation`.
+        preparation: The way that they are decoded, as far as the size in which they are stored.
         converted: Kinds of images among them that are converted in a way that may change; see
             `Traits`.
     """
 
     paths: tuple[Path, ...]
     digests: tuple[bytes, ...]
-    channels: int
-    size: tuple[int, int]
-    bits: int = FULL_DEPTH
+    preparation: Preparation
     converted: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -78,24 +74,31 @@ class Files:
         path = self.paths[index]
         try:
             with Image.open(path) as image:
-                preparation = Preparation(self.channels, self.size, self.size, self.bits)
-                return preparation.pixels(image)
+                return to_array(self.preparation.stored_image(image))
         except UNREADABLE as error:
             raise UserError(f"{path}: cannot be read any more ({error})") from None
 
-    def decode_all(self) -> NDArray[np.uint8]:
-        """Reads all images, uint8 `[N, C, H, W]`."""
-        images = np.empty((len(self), self.channels, *self.size), np.uint8)
+    def decode_all(self, emit: Emit = silent) -> NDArray[np.uint8]:
+        """Reads all images, uint8 `[N, C, H, W]`.
+
+        Args:
+            emit: Told how far it is, where that takes a while.
+        """
+        way = self.preparation
+        images = np.empty((len(self), way.channels, *way.stored), np.uint8)
         with ThreadPoolExecutor() as pool:
-            for index, image in enumerate(pool.map(self.decode, range(len(self)))):
+            decoded = pool.map(self.decode, range(len(self)))
+            told = with_signs_of_life(decoded, "preparing images", "data", len(self), emit)
+            for index, image in enumerate(told):
                 images[index] = image
         return images
 
     def identity(self) -> bytes:
         """Hash of the files' contents and of the form they are brought to."""
-        form = repr((self.channels, self.size)).encode()
+        way = self.preparation
+        form = repr((way.channels, way.stored)).encode()
         if self.converted:  # Plain files keep the hash that they always had.
-            form += repr((self.bits, self.converted)).encode()
+            form += repr((way.bits, self.converted)).encode()
         return hashlib.blake2b(form + b"".join(self.digests), digest_size=16).digest()
 
 
@@ -150,6 +153,7 @@ class Request:
         resident_limit: Bytes up to which images are decoded at once.
         preparation: The way in which other data were prepared, to be repeated here; it overrides
             `image_size` and `channels`.
+        emit: Told how far the reading is, where it takes a while.
     """
 
     spec: str
@@ -160,6 +164,7 @@ class Request:
     skip_unreadable: bool = False
     resident_limit: int = 4 << 30
     preparation: Preparation | None = None
+    emit: Emit = silent
 
 
 class ImageInfo(NamedTuple):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nasdistill.common.class_names import check_class_names
 from nasdistill.common.errors import UserError
+from nasdistill.common.events import with_signs_of_life
 from nasdistill.common.files import check_utf8
 from nasdistill.common.types import nearest
 from nasdistill.data.folders import read_folder
@@ -284,7 +285,9 @@ def _arrays_of(dataset: Any, request: Request) -> _Arrays:
 
     side, pictures, labels = request.image_size, [], []
     shapes: dict[Shape, int] = {}
-    for picture, label in (dataset[i] for i in range(len(dataset))):
+    examples, total = (dataset[i] for i in range(len(dataset))), len(dataset)
+    told = with_signs_of_life(examples, "reading images", "data", total, request.emit)
+    for picture, label in told:
         if not isinstance(picture, Image.Image) or not isinstance(label, int | np.integer):
             raise UserError(f"--data {request.spec!r}: not images with one label each")
         if is_deep(picture):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from nasdistill.common.errors import UserError
+from nasdistill.common.events import Emit, silent, with_signs_of_life
 from nasdistill.data.batch import Batch, Size
 from nasdistill.data.mixing import Mix
 from nasdistill.data.raw import Files
@@ -89,8 +91,12 @@ class Split(ABC):
         return Batch(pictures[0], self.labels[ids], ids, ids_host, view, partners, share, at)
 
     @abstractmethod
-    def moments(self) -> Moments:
-        """Mean and standard deviation of each channel over the plain images."""
+    def moments(self, emit: Emit = silent) -> Moments:
+        """Mean and standard deviation of each channel over the plain images.
+
+        Args:
+            emit: Told how far it is, where that takes a while.
+        """
 
 
 class ResidentSplit(Split):
@@ -144,7 +150,7 @@ class ResidentSplit(Split):
             shown = _show(self._views, self._padded, ids, ids, view, sizes, mix)
             yield self._batch(ids_host, view, [x.to(self._device) for x in shown], sizes, mix)
 
-    def moments(self) -> Moments:
+    def moments(self, emit: Emit = silent) -> Moments:
         """See `Split`."""
         return _moments(torch.split(self.images, 1000))
 
@@ -177,7 +183,7 @@ class StreamingSplit(Split):
     @property
     def stored(self) -> Size:
         """See `Split`."""
-        return self.files.size
+        return self.files.preparation.stored
 
     def with_views(self, views: Views) -> Self:
         """See `Split`."""
@@ -208,11 +214,29 @@ class StreamingSplit(Split):
             mix = self._views.mix(ids_host, view, len(self))
             yield self._batch(ids_host, view, shown, sizes, mix)
 
-    def moments(self) -> Moments:
+    def moments(self, emit: Emit = silent) -> Moments:
         """See `Split`; from 2,000 examples at the most."""
         ids = torch.linspace(0, len(self) - 1, min(2000, len(self))).long()
         plan = [(part, None) for part in torch.split(ids, 100)]
-        return _moments(batch.images for batch in self.batches(plan, self.files.size))
+        batches = self.batches(plan, self.stored)
+        text = "measuring colours"
+        told = with_signs_of_life(batches, text, "data", len(ids), emit, images=100)
+        return _moments(batch.images for batch in told)
+
+
+def joined(splits: Sequence[Split]) -> Split:
+    """All examples of some splits of one dataset, in their order."""
+    first = splits[0]
+    labels = torch.cat([split.labels for split in splits]).cpu().numpy()
+    if isinstance(first, StreamingSplit):
+        files = [split.files for split in splits if isinstance(split, StreamingSplit)]
+        paths = tuple(path for each in files for path in each.paths)
+        digests = tuple(digest for each in files for digest in each.digests)
+        together = replace(first.files, paths=paths, digests=digests)
+        return StreamingSplit(together, labels, first._views, first._device, first._workers)
+    assert isinstance(first, ResidentSplit)
+    images = torch.cat([split.images for split in splits if isinstance(split, ResidentSplit)])
+    return ResidentSplit(images, labels, first._views, first._device, images.device)
 
 
 class _Decoded(TorchDataset["list[Tensor] | str"]):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from nasdistill.data import Split
+from nasdistill.common.events import Emit, silent, with_signs_of_life
+from nasdistill.data import Batch, Split
 from nasdistill.data.views import cover
 from nasdistill.evaluation.corruptions import CORRUPTIONS, Corruption, corrupt
 from nasdistill.teachers import Teacher
@@ -34,10 +35,11 @@ class Comparison:
         size: `(height, width)` in pixels at which students see them.
         classes: Names by label, as teacher and students know them.
         data: The user's name of the data.
-        part: The name of the split, `test` or `audit`.
+        part: The name of the split, `test` or `audit`; `all` for all examples of other data.
         corrupted: Most examples that are corrupted.
         order: The teacher's label of each label of the split; None where they are the same.
         seed: Of the noise, and of the choice of examples that are corrupted.
+        emit: Told how far it is, where that takes a while.
     """
 
     teacher: Teacher
@@ -49,6 +51,7 @@ class Comparison:
     corrupted: int = CORRUPTED
     order: Sequence[int] | None = None
     seed: int = 0
+    emit: Emit = silent
 
     @cached_property
     def labels(self) -> Tensor:
@@ -59,7 +62,8 @@ class Comparison:
     @cached_property
     def teacher_logits(self) -> Tensor:
         """The teacher's logits on all examples, float32 `[N, K]`, on the CPU."""
-        return predict(self.teacher.module, self.split, self.teacher.input.size).logits
+        size = self.teacher.input.size
+        return predict(self.teacher.module, self.split, size, self._told("the teacher")).logits
 
     @cached_property
     def teacher_corrupted(self) -> CorruptedLogits:
@@ -79,7 +83,16 @@ class Comparison:
 
     def logits(self, student: nn.Module) -> Tensor:
         """A student's logits on all examples, float32 `[N, K]`, on the CPU."""
-        return predict(student, self.split, self.size).logits
+        return predict(student, self.split, self.size, self._told("the student")).logits
+
+    def _told(self, who: str) -> Callable[[Iterable[Batch], int], Iterator[Batch]]:
+        """Passes batches of so many images on, and tells how far it is."""
+
+        def told(batches: Iterable[Batch], images: int) -> Iterator[Batch]:
+            text, total = f"asking {who}", len(self.split)
+            return with_signs_of_life(batches, text, "evaluate", total, self.emit, images)
+
+        return told
 
     def logits_corrupted(self, student: nn.Module, logits_NK: Tensor) -> CorruptedLogits:
         """A student's logits on the corrupted pictures.
@@ -108,6 +121,8 @@ class Comparison:
         """Clean pictures uint8 `[B, C, height, width]` and standard normal noise for them."""
         generator = torch.Generator().manual_seed(self.seed)
         plan = [(ids, None) for ids in torch.split(self.chosen, BATCH)]
-        for batch in self.split.batches(plan, self.size):
+        batches = self.split.batches(plan, self.size)
+        text, total = "asking about noise and blur", len(self.chosen)
+        for batch in with_signs_of_life(batches, text, "evaluate", total, self.emit, BATCH):
             noise = torch.randn(batch.images.shape, generator=generator)
             yield batch.images, noise.to(batch.images.device)

@@ -10,24 +10,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import PIL
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from nasdistill import training
-from nasdistill.common import locks
+from nasdistill.common import formats, locks
 from nasdistill.common.errors import DamagedFileError
 from nasdistill.common.files import set_aside, write_whole
 from nasdistill.common.json_files import read_json
+from nasdistill.common.types import ScoreName
 from nasdistill.data.pictures import Preparation
 from nasdistill.models import Classifier
 from nasdistill.models.counts import count_module
 from nasdistill.models.export import export_onnx, quick_onnx, verify_onnx
 from nasdistill.models.latency import Latency, measure_latencies
-from nasdistill.results import Candidate
+from nasdistill.results import Candidate, tested_by_score
 from nasdistill.results.records import UNEVEN
 from nasdistill.study import Study
 from nasdistill.training.metrics import (
+    MEASURES,
     accuracy,
     accuracy_with_interval,
     agreement,
@@ -94,25 +97,29 @@ def measure_on_test(
         "audit_balanced_accuracy": balanced_accuracy(*audit).share,
         "ece": expected_calibration_error(logits.softmax(dim=1), labels),
         "checkpoint": "last",
-        "epochs": context.final_epochs,
+        "epochs": context.epochs_worth,
         "precision": "fp32",
     }
-    return metrics | _against_teacher(logits, context.teacher_on_test, labels), logits
+    against = _against_teacher(logits, context.teacher_on_test, labels, context.recipe.score)
+    return metrics | against, logits
 
 
 def _against_teacher(
-    logits: Tensor, teacher_logits: Tensor | None, labels: Tensor
+    logits: Tensor, teacher_logits: Tensor | None, labels: Tensor, score: ScoreName
 ) -> dict[str, Any]:
-    """Figures of what a student kept of its teacher; all None where that cannot be run."""
+    """Figures of what a student kept of its teacher; all None where that cannot be run.
+
+    Its `retention` is of the study's score.
+    """
     if teacher_logits is None:
         names = ("retention", "agreement", "class_relation_preservation", "teacher_ece")
         return dict.fromkeys(("teacher_test_accuracy", "teacher_test_balanced_accuracy", *names))
-    teacher_accuracy = accuracy(teacher_logits, labels)
+    share, teacher_share = (MEASURES[score](x, labels).share for x in (logits, teacher_logits))
     preservation = class_relation_preservation(logits, teacher_logits, labels)
     return {
-        "teacher_test_accuracy": teacher_accuracy,
+        "teacher_test_accuracy": accuracy(teacher_logits, labels),
         "teacher_test_balanced_accuracy": balanced_accuracy(teacher_logits, labels).share,
-        "retention": accuracy(logits, labels) / max(teacher_accuracy, 1e-9),
+        "retention": share / max(teacher_share, 1e-9),
         "agreement": agreement(logits, teacher_logits),
         "class_relation_preservation": None if math.isnan(preservation) else preservation,
         "teacher_ece": expected_calibration_error(teacher_logits.softmax(dim=1), labels),
@@ -231,19 +238,26 @@ def _hash(content: bytes) -> str:
 def model_card(study: Study, metrics: dict[str, Any], preparation: Preparation) -> str:
     """The model card that lies in a final's folder."""
     low, high = metrics["test_interval"]
+    accuracy_text = f"{metrics['test_accuracy']:.4f} (95 % interval {low:.4f}–{high:.4f})"
     latency = "\n".join(
         f"| {row['model']} | {row['engine']} | {row['batch']} | {row['threads']} "
         f"| {row['median_ms']:.3f} | {row['q1_ms']:.3f}–{row['q3_ms']:.3f} |"
         for row in metrics["latency"]
     )
     retention = compression = agreement_text = ""
-    if metrics["retention"] is not None:
-        retention = (
-            f",\n  {metrics['retention']:.2%} of the teacher's "
-            f"{metrics['teacher_test_accuracy']:.4f}"
-        )
+    tested = tested_by_score(metrics)
+    if tested.retention is not None:
+        retention = f",\n  {tested.retention:.2%} of the teacher's {tested.teacher:.4f}"
         compression = f" ({metrics['compression']:.1f}x fewer than the teacher)"
         agreement_text = f"; agreement with the teacher\n  {metrics['agreement']:.4f}"
+    by_score = ""
+    if metrics["score"] == "balanced-accuracy":
+        low_end, high_end = metrics["test_balanced_interval"]
+        by_score = (
+            f"- {tested.name} {tested.share:.4f} (95 % interval {low_end:.4f}–{high_end:.4f})"
+            f"{retention}\n"
+        )
+        retention = ""
     uneven = ""
     majority, untested = metrics["majority"], metrics["untested_classes"]
     if majority["share"] >= UNEVEN * majority["even"]:
@@ -261,9 +275,9 @@ def model_card(study: Study, metrics: dict[str, Any], preparation: Preparation) 
 
 Found by nasdistill in the space `{study.recipe.space}` on `{study.recipe.data}`, trial
 {metrics["trial"]}, architecture `{metrics["fingerprint"]}`;
-distilled for {metrics["epochs"]} epochs{in_parts}.
+distilled for {formats.counted(metrics["epochs"], "epoch")}{in_parts}.
 
-- test accuracy {metrics["test_accuracy"]:.4f} (95 % interval {low:.4f}–{high:.4f}){beside}
+{by_score}- test accuracy {accuracy_text}{beside}
 - {metrics["params"]:,} parameters{compression},
   {metrics["macs"]:,} multiply-adds an image
 - expected calibration error {metrics["ece"]:.4f}{agreement_text}
@@ -275,7 +289,8 @@ distilled for {metrics["epochs"]} epochs{in_parts}.
 Load it with `nasdistill.load("path/of/this/folder")`, or have
 `nasdistill.classify("path/of/this/folder", "picture.jpg")` rank the classes of a picture. Without
 nasdistill, these lines prepare a picture as the model saw its pictures in training (`input.json`
-says the same); normalisation is part of the model:
+says the same); normalisation is part of the model. Pillow was version {PIL.__version__}; others
+may resize differently in the last bit.
 
 ```python
 {preparation.recipe()}```

@@ -27,7 +27,16 @@ from nasdistill.finals.measurement import (
 from nasdistill.finals.training import TrainedFinal, micro_batch_of, train_baseline, train_final
 from nasdistill.models import Classifier, artifact
 from nasdistill.models.export import ExportError, verify_onnx
-from nasdistill.results import Candidate, Final, audit_score, forms, keys, load_finals, read_final
+from nasdistill.results import (
+    Candidate,
+    Final,
+    audit_score,
+    forms,
+    keys,
+    load_finals,
+    read_final,
+    tested_by_score,
+)
 from nasdistill.study import Study, architecture_of
 from nasdistill.training.failures import FAILURES, failure_reason
 from nasdistill.trials.context import StudyContext
@@ -288,9 +297,9 @@ def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tenso
     for stage, spent in seconds.items():
         study.add_seconds({"distill": "finals"}.get(stage, stage), spent)
     shutil.rmtree(work)
-    retention = metrics["retention"]
-    kept = "" if retention is None else f" ({retention:.1%} of the teacher's)"
-    text = f"test accuracy {metrics['test_accuracy']:.4f}{kept}, {metrics['params']:,} parameters"
+    tested = tested_by_score(metrics)
+    kept = "" if tested.retention is None else f" ({tested.retention:.1%} of the teacher's)"
+    text = f"{tested.name} {tested.share:.4f}{kept}, {metrics['params']:,} parameters"
     context.emit(Event("final", text, stage="finals", trial=candidate.number, done=rank))
     return logits
 

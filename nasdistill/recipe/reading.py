@@ -43,7 +43,7 @@ def load_recipe(path: str | Path | None, overrides: Mapping[str, Any]) -> Recipe
             allowed.
     """
     tree = CommentedMap() if path is None else read_yaml(Path(path))
-    return _validate(plain(tree), overrides, tree, str(path))
+    return _validate(plain(tree), overrides, tree, str(path), new=True)
 
 
 def from_stored(stored: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -56,7 +56,7 @@ def from_stored(stored: Mapping[str, Any], overrides: Mapping[str, Any] | None =
     Raises:
         UserError: As `load_recipe` does.
     """
-    return _validate(plain(stored), overrides or {}, None, "the stored recipe")
+    return _validate(plain(stored), overrides or {}, None, "the stored recipe", new=False)
 
 
 NESTED = ("rungs", "scoring", "final")
@@ -85,7 +85,12 @@ _NUMBERS = (
 
 
 def _validate(
-    data: dict[str, Any], overrides: Mapping[str, Any], tree: CommentedMap | None, source: str
+    data: dict[str, Any],
+    overrides: Mapping[str, Any],
+    tree: CommentedMap | None,
+    source: str,
+    *,
+    new: bool,
 ) -> Recipe:
     flags: set[tuple[str, ...]] = set()
     for name, value in overrides.items():
@@ -105,7 +110,7 @@ def _validate(
                 f"--{key.replace('_', '-')}" if (key,) in flags else f"{source}: {key}", value
             )
     try:
-        return Recipe.model_validate_json(json.dumps(data), strict=True)
+        return Recipe.model_validate_json(json.dumps(data), strict=True, context={"new": new})
     except ValidationError as error:
         lines = sorted(_explain(item, tree, source, flags) for item in error.errors())
         raise UserError("\n".join(dict.fromkeys(line for _, line in lines))) from None

@@ -8,9 +8,16 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from nasdistill.common.types import MOST_NAME_BYTES, Closed, Sampling, ScoreName, without_password
+from nasdistill.common.types import (
+    MOST_NAME_BYTES,
+    Closed,
+    Sampling,
+    ScoreName,
+    is_study_name,
+    without_password,
+)
 from nasdistill.common.values import (
     Budget,
     BudgetText,
@@ -37,6 +44,9 @@ FIRST_RUNGS = 20
 
 UNNAMED = (*FREE, "study", "storage")
 """Keys that a study's default name does not follow."""
+
+NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""Names that a new study may be given."""
 
 
 class Rungs(Closed):
@@ -65,9 +75,7 @@ class Recipe(Closed):
     weights: str | None = None
     classes: str | None = Field(default=None, min_length=1)
     teachers: dict[str, TeacherOptions] = {}
-    study: str | None = Field(
-        default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MOST_NAME_BYTES
-    )
+    study: str | None = None
     trials: int = Field(default=24, ge=1)
     time_limit: Seconds | None = None
     top_k: int = Field(default=4, ge=1)
@@ -104,6 +112,15 @@ class Recipe(Closed):
     scoring: ObjectiveOptions = ObjectiveOptions()
     final: ObjectiveOptions = ObjectiveOptions()
     iterate: IterateOptions | None = None
+
+    @field_validator("study")
+    @classmethod
+    def _is_name(cls, name: str | None, info: ValidationInfo) -> str | None:
+        """New names are strict; the folder of a study that is there may have been renamed."""
+        new = bool(info.context and info.context.get("new"))
+        if name is None or is_study_name(name) and (not new or NEW_NAME.fullmatch(name)):
+            return name
+        raise ValueError("no name of a study")
 
     @model_validator(mode="after")
     def _teachers_are_there(self) -> Recipe:

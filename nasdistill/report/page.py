@@ -307,7 +307,7 @@ def _provenance(record: StudyRecord) -> Section:
         f"<div><h3>Versions</h3>{tables.facts(record.versions)}</div>"
         f"<div><h3>Data</h3>{tables.facts(record.data)}</div>"
         f"<div><h3>Teacher</h3>{tables.facts(record.teacher)}</div></div>"
-        f"<details><summary>All {len(record.candidates)} trials</summary>"
+        f"<details><summary>All {formats.counted(len(record.candidates), 'trial')}</summary>"
         f"{tables.trials_table(record.candidates)}</details>"
     )
     return section("How it was made", body)

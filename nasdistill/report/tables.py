@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 from nasdistill.common import formats
 from nasdistill.report import text
 from nasdistill.report.document import table, text_row
-from nasdistill.report.figures import latency_of, limits_of, teacher_accuracy
+from nasdistill.report.figures import (
+    latency_of,
+    limits_of,
+    score_name,
+    teacher_accuracy,
+    teacher_score,
+)
 from nasdistill.results import Candidate, Final, StudyRecord
 
 Cell = Callable[[Final], str]
@@ -43,7 +49,7 @@ def _quality_rows(record: StudyRecord) -> list[str]:
     return [
         _row("test accuracy", record, _accuracy, percent(teacher_accuracy(record))),
         *_balanced_rows(record),
-        _row("retention (student ÷ teacher)", record, _metric("retention", percent)),
+        _row(f"{_retention(record)} (student ÷ teacher)", record, _kept),
         _row("agreement with the teacher", record, _metric("agreement", percent)),
         _row("class-relation preservation", record, _metric(preservation, percent)),
         _row("calibration error", record, _metric("ece", percent), percent(_teacher_ece(record))),
@@ -145,6 +151,15 @@ def _accuracy(final: Final) -> str:
     return f"<b>{formats.percent(metrics.get('test_accuracy'))}</b><br><small>{bounds}</small>"
 
 
+def _retention(record: StudyRecord) -> str:
+    score = score_name(record)
+    return "retention" if score == "accuracy" else f"retention of {score}"
+
+
+def _kept(final: Final) -> str:
+    return formats.percent(final.test_score.retention)
+
+
 def _balanced(final: Final) -> str:
     metrics = final.metrics
     bounds = formats.interval(metrics.get("test_balanced_interval"))
@@ -205,7 +220,7 @@ def _checkpoint(final: Final) -> str:
     names = {"last": "last epoch", "best": "best on validation"}
     name = str(metrics.get("checkpoint", formats.NONE))
     epochs = metrics.get("epochs")
-    remarks = f"<br><small>{epochs:g} epochs</small>" if epochs else ""
+    remarks = f"<br><small>{formats.counted(round(epochs), 'epoch')}</small>" if epochs else ""
     micro_batch = metrics.get("micro_batch")
     remarks += f"<br><small>in micro-batches of {micro_batch:g}</small>" if micro_batch else ""
     return escape(names.get(name, name)) + remarks
@@ -229,8 +244,8 @@ def _latency_rows(record: StudyRecord) -> list[str]:
             teacher = _latency(final, setting, "teacher")
             return f"{_latency(final, setting, 'student')}<br><small>teacher {teacher}</small>"
 
-        plural = "" if threads == 1 else "s"
-        title = f"batch {batch}<br><small>{escape(str(engine))}, {threads} thread{plural}</small>"
+        cores = formats.counted(threads, "thread")
+        title = f"batch {batch}<br><small>{escape(str(engine))}, {cores}</small>"
         rows.append(_row(title, record, cell, "<small>beside each</small>"))
     return rows
 
@@ -338,9 +353,9 @@ def _tiles(record: StudyRecord, final: Final) -> list[_Tile]:
             f"95 % interval {formats.interval(final.test_score.interval)}",
         ),
         _Tile(
-            "retention",
-            formats.percent(metrics.get("retention")),
-            f"of the teacher's {formats.percent(teacher_accuracy(record))}",
+            _retention(record),
+            _kept(final),
+            f"of the teacher's {formats.percent(teacher_score(record))}",
         ),
         _Tile("size", _smaller(metrics), f"{' of '.join(sizes)} parameters"),
         _Tile(

@@ -20,6 +20,7 @@ from nasdistill.results.records import (
     StudyRecord,
     audit_score,
     candidates_frame,
+    tested_by_score,
 )
 from nasdistill.results.storage import (
     STORAGE_FILE,
@@ -65,4 +66,5 @@ __all__ = [
     "storage_url",
     "study_in",
     "study_names",
+    "tested_by_score",
 ]

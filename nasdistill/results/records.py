@@ -154,17 +154,7 @@ class Final:
     @property
     def test_score(self) -> Tested:
         """Its figure on the test split that stands beside trials' scores."""
-        metrics = self.metrics
-        if metrics.get("score") == "balanced-accuracy":
-            key, name = "balanced_", "balanced test accuracy"
-        else:
-            key, name = "", "test accuracy"
-        return Tested(
-            name,
-            metrics.get(f"test_{key}accuracy"),
-            metrics.get(f"test_{key}interval"),
-            metrics.get(f"teacher_test_{key}accuracy"),
-        )
+        return tested_by_score(self.metrics)
 
     @property
     def unevenly_tested(self) -> bool:
@@ -197,6 +187,27 @@ class Tested:
     share: float | None
     interval: Sequence[float] | None
     teacher: float | None
+
+    @property
+    def retention(self) -> float | None:
+        """The share of the teacher's figure that was kept."""
+        if self.share is None or self.teacher is None:
+            return None
+        return self.share / max(self.teacher, 1e-9)
+
+
+def tested_by_score(metrics: Mapping[str, Any]) -> Tested:
+    """A final's figure on the test split, by the study's score, from its metrics.json."""
+    if metrics.get("score") == "balanced-accuracy":
+        key, name = "balanced_", "balanced test accuracy"
+    else:
+        key, name = "", "test accuracy"
+    return Tested(
+        name,
+        metrics.get(f"test_{key}accuracy"),
+        metrics.get(f"test_{key}interval"),
+        metrics.get(f"teacher_test_{key}accuracy"),
+    )
 
 
 def audit_score(metrics: Mapping[str, Any]) -> float:

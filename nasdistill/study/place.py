@@ -144,7 +144,7 @@ def check_same_recipe(name: str, stored: Recipe, given: Recipe, *, moving: bool 
     moved = ""
     if all(key in MOVABLE and isinstance(new, str) for key, _, new in changed):
         flags = " ".join(f"--{key.replace('_', '-')} {shlex.quote(new)}" for key, _, new in changed)
-        moved = f" If it was only moved: nasdistill resume {name} {flags}"
+        moved = f" If it was only moved: nasdistill resume {shlex.quote(name)} {flags}"
     raise UserError(
         f"study {name!r} was made with another recipe:\n"
         + "\n".join(lines)

@@ -305,7 +305,8 @@ def _tell_seconds(run: Run, budgets: Sequence[int], emit: Emit) -> None:
 
 def _tell_rung(progress: _Progress, budgets: Sequence[int], examples: int, emit: Emit) -> None:
     rung, score = len(progress.scores) - 1, progress.scores[-1]
-    text = f"after {budgets[rung]} epochs: accuracy {score:.3f} of {examples:,} validation images"
+    passes = formats.counted(budgets[rung], "epoch")
+    text = f"after {passes}: accuracy {score:.3f} of {examples:,} validation images"
     if not progress.improved:
         text += f", no better than after {budgets[progress.best_rung]}, which is kept: a plateau"
     elif rung == len(budgets) - 1 and not progress.on_plateau:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -106,7 +106,12 @@ class Predictions(NamedTuple):
 
 
 @torch.inference_mode()
-def predict(module: nn.Module, split: Split, size: tuple[int, int]) -> Predictions:
+def predict(
+    module: nn.Module,
+    split: Split,
+    size: tuple[int, int],
+    told: Callable[[Iterable[Batch], int], Iterable[Batch]] | None = None,
+) -> Predictions:
     """Runs a module on un-augmented images, in fp32.
 
     Where memory runs out, a batch is halved as often as it takes.
@@ -115,12 +120,15 @@ def predict(module: nn.Module, split: Split, size: tuple[int, int]) -> Predictio
         module: Takes uint8 `[B, C, H, W]`; left in eval mode.
         split: The examples.
         size: `(height, width)` in pixels at which the module sees them.
+        told: Passes on batches of so many images, and tells how far it is.
     """
     module.eval()
     ids = torch.arange(len(split))
     plan = [(part, None) for part in torch.split(ids, EVALUATION_BATCH)]
     with depthwise_in(module, keep_fp32=False):
-        logits = [forward_in_halves(module, batch.images) for batch in split.batches(plan, size)]
+        batches: Iterable[Batch] = split.batches(plan, size)
+        batches = batches if told is None else told(batches, EVALUATION_BATCH)
+        logits = [forward_in_halves(module, batch.images) for batch in batches]
     return Predictions(torch.cat(logits).cpu(), split.labels.cpu())
 
 

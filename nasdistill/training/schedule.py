@@ -54,7 +54,8 @@ class BatchStream:
 
     Attributes:
         dataset: Its training split gives the examples.
-        batch_size: Examples in a step; constant over a study.
+        batch_size: Examples in a step; constant over a study. Where the training split has fewer,
+            it is all of them.
         views: Number of different views per example; epoch e has view e mod `views`.
         seed: The study's seed.
         sampling: Whether all examples, or all classes, come equally often.
@@ -66,10 +67,14 @@ class BatchStream:
     seed: int
     sampling: Sampling = "uniform"
 
+    def __post_init__(self) -> None:
+        """A step sees no more examples than there are, and must not be counted as if it did."""
+        object.__setattr__(self, "batch_size", min(self.batch_size, len(self.dataset.train)))
+
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in one pass over the training split."""
-        return max(1, len(self.dataset.train) // self.batch_size)
+        return len(self.dataset.train) // self.batch_size
 
     @property
     def examples_per_epoch(self) -> int:
@@ -96,8 +101,7 @@ class BatchStream:
         generator = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
         if self.sampling == "uniform":
             return torch.randperm(len(self.dataset.train), generator=generator)
-        examples = min(self.examples_per_epoch, len(self.dataset.train))
-        quota = -(-examples // len(self._members))
+        quota = -(-self.examples_per_epoch // len(self._members))
         drawn = [
             torch.cat([self._pass(label, number) for number in _passes(epoch, quota, len(ids))])
             for label, ids in enumerate(self._members)
@@ -105,7 +109,9 @@ class BatchStream:
         starts = (epoch * quota % len(ids) for ids in self._members)
         chosen = [ids[start : start + quota] for ids, start in zip(drawn, starts, strict=True)]
         together = torch.cat(chosen)
-        return together[torch.randperm(len(together), generator=generator)][:examples]
+        return together[torch.randperm(len(together), generator=generator)][
+            : self.examples_per_epoch
+        ]
 
     @cached_property
     def _members(self) -> list[Tensor]:

@@ -58,7 +58,7 @@ def step_inputs(run: Run, until: int) -> Iterator[StepInputs]:
     A picture is the same whatever the batch it is in, and so are its cached logits.
     """
     split, stream = run.stream.dataset.train, run.stream
-    size = min(stream.batch_size, len(split))
+    size = stream.batch_size
     bytes_of_step = size * stream.dataset.input.channels * run.size[0] * run.size[1]
     # What is streamed is decoded batch by batch, each in a process of its own.
     steps = max(1, RENDERED_BYTES // bytes_of_step) if isinstance(split, ResidentSplit) else 1

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from nasdistill.common import locks
+from nasdistill.common import formats, locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.files import set_aside, write_whole
@@ -183,7 +183,8 @@ def useless(accuracy: float, examples: int, classes: int) -> str | None:
     bound = wilson(round(accuracy * examples), examples, ONE_SIDED_95).high
     if bound >= _least_of_use(classes):
         return None
-    return f"accuracy {accuracy:.3f}, chance {1 / classes:.3f}, on {examples:,} examples"
+    counted = formats.counted(examples, "example")
+    return f"accuracy {accuracy:.3f}, chance {1 / classes:.3f}, on {counted}"
 
 
 def _least_of_use(classes: int) -> float:

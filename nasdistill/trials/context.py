@@ -138,7 +138,7 @@ class StudyContext:
 
     @property
     def final_epochs(self) -> int:
-        """Epochs of a full run, at least one."""
+        """Passes of a full run, of whole batches, at least one."""
         stream = self.final.stream
         examples = self.recipe.final_budget.examples(len(stream.dataset.train))
         return max(1, round(examples / stream.examples_per_epoch))
@@ -147,6 +147,14 @@ class StudyContext:
     def final_examples(self) -> int:
         """Training examples that a full run sees: whole epochs of whole batches."""
         return self.final_epochs * self.final.stream.examples_per_epoch
+
+    @property
+    def epochs_worth(self) -> int:
+        """Epochs that a full run's examples are worth, as budgets count them: of all examples.
+
+        More passes than these are made where whole batches leave out much of a small split.
+        """
+        return max(1, round(self.final_examples / len(self.final.stream.dataset.train)))
 
     @cached_property
     def teacher_on_test(self) -> Tensor | None:
@@ -228,7 +236,9 @@ class StudyContext:
         return self.teacher_latency * student.least_ms / teacher.least_ms
 
 
-def open_context(study: Study, plugins: Plugins, emit: Emit) -> StudyContext:
+def open_context(
+    study: Study, plugins: Plugins, emit: Emit, dataset: Dataset | None = None
+) -> StudyContext:
     """Loads data and teachers, evaluates these, and decides limits and rungs.
 
     What is measured here is stored with the study and not measured again.
@@ -237,13 +247,14 @@ def open_context(study: Study, plugins: Plugins, emit: Emit) -> StudyContext:
         study: The study.
         plugins: What the user's own file brings.
         emit: Told what happens.
+        dataset: The study's data, where they are loaded and found to be the same already.
 
     Raises:
         UserError: If data, teacher or device cannot be used.
     """
     recipe = study.recipe
     device = _prepare_device(recipe)
-    dataset = _open_dataset(study, device, emit)
+    dataset = dataset or _open_dataset(study, device, emit)
     emit(Event("stage", f"teacher {recipe.teacher}", stage="teacher"))
     teachers = open_teacher_pool(study, dataset, device, plugins, emit)
     _warn_of_scoring(recipe, emit)
@@ -312,6 +323,7 @@ def _open_dataset(study: Study, device: torch.device, emit: Emit) -> Dataset:
         channels=recipe.channels,
         root=recipe.data_root,
         skip_unreadable=recipe.skip_unreadable,
+        emit=emit,
     )
     dataset.tell_notes(emit)
     stored = study.get_or_measure(keys.DATA, lambda: describe_data(dataset))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Literal, NamedTuple
 
+from nasdistill.common import formats
 from nasdistill.common.events import Event
 from nasdistill.recipe import Recipe
 from nasdistill.results import keys
@@ -25,7 +26,8 @@ def search(context: StudyContext, begun: float) -> None:
     """
     study = context.study
     context.deadlines = choose_deadlines(context, begun)
-    context.emit(Event("stage", f"searching: {study.recipe.trials} trials", stage="search"))
+    trials = formats.counted(study.recipe.trials, "trial")
+    context.emit(Event("stage", f"searching: {trials}", stage="search"))
     exhausted = False
     while True:
         if not exhausted or study.has_abandoned():

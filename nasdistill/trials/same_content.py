@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nasdistill.common import formats
 from nasdistill.common.errors import UserError
 from nasdistill.data import Dataset
 from nasdistill.teachers import Teacher
@@ -45,7 +46,9 @@ def check_same_data(study: str, stored: Mapping[str, Any], dataset: Dataset) -> 
     before = stored.get("examples") or {}
     for split, count in now["examples"].items():
         if before.get(split) != count:
-            changes.append(f"{split}: {count:,} examples, were {before.get(split, 0):,}")
+            changes.append(
+                f"{split}: {formats.counted(count, 'example')}, were {before.get(split, 0):,}"
+            )
     same = "as many examples of the same classes, but other pixels, labels or file names"
     raise UserError(
         f"study {study!r}: the data {dataset.name!r} are not those it was made with: "

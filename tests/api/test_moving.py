@@ -19,9 +19,11 @@ from nasdistill.api.paths import recipe_of
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import silent
 from nasdistill.common.types import Input
+from nasdistill.data import Dataset, load_data
 from nasdistill.recipe import load_recipe
 from nasdistill.results import StudyRecord, keys, load_study, storage
 from nasdistill.study import Study
+from nasdistill.trials import context as trials_context
 from nasdistill.trials.context import open_context
 from nasdistill.trials.plugins import check_plugins, load_plugins
 
@@ -58,15 +60,45 @@ def refused(name: str = "small", **more: Any) -> str:
 
 
 def test_a_renamed_study_is_reported_resumed_and_distilled(there: Path) -> None:
-    (STUDIES / "small").rename(STUDIES / "mobile (copy)")
-    assert api.report("mobile (copy)").is_file()
-    command = "mv 'studies/mobile (copy)' studies/mobile-copy"
-    assert refused("mobile (copy)").endswith(f"rename it: {command}")
-    (STUDIES / "mobile (copy)").rename(STUDIES / "renamed")
+    (STUDIES / "small").rename(STUDIES / "-a copy")
+    assert api.report("-a copy").is_file()
+    command = "mv 'studies/-a copy' studies/a-copy"
+    assert refused("-a copy").endswith(f"rename it: {command}")
+    (STUDIES / "-a copy").rename(STUDIES / "renamed")
     assert api.resume("renamed").already_complete
     outcome = api.resume("renamed", overrides={"trials": 4})
     assert outcome.record.name == "renamed" and len(outcome.record.candidates) >= 4
     assert len(api.distill("renamed", top_k=2).record.finals) == 2
+
+
+def test_a_file_managers_copy_is_gone_on_with_by_several_workers(there: Path) -> None:
+    """Its name needs quotes in a shell."""
+    name = "größe #2 (copy)"
+    shutil.copytree(STUDIES / "small", STUDIES / name)
+    outcome = api.resume(name, overrides={"trials": 5, "workers": 2})
+    assert outcome.record.name == name and len(outcome.record.candidates) >= 5
+    assert len(record().candidates) < 5, "the original was gone on with"
+    assert len(api.distill(name, top_k=2).record.finals) >= 2
+    assert api.report(name).parent.name == name
+    Path("blobs.npz").rename("moved.npz")
+    assert f"nasdistill resume '{name}' --data npz:NEW" in refused(name)
+    with pytest.raises(UserError, match="study: found .*allowed: letters, digits"):
+        load_recipe(None, {"study": name})
+
+
+def test_data_that_were_moved_are_read_once(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("blobs.npz").rename("moved.npz")
+    read: list[str] = []
+
+    def counting(spec: str, **more: Any) -> Dataset:
+        read.append(spec)
+        return load_data(spec, **more)
+
+    monkeypatch.setattr(trials_context, "load_data", counting)
+    overrides = {"data": "npz:moved.npz", "trials": 4, "workers": 1}
+    outcome = api.resume("small", overrides=overrides)
+    assert len(outcome.record.candidates) >= 4 and not outcome.already_complete
+    assert read == ["npz:moved.npz"]
 
 
 def test_data_that_were_moved_are_taken_where_they_lie_now(there: Path) -> None:

@@ -16,7 +16,7 @@ def shown(**more: Any) -> str:
     metrics: dict[str, Any] = {
         "test_accuracy": 0.97,
         "test_interval": [0.958, 0.979],
-        "retention": 0.99,
+        "teacher_test_accuracy": 0.97 / 0.99,
         "params": 25_000,
         "compression": 10.0,
         "speedup": 4.0,
@@ -45,6 +45,15 @@ def test_balanced_accuracy_and_the_majority_stand_beside_accuracy() -> None:
     assert max(map(len, text.splitlines())) <= 80
     missing = " ".join(shown(**uneven(0.5, ("rust",))).split())
     assert "no test examples of rust" in missing
+
+
+def test_what_is_kept_of_the_teacher_stands_beside_the_score_that_it_is_of() -> None:
+    teacher = {"teacher_test_balanced_accuracy": 0.6}
+    lines = shown(**uneven(0.97), **teacher).splitlines()
+    assert ["99.0%" in line for line in lines if "0.970 (" in line] == [True]
+    balanced = shown(**uneven(0.97) | {"score": "balanced-accuracy"}, **teacher).splitlines()
+    assert ["85.0%" in line for line in balanced if "0.510 (" in line] == [True]
+    assert ["%" in line for line in balanced if "0.970 (" in line] == [False]
 
 
 def test_even_classes_and_finals_of_earlier_releases_are_shown_as_before() -> None:

@@ -6,6 +6,7 @@ import math
 import os
 from pathlib import Path
 
+import PIL
 import pytest
 import torch
 
@@ -107,3 +108,4 @@ def test_what_the_report_says_of_the_machine() -> None:
     versions = describe_versions()
     assert versions["torch"] == torch.__version__.split("+")[0] or "+" in versions["torch"]
     assert set(versions) == {"python", *PACKAGES}
+    assert versions["pillow"] == PIL.__version__

@@ -13,6 +13,7 @@ import torch
 from data_helpers import CPU, fill, lengths, load, pixels, refused, write_npz
 
 from nasdistill.common.errors import UserError
+from nasdistill.common.types import Input
 from nasdistill.data import (
     Batch,
     Files,
@@ -24,6 +25,7 @@ from nasdistill.data import (
     Views,
 )
 from nasdistill.data import sources as data_sources
+from nasdistill.data.pictures import Preparation
 
 MIXUP, CUTMIX = Mixing("mixup", 1.0), Mixing("cutmix", 1.0)
 
@@ -126,7 +128,7 @@ def test_names_of_files_are_their_paths(tmp_path: Path, limit: int, parts: Any) 
     assert all(name.startswith((f"{prefix}cat/", f"{prefix}dog/")) for name in data.names)
     for index in (0, 5, len(data.train) - 1):
         path = tmp_path / data.names[index]
-        alone = Files((path,), (b"",), 3, (80, 80)).decode(0)
+        alone = Files((path,), (b"",), Preparation.of(Input(3, 80, 80))).decode(0)
         plain = pixels(data.train, [index], None, (80, 80))[0]
         assert torch.equal(torch.from_numpy(alone), plain)
         assert ("cat", "dog")[int(data.train.labels[index])] == path.parent.name

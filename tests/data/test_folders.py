@@ -13,6 +13,8 @@ import torch
 from data_helpers import fill, lengths, load, pixels, refused
 from PIL import Image
 
+from nasdistill.common import events
+from nasdistill.common.events import Event
 from nasdistill.common.types import Input
 from nasdistill.data import ResidentSplit, StreamingSplit
 
@@ -120,6 +122,24 @@ def test_fingerprint_follows_the_content(tmp_path: Path, limit: int) -> None:
     Image.fromarray(pixel).save(path)
     changed = load(f"folder:{tmp_path}", resident_limit=limit)
     assert first.fingerprint == again.fingerprint != changed.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("limit", "then"), [(1 << 30, "preparing images"), (1, "measuring colours")]
+)
+def test_reading_many_pictures_tells_how_far_it_is(
+    tmp_path: Path, limit: int, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Event] = []
+    for name in ("cat", "dog"):
+        fill(tmp_path / name, 12, (80, 70))
+    monkeypatch.setattr(events, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(events, "PAUSE_SECONDS", 0.0)
+    load(f"folder:{tmp_path}", resident_limit=limit, image_size=80, emit=told.append)
+    reading = [(e.done, e.total) for e in told if e.text == "reading images"]
+    assert reading == [(done, 24) for done in range(1, 25)]
+    last = [e for e in told if e.text == then][-1]
+    assert last.done == last.total > 0 and last.stage == "data"
 
 
 def test_bad_folders(tmp_path: Path) -> None:

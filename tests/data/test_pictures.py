@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from data_helpers import load, pixels, refused
+from data_helpers import fill, load, pixels, refused, surveyed
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -278,3 +280,11 @@ def test_the_bits_in_use_enter_the_fingerprint_of_streamed_files(tmp_path: Path)
     way = Preparation(1, (96, 96), (96, 96), bits=16)
     other = load(f"folder:{root}", preparation=way, resident_limit=1)
     assert first.fingerprint != other.fingerprint
+
+
+def test_files_are_decoded_as_they_are_stored_and_keep_their_identity(tmp_path: Path) -> None:
+    fill(tmp_path, 2, (80, 60))
+    files = replace(surveyed(tmp_path, (40, 30)), preparation=Preparation(3, (70, 70), (40, 30)))
+    assert files.decode_all().shape == (2, 3, 40, 30)
+    form = b"(3, (40, 30))" + b"".join(files.digests)
+    assert files.identity() == hashlib.blake2b(form, digest_size=16).digest()

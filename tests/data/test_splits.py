@@ -120,3 +120,15 @@ def test_arrays_over_the_limit_stay_with_the_host(tmp_path: Path) -> None:
         shown = [pixels(data.train, [4, 0, 9], view, (16, 16)) for data in (kept, host)]
         assert torch.equal(*shown)
     assert kept.fingerprint == host.fingerprint and lengths(kept) == lengths(host)
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 1])
+def test_everything_is_the_examples_of_all_splits(tmp_path: Path, limit: int) -> None:
+    for name in ("a", "b"):
+        fill(tmp_path / name, 12, (70, 66))
+    data = load(f"folder:{tmp_path}", resident_limit=limit)
+    parts, whole = (data.train, data.score, data.audit, data.test), data.everything
+    assert type(whole) is type(data.test) and not data.has_own_splits
+    assert whole.labels.tolist() == [label for part in parts for label in part.labels.tolist()]
+    shown = [pixels(part, list(range(len(part))), None, (70, 66)) for part in parts]
+    assert torch.equal(pixels(whole, list(range(24)), None, (70, 66)), torch.cat(shown))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
 import torch
-from small_study import OpenContext
+from small_study import OpenContext, write_blobs
 
 from nasdistill import training
 from nasdistill.common.intervals import of_the_mean, wilson
@@ -46,10 +47,10 @@ def context(opened: OpenContext) -> StudyContext:
 def test_the_teacher_itself_keeps_all_of_itself(context: StudyContext) -> None:
     logits, labels = context.teacher_on_test, context.dataset.test.labels.cpu()
     assert logits is not None
-    figures = measurement._against_teacher(logits, logits, labels)
+    figures = measurement._against_teacher(logits, logits, labels, "accuracy")
     assert figures["retention"] == figures["agreement"] == 1.0
     assert figures["class_relation_preservation"] == pytest.approx(1.0)
-    unknown = measurement._against_teacher(logits, None, labels)
+    unknown = measurement._against_teacher(logits, None, labels, "accuracy")
     assert list(unknown) == list(figures) and set(unknown.values()) == {None}
 
 
@@ -92,6 +93,24 @@ def test_limits_are_held_on_the_exported_file(context: StudyContext, tmp_path: P
     assert (context.folder / "teacher.onnx").exists()
 
 
+def test_retention_is_of_the_score_of_the_study(opened: OpenContext, tmp_path: Path) -> None:
+    write_blobs(Path("blobs.npz"), uneven=True)
+    context = opened(score="balanced-accuracy")
+    (student,) = context.final.students(NET, context.dataset, 0)
+    candidate = Candidate(5, "complete", {}, "0123abcd", {})
+    metrics, _ = measurement.measure_on_test(context, student, candidate, 2)
+    key = "test_balanced_accuracy"
+    expected = metrics[key] / metrics[f"teacher_{key}"]
+    assert metrics["retention"] == expected
+    assert metrics["retention"] != metrics["test_accuracy"] / metrics["teacher_test_accuracy"]
+    metrics |= measurement.export_student(context, student, tmp_path / "model.onnx")
+    way = context.dataset.preparation
+    card = measurement.model_card(context.study, metrics | {"micro_batch": None}, way)
+    assert f"- balanced test accuracy {metrics[key]:.4f} (95 % interval " in card
+    teacher = metrics[f"teacher_{key}"]
+    assert f"\n  {expected:.2%} of the teacher's {teacher:.4f}\n- test accuracy" in card
+
+
 def test_the_card_says_what_was_measured(context: StudyContext, tmp_path: Path) -> None:
     (student,) = context.final.students(NET, context.dataset, 0)
     candidate = Candidate(5, "complete", {}, "0123abcd", {})
@@ -101,7 +120,12 @@ def test_the_card_says_what_was_measured(context: StudyContext, tmp_path: Path) 
     card = measurement.model_card(context.study, metrics | {"micro_batch": 13}, way)
     assert card.startswith("# small, final 2\n") and "architecture `0123abcd`" in card
     assert "distilled for 4 epochs, in micro-batches of 13 for want of memory." in card
+    assert f"Pillow was version {importlib.metadata.version('pillow')};" in card
     assert f"{metrics['compression']:.1f}x fewer than the teacher" in card
     unknown = dict.fromkeys(("retention", "agreement", "teacher_test_accuracy", "compression"))
     alone = measurement.model_card(context.study, metrics | unknown | {"micro_batch": None}, way)
+    single = measurement.model_card(
+        context.study, metrics | {"micro_batch": None, "epochs": 1}, way
+    )
+    assert "distilled for 1 epoch.\n" in single
     assert "teacher's" not in alone and "fewer" not in alone and "micro-batches" not in alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import pickle
 import random
@@ -108,6 +109,7 @@ def test_what_the_folder_holds(written: Path) -> None:
     content = json.loads((written / "input.json").read_text())
     assert content["classes"] == list(CLASSES) and content["range"] == [0, 1]
     assert (content["channels"], content["height"], content["width"]) == (3, 16, 16)
+    assert content["pillow"] == importlib.metadata.version("pillow")
     assert content["mean"] == pytest.approx([0.25, 0.5, 0.75])
     assert json.loads((written / "metrics.json").read_text()) == {"test_accuracy": 0.9}
     assert (written / "README.md").read_text() == "# A card\n"

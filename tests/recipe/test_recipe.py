@@ -75,6 +75,13 @@ def test_budget_in_examples(budget: Budget, size: int, examples: int) -> None:
     assert budget.examples(size) == examples
 
 
+def test_a_budget_of_one_is_told_and_read_in_the_singular() -> None:
+    for text in ("1 epoch", "1 image", "2 images", "0.5 epochs"):
+        recipe = load_recipe(None, {"final_budget": text})
+        assert recipe.stored()["final_budget"] == text
+        assert from_stored(recipe.stored()) == recipe
+
+
 def test_a_flag_beats_the_file(tmp_path: Path) -> None:
     path = _write(tmp_path, "trials: 5\nrungs: {eta: 4, count: 2}\nfinal: {temperature: 2}\n")
     recipe = load_recipe(path, {"trials": "9", "rungs": {"eta": "2"}, "final": {"alpha": "0.3"}})

@@ -73,6 +73,13 @@ def test_a_balanced_score_is_compared_with_balanced_figures(record: StudyRecord)
     assert progress.trust_info(balanced).finals == (0.612,) * 3
     assert "balanced test accuracy</span><b>61.2 %" in tables.verdict(balanced)
     assert "balanced audit accuracy: 90.5 %" in tables.finals_table(balanced)
+    kept = "retention of balanced accuracy"  # 0.612 of 0.655
+    assert f"{kept} (student ÷ teacher)</th><td>93.4 %" in tables.finals_table(balanced)
+    assert f"{kept}</span><b>93.4 %</b><small>of the teacher&#x27;s 65.5 %" in tables.verdict(
+        balanced
+    )
+    plain = unevenly_tested(record, "accuracy")
+    assert "retention (student ÷ teacher)</th><td>98.9 %" in tables.finals_table(plain)
 
 
 def test_latency_of_finals_and_teacher_is_what_was_measured_side_by_side(

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nasdistill.common.errors import UserError
+from nasdistill.common.types import Sampling
 from nasdistill.data import Dataset, Mixing, load_data
 from nasdistill.losses import Objective
 from nasdistill.losses.schedules import constant
@@ -153,6 +154,16 @@ def test_the_stream_depends_on_the_seed_and_the_step_alone(data: Dataset) -> Non
     assert [view for _, view in whole] == [0] * 10 + [1] * 10 + [0] * 5
     seen = torch.cat([ids for ids, _ in whole[:10]])
     assert len(seen.unique()) == 500
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "balanced"])
+def test_a_step_counts_the_examples_that_there_are(data: Dataset, sampling: Sampling) -> None:
+    stream = BatchStream(data, 600, 2, 7, sampling)
+    assert (stream.examples_per_epoch, stream.steps_per_epoch) == (501, 1)
+    assert [(len(ids), view) for ids, view in stream.plan(0, stream.steps(1000))] == [
+        (501, 0),
+        (501, 1),
+    ]
 
 
 def test_balanced_sampling_shows_every_class_equally_often(tmp_path: Path) -> None:

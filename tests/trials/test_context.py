@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_study import OpenContext
+from small_study import OpenContext, write_blobs
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Event
@@ -27,6 +27,26 @@ def test_it_has_one_owner_of_recipe_and_folder(opened: OpenContext) -> None:
     assert context.ladder.budgets == (200, 400, 800)
     # 600 training images less a sixth for validation; whole batches of 50.
     assert context.final_epochs == 4 and context.final_examples == 4 * 500
+
+
+@pytest.mark.parametrize(
+    ("pictures", "budget", "passes", "worth"),
+    [
+        (36, "1 epoch", 1, 1),
+        (36, "2 epochs", 2, 2),
+        (36, "90 images", 4, 4),
+        (84, "4 epochs", 5, 4),
+    ],
+)
+def test_a_budget_of_few_pictures_is_what_it_says(
+    opened: OpenContext, pictures: int, budget: str, passes: int, worth: int
+) -> None:
+    """Batches are of 50: of 24 training pictures all, of 57 only 50 in each pass."""
+    write_blobs(Path("blobs.npz"), train=pictures, test=12)
+    context = opened(final_budget=budget, rungs={"first": "24 images", "eta": 2, "count": 1})
+    (few,) = {24, 57} & {len(context.dataset.train)}
+    assert context.final_examples == passes * min(few, 50)
+    assert (context.final_epochs, context.epochs_worth) == (passes, worth)
 
 
 def test_limits_are_the_recipes_or_derived_and_kept(
