@@ -6,23 +6,38 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from full_runs import EPOCHS, RUNGS, architectures_file, read_runs
 
+from nasdistill.analysis.experience import Experience
 from nasdistill.analysis.forecast import forecast
 from nasdistill.analysis.rank_correlation import bootstrap, kendall, vote
 from nasdistill.analysis.stopping import stop_reason
-from nasdistill.results.experience import Untrained
+from nasdistill.results.experience import EarlierRun, Untrained
 from nasdistill.results.rungs import examples_of
 
 EXAMPLES = EPOCHS * 156 * 64
 ORDERS = 200
 LADDER, ETA = (0.03, 0.10), 3
-"""The rungs of the table that are nearest to the search's first two (3,000 and 9,000 images)."""
+"""Rungs of the table, for a search with two."""
+SETTING = "the table"
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """What full runs of other architectures say of those of the table.
+
+    Attributes:
+        guesses: By place; None where the architecture itself taught.
+        weight: Of a guess beside a score.
+    """
+
+    guesses: Sequence[float]
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -130,6 +145,7 @@ class Table:
         share: float,
         full: Mapping[int, float] | None = None,
         later: Mapping[int, float | None] | None = None,
+        foretold: Foretold | None = None,
     ) -> Sequence[float]:
         """The search's forecast.
 
@@ -139,12 +155,41 @@ class Table:
             share: Of a full run, which these scores have seen.
             full: Accuracy after full runs, by place.
             later: Forecasts at the next rung, by place.
+            foretold: By earlier full runs; None without any.
         """
         about = [self.about[self.numbers[i]] for i in places]
         known = [[one[name] for one in about] for name in ("macs", "params", "depth")]
         done = [(full or {}).get(i) for i in places]
         taught_by = [(later or {}).get(i) for i in places]
-        return [float(value) for value in forecast(scores, *known, done, share, taught_by).guess]
+        guesses = [] if foretold is None else [foretold.guesses[i] for i in places]
+        weight = 0.0 if foretold is None else foretold.weight
+        expected = forecast(scores, *known, done, share, taught_by, guesses, weight)
+        return [float(value) for value in expected.guess]
+
+
+def left_out(table: Table) -> Foretold:
+    """What all the others' full runs say of each architecture; its own taught nothing."""
+    runs = full_runs_of(table, range(len(table.numbers)))
+    guesses, weights = [], []
+    for place, run in enumerate(runs):
+        experience = Experience.of([*runs[:place], *runs[place + 1 :]], run.setting)
+        guesses.append(float(experience.guess([run.of])[0]))
+        weights.append(experience.weight)
+    return Foretold(guesses, fmean(weights))
+
+
+def taught_by_the_rest(table: Table, places: Sequence[int]) -> Foretold:
+    """What the full runs of architectures that are not in a study say of the table's."""
+    rest = [i for i in range(len(table.numbers)) if i not in places]
+    experience = Experience.of(full_runs_of(table, rest), SETTING)
+    everyone = [table.untrained(place) for place in range(len(table.numbers))]
+    return Foretold([float(guess) for guess in experience.guess(everyone)], experience.weight)
+
+
+def full_runs_of(table: Table, places: Iterable[int]) -> list[EarlierRun]:
+    """Full runs of the table, as a study learns from them: accuracy on the audit half."""
+    truth = table.truth("audit")
+    return [EarlierRun(table.untrained(i), truth[i], SETTING, str(i)) for i in places]
 
 
 def taught(
@@ -153,6 +198,7 @@ def taught(
     ladder: Sequence[float],
     there: Sequence[Sequence[int]],
     rung: int,
+    foretold: Foretold | None = None,
 ) -> Sequence[float]:
     """The search's forecast at a rung, its weights taught by those that climbed on.
 
@@ -162,13 +208,14 @@ def taught(
         ladder: Rungs, as shares of a full run.
         there: The places of those that reached each rung.
         rung: Its index.
+        foretold: By earlier full runs; None without any.
     """
     later: dict[int, float] = {}
     if rung + 1 < len(ladder) and there[rung + 1]:
-        higher = taught(table, scores, ladder, there, rung + 1)
+        higher = taught(table, scores, ladder, there, rung + 1, foretold)
         later = dict(zip(there[rung + 1], higher, strict=True))
     reached = [scores[rung][i] for i in there[rung]]
-    return table.expected(reached, there[rung], ladder[rung], later=later)
+    return table.expected(reached, there[rung], ladder[rung], None, later, foretold)
 
 
 def taught_by_others(table: Table, share: float, seed: int) -> list[float]:
@@ -184,10 +231,12 @@ def taught_by_others(table: Table, share: float, seed: int) -> list[float]:
     return found
 
 
-def forecasts(table: Table, scores: Sequence[Sequence[float]], share: float) -> list[list[float]]:
-    """What the search expects of scores, a row for each seed, before anything taught it."""
+def forecasts(
+    table: Table, scores: Sequence[Sequence[float]], share: float, foretold: Foretold | None = None
+) -> list[list[float]]:
+    """What the search expects of scores, a row for each seed, before its own runs taught it."""
     everyone = range(len(table.numbers))
-    return [list(table.expected(row, everyone, share)) for row in scores]
+    return [list(table.expected(row, everyone, share, foretold=foretold)) for row in scores]
 
 
 def mean_tau(scores: Sequence[Sequence[float]], truth: Sequence[float]) -> float:
@@ -254,6 +303,7 @@ def climbed(
     eta: int = ETA,
     by: str = "forecast",
     seed: int = 0,
+    foretold: Foretold | None = None,
 ) -> tuple[dict[int, int], float]:
     """Replays the search's rungs, one architecture after the other.
 
@@ -264,6 +314,7 @@ def climbed(
         eta: One in eta goes on.
         by: `forecast`, as the search does, or `score`: the score alone.
         seed: Of the short runs.
+        foretold: By earlier full runs; None without any.
 
     Returns:
         How many rungs each passed (all of them: it was never stopped), and the CPU-seconds.
@@ -280,7 +331,8 @@ def climbed(
             reason = None
             if rung < len(ladder) - 1:
                 reached = [row[i] for i in peers]
-                order_by = reached if by == "score" else taught(table, scores, ladder, there, rung)
+                by_forecast = taught(table, scores, ladder, there, rung, foretold)
+                order_by = reached if by == "score" else by_forecast
                 theirs = [costs[i] for i in peers]
                 reason = stop_reason(len(peers) - 1, reached, order_by, theirs, eta, 0.1)
             passed[index] = rung + (reason is None)
