@@ -6,7 +6,8 @@ never bring code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
@@ -15,7 +16,11 @@ from torch import Tensor, nn
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input, nearest
+from nasdistill.models.layers import MOST_BLOCKS, MOST_WIDTH, in_bounds
 from nasdistill.space import Architecture
+
+_BLOCKS = re.compile(r"(layers?|depths?|blocks|stages)$")
+"""Keys of a configuration of transformers that count what is built in a loop."""
 
 
 class LogitsOnly(nn.Module):
@@ -54,10 +59,51 @@ def build_transformers(architecture: Architecture, input: Input, classes: int) -
     if not isinstance(config, Mapping):
         raise TypeError(f"config: an object is expected, found {str(config)[:40]}")
     transformers = library("transformers")
+    check_config(config)
     options = {key: value for key, value in config.items() if key != "auto_map"}
     made = transformers.AutoConfig.for_model(**{**options, "num_labels": classes})
     auto = transformers.AutoModelForImageClassification
     return LogitsOnly(auto.from_config(made, trust_remote_code=False))
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Checks the numbers of a configuration of transformers before the library reads it.
+
+    It makes a list of as many names as there are labels, and modules layer by layer: both take
+    memory before a weight does.
+
+    Args:
+        config: Its values, from a file that anybody may have written.
+
+    Raises:
+        ValueError: If a whole number is larger than `MOST_WIDTH`, or one of layers larger than
+            `MOST_BLOCKS`; of a list the sum counts.
+    """
+    for place, values in _whole_numbers(config):
+        for value in values:
+            in_bounds(place, value, -MOST_WIDTH, MOST_WIDTH)
+        if _BLOCKS.search(place):
+            in_bounds(place, sum(values), 0, MOST_BLOCKS)
+
+
+def _whole_numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]:
+    """The whole numbers of nested values by their place, those of a list together."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{place}", found) for place, found in _whole_numbers(value))
+            continue
+        numbers = [each for each in _flat(value) if type(each) is int]
+        if numbers and key not in ("id2label", "label2id"):
+            yield str(key), numbers
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """The values within nested lists."""
+    if not isinstance(value, list | tuple):
+        yield value
+        return
+    for each in value:
+        yield from _flat(each)
 
 
 def torchvision_net(name: str, classes: int, pixels: int) -> nn.Module:

@@ -21,8 +21,7 @@ from nasdistill.data import load_data
 from nasdistill.models import artifact
 from nasdistill.teachers import load_teacher
 from nasdistill.teachers.fine_tunable import load_fine_tunable
-from nasdistill.training import fine_tuning
-from nasdistill.training import predict
+from nasdistill.training import fine_tuning, predict
 from nasdistill.training import teacher as teaching
 
 Train = Callable[..., dict[str, Any]]
