@@ -7,7 +7,7 @@ never bring code.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input, nearest
-from nasdistill.models.layers import MOST_BLOCKS, MOST_WIDTH, in_bounds
+from nasdistill.models.layers import LARGEST, MOST_BLOCKS, in_bounds
 from nasdistill.space import Architecture
 
-_BLOCKS = re.compile(r"(layers?|depths?|blocks|stages)$")
-"""Keys of a configuration of transformers that count what is built in a loop."""
+_BLOCKS = re.compile(r"(layers?|depths?|repeats|blocks|stages)$")
+"""Keys of a configuration of transformers that count what is built in a loop; where they are
+`depths` or `repeats`, stage by stage."""
 
 
 class LogitsOnly(nn.Module):
@@ -61,9 +62,28 @@ def build_transformers(architecture: Architecture, input: Input, classes: int) -
     transformers = library("transformers")
     check_config(config)
     options = {key: value for key, value in config.items() if key != "auto_map"}
-    made = transformers.AutoConfig.for_model(**{**options, "num_labels": classes})
+    values = {**options, "num_labels": classes}
+    made = read_config(lambda: transformers.AutoConfig.for_model(**values))
     auto = transformers.AutoModelForImageClassification
     return LogitsOnly(auto.from_config(made, trust_remote_code=False))
+
+
+def read_config(read: Callable[[], Any]) -> Any:
+    """Has transformers read a configuration.
+
+    Args:
+        read: Calls the library.
+
+    Raises:
+        ValueError: With the library's reason: it checks values with errors of its own.
+        OSError: If a file cannot be had.
+    """
+    try:
+        return read()
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from None
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -76,24 +96,27 @@ def check_config(config: Mapping[str, Any]) -> None:
         config: Its values, from a file that anybody may have written.
 
     Raises:
-        ValueError: If a whole number is larger than `MOST_WIDTH`, or one of layers larger than
-            `MOST_BLOCKS`; of a list the sum counts.
+        ValueError: If a whole number is larger than `LARGEST`, or one of layers larger than
+            `MOST_BLOCKS`.
     """
     for place, values in _whole_numbers(config):
         for value in values:
-            in_bounds(place, value, -MOST_WIDTH, MOST_WIDTH)
+            in_bounds(place, value, -LARGEST, LARGEST)
         if _BLOCKS.search(place):
-            in_bounds(place, sum(values), 0, MOST_BLOCKS)
+            by_stage = place.endswith(("depths", "repeats"))
+            in_bounds(place, sum(values) if by_stage else max(values), 0, MOST_BLOCKS)
 
 
 def _whole_numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]:
     """The whole numbers of nested values by their place, those of a list together."""
     for key, value in config.items():
+        if key in ("id2label", "label2id"):
+            continue
         if isinstance(value, Mapping):
             yield from ((f"{key}.{place}", found) for place, found in _whole_numbers(value))
             continue
         numbers = [each for each in _flat(value) if type(each) is int]
-        if numbers and key not in ("id2label", "label2id"):
+        if numbers:
             yield str(key), numbers
 
 
