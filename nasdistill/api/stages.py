@@ -11,11 +11,11 @@ from nasdistill.common import formats
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.machine import set_threads
 from nasdistill.data import Dataset
+from nasdistill.finals.estimate import tell_estimate
 from nasdistill.finals.pipeline import make_finals, missing_finals
 from nasdistill.results import COUNTED, keys, load_finals
 from nasdistill.study import Study
 from nasdistill.trials.context import StudyContext, open_context
-from nasdistill.trials.estimate import tell_estimate
 from nasdistill.trials.experience import keep_experience, tell_experience
 from nasdistill.trials.loop import record_saved_answers, search
 from nasdistill.trials.plugins import Plugins

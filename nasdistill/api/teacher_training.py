@@ -18,6 +18,7 @@ from nasdistill.common import formats
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent
 from nasdistill.common.files import check_utf8
+from nasdistill.recipe import load_recipe
 
 if TYPE_CHECKING:  # importing torch takes seconds
     from nasdistill.data import Dataset
@@ -43,6 +44,7 @@ class _Order:
     learning_rate: float | None
     precision: Any
     sampling: Any
+    class_weights: Any
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def teacher_train(
     precision: str = "auto",
     half: bool = False,
     sampling: str = "uniform",
+    class_weights: Mapping[str, float] | str | None = None,
     device: str = "auto",
     image_size: int | None = None,
     channels: int | None = None,
@@ -99,6 +102,7 @@ def teacher_train(
         precision: auto, fp32, bf16 or bf16-mixed.
         half: Whether weights are stored as float16; all figures are then those of the rounded ones.
         sampling: uniform, or balanced, where all classes come equally often.
+        class_weights: balanced, or weights of the loss by the class's name; None for all alike.
         device: auto, cpu, cuda or cuda:N.
         image_size: See `load_data`.
         channels: See `load_data`.
@@ -110,6 +114,7 @@ def teacher_train(
     Raises:
         UserError: If options contradict each other, or data or source cannot be used.
     """
+    balance = load_recipe(None, {"sampling": sampling, "class_weights": class_weights})
     order = _Order(
         out,
         architecture,
@@ -120,11 +125,13 @@ def teacher_train(
         seed,
         learning_rate,
         precision,
-        sampling,
+        balance.sampling,
+        balance.class_weights,
     )
     _check(order)
     from nasdistill.common.machine import pick_device, set_threads
     from nasdistill.data import load_data
+    from nasdistill.training.schedule import class_weights_of
 
     set_threads(1)
     place = pick_device(device)
@@ -133,6 +140,7 @@ def teacher_train(
         data, device=place, seed=seed, image_size=image_size, channels=channels, emit=emit
     )
     dataset.tell_notes(emit)
+    class_weights_of(order.class_weights, dataset)  # names that are none are told before training
     if source is None:
         trained = _train_from_scratch(order, dataset, emit)
     else:
@@ -148,8 +156,6 @@ def _check(order: _Order) -> None:
     if order.precision not in PRECISIONS:
         allowed = ", ".join(PRECISIONS)
         raise UserError(f"--precision {order.precision!r}: allowed are {allowed}")
-    if order.sampling not in ("uniform", "balanced"):
-        raise UserError(f"--sampling {order.sampling!r}: allowed are uniform, balanced")
     if order.epochs is not None:
         check_number("epochs", order.epochs, 1, MOST_EPOCHS)
     check_number("seed", order.seed, 0, LARGEST_SEED)
@@ -185,7 +191,9 @@ def _train_from_scratch(order: _Order, dataset: Dataset, emit: Emit) -> _Trained
     if order.architecture is not None:
         chosen = Architecture.read(order.architecture)
         check_size(chosen, dataset.input, len(dataset.classes), str(order.architecture))
-    settings = Hyperparameters(precision=order.precision, sampling=order.sampling)
+    settings = Hyperparameters(
+        precision=order.precision, sampling=order.sampling, class_weights=order.class_weights
+    )
     if order.learning_rate is not None:
         settings = replace(settings, learning_rate=order.learning_rate)
     identity = (dataset.fingerprint, chosen.fingerprint, order.epochs, order.seed, settings)
@@ -234,6 +242,7 @@ def _fine_tune(order: _Order, dataset: Dataset, emit: Emit) -> _Trained:
         order.learning_rate or RATES[tune],
         precision=order.precision,
         sampling=order.sampling,
+        class_weights=order.class_weights,
     )
     input = start.spec.preparation.input
     try:
@@ -299,6 +308,7 @@ def _write(
         "data": data,
         **trained.card,
         "sampling": order.sampling,
+        "class_weights": order.class_weights,
         "stored": "fp16" if half else "fp32",
         **evaluate_teacher(teacher, dataset, test=True),
     }

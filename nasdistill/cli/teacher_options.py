@@ -16,6 +16,13 @@ BalanceOf = Annotated[
         "uniform shows all examples equally often, balanced all classes (default: uniform).",
     ),
 ]
+ClassWeightsOf = Annotated[
+    str | None,
+    option(
+        "--class-weights",
+        "Weights of the loss by class: balanced, or NAME=WEIGHT,… (default: none, all alike).",
+    ),
+]
 Out = Annotated[Path, option("--out", "Folder to write; it must not exist (no default).")]
 ArchitectureFile = Annotated[
     Path | None, option("--architecture", "architecture.json (default: the shipped teacher's).")

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from nasdistill.common.types import Input
 from nasdistill.models.families import build
+from nasdistill.models.limits import bounded
 from nasdistill.space import Architecture
 
 # fmt: off
@@ -86,8 +87,11 @@ def count_architecture(architecture: Architecture, input: Input, classes: int) -
 
     Warns:
         UncountedWarning: Naming operators that are neither counted nor known to be free.
+
+    Raises:
+        UserError: If the module cannot be built, or has too many tensors; see `models.limits`.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), bounded(f"architecture {architecture.fingerprint}"):
         module = build(architecture, input, classes)
     return _count_meta(module, input)
 

@@ -51,6 +51,8 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
     if name in _USER_FAMILIES:
         try:
             return _USER_FAMILIES[name](architecture, input, classes)
+        except UserError:
+            raise
         except Exception as error:
             line = traceback.extract_tb(error.__traceback__)[-1]
             raise UserError(

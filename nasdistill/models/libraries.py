@@ -6,7 +6,8 @@ never bring code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
@@ -15,7 +16,12 @@ from torch import Tensor, nn
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input, nearest
+from nasdistill.models.layers import LARGEST, MOST_BLOCKS, in_bounds
 from nasdistill.space import Architecture
+
+_BLOCKS = re.compile(r"(layers?|depths?|repeats|blocks|stages)$")
+"""Keys of a configuration of transformers that count what is built in a loop; where they are
+`depths` or `repeats`, stage by stage."""
 
 
 class LogitsOnly(nn.Module):
@@ -54,10 +60,73 @@ def build_transformers(architecture: Architecture, input: Input, classes: int) -
     if not isinstance(config, Mapping):
         raise TypeError(f"config: an object is expected, found {str(config)[:40]}")
     transformers = library("transformers")
+    check_config(config)
     options = {key: value for key, value in config.items() if key != "auto_map"}
-    made = transformers.AutoConfig.for_model(**{**options, "num_labels": classes})
+    values = {**options, "num_labels": classes}
+    made = read_config(lambda: transformers.AutoConfig.for_model(**values))
     auto = transformers.AutoModelForImageClassification
     return LogitsOnly(auto.from_config(made, trust_remote_code=False))
+
+
+def read_config(read: Callable[[], Any]) -> Any:
+    """Has transformers read a configuration.
+
+    Args:
+        read: Calls the library.
+
+    Raises:
+        ValueError: With the library's reason: it checks values with errors of its own.
+        OSError: If a file cannot be had.
+    """
+    try:
+        return read()
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from None
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Checks the numbers of a configuration of transformers before the library reads it.
+
+    It makes a list of as many names as there are labels, and modules layer by layer: both take
+    memory before a weight does.
+
+    Args:
+        config: Its values, from a file that anybody may have written.
+
+    Raises:
+        ValueError: If a whole number is larger than `LARGEST`, or one of layers larger than
+            `MOST_BLOCKS`.
+    """
+    for place, values in _whole_numbers(config):
+        for value in values:
+            in_bounds(place, value, -LARGEST, LARGEST)
+        if _BLOCKS.search(place):
+            by_stage = place.endswith(("depths", "repeats"))
+            in_bounds(place, sum(values) if by_stage else max(values), 0, MOST_BLOCKS)
+
+
+def _whole_numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]:
+    """The whole numbers of nested values by their place, those of a list together."""
+    for key, value in config.items():
+        if key in ("id2label", "label2id"):
+            continue
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{place}", found) for place, found in _whole_numbers(value))
+            continue
+        numbers = [each for each in _flat(value) if type(each) is int]
+        if numbers:
+            yield str(key), numbers
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """The values within nested lists."""
+    if not isinstance(value, list | tuple):
+        yield value
+        return
+    for each in value:
+        yield from _flat(each)
 
 
 def torchvision_net(name: str, classes: int, pixels: int) -> nn.Module:

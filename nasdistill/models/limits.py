@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import is_lazy
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
@@ -19,7 +23,9 @@ LARGEST_IMAGE = 1 << 26
 """Numbers of an image: channels · height · width."""
 MOST_CLASSES = 1_000_000
 MOST_PARAMETERS = 1_000_000_000
-"""Parameters of a module that is built from an architecture.json: 4 GB in fp32."""
+"""Parameters of a module that is built from a file, or by a family: 4 GB in fp32."""
+MOST_TENSORS = 20_000
+"""Tensors that these are in: each takes time and memory to make, whatever its size."""
 LARGEST_OUTPUT = 1 << 30
 """Numbers that a layer of it may give for one image."""
 
@@ -43,7 +49,8 @@ def check_size(
 ) -> nn.Module | None:
     """Builds an architecture on the meta device and checks what it would take.
 
-    A family of the user's own file is not checked: its code is the user's.
+    Of a family of the user's own file its parameters alone are checked, where it can be built on
+    that device: its code is the user's, its values may come from a space or a file.
 
     Args:
         architecture: From a file that anybody may have written.
@@ -56,28 +63,85 @@ def check_size(
 
     Raises:
         UserError: If the module cannot be built, has more than `MOST_PARAMETERS` parameters, or a
-            layer that gives more than `LARGEST_OUTPUT` numbers.
+            layer that gives more than `LARGEST_OUTPUT` numbers or none.
     """
     problem = image_problem(input.channels, input.height, input.width)
     if not problem and not 1 <= classes <= MOST_CLASSES:
         problem = f"found {classes:,} classes, allowed: 1 to {MOST_CLASSES:,}"
     if problem:
         raise UserError(f"{source}: {problem}")
-    if architecture.family not in FAMILIES:
+    own = architecture.family not in FAMILIES
+    try:
+        with torch.device("meta"), bounded(source):
+            module = build(architecture, input, classes).eval()
+    except TooLargeError:
+        raise
+    except UserError:
+        if own:  # built without that device it may do, or tell of what is wrong
+            return None
+        raise
+    check_parameters(module, source)
+    if own:
         return None
-    with torch.device("meta"):
-        module = build(architecture, input, classes).eval()
-    params = sum(parameter.numel() for parameter in module.parameters())
-    if params > MOST_PARAMETERS:
-        raise UserError(
-            f"{source}: its architecture has {params:,} parameters; allowed are at most "
-            f"{MOST_PARAMETERS:,}"
-        )
     widest = max((p.shape[0] for p in module.parameters() if p.ndim > 1), default=1)
     # No layer gives more than this, padding included; to count exactly takes a second.
     if 4 * widest * input.height * input.width > LARGEST_OUTPUT:
         _check_outputs(module, input, source)
     return module
+
+
+class TooLargeError(UserError):
+    """A module is larger than what may be built."""
+
+
+@contextmanager
+def bounded(source: str) -> Iterator[None]:
+    """Ends the building of a module on the meta device that does not end: its layers take memory.
+
+    Args:
+        source: What describes the module, for messages.
+
+    Raises:
+        TooLargeError: If its parameters get to be in more than `MOST_TENSORS` tensors.
+    """
+    tensors = 0
+
+    def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
+        nonlocal tensors
+        tensors += parameter is not None
+        if tensors > MOST_TENSORS:
+            raise TooLargeError(
+                f"{source}: its architecture has more than {MOST_TENSORS:,} tensors of parameters, "
+                "which is the most that is allowed"
+            )
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_parameters(module: nn.Module, source: str) -> None:
+    """Checks a module's parameters, which may be on the meta device.
+
+    Args:
+        module: The module.
+        source: What describes it, for messages.
+
+    Raises:
+        UserError: If there are more than `MOST_PARAMETERS`, or a layer has a width of 0.
+    """
+    sizes = {name: p.numel() for name, p in module.named_parameters() if not is_lazy(p)}
+    params = sum(sizes.values())
+    if params > MOST_PARAMETERS:
+        raise UserError(
+            f"{source}: its architecture has {params:,} parameters; allowed are at most "
+            f"{MOST_PARAMETERS:,}"
+        )
+    empty = next((name for name, size in sizes.items() if not size), None)
+    if empty is not None:
+        raise UserError(f"{source}: a width of 0: {empty} of its architecture has no numbers")
 
 
 def _check_outputs(module: nn.Module, input: Input, source: str) -> None:

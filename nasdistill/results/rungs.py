@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -52,6 +53,22 @@ class Ladder:
     def examples(self, rung: int) -> int:
         """Examples it takes to score a trial at every rung up to `rung`, cool-downs included."""
         return examples_of(self.budgets[: rung + 1])
+
+    def expected(self, trials: int) -> list[float]:
+        """The number of trials that are expected to reach each rung, where trials are stopped.
+
+        The n-th at a rung goes on if it is among the best ⌈n/eta⌉ so far, so that the first always
+        does: more than 1/eta go on. Their order is taken to say nothing of their rank.
+
+        Args:
+            trials: That begin.
+        """
+        reached = [float(trials)]
+        while len(reached) < len(self.budgets):
+            whole, rest = divmod(reached[-1], 1)
+            chances = [math.ceil(n / self.eta) / n for n in range(1, int(whole) + 2)]
+            reached.append(sum(chances[:-1]) + rest * chances[-1])
+        return reached
 
 
 def trunk_end(budget: int) -> int:

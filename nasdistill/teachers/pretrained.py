@@ -18,9 +18,17 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from nasdistill.common.errors import UserError
+from nasdistill.common.errors import DamagedFileError, UserError
+from nasdistill.common.json_files import read_json
 from nasdistill.common.types import nearest
-from nasdistill.models.libraries import LogitsOnly, timm_net, torchvision_net
+from nasdistill.models.libraries import (
+    LogitsOnly,
+    check_config,
+    read_config,
+    timm_net,
+    torchvision_net,
+)
+from nasdistill.models.limits import bounded, check_parameters
 from nasdistill.models.weights import pickle_refused, read_weights
 from nasdistill.teachers.heads import head_of
 from nasdistill.teachers.weights import Normalisation, load_file, load_state
@@ -147,6 +155,8 @@ def from_transformers(name: str, weights: Path | None, size: int | None) -> Pret
         if not (Path(name) / "config.json").is_file():
             raise UserError(f"{spec}: the folder {name} has no config.json")
     auto: Any = transformers.AutoModelForImageClassification
+    config = _config_of(spec, name, transformers.AutoConfig)
+    _check_size(spec, auto, config)
     if weights is None:
         _check_pickles(Path(name))
         model, info = _fetched(spec, lambda: auto.from_pretrained(name, output_loading_info=True))
@@ -157,7 +167,6 @@ def from_transformers(name: str, weights: Path | None, size: int | None) -> Pret
                 "that was trained as an image classifier"
             )
     else:
-        config = _fetched(spec, lambda: transformers.AutoConfig.from_pretrained(name))
         model = _fetched(spec, lambda: auto.from_config(config))
     images = _images_of(_processor(spec, name))
     labels = [str(label) for _, label in sorted(model.config.id2label.items())]
@@ -172,6 +181,41 @@ def from_transformers(name: str, weights: Path | None, size: int | None) -> Pret
         {"config": _described(model.config)},
     )
     return pretrained if weights is None else _with_file(pretrained, weights, spec)
+
+
+def _config_of(spec: str, name: str, auto: Any) -> Any:
+    """A model's configuration; that of a folder is checked before the library reads it.
+
+    Raises:
+        UserError: If it cannot be had, is none, or asks for what no memory holds.
+    """
+    path = Path(name) / "config.json"
+    if not path.is_file():
+        return _fetched(spec, lambda: auto.from_pretrained(name))
+    try:
+        config = read_json(path)
+        if not isinstance(config, dict):
+            raise DamagedFileError(str(path), "an object is expected")
+        check_config(config)
+        return read_config(lambda: auto.from_pretrained(name))
+    except (DamagedFileError, ValueError) as error:
+        reason = error.reason if isinstance(error, DamagedFileError) else error
+        raise UserError(f"{spec}: {path}: {reason}") from None
+
+
+def _check_size(spec: str, auto: Any, config: Any) -> None:
+    """Builds a configuration's model on the meta device, and checks what it would take.
+
+    Raises:
+        UserError: If it cannot be built, or is larger than `models.limits` allows.
+    """
+    try:
+        with torch.device("meta"), bounded(spec):
+            module = auto.from_config(config, trust_remote_code=False)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise UserError(f"{spec}: its config.json describes no classifier ({reason})") from None
+    check_parameters(module, spec)
 
 
 def _check_pickles(folder: Path) -> None:

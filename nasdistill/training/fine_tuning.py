@@ -29,7 +29,7 @@ from nasdistill.training.loop import Diverged, predict
 from nasdistill.training.metrics import accuracy
 from nasdistill.training.precision import Precision, set_precision
 from nasdistill.training.run import Run
-from nasdistill.training.schedule import BatchStream, LRSchedule
+from nasdistill.training.schedule import BatchStream, ClassWeights, LRSchedule, class_weights_of
 from nasdistill.training.teacher import train_through
 from nasdistill.training.timing import fastest_precision, quick_seconds_per_step
 
@@ -56,6 +56,7 @@ class FineTuning:
         weight_decay: AdamW's, of all layers.
         precision: See `Run`; `auto` for the fastest on this machine, probed once.
         sampling: See `BatchStream`.
+        class_weights: See `class_weights_of`.
     """
 
     tune: Part
@@ -66,6 +67,7 @@ class FineTuning:
     weight_decay: float = 0.05
     precision: Precision | Literal["auto"] = "auto"
     sampling: Sampling = "uniform"
+    class_weights: ClassWeights | None = None
 
     @property
     def stages(self) -> dict[Part, int]:
@@ -143,9 +145,9 @@ def fine_tune(
     """
 
     def head_stage() -> Run:
-        epochs = settings.stages["head"]
+        epochs, rate = settings.stages["head"], settings.head_rate
         stream = BatchStream(dataset, HEAD_BATCH, epochs, settings.seed, settings.sampling)
-        return head_run(module, heads, stream, Objective.labels(), size, settings.head_rate)
+        return head_run(module, heads, stream, _objective(dataset, settings), size, rate)
 
     def whole_stage() -> Run:
         return _whole_run(module, dataset, size, settings)
@@ -215,13 +217,19 @@ def _whole_run(
     return Run(
         [module.requires_grad_(True)],
         stream,
-        Objective.labels(),
+        _objective(dataset, settings),
         horizon=end,
         lr_schedule=LRSchedule(settings.learning_rate, per_epoch, per_epoch, end),
         seed=settings.seed,
         size=size,
         weight_decay=settings.weight_decay,
     )
+
+
+def _objective(dataset: Dataset, settings: FineTuning) -> Objective:
+    """Labels, weighed by class where the settings say so."""
+    weights = class_weights_of(settings.class_weights, dataset)
+    return Objective.labels().with_class_weights(weights)
 
 
 def _open_progress(run: Run, settings: FineTuning, checkpoint: Path, emit: Emit) -> _Progress:

@@ -21,8 +21,8 @@ WINDOW_STEPS = 50
 """Steps of a timed window."""
 WINDOW_WARM_UP = 10
 """Steps of a window that `graph_speedup` does not time."""
-QUICK_STEPS = 3
-"""Steps of `quick_seconds_per_step`."""
+QUICK_SECONDS = 0.2
+"""Least time of the steps that `quick_seconds_per_step` times."""
 COMPILED_WARM_UP, COMPILED_STEPS = 5, 20
 """Steps that show whether compiling pays: before the timed ones, and timed."""
 
@@ -123,10 +123,17 @@ def seconds_per_step(run: Run) -> float:
 
 
 def quick_seconds_per_step(run: Run) -> float:
-    """Times single steps of a branch, which is thrown away; the shortest counts."""
+    """Times a few steps of a branch, which is thrown away, after one that chooses kernels.
+
+    Their mean counts. On a busy machine the shortest is one that no other process came between:
+    a tenth of the mean, of steps of 30 ms on two cores with four processes.
+    """
     branch = run.branch(replace(run.lr_schedule, peak=0.0))
     branch.graphed = None
-    return min(_seconds(branch, 0, 1) for _ in range(QUICK_STEPS))
+    seconds, steps = _seconds(branch, 1, 1), 1
+    while seconds < QUICK_SECONDS:
+        seconds, steps = seconds + _seconds(branch, 0, 1), steps + 1
+    return seconds / steps
 
 
 class CompiledTiming(NamedTuple):

@@ -13,6 +13,7 @@ from nasdistill import training
 from nasdistill.common import locks
 from nasdistill.models.counts import count_architecture
 from nasdistill.models.depthwise import DepthwiseConv2d
+from nasdistill.models.limits import MOST_PARAMETERS
 from nasdistill.results import keys
 from nasdistill.space import Architecture
 from nasdistill.training import (
@@ -167,7 +168,7 @@ def draw_within_limits(context: StudyContext, rng: random.Random) -> Architectur
     for _ in range(DRAWS):
         architecture = context.study.space.random(rng)
         counts = count_architecture(architecture, context.dataset.input, context.classes)
-        if not excess_over(asdict(counts), context.limits):
+        if counts.params <= MOST_PARAMETERS and not excess_over(asdict(counts), context.limits):
             break
     return architecture
 

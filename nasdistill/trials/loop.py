@@ -101,26 +101,49 @@ def choose_deadlines(context: StudyContext, begun: float) -> Deadlines:
 
 
 class ExpectedExamples(NamedTuple):
-    """Training examples that a study is expected to see: in trials and the race, and in finals."""
+    """Training examples that a study is expected to see.
 
-    searching: float
+    Attributes:
+        trials: In all trials.
+        race: In the race.
+        finals: In finals and what they need: baselines, generations, assistants.
+    """
+
+    trials: float
+    race: float
     finals: float
+
+    @property
+    def searching(self) -> float:
+        """In trials and the race."""
+        return self.trials + self.race
 
 
 def expected_examples(context: StudyContext) -> ExpectedExamples:
-    """The training examples that a study will see, if each rung lets 1/eta of its trials go on."""
-    recipe, ladder = context.recipe, context.ladder
-    trials_left, searching = float(recipe.trials), 0.0
-    for rung in range(len(ladder.budgets)):
+    """The training examples that a study is expected to see."""
+    ladder, trials = context.ladder, 0.0
+    for rung, reached in enumerate(expected_trials(context)):
         before = ladder.examples(rung - 1) if rung else 0
-        searching += trials_left * (ladder.examples(rung) - before)
-        trials_left /= ladder.eta if recipe.stopping else 1
-    if recipe.race:
-        searching += 2 * recipe.top_k * ladder.with_race(context.final_examples).budgets[-1]
-    return ExpectedExamples(searching, context.final_examples * _full_runs(recipe))
+        trials += reached * (ladder.examples(rung) - before)
+    race = expected_contenders(context) * ladder.with_race(context.final_examples).budgets[-1]
+    return ExpectedExamples(trials, race, context.final_examples * full_runs(context.recipe))
 
 
-def _full_runs(recipe: Recipe) -> int:
+def expected_trials(context: StudyContext) -> list[float]:
+    """The number of trials that are expected to reach each rung; see `Ladder.expected`."""
+    recipe, ladder = context.recipe, context.ladder
+    if not recipe.stopping:
+        return [float(recipe.trials)] * len(ladder.budgets)
+    return ladder.expected(recipe.trials)
+
+
+def expected_contenders(context: StudyContext) -> float:
+    """The most trials that can be expected to race: twice the top-k of those on the last rung."""
+    recipe = context.recipe
+    return min(2.0 * recipe.top_k, expected_trials(context)[-1]) if recipe.race else 0.0
+
+
+def full_runs(recipe: Recipe) -> int:
     """The number of trainings at the final budget that are to come."""
     each, shared = 1 + recipe.baseline, 0
     if recipe.iterate is not None and recipe.iterate.generations is not None:

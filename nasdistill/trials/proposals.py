@@ -8,8 +8,9 @@ from dataclasses import asdict
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Event
 from nasdistill.models.counts import count_architecture
+from nasdistill.models.limits import MOST_PARAMETERS
 from nasdistill.results import COUNTED, Candidate, keys
-from nasdistill.study import Study
+from nasdistill.study import Proposal, Study
 from nasdistill.trials.context import StudyContext
 from nasdistill.trials.screening import foretell
 
@@ -44,17 +45,18 @@ def propose(context: StudyContext) -> int | None:
                 proposal.architecture, context.dataset.input, context.classes
             )
         except UserError as error:  # A family of the user's own that cannot build this one.
-            number = study.claim(proposal, {})
-            if number is not None:
-                study.end(number, str(error))
-                context.emit(Event("trial", f"failed: {error}", stage="search", trial=number))
-                give_up_on_failures(study)
+            _fail(context, proposal, str(error))
             attempt = 0
             continue
         figures = asdict(counts)
         excess = excess_over(figures, context.limits)
         if excess:
             study.reject(proposal, figures, excess)
+            attempt = 0
+            continue
+        if counts.params > MOST_PARAMETERS:  # where no limit is on parameters
+            text = f"{counts.params:,} parameters; allowed are at most {MOST_PARAMETERS:,}"
+            _fail(context, proposal, text)
             attempt = 0
             continue
         number = study.claim(proposal, figures)
@@ -67,6 +69,20 @@ def propose(context: StudyContext) -> int | None:
             return None
     _check_that_some_keep(study.candidates(), context.limits, study.space.name)
     return None
+
+
+def _fail(context: StudyContext, proposal: Proposal, reason: str) -> None:
+    """Ends a proposal that cannot be built as a failed trial.
+
+    Raises:
+        UserError: If one trial after the other fails.
+    """
+    study = context.study
+    number = study.claim(proposal, {})
+    if number is not None:
+        study.end(number, reason)
+        context.emit(Event("trial", f"failed: {reason}", stage="search", trial=number))
+        give_up_on_failures(study)
 
 
 def counted_trials(study: Study) -> int:

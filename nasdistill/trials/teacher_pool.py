@@ -413,6 +413,8 @@ def _train_auto_teacher(folder: Path, recipe: Recipe, dataset: Dataset, emit: Em
             "epochs": trained.epochs,
             "seed": recipe.seed,
             "precision": trained.precision,
+            "sampling": recipe.sampling,
+            "class_weights": recipe.class_weights,
             "scores": trained.scores,
         },
         card=f"# Teacher trained by nasdistill on {dataset.name}\n",

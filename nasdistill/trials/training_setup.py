@@ -11,6 +11,7 @@ from nasdistill import training
 from nasdistill.data import Dataset, Mixing, RandAugment
 from nasdistill.losses import Objective, objective_of
 from nasdistill.models import Classifier, build
+from nasdistill.models.limits import check_size
 from nasdistill.recipe import FeedOptions, ObjectiveOptions, Recipe
 from nasdistill.space import Architecture
 from nasdistill.teachers.targets import TeacherTargets, needed_students
@@ -70,7 +71,12 @@ class TrainingSetup:
             architecture: Of all of them.
             dataset: Whose images, classes and normalisation.
             seed: The study's.
+
+        Raises:
+            UserError: If they cannot be built, or are larger than `models.limits` allows.
         """
+        place = f"architecture {architecture.fingerprint}"
+        check_size(architecture, dataset.input, len(dataset.classes), place)
         students = []
         for number in range(needed_students(self.needed_targets)):
             peer = (number,) if number else ()

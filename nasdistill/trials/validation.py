@@ -224,8 +224,8 @@ def _binding_errors(
     errors = []
     for number in range(SAMPLES):
         architecture = space.random(random.Random(number))
-        student = setup.students(architecture, dataset, 0)[0].cpu()
         try:
+            student = setup.students(architecture, dataset, 0)[0].cpu()
             summary = hooks.summarise(student, "student", dataset.input)
             teachers = {k: targets.summary(summary) for k, targets in setup.needed_targets.items()}
             if as_teacher:

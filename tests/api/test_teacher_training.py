@@ -21,7 +21,7 @@ from nasdistill.data import load_data
 from nasdistill.models import artifact
 from nasdistill.teachers import load_teacher
 from nasdistill.teachers.fine_tunable import load_fine_tunable
-from nasdistill.training import fine_tuning
+from nasdistill.training import fine_tuning, predict
 from nasdistill.training import teacher as teaching
 
 Train = Callable[..., dict[str, Any]]
@@ -162,6 +162,15 @@ def test_a_learned_head_is_kept_where_it_tells_the_same_number_of_classes(
         ({"source": "timm:resnet18", "weights": "no.pt"}, "no.pt: there is no such file"),
         ({"epochs": 0}, "--epochs: found 0; must be from 1 to"),
         ({"learning_rate": -1.0}, "--learning-rate: found -1.0; must be from"),
+        ({"sampling": "even"}, "--sampling: found 'even'; allowed: uniform, balanced"),
+        ({"class_weights": "even"}, "--class-weights: found 'even'; write balanced, or a weight"),
+        ({"class_weights": "0=0"}, "--class-weights: found '0=0'; write balanced, or a weight"),
+        (
+            {"class_weights": "balanced", "sampling": "balanced"},
+            "--class-weights: balanced beside sampling: balanced makes up for uneven classes twice",
+        ),
+        ({"class_weights": "two=3"}, "class_weights: 'two' is no class of"),
+        ({"class_weights": "two=3", "source": "timm:x"}, "class_weights: 'two' is no class of"),
         ({"precision": "fp8"}, "--precision 'fp8': allowed are auto, fp32, bf16, bf16-mixed"),
     ],
 )
@@ -176,14 +185,79 @@ def test_bad_input_is_one_message_and_nothing_is_written(
     assert {path.name for path in Path().iterdir()} == {"blobs.npz"}
 
 
-def test_from_scratch_with_a_number_of_epochs(train: Train) -> None:
+def write_perceptron() -> Path:
     layers = {"type": "one", "widths": [16]}
-    Path("a.json").write_text(
-        json.dumps(
-            {"family": "mlp", "values": {"activation": "relu", "dropout": 0.0, "layers": layers}}
-        )
-    )
-    card = train(architecture=Path("a.json"), epochs=40, half=True)
+    values = {"activation": "relu", "dropout": 0.0, "layers": layers}
+    Path("a.json").write_text(json.dumps({"family": "mlp", "values": values}))
+    return Path("a.json")
+
+
+def test_from_scratch_with_a_number_of_epochs(train: Train) -> None:
+    card = train(architecture=write_perceptron(), epochs=40, half=True)
     assert card["epochs"] == 40 and card["stored"] == "fp16" and "scores" not in card
     assert card["learning_rate"] == 0.003
     assert fine_tuning.RATES == {"head": 0.003, "all": 0.0001}
+
+
+def recalls(folder: str, data: str) -> list[float]:
+    """Share of each class's test images that a teacher puts in it."""
+    dataset = load_data(data, device=torch.device("cpu"))
+    teacher = load_teacher(f"folder:{folder}", dataset, device=torch.device("cpu"))
+    logits, labels = predict(teacher.module, dataset.test, teacher.input.size)
+    answers = logits.argmax(dim=1)
+    return [float((answers == k)[labels == k].double().mean()) for k in range(3)]
+
+
+def order_of(kind: str, folder: Path) -> dict[str, Any]:
+    """What is trained: a perceptron from scratch, or the head of a pretrained model."""
+    if kind == "from scratch":
+        return {"architecture": write_perceptron(), "epochs": 12, "learning_rate": 0.02}
+    source, weights = start_of("timm", folder)
+    head = {"source": source, "weights": str(weights), "tune": "head"}
+    return {**head, "epochs": 6, "learning_rate": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "balance", "weights"),
+    [
+        ("from scratch", {"class_weights": "1=5,2=16"}, {"1": 5.0, "2": 16.0}),
+        ("from scratch", {"sampling": "balanced"}, None),
+        ("fine-tuned", {"class_weights": "balanced"}, "balanced"),
+    ],
+)
+def test_of_uneven_classes_the_rare_one_is_recalled_more_often(
+    kind: str, balance: dict[str, str], weights: Any, train: Train, tmp_path: Path
+) -> None:
+    uneven = f"npz:{write_blobs(tmp_path / 'uneven.npz', train=240, test=100, uneven=True)}"
+    options = {"data": uneven, **order_of(kind, tmp_path)}
+    plain = train(**options, out=Path("plain"))
+    card = train(**options, **balance, out=Path("balanced"))
+    assert (plain["sampling"], plain["class_weights"]) == ("uniform", None)
+    assert (card["sampling"], card["class_weights"]) == (
+        balance.get("sampling", "uniform"),
+        weights,
+    )
+    assert json.loads(Path("balanced/metrics.json").read_text()) == card
+    before, after = recalls("plain", uneven)[2], recalls("balanced", uneven)[2]
+    assert after > before + 0.2, "5 % are of class 2, 80 % of class 0"
+
+
+def test_a_killed_training_goes_on_with_its_class_weights_alone(
+    train: Train, tmp_path: Path
+) -> None:
+    options = order_of("from scratch", tmp_path) | {"epochs": 3}
+    weighed = {"class_weights": "1=5,2=16"}
+    plain = train(**options, out=Path("plain"))["weights_hash"]
+    expected = train(**options, **weighed, out=Path("weighed"))["weights_hash"]
+    assert plain != expected
+
+    def die(event: Event) -> None:
+        if "epoch 3 of" in event.text:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(**options, **weighed, on_event=die)
+    assert list(Path().glob("made.*")), "its checkpoints"
+    assert train(**options)["weights_hash"] == plain, "another training, and not that checkpoint"
+    Path("made").rename("other")
+    assert train(**options, **weighed)["weights_hash"] == expected

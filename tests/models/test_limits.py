@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from nasdistill import api
 from nasdistill.common.errors import UserError
@@ -247,3 +249,48 @@ def test_any_damage_gives_a_message_or_a_model(final: Path, name: str, data: st.
         assert str(final) in str(error) or "family" in str(error)
     finally:
         path.write_bytes(whole)
+
+
+@pytest.fixture
+def families(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Families as of a user's file: one layer as wide as asked for, so many layers, none at all."""
+
+    def wide(architecture: Architecture, input: Input, classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Linear(1, architecture.values["n"]))
+
+    def deep(architecture: Architecture, input: Input, classes: int) -> nn.Module:
+        layers = [nn.Linear(1, 1) for _ in range(architecture.values["n"])]
+        return nn.Sequential(nn.Flatten(), *layers, nn.Linear(input.height * input.width, classes))
+
+    def real(architecture: Architecture, input: Input, classes: int) -> nn.Module:
+        weight = torch.ones(3)
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(3 * int(weight.sum())))
+
+    monkeypatch.setattr(
+        "nasdistill.models.families._USER_FAMILIES", {"wide": wide, "deep": deep, "real": real}
+    )
+
+
+@pytest.mark.usefixtures("families")
+@pytest.mark.parametrize(
+    ("family", "n", "reason"),
+    [
+        ("wide", 10**12, "2,000,000,000,065 parameters; allowed are at most 1,000,000,000"),
+        ("wide", 0, "a width of 0: 2.weight"),
+        ("deep", 10**9, "more than 20,000 tensors"),
+    ],
+)
+def test_a_student_of_ones_own_family_is_built_without_memory_first(
+    family: str, n: int, reason: str
+) -> None:
+    start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=reason):
+        check_size(Architecture(family, {"n": n}), Input(1, 8, 8), 3, "a.json")
+    assert time.process_time() - start < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10
+
+
+@pytest.mark.usefixtures("families")
+def test_a_family_of_ones_own_that_cannot_be_built_without_memory_is_left_to_its_author() -> None:
+    assert check_size(Architecture("real", {}), Input(1, 8, 8), 3, "a.json") is None
+    assert check_size(Architecture("deep", {"n": 3}), Input(1, 8, 8), 3, "a.json") is None

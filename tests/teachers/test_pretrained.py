@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 import pickle
+import resource
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -375,6 +378,39 @@ def test_a_pickle_in_a_transformers_folder_is_refused_as_anywhere(
     (tmp_path / "own.pt").rename(tmp_path / "own.safetensors")
     assert refused in _error("torchvision:resnet18", weights=tmp_path / "own.safetensors")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hidden_size": 0}, "describes no classifier (0.0 cannot be raised"),
+        ({"intermediate_size": 0}, "a width of 0: vit."),
+        ({"hidden_size": 10**9}, "hidden_size: found 1000000000, allowed: -1,000,000 to 1,000,000"),
+        ({"hidden_size": 10**6, "intermediate_size": 10**6}, "parameters; allowed are at most"),
+        ({"num_hidden_layers": 10**9}, "found 1000000000, allowed"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers: found 1000000, allowed: 0 to 500"),
+        ({"image_size": 10**6, "patch_size": 1}, "parameters; allowed are at most 1,000,000,000"),
+        ({"num_labels": 10**9}, "num_labels: found 1000000000, allowed"),
+        ({"model_type": "swin", "depths": [250, 251]}, "depths: found 501, allowed: 0 to 500"),
+        ({"hidden_size": -16}, "describes no classifier"),
+        ({"num_attention_heads": 0}, "describes no classifier"),
+        ({"hidden_size": "wide"}, "'hidden_size' expected int, got str"),
+        ([], "config.json: an object is expected"),
+    ],
+)
+@pytest.mark.parametrize("weights", ["", ",weights=own.safetensors"])
+def test_a_configuration_that_no_memory_holds_is_refused_at_once(
+    values: Any, message: str, weights: str, vit: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(vit, tmp_path / "vit"))
+    config = folder / "config.json"
+    content = {**json.loads(config.read_text()), **values} if values else values
+    config.write_text(json.dumps(content))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    assert message in _error(f"transformers:{folder}{weights}")
+    assert time.process_time() - start < 5  # a second, where nothing else is imported or slow
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10
 
 
 def test_transformers_errors(vit: Path, tmp_path: Path) -> None:

@@ -44,14 +44,17 @@ def test_the_time_is_divided_by_the_examples_of_both_parts(opened: OpenContext) 
     begun = time.monotonic()
     deadlines = choose_deadlines(context, begun)
     assert deadlines.whole == begun + 1000 and deadlines.search is not None
-    # Trunk to 480 of 800 images and cool-downs of 80, 160 and 320; half go on at each rung.
+    # Trunk to 480 of 800 images and cool-downs of 80, 160 and 320.
     first, second, third = 200, 120 + 160, 240 + 320
     assert [context.ladder.examples(rung) for rung in range(3)] == [
         first,
         first + second,
         first + second + third,
     ]
-    searching = 7 * first + 3.5 * second + 1.75 * third
+    # The n-th at a rung goes on if it is among the best half so far, rounded up.
+    climb = 1 + 1 / 2 + 2 / 3 + 2 / 4 + 3 / 5 + 3 / 6 + 4 / 7
+    last = 1 + 1 / 2 + 2 / 3 + 2 / 4 + (climb - 4) * 3 / 5
+    searching = 7 * first + climb * second + last * third
     finals = 4 * 500 * 2 * 2  # four epochs of 500 images, each final with its baseline
     share = (deadlines.search - begun) / 1000
     assert abs(share - searching / (searching + finals)) < 0.01

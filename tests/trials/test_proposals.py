@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from small_study import TEACHER, OpenContext
 
 from nasdistill.common.errors import UserError
 from nasdistill.results import Candidate
-from nasdistill.trials.proposals import excess_over, give_up_on_failures
+from nasdistill.space import Architecture
+from nasdistill.trials.proposals import excess_over, give_up_on_failures, propose
 
 
 def test_excess_is_a_share_of_the_limit() -> None:
@@ -36,3 +39,35 @@ def test_some_failures_are_borne(states: str) -> None:
 def test_failure_after_failure_ends_the_search(states: str) -> None:
     with pytest.raises(UserError, match="trials in a row failed; the last one because: no memory"):
         give_up_on_failures(study_of(states))
+
+
+HUGE = """
+FAMILIES = {"huge": lambda architecture, input, classes: nn.Sequential(
+    nn.Flatten(), nn.Linear(256, architecture.values["n"]), nn.Linear(architecture.values["n"], 3)
+)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "state"), [({"max_params": "10k"}, "rejected"), ({"max_macs": str(10**18)}, "failed")]
+)
+def test_a_student_of_ones_own_that_no_memory_holds_is_never_built(
+    limit: dict[str, Any], state: str, opened: OpenContext
+) -> None:
+    Path("own.py").write_text(TEACHER + HUGE)
+    space = "name: h\nfamily: huge\nparameters:\n  n: {choice: [4, 1000000000000]}\n"
+    Path("huge.yaml").write_text(space)
+    options = {"space": "huge.yaml", "max_params": None, "trials": 2, **limit}
+    context = opened(**options)
+    assert propose(context) is not None
+    propose(context)
+    states = {c.architecture["values"]["n"]: c for c in context.study.candidates()}
+    assert states[4].state == "running" and states[10**12].state == state
+    if state == "failed":
+        reason = (
+            "260,000,000,000,003 parameters; allowed are at most 1,000,000,000"  # (256 + 1 + 3) n
+        )
+        assert states[10**12].reason == reason
+    huge = Architecture("huge", {"n": 10**12})
+    with pytest.raises(UserError, match="parameters; allowed are at most 1,000,000,000"):
+        context.scoring.students(huge, context.dataset, 0)

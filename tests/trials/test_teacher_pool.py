@@ -169,7 +169,7 @@ def test_a_teacher_of_ones_own_data_is_trained_until_its_plateau_once(
     small = Architecture("mlp", {"activation": "relu", "dropout": 0.0, "layers": layers})
     monkeypatch.setattr(teacher_pool, "default_teacher", lambda: small)
     monkeypatch.setattr(from_scratch, "LEAST_STEPS", 1)
-    context = opened(teacher="auto", study="first")
+    context = opened(teacher="auto", study="first", class_weights={"2": 3.0})
     notes = [event.text for event in events if event.kind == "note"]
     assert notes[0].startswith("no teacher named: training one first")
     assert "at most 30 epochs of 501 images" in notes[0]
@@ -177,8 +177,9 @@ def test_a_teacher_of_ones_own_data_is_trained_until_its_plateau_once(
     [folder] = [path for path in Path("studies/.teachers").iterdir() if path.is_dir()]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["precision"] == "fp32" and metrics["scores"][0] > 0.5
+    assert (metrics["sampling"], metrics["class_weights"]) == ("uniform", {"2": 3.0})
     assert {path.name for path in folder.parent.iterdir()} == {folder.name, f"{folder.name}.lock"}
     count = len(events)
-    again = opened(teacher="auto", study="second")
+    again = opened(teacher="auto", study="second", class_weights={"2": 3.0})
     assert again.teacher.weights_hash == context.teacher.weights_hash
     assert not any("training one first" in event.text for event in events[count:])
