@@ -128,6 +128,7 @@ def _load(
         preparation=preparation,
         root=recipe.data_root,
         skip_unreadable=recipe.skip_unreadable,
+        may_lack_training=True,
     )
 
 

@@ -82,6 +82,7 @@ def measure_on_test(
     data = context.dataset
     logits, labels = training.predict(student, data.test, data.input.size)
     audit = training.predict(student, data.audit, data.input.size)
+    synthetic = context.final.options.feed.synthetic
     metrics = accuracy_on_test(logits, labels) | balanced_on_test(logits, labels)
     metrics |= classes_on_test(labels, data.classes)
     metrics |= {
@@ -95,6 +96,7 @@ def measure_on_test(
         "ece": expected_calibration_error(logits.softmax(dim=1), labels),
         "checkpoint": "last",
         "epochs": context.final_epochs,
+        "synthetic_images": None if synthetic is None else synthetic.images,
         "precision": "fp32",
     }
     return metrics | _against_teacher(logits, context.teacher_on_test, labels), logits
@@ -257,11 +259,17 @@ def model_card(study: Study, metrics: dict[str, Any], preparation: Preparation) 
     beside = retention + uneven
     parts = metrics["micro_batch"]
     in_parts = "" if parts is None else f", in micro-batches of {parts} for want of memory"
+    fed = ""
+    if metrics["synthetic_images"] is not None:
+        fed = (
+            f" of {metrics['synthetic_images']:,} images made from the teacher\n"
+            "alone; no real training picture was used to train it"
+        )
     return f"""# {study.folder.name}, final {metrics["rank"]}
 
 Found by nasdistill in the space `{study.recipe.space}` on `{study.recipe.data}`, trial
 {metrics["trial"]}, architecture `{metrics["fingerprint"]}`;
-distilled for {metrics["epochs"]} epochs{in_parts}.
+distilled for {metrics["epochs"]} epochs{fed}{in_parts}.
 
 - test accuracy {metrics["test_accuracy"]:.4f} (95 % interval {low:.4f}–{high:.4f}){beside}
 - {metrics["params"]:,} parameters{compression},

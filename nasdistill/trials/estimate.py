@@ -46,7 +46,8 @@ def tell_estimate(context: StudyContext, workers: int) -> None:
         return
     recipe, examples = context.recipe, expected_examples(context)
     training = (examples.searching + examples.finals) * student
-    answers = min(recipe.views, context.final_epochs) * len(context.dataset.train) * teacher
+    asked = len(context.final.stream.dataset.train)
+    answers = min(recipe.views, context.final_epochs) * asked * teacher
     rest = recipe.trials * TRIAL_SECONDS + recipe.top_k * FINAL_SECONDS
     seconds = (training + answers + rest) / workers
     context.note(
@@ -94,8 +95,9 @@ def _seconds_per_answer(context: StudyContext) -> float:
     """Seconds of one process for the teacher's logits of an image; 0 where they are recorded."""
     if not context.teacher.runs or not context.scoring.needed_targets:
         return 0.0
-    ids = torch.arange(min(TEACHER_IMAGES, len(context.dataset.train)))
-    [batch] = context.dataset.train.batches([(ids, None)], context.teacher.input.size)
+    train = context.scoring.stream.dataset.train
+    ids = torch.arange(min(TEACHER_IMAGES, len(train)))
+    [batch] = train.batches([(ids, None)], context.teacher.input.size)
     context.teacher.logits(batch.images[:8]).cpu()  # the first chooses kernels
     start = time.perf_counter()
     context.teacher.logits(batch.images).cpu()
