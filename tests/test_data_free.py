@@ -45,7 +45,6 @@ SEARCH: dict[str, Any] = {
     "minimize": "params",
     "max_params": "10k",
     "min_accuracy": "0.5",
-    "first_rung": "300 images",
     "batch_size": "32",
     "precision": "fp32",
     "device": "cpu",
@@ -129,7 +128,7 @@ class Commands:
 
 
 def search_flags(study: str) -> list[str]:
-    options = {**SEARCH, "study": study}
+    options = {**SEARCH, "study": study, "first_rung": "300 images"}
     return ["search", *(p for k, v in options.items() for p in (f"--{k.replace('_', '-')}", v))]
 
 
@@ -194,7 +193,114 @@ def test_more_finals_tuning_and_evaluating_need_no_training_pictures_either(
     finals = api.distill("whole", trial=other).record.finals
     assert {final.number for final in finals} == made | {other}
     assert api.evaluate("whole/1")["examples"] == 60
-    points = api.tune("whole", over=["temperature"], temperatures=[2, 4], epochs=1).points
+    points = api.tune("whole", over=["temperature"], temperatures=[2.0, 4.0], epochs=1).points
     assert len(points) == 2
     with pytest.raises(UserError, match="no train split.*alpha.*--over temperature"):
         api.tune("whole", epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"synthetic": None},
+            "no train split. Put images into train/<class>/, or search with --sy",
+        ),
+        ({"teacher": "auto"}, "Found: --teacher auto is trained on it (name a teacher). Allowed: "),
+        ({"teacher": "table:a.npz"}, "--teacher table:a.npz has answers to training images alone"),
+        ({"sampling": "balanced"}, "--sampling balanced counts its classes"),
+        ({"class_weights": "balanced"}, "--class-weights weigh labels"),
+        ({"baseline": True}, "--baseline learns from labels alone"),
+        ({"scoring": {"alpha": 0.1}}, "Found: scoring learns labels by alpha. Allowed: terms"),
+        (
+            {"final": {"terms": [{"term": "kl"}, {"term": "dkd"}, {"term": "crd"}]}},
+            "Found: final learns labels by dkd; final learns labels by crd. Allowed",
+        ),
+        (
+            {"final": {"stages": [{"until": 0.5}, {"until": 1, "alpha": 0}]}},
+            "final learns labels by alpha",
+        ),
+        (
+            {"final": {"alpha": 0, "examples": {"by": "correct_only"}}},
+            "final learns labels by examples: correct_only",
+        ),
+        (
+            {
+                "teachers": {"box": {"table": "a.npz"}, "all": {"mean_of": ["teacher", "box"]}},
+                "final": {"terms": [{"term": "kl", "teacher": "all"}]},
+            },
+            "the teacher 'box' has answers to training images alone",
+        ),
+        ({"space": "alpha.yaml"}, "the space 'tiny' searches alpha, the weight of labels"),
+    ],
+)
+def test_what_needs_training_pictures_or_labels_is_refused_by_name(
+    few: Path, options: dict[str, Any], told: str
+) -> None:
+    alpha = "  distillation:\n    alpha: {choice: [0.0, 0.5]}\n"
+    Path("alpha.yaml").write_text(TINY + alpha)
+    given = {**SEARCH, "study": "wrong", **options}
+    with pytest.raises(UserError) as caught:
+        api.search(load_recipe(None, {k: v for k, v in given.items() if v is not None}))
+    assert str(caught.value).startswith("data 'folder:few': no train split")
+    assert told in str(caught.value)
+    assert not Path("studies/wrong").exists()
+
+
+def test_one_of_both_objectives_alone_is_not_enough(few: Path) -> None:
+    given = {**SEARCH, "final": {"alpha": 0, "feed": {"synthetic": {"images": 96}}}}
+    del given["synthetic"]
+    with pytest.raises(UserError, match="Found: scoring is fed from it .*; scoring learns labels"):
+        api.search(load_recipe(None, given))
+
+
+def test_a_teacher_is_evaluated_on_what_there_is_and_neither_trained_nor_recorded(
+    few: Path,
+) -> None:
+    told: list[Event] = []
+    card = api.teacher_evaluate("folder:teacher", data="folder:few", on_event=told.append)
+    assert card["validation_accuracy"] > 0.9 and card["validation_examples"] == 60
+    assert card["train_accuracy"] is None and card["gap"] is None
+    assert not any("overfitted" in event.text for event in told)
+    with pytest.raises(UserError, match="no train split to train a teacher on, as --teacher auto"):
+        api.teacher_evaluate("auto", data="folder:few")
+    for refused in (
+        lambda: api.teacher_train(data="folder:few", out=Path("made")),
+        lambda: api.teacher_record("folder:teacher", data="folder:few", out=Path("a.npz")),
+    ):
+        with pytest.raises(UserError, match="data 'folder:few': no train split. Put images into"):
+            refused()
+    assert not Path("made").exists() and not Path("a.npz").exists()
+
+
+def test_a_teacher_of_other_classes_has_no_head_to_be_tuned(few: Path) -> None:
+    for part in ("validation", "test"):
+        shutil.rmtree(few / "few" / part / "middle")
+    with pytest.raises(UserError, match="tells 3 classes apart, the data 'folder:few' 2, without"):
+        api.search(load_recipe(None, {**SEARCH, "study": "wrong"}))
+    (few / "few/validation/middle").mkdir()  # a class without pictures is a class
+    card = api.teacher_evaluate("folder:teacher", data="folder:few")
+    assert card["classes"] == 3 and card["validation_examples"] == 40
+
+
+def test_a_teacher_whose_normalisation_is_that_of_training_pictures_is_refused(few: Path) -> None:
+    Path("own.py").write_text(
+        "from torch import nn\nfrom nasdistill.models import artifact\n\n\n"
+        "def bare(classes, input):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(256, classes))\n\n\n"
+        "def whole(classes, input):\n"
+        "    return artifact.load('teacher')\n"
+    )
+    with pytest.raises(UserError, match="images normalised as the training split, but the data"):
+        api.teacher_evaluate("bare", data="folder:few", import_file="own.py")
+    card = api.teacher_evaluate("whole", data="folder:few", import_file="own.py")
+    assert card["validation_accuracy"] > 0.9
+
+
+def test_with_training_pictures_nothing_is_refused(few: Path) -> None:
+    write_pictures(few / "few" / "train", 4)
+    options = {"trials": "1", "sampling": "balanced", "scoring": {"alpha": 0.1}}
+    rungs = {"first": "100 images", "count": 1}
+    recipe = load_recipe(None, {**SEARCH, **options, "rungs": rungs, "study": "both"})
+    (final,) = api.search(recipe).record.finals
+    assert final.metrics["synthetic_images"] == 96
