@@ -23,11 +23,14 @@ from torch import nn
 from nasdistill import api
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Event
+from nasdistill.data import load_data
 from nasdistill.data.pictures import Preparation
 from nasdistill.models import Classifier, artifact, build
 from nasdistill.recipe import load_recipe
 from nasdistill.results import StudyRecord, load_study
 from nasdistill.space import Architecture
+from nasdistill.teachers import load_teacher
+from nasdistill.training import teacher as teaching
 
 SCRIPT = Path(__file__).parent / "interrupted_search.py"
 CLASSES = ("high", "low", "middle")
@@ -271,6 +274,17 @@ def test_a_teacher_is_evaluated_on_what_there_is_and_neither_trained_nor_recorde
         with pytest.raises(UserError, match="data 'folder:few': no train split. Put images into"):
             refused()
     assert not Path("made").exists() and not Path("a.npz").exists()
+
+
+def test_the_precision_of_logits_is_probed_on_validation_pictures(
+    few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load_data("folder:few", device=torch.device("cpu"), may_lack_training=True)
+    teacher = load_teacher("folder:teacher", data, device=torch.device("cpu"))
+    monkeypatch.setattr(teaching, "emulates_bf16", lambda module: False)
+    monkeypatch.setattr(teaching, "BF16_WORTH", float("inf"))
+    monkeypatch.setattr(teaching, "SAME_CLASS", 0.5)
+    assert teaching.fastest_logit_precision(teacher, data) == "bf16"
 
 
 def test_a_teacher_of_other_classes_has_no_head_to_be_tuned(few: Path) -> None:
