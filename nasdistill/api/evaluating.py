@@ -170,6 +170,7 @@ def _load(
         root=recipe.data_root,
         skip_unreadable=recipe.skip_unreadable,
         emit=emit,
+        may_lack_training=True,
     )
 
 

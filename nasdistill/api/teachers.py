@@ -59,7 +59,14 @@ def teacher_evaluate(
     set_threads(1)
     place = pick_device(device)
     emit = on_event or silent
-    dataset = load_data(data, device=place, image_size=image_size, channels=channels, emit=emit)
+    dataset = load_data(
+        data,
+        device=place,
+        image_size=image_size,
+        channels=channels,
+        emit=emit,
+        may_lack_training=True,
+    )
     dataset.tell_notes(emit)
     recipe = Recipe(data=data, teacher=spec, weights=weights, classes=classes)
     teacher = open_teacher(recipe, dataset, place, STUDIES, plugins, emit).must_run()

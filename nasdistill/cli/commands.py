@@ -79,6 +79,7 @@ def search(
     learning_rate: options.LearningRate = None,
     alpha: options.Alpha = None,
     temperature: options.Temperature = None,
+    synthetic: options.Synthetic = None,
     as_json: options.Json = False,
 ) -> None:
     """Search, distil the best in full, and write the report.

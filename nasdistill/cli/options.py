@@ -277,6 +277,15 @@ Alpha = Annotated[
         "Weight of the labels against the teacher, 0 to 1, in rungs and finals (default: 0.1).",
     ),
 ]
+Synthetic = Annotated[
+    str | None,
+    option(
+        "--synthetic",
+        "Number of images that are made from the teacher alone, e.g. 2560, for students to learn "
+        "from in rungs and finals instead of the training split, which may then be absent; without "
+        "labels unless --alpha or a recipe asks for them (default: none).",
+    ),
+]
 Temperature = Annotated[
     str | None,
     option("--temperature", "Softens the teacher's answers, in rungs and finals (default: 4)."),

@@ -59,11 +59,11 @@ def notes_of(
     """
     labels = {part: labels for part, (_, labels) in parts.items()}
     return [
-        *_uneven(labels, classes),
+        *(_uneven(labels, classes) if len(labels["train"]) else ()),
         *_without_examples(labels, classes),
         *_repeated({part: _digests(raw) for part, (raw, _) in parts.items()}, names),
         *_few(labels),
-        *_without_contrast(parts["train"][0], std, names),
+        *(_without_contrast(parts["train"][0], std, names) if len(labels["train"]) else ()),
     ]
 
 
@@ -129,8 +129,9 @@ def _few(labels: Mapping[str, Labels]) -> list[str]:
     if least >= FEW:
         return []
     low, high = wilson(round(0.9 * least), least)
+    learned = f"{len(labels['train']):,}" if len(labels["train"]) else "none"
     return [
-        f"few pictures: {len(labels['train']):,} to learn from, {score} to score students by, "
+        f"few pictures: {learned} to learn from, {score} to score students by, "
         f"{audit} to choose the recommended final by, {test} to test on. {round(0.9 * least)} "
         f"right of {least} has a 95 % interval from {low:.0%} to {high:.0%}: students within it "
         "are not told apart"

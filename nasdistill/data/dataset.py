@@ -44,12 +44,13 @@ class Dataset:
         name: The user's name of it.
         classes: Names of the classes, by label.
         input: The shape at which students see an image.
-        train: The examples that students and teachers are trained on.
+        train: The examples that students and teachers are trained on; may be empty, see
+            `has_training`.
         score: Half of the validation split: steers the search.
         audit: The other half: recommends a final.
         test: Touched once, by finals.
-        mean: Of the training split by channel, in [0, 1] units.
-        std: Of the training split by channel, in [0, 1] units.
+        mean: Of the training split by channel, in [0, 1] units; of `score` where that is empty.
+        std: As `mean`.
         views: The views that the training split shows.
         fingerprint: Hash of content, labels, splits and views.
         attribution: Credits of the data.
@@ -76,6 +77,16 @@ class Dataset:
     bits: int = FULL_DEPTH
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
     has_own_splits: bool = field(default=True, repr=False, compare=False)
+
+    @property
+    def has_training(self) -> bool:
+        """Whether there are training examples; without, students learn from synthetic ones."""
+        return len(self.train) > 0
+
+    @property
+    def sample(self) -> Split:
+        """The split that gives images to time and compare things on: `train`, else `score`."""
+        return self.train if self.has_training else self.score
 
     @property
     def preparation(self) -> Preparation:

@@ -56,11 +56,11 @@ class _Survey:
 def read_folder(request: Request) -> Source:
     """Reads `folder:PATH`.
 
-    PATH holds `train/` and perhaps `val/` and `test/`, each with a folder per class, or the class
-    folders themselves; see `layout.read_layout`. Images of one size keep it up to 256 pixels.
-    Larger ones, and mixed ones of more than 64 pixels, are brought to `image_size` (224 by
-    default): the middle, where their proportions differ. They are decoded at once if all fit
-    `resident_limit`, else when needed.
+    PATH holds `train/` and perhaps `val/` and `test/`, or these two alone, each with a folder per
+    class; or the class folders themselves; see `layout.read_layout`. Images of one size keep it up
+    to 256 pixels. Larger ones, and mixed ones of more than 64 pixels, are brought to `image_size`
+    (224 by default): the middle, where their proportions differ. They are decoded at once if all
+    fit `resident_limit`, else when needed.
 
     Raises:
         UserError: If the folder cannot be used; the message says why.
@@ -141,7 +141,7 @@ def _survey_images(listings: Mapping[str, Listing], request: Request) -> _Survey
             result.examples.setdefault(info.shape, path)
             readable.append(path)
             digests.append(info.digest)
-        kept = np.array([isinstance(info, ImageInfo) for info in infos])
+        kept = np.array([isinstance(info, ImageInfo) for info in infos], dtype=bool)
         result.listings[part] = Listing(readable, labels[kept])
         result.digests[part] = digests
     if unreadable and not request.skip_unreadable:
@@ -151,6 +151,6 @@ def _survey_images(listings: Mapping[str, Listing], request: Request) -> _Survey
             "Mend or remove them, or give --skip-unreadable"
         )
     for part, listing in result.listings.items():
-        if not listing.paths:
+        if listings[part].paths and not listing.paths:
             raise UserError(f"--data {request.spec!r}: no readable image in {part}")
     return result

@@ -23,6 +23,8 @@ SPLITS = {
     "test": ("test", "testing"),
 }
 EXPECTED = "expected train/<class>/<image>.jpg (and val/, test/), or <class>/<image>.jpg"
+HELD_OUT = {"validation", "test"}
+"""Splits beside which the training split may be empty or absent."""
 NOT_DECODED = ("BUFR", "GRIB", "HDF5", "MPEG", "EPS", "WMF")
 """Formats that Pillow tells apart but reads with other programs alone, or not at all."""
 
@@ -93,7 +95,8 @@ class Layout(NamedTuple):
 
     Attributes:
         classes: Names by label.
-        listings: Images by split; `train` is always there.
+        listings: Images by split; `train` is always there, without any where only validation and
+            test have some.
         notes: What is left out and taken otherwise than it may be meant, a sentence each.
     """
 
@@ -107,7 +110,8 @@ def read_layout(path: Path) -> Layout:
 
     Splits are folders by their usual names in any case; without any, the folders are classes. Where
     a folder holds one folder only, that is looked into. Links are followed. Every file of a suffix
-    that Pillow opens is an image. Names that begin with a dot are passed over.
+    that Pillow opens is an image. Names that begin with a dot are passed over. Beside a validation
+    and a test split the training split may be empty or absent.
 
     Args:
         path: The folder.
@@ -117,30 +121,39 @@ def read_layout(path: Path) -> Layout:
     """
     left_out, suffixes = LeftOut(), image_suffixes()
     home, splits = _find_splits(path)
-    train = _inner(splits["train"], ())
-    classes = tuple(subfolders(train))
+    first = _first_split(splits)
+    named = _inner(splits[first], ())
+    classes = tuple(subfolders(named))
     if not classes:
-        raise UserError(f"{train}: no class folders; {EXPECTED}")
+        raise UserError(f"{named}: no class folders; {EXPECTED}")
     check_class_names(str(path), classes)
-    if _are_like_splits(train, classes):
+    if _are_like_splits(named, classes):
         raise UserError(
-            f"{train}: the class folders are all named like splits: {few(classes)}. If they are "
+            f"{named}: the class folders are all named like splits: {few(classes)}. If they are "
             f"splits, {EXPECTED}; if they are classes, give them other names"
         )
     folders = {part: _inner(folder, classes) for part, folder in splits.items()}
-    if home != splits["train"]:
+    if home not in splits.values():
         used = {folder.name for folder in splits.values()}
         left_out.folders += [name for name in subfolders(home) if name not in used]
-    listings = {}
+    listings = {"train": Listing([], np.array([], dtype=np.int64))}
     for part, folder in folders.items():
-        listings[part] = _list_images(folder, classes, path, suffixes, left_out)
+        _check_classes(folder, classes, first)
+        may_be_empty = part == "train" and splits.keys() >= HELD_OUT
+        listings[part] = _list_images(folder, classes, path, suffixes, left_out, may_be_empty)
     for folder in {path, home, *splits.values(), *folders.values()}:
         names = (entry.name for entry in _entries(folder) if os.path.isfile(entry.path))
         left_out.outside += Counter(s for s in map(_suffix, names) if s in suffixes)
         left_out.circles += sum(_is_circle(entry, folder) for entry in _entries(folder))
-    deeper = (home, train) != (path, splits["train"])
-    deeper_notes = [f"the class folders are read from {train}"] if deeper else []
+    deeper = (home, named) != (path, splits[first])
+    deeper_notes = [f"the class folders are read from {named}"] if deeper else []
     return Layout(classes, listings, (*deeper_notes, *left_out.notes()))
+
+
+def _first_split(splits: Mapping[str, Path]) -> str:
+    """The split whose folders are the classes."""
+    nothing_to_train_on = "train" not in splits or not _entries(splits["train"])
+    return "validation" if nothing_to_train_on and splits.keys() >= HELD_OUT else "train"
 
 
 def image_suffixes() -> frozenset[str]:
@@ -195,14 +208,17 @@ def _distinct_splits(home: Path, names: Sequence[str], named: Mapping[str, str])
             )
         splits[part] = home / name
     others = [name for name in names if name not in named]
-    if "train" in splits:
+    if "train" in splits or (splits.keys() >= HELD_OUT and not others):
         return splits
     if others:
         raise UserError(
             f"{home}: {_slashed(list(named))} beside {_slashed(others)}, which name no split; "
             f"{EXPECTED}"
         )
-    raise UserError(f"{home}: {_slashed(list(named))} but no train/; {EXPECTED}")
+    raise UserError(
+        f"{home}: {_slashed(list(named))} but no train/; {EXPECTED}. Without anything to train on, "
+        "both val/ and test/ are needed"
+    )
 
 
 def _slashed(names: Sequence[str]) -> str:
@@ -255,18 +271,32 @@ def _suffix(name: str) -> str:
     return Path(name).suffix.lower() or "(none)"
 
 
+def _check_classes(folder: Path, classes: Sequence[str], first: str) -> None:
+    """Refuses a class folder that the first split, which names the classes, lacks."""
+    names = subfolders(folder)
+    unknown = [
+        n for n, label in zip(names, match_classes(classes, names), strict=True) if label is None
+    ]
+    if not unknown:
+        return
+    if first == "train":
+        raise UserError(f"{folder}: class {unknown[0]!r} is not in the training folder")
+    raise UserError(
+        f"{folder}: class {unknown[0]!r} is not in the validation folder, whose folders are the "
+        "classes where there is no train/; an empty folder of that name will do"
+    )
+
+
 def _list_images(
     folder: Path,
     classes: Sequence[str],
     root: Path,
     suffixes: frozenset[str],
     left_out: LeftOut,
+    may_be_empty: bool,
 ) -> Listing:
     names = subfolders(folder)
     labels = match_classes(classes, names)
-    unknown = [name for name, label in zip(names, labels, strict=True) if label is None]
-    if unknown:
-        raise UserError(f"{folder}: class {unknown[0]!r} is not in the training folder")
     own_left_out = LeftOut()
     by_label: list[list[Path]] = [[] for _ in classes]
     for name, label in zip(names, labels, strict=True):
@@ -281,7 +311,7 @@ def _list_images(
     left_out.suffixes += own_left_out.suffixes
     left_out.circles += own_left_out.circles
     paths = [path for some in by_label for path in sorted(some)]
-    if not paths:
+    if not paths and not (may_be_empty and not own_left_out.suffixes):
         common = ".jpg, .png or another suffix that Pillow opens"
         there = "".join(f"; {note}" for note in own_left_out.notes())
         raise UserError(f"{folder}: no images ({common}) in any class folder{there}")

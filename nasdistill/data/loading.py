@@ -38,6 +38,7 @@ def load_data(
     resident_limit: int = RESIDENT_LIMIT,
     preparation: Preparation | None = None,
     emit: Emit = silent,
+    may_lack_training: bool = False,
 ) -> Dataset:
     """Loads a source and splits it.
 
@@ -56,6 +57,7 @@ def load_data(
         preparation: That of other data, to be repeated here in the place of `image_size` and
             `channels`.
         emit: Told how far the reading is, where it takes a while.
+        may_lack_training: Whether data without training images are allowed; their `train` is empty.
 
     Returns:
         The splits.
@@ -75,14 +77,18 @@ def load_data(
             emit=emit,
         )
     )
+    if not len(source.train) and not may_lack_training:
+        raise UserError(no_training(spec))
     parts, rows = _divide(source, seed, spec)
     train = parts["train"][0]
     stored = train.preparation.stored if isinstance(train, Files) else train.shape[2:]
     views = Views("crop" if max(stored) > SMALL else "shift", seed, source.flip)
     splits = _splits_of(parts, views, device, resident_limit)
-    mean, std = splits["train"].moments(emit)
+    shown = splits["train"] if len(train) else splits["score"]
+    mean, std = shown.moments(emit)
     names = None if source.train_names is None else [source.train_names[row] for row in rows]
-    check_contrast(spec, parts["train"][0], std, names)
+    if len(train):
+        check_contrast(spec, train, std, names)
     notes = (*source.notes, *notes_of(parts, source.classes, std, names))
     return Dataset(
         name=spec,
@@ -101,6 +107,15 @@ def load_data(
         bits=source.bits,
         notes=notes,
         has_own_splits=source.validation is not None or source.test is not None,
+    )
+
+
+def no_training(spec: str) -> str:
+    """The message that some data have no training images, and what can be done."""
+    return (
+        f"data {spec!r}: no train split. Put images into train/<class>/, or search with "
+        "--synthetic IMAGES, such as --synthetic 2560: students then learn from images made from "
+        "the teacher alone"
     )
 
 
@@ -162,12 +177,15 @@ def _divide(source: Source, seed: int, spec: str) -> _Division:
 def _check_counts(source: Source, spec: str) -> None:
     """Checks that each class has an example for each split that is cut off, and one to train on.
 
+    Where there are no training images at all, nothing is cut off, and none is needed.
+
     Raises:
         UserError: With the classes that have too few.
     """
     cut = {"validation": 2 * (source.validation is None), "test": int(source.test is None)}
-    needed = {"train": {"training": 1} | {part: n for part, n in cut.items() if n}}
-    labels = {"train": source.train_labels}
+    needed, labels = {}, {"train": source.train_labels}
+    if len(source.train_labels):
+        needed["train"] = {"training": 1} | {part: n for part, n in cut.items() if n}
     own = source.validation_labels
     if own is not None and np.bincount(own).max() < 2:
         needed["validation"] = {"score half": 1, "audit half": 1}

@@ -110,7 +110,8 @@ class Source:
     """The examples of a source, in the splits that it comes with.
 
     Attributes:
-        train: Images, uint8 `[N, C, H, W]`, or files.
+        train: Images, uint8 `[N, C, H, W]`, or files; none of them where validation and test alone
+            have some.
         train_labels: int64 `[N]`.
         classes: Names by label.
         shape: The shape at which students see an image.

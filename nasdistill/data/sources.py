@@ -115,10 +115,12 @@ def _check(source: Source, spec: str) -> None:
         "validation": (source.validation, source.validation_labels),
         "test": (source.test, source.test_labels),
     }
+    held_out = source.validation is not None and source.test is not None
     for part, (images, labels) in parts.items():
         if images is None and labels is None and part != "train":
             continue
-        check_part(f"data {spec!r}, {part}", images, labels, source.classes)
+        where = f"data {spec!r}, {part}"
+        check_part(where, images, labels, source.classes, may_be_empty=held_out and part == "train")
         if isinstance(images, np.ndarray):
             shapes[images.shape[1:]] = shapes.get(images.shape[1:], 0) + len(images)
     if len(shapes) > 1:
@@ -131,7 +133,9 @@ def _check(source: Source, spec: str) -> None:
             )
 
 
-def check_part(where: str, images: Any, labels: Any, classes: tuple[str, ...]) -> None:
+def check_part(
+    where: str, images: Any, labels: Any, classes: tuple[str, ...], *, may_be_empty: bool = False
+) -> None:
     """Checks the images and labels of one split, as a user's own source may give anything.
 
     Args:
@@ -139,6 +143,7 @@ def check_part(where: str, images: Any, labels: Any, classes: tuple[str, ...]) -
         images: Allowed are uint8 `[N, 1 or 3, H, W]` and `Files`.
         labels: Allowed are integers `[N]`, each the index of a class.
         classes: Names by label.
+        may_be_empty: Whether there may be none.
 
     Raises:
         UserError: If they are of another kind, or there are none.
@@ -155,7 +160,7 @@ def check_part(where: str, images: Any, labels: Any, classes: tuple[str, ...]) -
         raise UserError(f"{where}: {len(images)} images, labels are {kind}; one each is needed")
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{where}: labels have dtype {labels.dtype}; allowed are integers from 0")
-    if not len(labels):
+    if not len(labels) and not may_be_empty:
         raise UserError(f"{where}: no images")
     wrong = (labels < 0) | (labels >= len(classes))
     if wrong.any():

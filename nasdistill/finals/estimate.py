@@ -151,7 +151,7 @@ def _answers_seconds(context: StudyContext, pace: Pace, workers: int) -> float:
     again.
     """
     per_epoch, most = context.scoring.stream.examples_per_epoch, context.recipe.views
-    a_view = len(context.dataset.train) * pace.answer
+    a_view = len(context.final.stream.dataset.train) * pace.answer
     budgets, race = context.ladder.budgets, context.ladder.with_race(context.final_examples)
 
     def views(examples: int) -> int:
@@ -227,8 +227,9 @@ def _seconds_per_answer(context: StudyContext, precision: LogitPrecision) -> flo
     if not context.teacher.runs:
         return 0.0
     teacher = replace(context.teacher, precision=precision)
-    ids = torch.arange(min(TEACHER_IMAGES, len(context.dataset.train)))
-    [batch] = context.dataset.train.batches([(ids, None)], teacher.input.size)
+    train = context.scoring.stream.dataset.train
+    ids = torch.arange(min(TEACHER_IMAGES, len(train)))
+    [batch] = train.batches([(ids, None)], teacher.input.size)
     teacher.logits(batch.images[:8]).cpu()  # the first chooses kernels
     start = time.perf_counter()
     teacher.logits(batch.images).cpu()

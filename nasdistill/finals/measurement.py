@@ -85,6 +85,7 @@ def measure_on_test(
     data = context.dataset
     logits, labels = training.predict(student, data.test, data.input.size)
     audit = training.predict(student, data.audit, data.input.size)
+    synthetic = context.final.options.feed.synthetic
     metrics = accuracy_on_test(logits, labels) | balanced_on_test(logits, labels)
     metrics |= classes_on_test(labels, data.classes)
     metrics |= {
@@ -98,6 +99,7 @@ def measure_on_test(
         "ece": expected_calibration_error(logits.softmax(dim=1), labels),
         "checkpoint": "last",
         "epochs": context.epochs_worth,
+        "synthetic_images": None if synthetic is None else synthetic.images,
         "precision": "fp32",
     }
     against = _against_teacher(logits, context.teacher_on_test, labels, context.recipe.score)
@@ -271,11 +273,17 @@ def model_card(study: Study, metrics: dict[str, Any], preparation: Preparation) 
     beside = retention + uneven
     parts = metrics["micro_batch"]
     in_parts = "" if parts is None else f", in micro-batches of {parts} for want of memory"
+    fed = ""
+    if metrics["synthetic_images"] is not None:
+        fed = (
+            f" of {metrics['synthetic_images']:,} images made from the teacher\n"
+            "alone; no real training picture was used to train it"
+        )
     return f"""# {study.folder.name}, final {metrics["rank"]}
 
 Found by nasdistill in the space `{study.recipe.space}` on `{study.recipe.data}`, trial
 {metrics["trial"]}, architecture `{metrics["fingerprint"]}`;
-distilled for {formats.counted(metrics["epochs"], "epoch")}{in_parts}.
+distilled for {formats.counted(metrics["epochs"], "epoch")}{fed}{in_parts}.
 
 {by_score}- test accuracy {accuracy_text}{beside}
 - {metrics["params"]:,} parameters{compression},

@@ -54,13 +54,19 @@ def tune(
         For each point its values, the recipe's score on the score half and its 95 % interval.
 
     Raises:
-        UserError: If the objective has neither, or another process tunes in this study.
+        UserError: If the objective has neither, labels are to be weighed where there are none, or
+            another process tunes in this study.
     """
     options, name = context.final.options, context.folder.name
     if options.terms is not None or options.stages is not None:
         raise UserError(
             f"study {name!r}: its final objective has terms or stages; alpha and temperature "
             "belong to the classic pair"
+        )
+    if any(grid.get("alpha", ())) and not context.dataset.has_training:
+        raise UserError(
+            f"study {name!r}: its data have no train split, and so no labels for alpha to weigh; "
+            "allowed: --over temperature, or --alphas 0"
         )
     with locks.alone_or_not(context.folder / "tune.lock") as alone:
         if not alone:

@@ -68,6 +68,7 @@ class Exits(Term):
 
     Options: ClassVar[type[TermOptions]] = ExitsOptions
     asks_teacher: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = True
     reads_layers: ClassVar[bool] = True
     teaches_classes: ClassVar[bool] = False  # the last layer teaches the exits, and learns nothing
     layers: Literal["auto"] | Sequence[str] = "auto"

@@ -39,6 +39,7 @@ class Labels(Term):
 
     Options: ClassVar[type[TermOptions]] = LabelsOptions
     asks_teacher: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = True
     smoothing: float = 0.0
     class_weights: Tensor | None = field(default=None, compare=False)
 
@@ -208,6 +209,7 @@ class DKD(Softened):
     """
 
     Options: ClassVar[type[TermOptions]] = DKDOptions
+    reads_labels: ClassVar[bool] = True
     one_label: ClassVar[bool] = True
     target: float = 1.0
     others: float = 8.0

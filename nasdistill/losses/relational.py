@@ -143,6 +143,7 @@ class CRD(OnLayers):
 
     Options: ClassVar[type[TermOptions]] = CRDOptions
     coupled: ClassVar[bool] = True
+    reads_labels: ClassVar[bool] = True
     whole_depth: ClassVar[bool] = False
     temperature: Schedule = constant(0.1)
     width: int = 128

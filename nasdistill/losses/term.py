@@ -23,6 +23,7 @@ class Term(ABC):
         coupled: Whether the examples of a batch depend on each other; the result is then a scalar
             instead of a loss per example.
         reads_layers: Whether it needs more than logits, and so has to be bound first.
+        reads_labels: Whether the examples' labels enter the loss.
         one_label: Whether it needs one label for each example, and so no mixed examples.
         teaches_classes: Whether it moves the student's logits to what the labels, or a teacher that
             knows the classes, say of an example.
@@ -41,6 +42,7 @@ class Term(ABC):
     asks_teacher: ClassVar[bool]
     coupled: ClassVar[bool] = False
     reads_layers: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = False
     one_label: ClassVar[bool] = False
     teaches_classes: ClassVar[bool] = True
     adversarial: ClassVar[bool] = False

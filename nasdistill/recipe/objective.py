@@ -196,6 +196,20 @@ class ObjectiveOptions(Closed):
             names.append(self.examples.teacher)
         return tuple(dict.fromkeys(names))
 
+    def label_readers(self) -> tuple[str, ...]:
+        """The keys and names of all by which an example's label enters the loss, each once."""
+        names: list[str] = []
+        parts: Sequence[Any] = self.stages or (self,)
+        for part in parts:
+            if part.terms is None:
+                names += ["alpha"] if highest(part.alpha) > 0 else []
+                continue
+            weighted = [item.term for item in part.terms if highest(item.weight) > 0]
+            names += [name for name in weighted if known_terms()[name].reads_labels]
+        if self.examples is not None and self.examples.by == "correct_only":
+            names.append("examples: correct_only")
+        return tuple(dict.fromkeys(names))
+
     def without_classes(self, of_student: Container[str]) -> tuple[str, ...]:
         """The names of all terms, if none of them teaches the classes in any part of the run.
 

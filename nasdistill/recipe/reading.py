@@ -37,6 +37,8 @@ def load_recipe(path: str | Path | None, overrides: Mapping[str, Any]) -> Recipe
         path: A YAML file, or None for the defaults.
         overrides: Values by YAML key, from flags or from Python; those of `rungs`, `scoring` and
             `final` may hold some of the keys below, the rest stay as the file has them.
+            `synthetic` is no key of a file: it feeds both objectives with so many images made from
+            the teacher, without labels where the file does not say what is learned.
 
     Raises:
         UserError: With every error at once, each with its place, what was found and what is
@@ -68,6 +70,8 @@ FLAGS: dict[tuple[str, ...], str] = {
     ("final", "alpha"): "--alpha",
     ("scoring", "temperature"): "--temperature",
     ("final", "temperature"): "--temperature",
+    ("scoring", "feed", "synthetic"): "--synthetic",
+    ("final", "feed", "synthetic"): "--synthetic",
 }
 _WORDS = {
     "study": "letters, digits, '.', '_' and '-', the first a letter or digit, at most 200",
@@ -80,7 +84,7 @@ _WORDS = {
 }
 _NUMBERS = (
     *("image_size", "channels", "trials", "top_k", "workers", "seed", "batch_size", "views"),
-    *("learning_rate", "eta", "count"),
+    *("learning_rate", "eta", "count", "synthetic"),
 )
 
 
@@ -93,6 +97,8 @@ def _validate(
     new: bool,
 ) -> Recipe:
     flags: set[tuple[str, ...]] = set()
+    overrides = dict(overrides)
+    synthetic = overrides.pop("synthetic", None)
     for name, value in overrides.items():
         key = "import" if name == "import_file" else name
         inner = value.model_dump() if isinstance(value, BaseModel) else value
@@ -104,6 +110,10 @@ def _validate(
         else:
             data[key] = _from_flag(key, plain(inner))
             flags.add((key,))
+    if synthetic is not None:
+        for key in ("scoring", "final"):
+            data[key] = _fed_from_teacher(data.get(key), _from_flag("synthetic", synthetic))
+            flags.add((key, "feed", "synthetic"))
     for key, value in data.items():
         if isinstance(value, str):
             check_utf8(
@@ -114,6 +124,21 @@ def _validate(
     except ValidationError as error:
         lines = sorted(_explain(item, tree, source, flags) for item in error.errors())
         raise UserError("\n".join(dict.fromkeys(line for _, line in lines))) from None
+
+
+def _fed_from_teacher(objective: Any, images: Any) -> Any:
+    """An objective's values, fed with so many synthetic images; wrong ones stay as they are.
+
+    Their labels are only the classes that they were made for, so that none are learned unless
+    the values say what is.
+    """
+    values = objective or {}
+    feed = values.get("feed") or {} if isinstance(values, dict) else values
+    synthetic = feed.get("synthetic") or {} if isinstance(feed, dict) else feed
+    if not all(isinstance(each, dict) for each in (values, feed, synthetic)):
+        return objective
+    unlabelled = {} if {"alpha", "terms", "stages"} & values.keys() else {"alpha": 0}
+    return {**values, **unlabelled, "feed": {**feed, "synthetic": {**synthetic, "images": images}}}
 
 
 def _from_flag(key: str, value: Any) -> Any:

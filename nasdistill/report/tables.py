@@ -330,7 +330,7 @@ def verdict(record: StudyRecord) -> str:
     sentence = f"Final {recommended.rank}, from trial {recommended.number}, is recommended."
     return (
         f'<p class="verdict">{sentence}</p><div class="tiles">{boxes}</div>'
-        f"{_limits_banner(recommended)}"
+        f"{_limits_banner(recommended)}{_synthetic_banner(recommended)}"
     )
 
 
@@ -375,6 +375,17 @@ def _limits_banner(final: Final) -> str:
         names = escape(", ".join(limit.name for limit in limits))
         return f'<p class="banner ok">Meets its limits on the exported file: {names}.</p>'
     return '<p class="banner">No limits were set.</p>'
+
+
+def _synthetic_banner(final: Final) -> str:
+    """Says that a final learned from synthetic images; empty where it saw real ones."""
+    images = final.metrics.get("synthetic_images")
+    if images is None:
+        return ""
+    return (
+        f'<p class="banner">Trained on {images:,} images made from the teacher alone: '
+        "no real training picture was used to train it.</p>"
+    )
 
 
 def _smaller(metrics: Mapping[str, Any]) -> str:

@@ -106,6 +106,7 @@ class FinalMetrics(FullRun):
     checkpoint: str = ""
     epochs: Number | None = None
     micro_batch: int | None = None
+    synthetic_images: int | None = None
     onnx_max_abs_difference: float | None = None
 
 

@@ -320,6 +320,12 @@ def _from_builder(spec: Spec, dataset: Dataset, build: Callable[..., Any]) -> _L
         if loaded.normalisation is not None:
             (mean, std), module = loaded.normalisation, net
     if not isinstance(module, Classifier):
+        if mean is dataset.mean and not dataset.has_training:
+            raise UserError(
+                f"{prefix} gave a module for images normalised as the training split, but the data "
+                f"{dataset.name!r} have none: let it give a nasdistill.models.Classifier, whose "
+                "mean and std are its own"
+            )
         module = Classifier(module, mean, std)
     return _LoadedModule(module, size, None, card, built_for_data=True)
 

@@ -116,7 +116,8 @@ def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) 
 
     Returns:
         Accuracy on the validation split with its interval, expected calibration error, accuracy on
-        a sample of the training split, the gap between the two, parameters, MACs and bytes.
+        a sample of the training split, the gap between the two (both None where there is none),
+        parameters, MACs and bytes.
 
     Raises:
         UserError: If its number of classes is not the data's, or it is barely better than chance.
@@ -148,15 +149,15 @@ def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) 
         "classes": teacher.classes,
         "ece": expected_calibration_error(logits.softmax(dim=1), labels),
     }
-    card["train_accuracy"] = _train_accuracy(teacher, dataset)
-    card["gap"] = card["train_accuracy"] - share
+    trained = _train_accuracy(teacher, dataset) if dataset.has_training else None
+    card |= {"train_accuracy": trained, "gap": None if trained is None else trained - share}
     if test:
         test_logits, test_labels = predict(teacher.module, dataset.test, size)
         card["test_accuracy"] = accuracy(test_logits, test_labels)
         card["test_ece"] = expected_calibration_error(test_logits.softmax(dim=1), test_labels)
-    reason = useless(share, len(labels), teacher.classes) or useless(
-        card["train_accuracy"], min(TRAIN_SAMPLE, len(dataset.train)), teacher.classes
-    )
+    reason = useless(share, len(labels), teacher.classes)
+    if reason is None and trained is not None:
+        reason = useless(trained, min(TRAIN_SAMPLE, len(dataset.train)), teacher.classes)
     if reason is not None:
         raise UserError(
             f"teacher {teacher.name!r} is barely better than chance on {dataset.name!r}: {reason}. "
@@ -215,7 +216,7 @@ def fastest_logit_precision(teacher: Teacher, dataset: Dataset, count: int = 500
 
     Args:
         teacher: The teacher.
-        dataset: Its training split gives the images.
+        dataset: Its training split, or `sample`, gives the images.
         count: Number of images.
 
     Returns:
@@ -223,8 +224,8 @@ def fastest_logit_precision(teacher: Teacher, dataset: Dataset, count: int = 500
     """
     if emulates_bf16(teacher.module):
         return "fp32"
-    ids = torch.arange(min(count, len(dataset.train)))
-    [batch] = dataset.train.batches([(ids, None)], teacher.input.size)
+    ids = torch.arange(min(count, len(dataset.sample)))
+    [batch] = dataset.sample.batches([(ids, None)], teacher.input.size)
     seconds: dict[LogitPrecision, float] = {}
     classes: dict[LogitPrecision, Tensor] = {}
     precisions: tuple[LogitPrecision, ...] = ("fp32", "bf16")
@@ -242,7 +243,7 @@ def fastest_logit_precision(teacher: Teacher, dataset: Dataset, count: int = 500
 def warnings_of(card: dict[str, Any]) -> list[str]:
     """Reasons to doubt a teacher, for the user; from the card that `evaluate_teacher` gave."""
     warnings, share = [], card["validation_accuracy"]
-    if card["gap"] > OVERFITTED_GAP:
+    if card["gap"] is not None and card["gap"] > OVERFITTED_GAP:
         warnings.append(
             f"the teacher is overfitted: accuracy {card['train_accuracy']:.3f} on training, "
             f"{share:.3f} on validation data. Its answers on training data say little more than "
@@ -289,8 +290,17 @@ def tune_head(
             digit, and then be another teacher.
         sampling: See `BatchStream`.
         class_weights: See `class_weights_of`.
+
+    Raises:
+        UserError: If there is nothing to train it on.
     """
     classes = len(dataset.classes)
+    if not dataset.has_training:
+        raise UserError(
+            f"teacher {teacher.name!r} tells {teacher.classes} classes apart, the data "
+            f"{dataset.name!r} {classes}, without a train split to tune another head on: give "
+            "val/ a folder for each of the teacher's classes (it may be empty), or another teacher"
+        )
     identity: tuple[object, ...] = (teacher.weights_hash, dataset.fingerprint, epochs, seed)
     if (sampling, class_weights) != ("uniform", None):
         identity += (sampling, class_weights)

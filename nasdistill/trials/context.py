@@ -35,6 +35,7 @@ from nasdistill.study.experience import open_experience, setting_of
 from nasdistill.teachers import Teacher
 from nasdistill.teachers.recorded import table_hash
 from nasdistill.training.metrics import MEASURES, Accuracy
+from nasdistill.trials.data_free import check_data_free
 from nasdistill.trials.plugins import Plugins
 from nasdistill.trials.same_content import check_same_data, describe_data
 from nasdistill.trials.teacher_pool import TeacherPool, open_teacher_pool
@@ -311,7 +312,8 @@ def _open_dataset(study: Study, device: torch.device, emit: Emit) -> Dataset:
     """Loads the study's data.
 
     Raises:
-        UserError: If they are not those that the study was made with.
+        UserError: If they are not those that the study was made with, or have nothing to train on
+            and the recipe needs it.
     """
     recipe = study.recipe
     emit(Event("stage", f"data {recipe.data}", stage="teacher"))
@@ -324,7 +326,9 @@ def _open_dataset(study: Study, device: torch.device, emit: Emit) -> Dataset:
         root=recipe.data_root,
         skip_unreadable=recipe.skip_unreadable,
         emit=emit,
+        may_lack_training=True,
     )
+    check_data_free(recipe, dataset, study.space)
     dataset.tell_notes(emit)
     stored = study.get_or_measure(keys.DATA, lambda: describe_data(dataset))
     check_same_data(study.folder.name, stored, dataset)

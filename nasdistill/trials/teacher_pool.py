@@ -360,7 +360,16 @@ def open_teacher(
 
 
 def _auto_teacher(root: Path, recipe: Recipe, dataset: Dataset, emit: Emit) -> Path:
-    """The folder of the teacher for some data, which is trained if it is not there yet."""
+    """The folder of the teacher for some data, which is trained if it is not there yet.
+
+    Raises:
+        UserError: If there is nothing to train it on.
+    """
+    if not dataset.has_training:
+        raise UserError(
+            f"data {dataset.name!r}: no train split to train a teacher on, as --teacher auto does; "
+            "name a teacher, such as folder:PATH"
+        )
 
     def warn(text: str) -> None:
         emit(Event("warning", text, stage="teacher"))

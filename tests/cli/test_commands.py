@@ -190,6 +190,8 @@ def test_flags_reach_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
         "4",
         "--alpha",
         "0.5",
+        "--synthetic",
+        "300",
         "--min-accuracy",
         "88%",
         "--import",
@@ -203,6 +205,8 @@ def test_flags_reach_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert recipe.minimize == ("params", "macs", "bytes") and recipe.stopping is False
     assert recipe.rungs.first.epochs == 1.5 and (recipe.rungs.eta, recipe.rungs.count) == (4, 1)
     assert recipe.scoring.alpha == recipe.final.alpha == 0.5
+    for feed in (recipe.scoring.feed, recipe.final.feed):
+        assert feed.synthetic is not None and feed.synthetic.images == 300
     assert (recipe.min_accuracy, recipe.import_file, recipe.time_limit) == (0.88, "own.py", 600.0)
 
 

@@ -158,10 +158,44 @@ def test_bad_folders(tmp_path: Path) -> None:
 
 
 def test_test_without_train(tmp_path: Path) -> None:
-    for part in ("val", "test"):
+    for name in ("cat", "dog"):
+        fill(tmp_path / "test" / name, 4)
+    message = refused(f"folder:{tmp_path}", may_lack_training=True)
+    assert "test/ but no train/" in message and "both val/ and test/ are needed" in message
+    fill(tmp_path / "val" / "cat", 4)
+    message = refused(f"folder:{tmp_path}", may_lack_training=True)
+    assert "class 'dog' is not in the validation folder" in message
+    assert "an empty folder of that name will do" in message
+
+
+@pytest.mark.parametrize("limit", [4 << 30, 0])  # decoded at once, and streamed
+def test_validation_and_test_alone_are_enough_where_nothing_is_trained(
+    tmp_path: Path, limit: int
+) -> None:
+    for part, count in (("val", 8), ("test", 5)):
         for name in ("cat", "dog"):
-            fill(tmp_path / part / name, 4)
-    assert "val/, test/ but no train/" in refused(f"folder:{tmp_path}")
+            fill(tmp_path / part / name, count, (70, 70))
+    spec, free = f"folder:{tmp_path}", {"may_lack_training": True, "resident_limit": limit}
+    assert refused(spec) == (
+        f"data {spec!r}: no train split. Put images into train/<class>/, or search with "
+        "--synthetic IMAGES, such as --synthetic 2560: students then learn from images made from "
+        "the teacher alone"
+    )
+    absent = load(spec, **free)
+    assert lengths(absent) == [0, 8, 8, 10] and absent.classes == ("cat", "dog")
+    assert isinstance(absent.score, StreamingSplit if limit == 0 else ResidentSplit)
+    assert not absent.has_training and absent.sample is absent.score and absent.names == ()
+    (note,) = absent.notes
+    assert note.startswith("few pictures: none to learn from, 8 to score students by")
+    for folder in ("train", "train/cat", "train/dog"):
+        (tmp_path / folder).mkdir()
+        if folder != "train/cat":  # classes are then those of train/, all of them
+            empty = load(spec, **free)
+            assert (empty.fingerprint, empty.notes) == (absent.fingerprint, absent.notes)
+    (tmp_path / "train/dog/1.raw").touch()
+    assert "no images (.jpg" in refused(spec, **free)
+    fill(tmp_path / "train" / "cat", 3, (70, 70))
+    assert "too few train examples: 'dog' has 0" in refused(spec, **free)
 
 
 def test_hidden_files_are_passed_over(tmp_path: Path) -> None:

@@ -7,14 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-from model_helpers import conv, objective, run_of, same, teacher_of, term
+from model_helpers import (
+    bound,
+    conv,
+    former,
+    objective,
+    pictures,
+    run_of,
+    same,
+    teacher_of,
+    term,
+)
 from small_study import write_blobs
 
-from nasdistill.data import Dataset, load_data
+from nasdistill.data import Batch, Dataset, load_data
 from nasdistill.losses import KL, TERMS, Labels, Objective, objective_of
 from nasdistill.losses.adversarial import AdversarialFeatures, AdversarialLogits
 from nasdistill.losses.attention import AttentionMaps, AttentionRelations
 from nasdistill.losses.features import Features
+from nasdistill.models.hooks import forward
 from nasdistill.recipe import ObjectiveOptions
 from nasdistill.teachers.logit_cache import LogitCache
 from nasdistill.teachers.targets import CachedTargets
@@ -199,8 +210,24 @@ def variants() -> list[tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize(("name", "options"), variants())
 def test_a_terms_attributes_are_those_under_its_name(name: str, options: dict[str, Any]) -> None:
     listed, made = TERMS[name], term(name, **options)
-    for attribute in ("asks_teacher", "coupled", "reads_layers", "one_label", "adversarial"):
+    for attribute in ("asks_teacher", "coupled", "reads_layers", "reads_labels", "one_label"):
         assert getattr(made, attribute) == getattr(listed, attribute), attribute
+    assert made.adversarial == listed.adversarial
     assert made.weight_field == listed.weight_field
     assert made.capture_obstacle == listed.capture_obstacle
     assert listed.asks_teacher == ("teacher" in listed.Options.model_fields)
+
+
+@pytest.mark.parametrize(("name", "options"), variants())
+def test_labels_enter_the_loss_of_those_that_say_so(name: str, options: dict[str, Any]) -> None:
+    make = former if options.get("of") in ("matrices", "values") else conv
+    student, teacher = make(seed=1), make(seed=2)
+    made, images, ids = bound(term(name, **options), student, teacher), pictures(), torch.arange(6)
+    auxiliary = made.auxiliary()
+    own = forward(student.eval(), images, made.student_layers)
+    asked = forward(teacher.eval(), images, made.teacher_layers)
+    losses = [
+        made(own, asked, Batch(images, torch.tensor(labels), ids, ids, 0), 0.0, auxiliary)
+        for labels in ([0, 1, 2, 0, 1, 2], [2, 1, 1, 1, 0, 2])
+    ]
+    assert torch.equal(*losses) != made.reads_labels

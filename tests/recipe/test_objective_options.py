@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -10,7 +11,14 @@ from pydantic import ValidationError
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.losses.logits import KLOptions
-from nasdistill.recipe import Budget, ObjectiveOptions, Recipe, from_stored, load_recipe
+from nasdistill.recipe import (
+    Budget,
+    ObjectiveOptions,
+    Recipe,
+    SyntheticOptions,
+    from_stored,
+    load_recipe,
+)
 
 
 def write(folder: Path, text: str) -> Path:
@@ -277,3 +285,53 @@ def test_terms_in_python_are_options_or_plain_values() -> None:
         with pytest.raises(ValidationError) as caught:
             ObjectiveOptions.model_validate({"terms": [wrong]})
         assert all(error["loc"][:2] == ("terms", 0) for error in caught.value.errors())
+
+
+def test_synthetic_images_feed_both_objectives_without_labels_unless_these_are_asked_for(
+    tmp_path: Path,
+) -> None:
+    recipe = load_recipe(None, {"synthetic": "96"})
+    for options in (recipe.scoring, recipe.final):
+        assert options.feed.synthetic == SyntheticOptions(images=96) and options.alpha == 0
+        assert options.label_readers() == ()
+    feed = "{cut_out: 0.2, synthetic: {steps: 3}}"
+    text = f"scoring: {{alpha: 0.2}}\nfinal: {{terms: [{{term: kl}}], feed: {feed}}}\n"
+    recipe = load_recipe(write(tmp_path, text), {"synthetic": 96})
+    assert recipe.scoring.alpha == 0.2 and recipe.scoring.label_readers() == ("alpha",)
+    assert recipe.final.feed.synthetic == SyntheticOptions(images=96, steps=3)
+    assert recipe.final.feed.cut_out == 0.2 and recipe.final.names() == ("kl",)
+    assert load_recipe(None, {"synthetic": "96", "final": {"alpha": "0.3"}}).final.alpha == 0.3
+    assert from_stored(recipe.stored()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "images", "told"),
+    [
+        ("", "some", "--synthetic: found 'some'; must be a valid integer"),
+        ("", "1", "--synthetic: found 1; must be greater than or equal to 2"),
+        ("final: {feed: 7}", "96", "recipe.yaml:1: final.feed: found 7; must be an object"),
+        ("scoring: {terms: [{term: labels}]}", "96", "scoring: found {'terms': [{'term': 'labels"),
+    ],
+)
+def test_synthetic_images_that_cannot_be_made(
+    tmp_path: Path, text: str, images: str, told: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(write(tmp_path, text), {"synthetic": images})
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "readers"),
+    [
+        ({}, ("alpha",)),
+        ({"alpha": {"linear": [0, 0.1]}}, ("alpha",)),
+        ({"terms": [{"term": "kl"}, {"term": "labels", "weight": 0}]}, ()),
+        ({"terms": [{"term": "dkd"}, {"term": "exits"}, {"term": "dkd"}]}, ("dkd", "exits")),
+        ({"stages": [{"until": 0.5, "alpha": 0}, {"until": 1}]}, ("alpha",)),
+        ({"alpha": 0, "examples": {"by": "correct_only"}}, ("examples: correct_only",)),
+        ({"alpha": 0, "examples": {"by": "confident"}}, ()),
+    ],
+)
+def test_what_reads_labels_is_named(values: dict[str, Any], readers: tuple[str, ...]) -> None:
+    assert ObjectiveOptions.model_validate(values).label_readers() == readers

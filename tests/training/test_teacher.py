@@ -100,6 +100,7 @@ def test_overfitting_is_warned_about() -> None:
     card = {"train_accuracy": 0.99, "validation_accuracy": 0.8, "gap": 0.19}
     assert "overfitted: accuracy 0.990 on training, 0.800" in teaching.warnings_of(card)[0]
     assert teaching.warnings_of({**card, "gap": 0.05}) == []
+    assert teaching.warnings_of({**card, "train_accuracy": None, "gap": None}) == []
 
 
 def test_a_tuned_head_is_kept_and_the_body_left_alone(data: Dataset, tmp_path: Path) -> None:
