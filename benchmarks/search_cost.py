@@ -7,8 +7,8 @@ full. Sides:
 
 - ours: of the architectures a share is tried, as the search tries 24 of the 200 that it draws:
   those of which the others' full runs foretell most (never its own; their seconds were spent in
-  earlier studies and count nothing here). These are scored at 5 % of a full run and distilled in full one
-  after the other, best forecast first; then the rest, as foretold;
+  earlier studies and count nothing here). These are scored at 5 % of a full run and distilled in
+  full one after the other, best forecast first; then the rest, as foretold;
 - ours, without experience: all are scored at 5 %, and distilled by the forecast of score, MACs and
   depth, which learns from each full run that is done;
 - ours, rungs: the same after rungs at 3 and 10 %, with the search's rule for who is stopped;

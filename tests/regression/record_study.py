@@ -55,6 +55,8 @@ views: 2
 precision: fp32
 device: cpu
 workers: 1
+experience: false
+race: true
 """
 
 RECIPES = {
