@@ -24,6 +24,7 @@ SMALL_RECIPE = (
     .replace("top_k: 2", "top_k: 1")
     .replace("count: 3", "count: 2")
     .replace("4 epochs", "2 epochs")
+    + "race: true\n"
 )
 ENDING = (signal.SIGINT, signal.SIGTERM)
 

@@ -70,7 +70,7 @@ IMPORT_FINGERPRINT = Key[str](
 )
 DATA = Key[dict[str, Any]](
     "data", "name, classes, input, examples, fingerprint, notes", "trials.context, api.moving",
-    "trials.context, results.loading",
+    "trials.context, results.loading, api.searching",
 )
 TEACHER = Key[dict[str, Any]](
     "teacher", "card of the main teacher",

@@ -25,7 +25,7 @@ TESTED = (200 + 6 * 200 + 48) / 3 * 0.001 + 5.5
 
 
 def test_what_is_counted_with_two_workers(opened: OpenContext) -> None:
-    context = opened(trials=4)
+    context = opened(trials=4, race=True)
     sizes = [len(getattr(context.dataset, part)) for part in ("train", "score", "audit", "test")]
     assert sizes == [501, 51, 48, 200]
     parts = duration(context, PACE, 2)
@@ -41,7 +41,7 @@ def test_what_is_counted_with_two_workers(opened: OpenContext) -> None:
 
 
 def test_more_workers_than_finals_make_these_no_quicker(opened: OpenContext) -> None:
-    context = opened(trials=24, top_k=3, baseline=True)
+    context = opened(trials=24, top_k=3, baseline=True, race=True)
     one, two, many = (duration(context, PACE, workers) for workers in (1, 2, 8))
     rest = 3 * TESTED + 1400 * 0.003
     assert one.finals == pytest.approx(3 * 2 * FINAL_RUN + rest), "each has its baseline"
@@ -72,7 +72,7 @@ def test_a_teacher_whose_layers_are_read_answers_at_every_step(opened: OpenConte
 def test_the_estimate_is_told_before_the_first_trial_and_once(
     opened: OpenContext, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = opened(trials=4)
+    context = opened(trials=4, race=True)
     monkeypatch.setattr(estimate, "_measure_pace", lambda context, workers: PACE)
     tell_estimate(context, 2)
     assert events[-1].eta_seconds == pytest.approx(sum(duration(context, PACE, 2)))

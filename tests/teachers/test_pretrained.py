@@ -51,6 +51,7 @@ def _data(channels: int = 3, classes: int = 10, size: int = 32, names: Any = Non
             input=Input(channels, size, size),
             mean=(0.25,) * channels,
             std=(0.5,) * channels,
+            has_training=True,
         ),
     )
 

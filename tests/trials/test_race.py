@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import nasdistill
-from nasdistill.analysis.front import forecast_of
+from nasdistill.analysis.front import forecast_at, forecast_of
 from nasdistill.api import stages
 from nasdistill.common.events import Event
 from nasdistill.recipe import load_recipe
@@ -21,7 +21,8 @@ from nasdistill.trials import trial as trials
 
 @pytest.fixture
 def options() -> dict[str, object]:
-    return {"trials": 6, "stopping": False, "min_accuracy": 0, "final_budget": "7 epochs"}
+    changed = {"trials": 6, "stopping": False, "min_accuracy": 0, "final_budget": "7 epochs"}
+    return {"race": True, **changed}
 
 
 def record() -> StudyRecord:
@@ -129,7 +130,8 @@ def test_a_search_stops_by_forecasts(here: Path, monkeypatch: pytest.MonkeyPatch
     ranked = sorted((c for c in record().candidates if c.rungs), key=lambda c: c.number)
     first = [c.rungs[0].accuracy for c in ranked]
     accuracies, forecasts = next(pair for pair in asked if pair[0] == first)
-    assert forecasts == pytest.approx(list(forecast_of(ranked, first, {}, 0.2).guess))
+    then = [*ranked[:-1], replace(ranked[-1], rungs=ranked[-1].rungs[:1])]
+    assert forecasts == pytest.approx(list(forecast_at(then, 0, {}, 1000).guess))
     assert all(c.macs and c.depth for c in ranked), "what a forecast needs was not stored"
     alone = forecast_of([replace(c, macs=None, depth=None) for c in ranked], first, {}, 0.2)
     assert forecasts != pytest.approx(list(alone.guess))
