@@ -237,7 +237,7 @@ FirstRung = Annotated[
     option(
         "--first-rung",
         "Budget of the first rung, e.g. '4k images', '0.5 epochs' (default: a twentieth of the "
-        "final budget).",
+        "final budget, at least 2k images).",
     ),
 ]
 Eta = Annotated[

@@ -41,6 +41,8 @@ MOVABLE = ("space", "data", "data_root", "teacher", "weights", "teachers", "impo
 
 FIRST_RUNGS = 20
 """Budget of finals ÷ that of the first rung, where none is given."""
+LEAST_FIRST = 2000
+"""Images of such a rung at least, where a full run has twice as many: a dozen steps rank nobody."""
 
 UNNAMED = (*FREE, "study", "storage")
 """Keys that a study's default name does not follow."""
@@ -148,16 +150,16 @@ class Recipe(Closed):
             )
         return self
 
-    @property
-    def first_rung(self) -> Budget:
-        """Budget of the first rung: as given, or a twentieth of the final one."""
+    def first_rung(self, train_size: int) -> int:
+        """Training examples of the first rung: as given, or a twentieth of a full run.
+
+        Args:
+            train_size: Number of examples in the training split.
+        """
         if self.rungs.first is not None:
-            return self.rungs.first
-        final = self.final_budget
-        if final.images is not None:
-            return Budget(images=max(1, final.images // FIRST_RUNGS))
-        assert final.epochs is not None
-        return Budget(epochs=final.epochs / FIRST_RUNGS)
+            return self.rungs.first.examples(train_size)
+        full = self.final_budget.examples(train_size)
+        return max(1, full // FIRST_RUNGS, min(LEAST_FIRST, full // 2))
 
     def study_name(self) -> str:
         """The study's name: as given, or made from what differs from the defaults."""

@@ -270,7 +270,7 @@ def open_context(
     _check_tables(study)
     if recipe.iterate is not None:
         check_chain(final, study.space, dataset)
-    first_budget = recipe.first_rung.examples(len(scoring.stream.dataset.train))
+    first_budget = recipe.first_rung(len(scoring.stream.dataset.train))
     ladder = Ladder.geometric(first_budget, recipe.rungs.eta, recipe.rungs.count)
     study.get_or_measure(keys.RUNGS, lambda: list(ladder.budgets))
     context = StudyContext(

@@ -152,8 +152,10 @@ def test_stated_defaults_are_those_of_the_recipe() -> None:
     assert f"default: {','.join(recipe.minimize)})" in text
     text = options["--rung-count"].help or ""
     assert f"default: {recipe.rungs.count})" in text
-    assert recipe.first_rung.epochs == 8 / 20
+    assert recipe.first_rung(10_000) == 8 * 10_000 // 20
     assert "a twentieth of the final" in (options["--first-rung"].help or "")
+    assert recipe.first_rung(1_000) == 2000 and "2k images" in (options["--first-rung"].help or "")
+    assert recipe.first_rung(100) == 400, "half a full run"
 
 
 def test_every_key_of_a_recipe_is_a_flag() -> None:
