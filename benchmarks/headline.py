@@ -91,11 +91,11 @@ def mobilenet_v3_small(width: float, setting: Setting) -> nn.Module:
     return net
 
 
-def hand_made(setting: Setting) -> Iterator[tuple[str, Classifier]]:
-    """Name and untrained student of each."""
+def hand_made(setting: Setting, seed: int = 0) -> Iterator[tuple[str, Classifier]]:
+    """Name and untrained student of each, its weights drawn from a seed."""
     data = setting.data
     for width in (0.15, 0.25, 0.5):
-        seed_weights(0, "mobilenet", width)
+        seed_weights(seed, "mobilenet", width)
         net = mobilenet_v3_small(width, setting)
         yield f"MobileNetV3-Small × {width}", Classifier(net, data.mean, data.std)
     for name, make, widths in (
@@ -103,7 +103,7 @@ def hand_made(setting: Setting) -> Iterator[tuple[str, Classifier]]:
         ("inverted residuals", inverted, (8, 12, 16)),
     ):
         for width in widths:
-            seed_weights(0, name, width)
+            seed_weights(seed, name, width)
             net = build(make(width), data.input, len(data.classes))
             yield f"{name}, {width} wide", Classifier(net, data.mean, data.std)
 

@@ -63,7 +63,7 @@ def ours(table: Table, good: Sequence[bool], seed: int, foretold: Foretold) -> f
     """Scores of those that earlier full runs foretell most of, then full runs by the forecast."""
     guesses = foretold.guesses
     ranked = sorted(range(len(guesses)), key=lambda i: -guesses[i])
-    tried = ranked[: round(len(ranked) * Recipe().trials / POOL)]
+    tried = ranked[: max(1, round(len(ranked) * Recipe().trials / POOL))]
     seconds, last = (
         table.climbing(ONE_RUNG, seed),
         table.figure("trunk", ONE_RUNG[-1], seed, "accuracy"),

@@ -38,7 +38,14 @@ def table(rows: list[tuple[float, list[float]]]) -> Any:
             for share, score, seconds in zip(shares, scores, (1.0, 3.4, 11.6), strict=True)
         }
     about = [
-        {"params": 1000 * (1 + n), "macs": 1000 + 60 * n, "latency_ms": 0.1 * (1 + n), "depth": 3}
+        {
+            "params": 1000 * (1 + n),
+            "macs": 1000 + 60 * n,
+            "latency_ms": 0.1 * (1 + n),
+            "depth": 3,
+            "architecture": {"values": {"width": n, "kernel": 3 + 2 * (n % 2)}},
+            "zero_cost": {"synflow": float(n % 5)},
+        }
         for n in range(len(rows))
     ]
     everyone = tuple(range(len(rows)))
@@ -85,13 +92,32 @@ def test_no_student_teaches_its_own_forecast() -> None:
 
 
 def test_the_cost_of_a_search_counts_until_a_good_student_is_distilled() -> None:
-    from search_cost import ours, until_found
+    from replay import EXAMPLES, LADDER, Foretold
+    from search_cost import ours, unexperienced, until_found
 
     made = table([(0.9, [0.6, 0.7, 0.8]), (0.3, [0.2, 0.2, 0.2]), (0.8, [0.5, 0.6, 0.7])])
     good = [True, False, False]
     assert until_found(made, [1, 2, 0], good) == 300.0
     assert until_found(made, [0, 1, 2], good) == 100.0
-    assert ours(made, [0, 1, 2], good, 0) == pytest.approx(17.2 + 100.0, rel=1e-4)
+    found = unexperienced(made, [0, 1, 2], good, 0, LADDER)
+    assert found == pytest.approx(17.2 + 100.0, rel=1e-4)
+    for number in range(3):  # 5 seconds each to the rung that is scored
+        made.lines[number, 0, "trunk"]["0.05"] = seen(0.5, 5.0, round(0.05 * EXAMPLES))
+    # One is tried, the one that is foretold to be best; then the rest, as foretold.
+    assert ours(made, good, 0, Foretold([2.0, 0.0, 1.0], 4.0)) == pytest.approx(105.0, rel=1e-4)
+    assert ours(made, good, 0, Foretold([0.0, 2.0, 1.0], 4.0)) == pytest.approx(305.0, rel=1e-4)
+
+
+def test_no_students_full_run_has_a_part_in_what_is_foretold_of_it() -> None:
+    from replay import left_out
+
+    rng = random.Random(1)
+    rows = [(rng.uniform(0.5, 0.9), [0.5, 0.5, 0.5]) for _ in range(12)]
+    before = left_out(table(rows))
+    rows[4] = (0.99, rows[4][1])
+    after = left_out(table(rows))
+    same = [i for i in range(12) if before.guesses[i] == after.guesses[i]]
+    assert same == [4] and any(before.guesses)
 
 
 def test_a_race_lets_more_budget_and_a_second_seed_decide() -> None:

@@ -200,6 +200,8 @@ def _quality(record: StudyRecord, damage: list[str]) -> Section:
 
 def _rungs(record: StudyRecord) -> Section:
     title, info = "Scores by rung", progress.rungs_info(record)
+    if len(record.rungs) == 1 and info.lines:  # the first figure has its scores
+        return Section("", {})
     if not info.lines:
         return section(title, "<p>No trial has reached a rung yet.</p>")
     figure = progress.plot_rungs(info)
