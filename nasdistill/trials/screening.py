@@ -16,6 +16,7 @@ import numpy as np
 from nasdistill.analysis.experience import Experience
 from nasdistill.analysis.forecast import Array
 from nasdistill.analysis.pareto import Points, as_points, hypervolume, non_dominated_ranks
+from nasdistill.analysis.selection import EARLY
 from nasdistill.common.errors import UserError
 from nasdistill.common.seeds import seed_of
 from nasdistill.models.counts import count_architecture
@@ -109,9 +110,12 @@ def _points(untrained: Sequence[Untrained], guesses: Array) -> Points:
 def _with_scores(context: StudyContext, candidates: Sequence[Candidate]) -> Experience:
     """Earlier full runs, and this study's scores at the last rung as a setting of their own.
 
-    Figures of untrained students are left out, since the pool has none.
+    Scores from the first `EARLY` of a full run tell who starts quickly, and are left out. So are
+    figures of untrained students, since the pool has none.
     """
     runs, setting = read_stored(context.study.require(keys.EXPERIENCE))
+    if context.ladder.budgets[-1] < EARLY * context.final_examples:
+        return Experience.of(runs, setting, zero_cost=False)
     for candidate in candidates:
         untrained = untrained_of(candidate)
         if candidate.state == "complete" and untrained is not None:
