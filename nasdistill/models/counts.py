@@ -96,6 +96,17 @@ def count_architecture(architecture: Architecture, input: Input, classes: int) -
     return _count_meta(module, input)
 
 
+def count_params(architecture: Architecture, input: Input, classes: int) -> int:
+    """Parameters of an architecture, on the meta device: a tenth of the time of all counts.
+
+    Raises:
+        UserError: As `count_architecture`.
+    """
+    with torch.device("meta"), bounded(f"architecture {architecture.fingerprint}"):
+        module = build(architecture, input, classes)
+    return sum(p.numel() for p in module.parameters())
+
+
 def count_module(module: nn.Module, input: Input) -> Counts:
     """Counts a module; it is copied, not changed.
 

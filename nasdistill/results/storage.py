@@ -116,7 +116,33 @@ def open_storage(url: str, purpose: Purpose = "read") -> BaseStorage:
             return optuna.storages.JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
         # Writers of SQLite wait for each other instead of failing.
         kwargs = {"connect_args": {"timeout": BUSY_SECONDS}} if url.startswith("sqlite") else {}
+        path = storage_path(url)
+        if purpose == "create" and path is not None and not path.exists():
+            _create_whole(url, path)
         return optuna.storages.RDBStorage(url, engine_kwargs=kwargs)
+
+
+def _create_whole(url: str, path: Path) -> None:
+    """Makes a database beside its place and puts it there: Optuna makes table by table.
+
+    One whose making was cut off may lack the index that keeps names apart, and Optuna makes none
+    later: a study would be there twice.
+    """
+    import optuna
+
+    name = url.partition(":///")[2].partition("?")[0]
+    temporary = Path(f"{name}.{os.getpid()}.tmp")
+    try:
+        beside = optuna.storages.RDBStorage(url.replace(f":///{name}", f":///{temporary}", 1))
+        beside.engine.dispose()
+        try:
+            os.link(temporary, path)
+        except FileExistsError:  # another process was quicker
+            pass
+        except OSError:  # a disk without links
+            temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def study_in(storage: BaseStorage, folder: Path, url: str) -> str | None:

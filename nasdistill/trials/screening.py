@@ -19,7 +19,7 @@ from nasdistill.analysis.pareto import Points, as_points, hypervolume, non_domin
 from nasdistill.analysis.selection import EARLY
 from nasdistill.common.errors import UserError
 from nasdistill.common.seeds import seed_of
-from nasdistill.models.counts import count_architecture
+from nasdistill.models.counts import count_architecture, count_params
 from nasdistill.results import Candidate, keys
 from nasdistill.results.experience import EarlierRun, Untrained, read_stored, untrained_of
 from nasdistill.trials.context import StudyContext
@@ -133,18 +133,21 @@ def _pool(context: StudyContext) -> list[_Drawn]:
 
 
 def _draw(context: StudyContext) -> list[_Drawn]:
+    context.note(f"drawing and counting {POOL} candidates", stage="search")
     rng = random.Random(seed_of(context.recipe.seed, "candidates"))
+    limits, shape, classes = context.limits, context.dataset.input, context.classes
     pool: dict[str, _Drawn] = {}
     for _ in range(DRAWS):
         architecture, parameters = context.study.space.draw(rng)
         if architecture.fingerprint in pool:
             continue
         try:
-            counts = count_architecture(architecture, context.dataset.input, context.classes)
+            if count_params(architecture, shape, classes) > limits.get("params", math.inf):
+                continue
+            counts = count_architecture(architecture, shape, classes)
         except UserError:  # a family of the user's own that cannot build this one
             continue
-        limits = context.limits
-        if any(getattr(counts, k) > limits[k] for k in ("params", "macs", "bytes") if k in limits):
+        if any(getattr(counts, k) > limits[k] for k in ("macs", "bytes") if k in limits):
             continue
         untrained = Untrained(architecture.values, counts.macs, counts.params, counts.depth)
         pool[architecture.fingerprint] = _Drawn(parameters, architecture.fingerprint, untrained)

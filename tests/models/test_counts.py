@@ -10,7 +10,7 @@ from torch import nn
 
 from nasdistill.common.types import Input
 from nasdistill.models import build
-from nasdistill.models.counts import Counts, count_architecture, count_module
+from nasdistill.models.counts import Counts, count_architecture, count_module, count_params
 from nasdistill.models.depthwise import DepthwiseConv2d
 from nasdistill.models.vit import Attention
 from nasdistill.space import Architecture, SearchSpace
@@ -68,3 +68,4 @@ def test_counts_agree_with_the_built_module(name: str) -> None:
     architecture = SearchSpace.load(name).random(random.Random(0))
     module = build(architecture, COLOUR, 5)
     assert count_architecture(architecture, COLOUR, 5) == count_module(module, COLOUR)
+    assert count_params(architecture, COLOUR, 5) == count_module(module, COLOUR).params

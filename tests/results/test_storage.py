@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sqlite3
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 
 from nasdistill.common.errors import UserError
 from nasdistill.results import open_storage, storage, storage_errors, storage_of
@@ -33,6 +35,44 @@ def _database(path: Path, *names: str) -> str:
     for name in names:
         optuna.create_study(study_name=name, storage=opened)
     return url
+
+
+@pytest.mark.parametrize("statement", [0, 24, 25, 26, 31, 39, 47, 48])
+def test_a_database_whose_making_was_cut_off_keeps_names_apart(
+    tmp_path: Path, statement: int
+) -> None:
+    url, child = f"sqlite:///{tmp_path / 'study.db'}", os.fork()
+    if child == 0:
+        seen = itertools.count()
+
+        def die(*_: object) -> None:
+            if next(seen) == statement:
+                os._exit(9)
+
+        sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", die)
+        open_storage(url, "create")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in (0, 9)
+    opened = open_storage(url, "create")
+    optuna.create_study(study_name="one", storage=opened)
+    with pytest.raises(optuna.exceptions.DuplicatedStudyError):
+        optuna.create_study(study_name="one", storage=opened)
+    assert optuna.get_all_study_names(open_storage(url)) == ["one"]
+
+
+def test_a_database_is_made_once_by_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "shared.db"
+    other = tmp_path / "other.db"
+    _database(other, "theirs")
+    link = os.link
+
+    def late(source: Path, target: Path) -> None:
+        shutil.copy(other, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    assert optuna.get_all_study_names(open_storage(f"sqlite:///{path}", "create")) == ["theirs"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other.db", "shared.db"]
 
 
 def _refused(url: str, purpose: Purpose = "read") -> str:
