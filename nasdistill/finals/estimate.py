@@ -189,14 +189,15 @@ def _measure_pace(context: StudyContext, workers: int) -> Pace:
         runs.append(
             setup.run(students, horizon=1, lr_schedule=NO_LEARNING, seed=0, precision=precision)
         )
-    start = time.perf_counter()
-    if context.needs_latency:
-        context.measure_latency(students[0])
-    latency = time.perf_counter() - start if context.needs_latency else 0.0
-    with locks.quiet(context.latency_lock), _others_at_work(workers - 1):
-        step = sum(map(quick_seconds_per_step, runs)) / len(runs)
-        answer = _seconds_per_answer(context, context.teacher.precision)
-        tested = _seconds_per_answer(context, "fp32")
+    with locks.quiet(context.latency_lock):  # that it waits for others to pause is not timed
+        start = time.perf_counter()
+        if context.needs_latency:
+            context.latency_now(students[0])
+        latency = time.perf_counter() - start if context.needs_latency else 0.0
+        with _others_at_work(workers - 1):
+            step = sum(map(quick_seconds_per_step, runs)) / len(runs)
+            answer = _seconds_per_answer(context, context.teacher.precision)
+            tested = _seconds_per_answer(context, "fp32")
     together = needed_students(context.scoring.needed_targets)
     return Pace(together * step / setup.stream.batch_size, answer, tested, latency)
 

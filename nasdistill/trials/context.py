@@ -204,19 +204,23 @@ class StudyContext:
 
         Measured beside the teacher, call by call in turn; see `normalised_latency`.
         """
+        with locks.quiet(self.latency_lock):
+            return self.latency_now(student)
+
+    def latency_now(self, student: nn.Module) -> float:
+        """As `measure_latency`, whatever the other workers are at."""
         models, inputs = {"student": student.eval()}, {"student": self.dataset.input}
         beside_teacher = not self.recipe.latency_engine.startswith("command:")
         if self.teacher_latency is not None and beside_teacher:
             models["teacher"] = self.teacher.module.eval()
             inputs["teacher"] = self.teacher.input
-        with locks.quiet(self.latency_lock):
-            measured = measure_latencies(
-                models,
-                inputs,
-                engine=self.recipe.latency_engine,
-                threads=self.threads,
-                seconds=0.2,
-            )
+        measured = measure_latencies(
+            models,
+            inputs,
+            engine=self.recipe.latency_engine,
+            threads=self.threads,
+            seconds=0.2,
+        )
         return self.normalised_latency(measured["student"], measured.get("teacher"))
 
     def normalised_latency(self, student: Latency, teacher: Latency | None) -> float:
