@@ -168,12 +168,15 @@ heard = {"search": threading.Event(), "finals": threading.Event()}
 
 def tell(event):
     print(event.kind, event.stage, event.text, file=sys.stderr)
-    if event.kind == "progress" and threading.current_thread() is threading.main_thread():
+    if event.kind != "progress" or event.stage not in heard:
+        return
+    if threading.current_thread() is threading.main_thread():
         assert heard[event.stage].wait(120), "the other worker is not at it"
-    elif event.kind == "progress":
+    else:
         heard[event.stage].set()
 
-nasdistill.search(load_recipe("recipe.yaml", {"workers": 2}), on_event=tell)
+# All climb, so that more than one lies on the front.
+nasdistill.search(load_recipe("recipe.yaml", {"workers": 2, "stopping": False}), on_event=tell)
 """
     )
     done = subprocess.run([sys.executable, "mine.py"], capture_output=True, text=True, timeout=300)
