@@ -204,7 +204,8 @@ def test_who_fails_to_hear_a_worker_does_not_stop_it(
 
     own = Path("own.py")
     own.write_text("import os\nos.system('echo no event')\n" + own.read_text())
-    outcome = nasdistill.search(load_recipe("recipe.yaml", {"workers": 2}), on_event=deaf)
+    recipe = load_recipe("recipe.yaml", {"workers": 2, "stopping": False})
+    outcome = nasdistill.search(recipe, on_event=deaf)
     assert outcome.record.state == "complete" and len(outcome.record.finals) == 2
     told = capfd.readouterr().err
     assert told.count("ValueError: cannot hear") == 1 and "no event" in told
