@@ -23,15 +23,8 @@ from nasdistill.study.experience import setting_of
 def main() -> None:
     """Writes the files."""
     setting = open_setting(cache=CACHE)
-    recipe = setting.recipe
-    name = setting_of(
-        setting.data.fingerprint,
-        setting.teacher.weights_hash,
-        recipe.final.model_dump_json(),
-        recipe.score,
-        recipe.batch_size,
-        total(setting, 1.0),
-    )
+    data, weights = setting.data.fingerprint, setting.teacher.weights_hash
+    name = setting_of(setting.recipe, data, weights, total(setting, 1.0))
     SHIPPED.mkdir(exist_ok=True)
     for space in SPACES:
         table = Table.read(space)

@@ -8,6 +8,7 @@ from typing import Any
 
 from nasdistill.analysis.experience import Experience
 from nasdistill.common.seeds import hash_seed
+from nasdistill.recipe import Recipe
 from nasdistill.results import keys
 from nasdistill.results.experience import (
     MOST_RUNS,
@@ -18,6 +19,14 @@ from nasdistill.results.experience import (
     stored,
 )
 from nasdistill.study.study import Study
+
+# fmt: off
+OF_A_FULL_RUN = (
+    "final", "teachers", "iterate", "score", "batch_size", "views", "learning_rate", "sampling",
+    "class_weights",
+)
+# fmt: on
+"""Keys of a recipe by which full runs of one architecture differ."""
 
 
 def open_experience(study: Study, setting: str, warn: Callable[[str], None]) -> Experience:
@@ -54,12 +63,14 @@ def earlier_runs(studies: Path, space: str, warn: Callable[[str], None]) -> list
     return [*shipped_runs(space), *read_runs(experience_file(studies, space), space, warn)]
 
 
-def setting_of(data: str, weights: str, *recipe: object) -> str:
+def setting_of(recipe: Recipe, data: str, weights: str, examples: int) -> str:
     """The name of a setting, in which full runs can be compared.
 
     Args:
+        recipe: What else makes a full run: objective, teachers, batches, views, rate, score.
         data: Fingerprint of the data.
         weights: Hash of the teacher's weights.
-        *recipe: What else makes a full run: its objective, examples, batches, score.
+        examples: Training examples of a full run.
     """
-    return f"{hash_seed((data, weights, *recipe)):012x}"
+    how = recipe.model_dump_json(include=set(OF_A_FULL_RUN))
+    return f"{hash_seed((data, weights, examples, how)):012x}"

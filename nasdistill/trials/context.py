@@ -281,14 +281,8 @@ def open_context(
         study, emit, dataset, teachers, scoring, final, ladder, FullRuns(study.folder)
     )
     study.write(keys.FINAL_EXAMPLES, context.final_examples)
-    setting = setting_of(
-        dataset.fingerprint,
-        teachers.main.weights_hash,
-        recipe.final.model_dump_json(),
-        recipe.score,
-        recipe.batch_size,
-        context.final_examples,
-    )
+    weights = teachers.main.weights_hash
+    setting = setting_of(recipe, dataset.fingerprint, weights, context.final_examples)
     context.experience = open_experience(study, setting, context.warn)
     if "latency" in recipe.minimize or recipe.max_latency is not None:
         context.teacher_latency = study.get_or_measure(

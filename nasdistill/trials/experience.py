@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from nasdistill.common import locks
 from nasdistill.models import zero_cost
 from nasdistill.results import Candidate, keys
 from nasdistill.results.experience import EarlierRun, keep_runs, untrained_of
@@ -53,7 +54,8 @@ def measure_untrained(context: StudyContext, candidate: Candidate) -> dict[str, 
     try:
         student = setup.students(architecture_of(candidate), data, context.recipe.seed)[0]
         batch = next(iter(train.batches(setup.stream.plan(0, 1), data.input.size)))
-        figures = zero_cost.measure(student.to(batch.images.device), batch.images, batch.labels)
+        with locks.busy(context.latency_lock):
+            figures = zero_cost.measure(student.to(batch.images.device), batch.images, batch.labels)
     except FAILURES:  # training will tell what is wrong with the student
         return None
     return dict(figures) if all(map(math.isfinite, figures.values())) else None

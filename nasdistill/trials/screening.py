@@ -17,6 +17,7 @@ from nasdistill.analysis.experience import Experience
 from nasdistill.analysis.forecast import Array
 from nasdistill.analysis.pareto import Points, as_points, hypervolume, non_dominated_ranks
 from nasdistill.analysis.selection import EARLY
+from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.seeds import seed_of
 from nasdistill.models.counts import count_architecture, count_params
@@ -142,9 +143,10 @@ def _draw(context: StudyContext) -> list[_Drawn]:
         if architecture.fingerprint in pool:
             continue
         try:
-            if count_params(architecture, shape, classes) > limits.get("params", math.inf):
-                continue
-            counts = count_architecture(architecture, shape, classes)
+            with locks.busy(context.latency_lock):  # who measures latency is not disturbed
+                if count_params(architecture, shape, classes) > limits.get("params", math.inf):
+                    continue
+                counts = count_architecture(architecture, shape, classes)
         except UserError:  # a family of the user's own that cannot build this one
             continue
         if any(getattr(counts, k) > limits[k] for k in ("macs", "bytes") if k in limits):

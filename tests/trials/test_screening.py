@@ -20,6 +20,7 @@ from nasdistill.results.experience import (
     keep_runs,
     read_runs,
 )
+from nasdistill.study.experience import setting_of
 from nasdistill.trials.loop import run_trials
 from nasdistill.trials.screening import TURNS, most_added
 
@@ -68,6 +69,22 @@ def test_nothing_is_foretold_where_it_is_not_wanted(
 ) -> None:
     plant(opened, "relu")
     assert not any(was for _, was in activations(opened, **options))
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        ({"trials": 7, "seed": 3, "max_params": 10}, True),
+        ({"learning_rate": 0.01}, False),
+        ({"sampling": "balanced"}, False),
+        ({"final": {"alpha": 0.5}}, False),
+    ],
+)
+def test_full_runs_that_were_made_in_another_way_are_of_another_setting(
+    changed: dict[str, object], same: bool
+) -> None:
+    names = [setting_of(load_recipe(None, keys), "data", "teacher", 100) for keys in ({}, changed)]
+    assert (names[0] == names[1]) == same
 
 
 def test_a_study_goes_on_with_what_it_began_with(opened: OpenContext) -> None:
