@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -71,7 +72,13 @@ def before_exit(action: Callable[[], object]) -> Iterator[None]:
 
 
 def _left_to_the_thread(number: int, frame: FrameType | None) -> None:
-    """Handles a signal in the main thread, of which the pipe has told already."""
+    """Handles a signal in the main thread, of which the pipe has told already.
+
+    On a busy machine the other thread may be slow: the main one must not begin anything meanwhile.
+    Where there are actions, these may need what it holds.
+    """
+    if not _actions:
+        time.sleep(GRACE_SECONDS)
 
 
 def _restore_defaults(handled: list[signal.Signals]) -> None:

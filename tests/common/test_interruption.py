@@ -66,6 +66,21 @@ def test_where_nothing_can_be_raised_it_ends_all_the_same() -> None:
     assert process.returncode == 130
 
 
+def test_nothing_is_begun_while_the_process_takes_long_to_end(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from nasdistill.common import interruption\n"
+        "interruption.descendants = lambda process: time.sleep(0.5) or ()\n"
+        f"{READY}"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        f"Path({str(tmp_path / 'begun')!r}).touch()\n"
+        "time.sleep(60)\n"
+    )
+    process = start(code)
+    assert process.communicate(timeout=20)[1] == "\nthe last words\n"
+    assert process.returncode == 130 and not list(tmp_path.iterdir())
+
+
 def test_actions_come_first_inner_ones_before_outer_ones_and_one_that_fails_hinders_none() -> None:
     code = (
         "def tell(text):\n    os.write(2, text.encode())\n"
