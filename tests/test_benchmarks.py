@@ -120,32 +120,6 @@ def test_no_students_full_run_has_a_part_in_what_is_foretold_of_it() -> None:
     assert same == [4] and any(before.guesses)
 
 
-def test_a_race_lets_more_budget_and_a_second_seed_decide() -> None:
-    from racing import BUDGET, KNOWN, ONE, RACE, SEED, ways
-    from replay import EXAMPLES
-
-    made = table([(0.5, [0.5] * 3), (0.9, [0.6] * 3), (0.4, [0.7] * 3)])
-    short, on, again, race = (0.5, 0.6, 0.7), (0.8, 0.7, 0.7), (0.7, 0.7, 0.55), (0.6, 0.9, 0.7)
-    for number in range(3):
-        for seed, one, two in ((0, short, on), (1, again, race)):
-            at = {
-                str(share): seen(score, seconds, round(seconds * EXAMPLES / 100))
-                for share, score, seconds in ((0.05, one[number], 6.2), (0.1, two[number], 13.2))
-            }
-            made.lines[number, seed, "trunk"] = at
-        made.about[number]["architecture"] = {}
-    found = {
-        name: (finals[0], round(spent, 1)) for name, finals, spent in ways(made, [0, 1, 2], (0, 1))
-    }
-    assert found == {
-        ONE: (2, 0.0),
-        RACE: (1, 30.0),
-        BUDGET: (0, 21.0),
-        SEED: (1, 15.0),
-        KNOWN: (1, 300.0),
-    }
-
-
 def test_a_table_that_was_cut_off_is_one_of_fewer_architectures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

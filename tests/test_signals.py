@@ -24,7 +24,6 @@ SMALL_RECIPE = (
     .replace("top_k: 2", "top_k: 1")
     .replace("count: 3", "count: 2")
     .replace("4 epochs", "2 epochs")
-    + "race: true\n"
 )
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -48,7 +47,7 @@ MOMENTS: tuple[Moment, ...] = (
     ("subprocess.Popen", sys.executable, 1),
     ("open", "view-000.f16", 1),
     ("os.rename", "trunk.pt", 3),
-    ("os.mkdir", "small/race", 1),
+    ("os.mkdir", "small/finals", 1),
     ("open", "final.pt", 2),
     ("open", "model.onnx", 1),
     ("os.rename", "recommended.json", 1),

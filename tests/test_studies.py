@@ -71,7 +71,6 @@ def test_a_recipe_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "max_latency": "10s",
         "precision": "fp32",
         "workers": 1,
-        "race": False,
         "study": name,
     }
     if own.max_bytes is None:

@@ -12,7 +12,7 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.files import STUDIES
 from nasdistill.common.types import nearest
-from nasdistill.recipe import MOVABLE, Recipe, changed_keys
+from nasdistill.recipe import MOVABLE, Recipe, changed_keys, from_stored
 from nasdistill.results import StudyRecord, keys
 
 if TYPE_CHECKING:  # slow to import
@@ -146,7 +146,7 @@ def teachers_at(record: StudyRecord, places: Mapping[str, str]) -> dict[str, Any
 
 def has_moved(record: StudyRecord, recipe: Recipe) -> bool:
     """Whether a recipe differs from a study's in the places of files alone."""
-    changed = [key for key, _, _ in changed_keys(Recipe.model_validate(record.recipe), recipe)]
+    changed = [key for key, _, _ in changed_keys(from_stored(record.recipe), recipe)]
     return bool(changed) and all(key in MOVABLE for key in changed)
 
 
@@ -184,7 +184,7 @@ def relocate(record: StudyRecord, recipe: Recipe, emit: Emit) -> Dataset:
     study.write(keys.DATA, describe_data(context.dataset))
     study.write(keys.TEACHER, {**study.require(keys.TEACHER), **context.teacher.card})
     study.store_recipe()
-    changes = changed_keys(Recipe.model_validate(record.recipe), recipe)
+    changes = changed_keys(from_stored(record.recipe), recipe)
     for key, old, new in changes:
         emit(Event("note", f"{key} was {old}, is now {new}: the content is the same", "teacher"))
     return context.dataset

@@ -1,13 +1,11 @@
-"""The stages of a search: trials, the race of the best, the choice of finals, the finals."""
+"""The stages of a search: trials, the choice of finals, the finals."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
-from nasdistill.analysis.selection import SelectionRule, contenders, select_finals
-from nasdistill.common import formats
+from nasdistill.analysis.selection import SelectionRule, select_finals
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.machine import set_threads
 from nasdistill.data import Dataset
@@ -19,7 +17,6 @@ from nasdistill.trials.context import StudyContext, open_context
 from nasdistill.trials.experience import keep_experience, tell_experience
 from nasdistill.trials.loop import record_saved_answers, search
 from nasdistill.trials.plugins import Plugins
-from nasdistill.trials.race import run_race
 from nasdistill.workers.calibration import calibrate
 from nasdistill.workers.pool import WorkerPool, started_workers
 
@@ -50,7 +47,7 @@ def run_search(
         search(context, begun)
         with study.finals_lease() as leased:
             if leased:
-                finish(context, workers, choose_finals(context, workers))
+                finish(context, workers, choose_finals(context))
             else:
                 context.note("another process is making the finals")
 
@@ -93,8 +90,8 @@ def finish(context: StudyContext, workers: WorkerPool, chosen: list[int]) -> Non
     study.write(keys.STATE, "complete" if is_complete(study) else "searching")
 
 
-def choose_finals(context: StudyContext, workers: WorkerPool) -> list[int]:
-    """Lets the last rungs race, and chooses the top-k; once for a number of trials and finals."""
+def choose_finals(context: StudyContext) -> list[int]:
+    """Chooses the top-k; once for a number of trials and finals."""
     study, recipe = context.study, context.recipe
     finals = list(study.read(keys.FINALS) or ())
     basis = _basis(study)
@@ -110,8 +107,6 @@ def choose_finals(context: StudyContext, workers: WorkerPool) -> list[int]:
         context.experience,
         1 / context.classes,
     )
-    if recipe.race:
-        _race(context, workers, rule, basis)
     candidates = study.candidates()
     chosen = [c.number for c in select_finals(candidates, rule)]
     finals += [number for number in chosen if number not in finals]
@@ -123,24 +118,8 @@ def choose_finals(context: StudyContext, workers: WorkerPool) -> list[int]:
             "more trials"
         )
     study.write(keys.FINALS, finals)
-    study.write(keys.CHOSEN_FROM, _basis(study))
+    study.write(keys.CHOSEN_FROM, basis)
     return finals
-
-
-def _race(
-    context: StudyContext, workers: WorkerPool, rule: SelectionRule, basis: list[int]
-) -> None:
-    study = context.study
-    if study.read(keys.RACED_FROM) != basis:
-        study.write(keys.CONTENDERS, [c.number for c in contenders(study.candidates(), rule)])
-        study.write(keys.RACED_FROM, _basis(study))
-    numbers = study.read(keys.CONTENDERS) or []
-    missing = [number for number in numbers if not study.has(keys.RACE_SCORE.of(number))]
-    if missing:
-        text = f"forecasts overlap: {formats.counted(len(missing), 'trial')} to race"
-        context.emit(Event("stage", text, stage="search"))
-        workers.assign("race", len(missing))
-        run_race(context, missing, wait=True)
 
 
 def is_complete(study: Study) -> bool:
@@ -169,7 +148,5 @@ def close(study: Study) -> None:
     for work in (study.folder / "trials").glob("*"):
         if work.name not in running:
             shutil.rmtree(work, ignore_errors=True)
-    if is_complete(study):  # no worker looks for the race's files any more
-        race: Path = study.folder / "race"
-        shutil.rmtree(race, ignore_errors=True)
+    if is_complete(study):
         study.write(keys.STATE, "complete")

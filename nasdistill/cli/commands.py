@@ -66,7 +66,6 @@ def search(
     sampler: options.Sampler = None,
     experience: options.Experience = None,
     stopping: options.Stopping = None,
-    race: options.Race = None,
     first_rung: options.FirstRung = None,
     eta: options.Eta = None,
     rung_count: options.RungCount = None,

@@ -224,14 +224,6 @@ Stopping = Annotated[
     bool | None,
     option("--stopping/--no-stopping", "Stop trials that cannot reach the front (default: stop)."),
 ]
-Race = Annotated[
-    bool | None,
-    option(
-        "--race/--no-race",
-        "Train those whose forecasts overlap at the last rung from a second seed, with up to "
-        "twice its budget, before finals are chosen (default: no).",
-    ),
-]
 FirstRung = Annotated[
     str | None,
     option(

@@ -24,12 +24,7 @@ from nasdistill.training import quick_seconds_per_step
 from nasdistill.training.failures import FAILURES
 from nasdistill.trials.autotune import NO_LEARNING, draw_within_limits, precision_for
 from nasdistill.trials.context import StudyContext
-from nasdistill.trials.loop import (
-    expected_contenders,
-    expected_examples,
-    expected_trials,
-    full_runs,
-)
+from nasdistill.trials.loop import expected_examples, expected_trials, full_runs
 from nasdistill.trials.training_setup import TrainingSetup
 
 STUDENTS = 6
@@ -65,13 +60,11 @@ class Parts(NamedTuple):
     Attributes:
         trials: Asked for, measured, trained and scored.
         answers: That all wait for the teacher's logits.
-        race: Trained and scored.
         finals: Trained, tested, exported, evaluated.
     """
 
     trials: float
     answers: float
-    race: float
     finals: float
 
 
@@ -94,7 +87,7 @@ def tell_estimate(context: StudyContext, workers: int) -> None:
     examples, seconds = expected_examples(context), sum(duration(context, pace, workers))
     context.note(
         f"about {formats.seconds(seconds)} on this machine, as busy as it is now: "
-        f"{examples.searching + examples.finals:,.0f} training images at "
+        f"{examples.trials + examples.finals:,.0f} training images at "
         f"{workers / pace.example:,.0f} a second",
         stage="teacher",
         eta_seconds=seconds,
@@ -107,8 +100,8 @@ def duration(context: StudyContext, pace: Pace, workers: int) -> Parts:
     Args:
         context: The study's.
         pace: Of this machine.
-        workers: Local processes. As many as there are trials share these; the race and the finals
-            have fewer runs, and the last of them keeps the others waiting.
+        workers: Local processes. As many as there are trials share these; finals are fewer, and the
+            last of them keeps the others waiting.
     """
     recipe, data = context.recipe, context.dataset
     examples, reached = expected_examples(context), expected_trials(context)
@@ -116,13 +109,8 @@ def duration(context: StudyContext, pace: Pace, workers: int) -> Parts:
     score = len(data.score) * FORWARD * pace.example
     shared = examples.trials * live + sum(reached) * score + recipe.trials * ASK_SECONDS
     trials = shared / min(workers, recipe.trials) + recipe.trials * pace.latency  # others pause
-    contenders = expected_contenders(context)
-    race = 0.0
-    if contenders:
-        a_run = examples.race / contenders * live + score
-        race = math.ceil(contenders / workers) * a_run
     finals = _finals_seconds(context, pace, workers)
-    return Parts(trials, _answers_seconds(context, pace, workers), race, finals)
+    return Parts(trials, _answers_seconds(context, pace, workers), finals)
 
 
 def _live(setup: TrainingSetup, pace: Pace) -> float:
@@ -147,12 +135,11 @@ def _answers_seconds(context: StudyContext, pace: Pace, workers: int) -> float:
     """Seconds in which all wait for the teacher, view by view; those of some share the cost.
 
     All begin with the first view, which one of them asks for. Further views are asked for when a
-    trial climbs, while others train; those that the race or the finals begin with keep all waiting
-    again.
+    trial climbs, while others train; those that the finals begin with keep all waiting again.
     """
     per_epoch, most = context.scoring.stream.examples_per_epoch, context.recipe.views
     a_view = len(context.final.stream.dataset.train) * pace.answer
-    budgets, race = context.ladder.budgets, context.ladder.with_race(context.final_examples)
+    budgets = context.ladder.budgets
 
     def views(examples: int) -> int:
         return min(most, math.ceil(examples / per_epoch))
@@ -162,9 +149,6 @@ def _answers_seconds(context: StudyContext, pace: Pace, workers: int) -> float:
     if scoring:
         first, seen = views(budgets[0]), views(budgets[-1])
         waiting += math.ceil(first / workers) + (seen - first) / workers
-        if expected_contenders(context):
-            waiting += math.ceil((max(seen, views(race.budgets[-1])) - seen) / workers)
-            seen = max(seen, views(race.budgets[-1]))
     if final:
         seen = seen if final == scoring else 0
         waiting += math.ceil(max(0, min(most, context.final_epochs) - seen) / workers)

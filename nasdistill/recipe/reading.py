@@ -25,7 +25,7 @@ from nasdistill.recipe.objective import (
     StageOptions,
     SyntheticOptions,
 )
-from nasdistill.recipe.recipe import Recipe, Rungs
+from nasdistill.recipe.recipe import FORMER, Recipe, Rungs
 from nasdistill.recipe.teachers import IterateOptions, TeacherOptions
 from nasdistill.recipe.terms import known_terms
 
@@ -114,6 +114,9 @@ def _validate(
         for key in ("scoring", "final"):
             data[key] = _fed_from_teacher(data.get(key), _from_flag("synthetic", synthetic))
             flags.add((key, "feed", "synthetic"))
+    for key in FORMER:  # what says that it is left out asks for what is done
+        if not new or data.get(key) is False:
+            data.pop(key, None)
     for key, value in data.items():
         if isinstance(value, str):
             check_utf8(
@@ -165,6 +168,8 @@ def _explain(
     for flag in flags:
         if path[: len(flag)] == flag:
             line, place = 0, FLAGS.get(flag, f"--{'-'.join(flag).replace('_', '-')}")
+    if item["type"] == "extra_forbidden" and len(path) == 1 and path[0] in FORMER:
+        return line, f"{place}: {FORMER[path[0]]}"
     if item["type"] == "extra_forbidden":
         known = [field.alias or name for name, field in model.model_fields.items()]
         near = nearest(str(path[-1]), known)

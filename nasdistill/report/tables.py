@@ -287,10 +287,6 @@ def _remarks(candidate: Candidate) -> str:
     remarks = [candidate.reason or ""]
     if candidate.micro_batch is not None:
         remarks.append(f"in micro-batches of {candidate.micro_batch} for want of memory")
-    race = candidate.race
-    if race is not None:
-        score = formats.percent(race.score)
-        remarks.append(f"in the race, second seed and {formats.count(race.budget)} images: {score}")
     return "; ".join(filter(None, remarks))
 
 

@@ -1,7 +1,8 @@
 """The stored attributes of a study and its trials, each named once: the format on disk.
 
 They lie in the study's Optuna storage, as user attributes. A name with `{}` stands for several of a
-kind, told apart by what `Key.of` puts in its place. What is not listed here is not ours.
+kind, told apart by what `Key.of` puts in its place. What is not listed here is not ours; studies of
+earlier releases hold `race`, `raced_from` and `race:{}` as well, which nobody reads.
 """
 
 from __future__ import annotations
@@ -133,18 +134,6 @@ EXHAUSTED_AT = Key[int](
     "exhausted_at", "total of trials at which the space had nothing new",
     "trials.loop", "api.stages",
 )
-CONTENDERS = Key[list[int]](
-    "race", "trials that race",
-    "api.stages", "api.stages, workers.worker",
-)
-RACED_FROM = Key[list[int]](
-    "raced_from", "trials ended, finals wanted",
-    "api.stages", "api.stages",
-)
-RACE_SCORE = Key[dict[str, Any] | None](
-    "race:{}", "a trial's RungScore in the race; null if it failed",
-    "trials.race", "api.stages, results.loading",
-)
 FINALS = Key[list[int]](
     "finals", "trials distilled in full, by rank",
     "api.stages", "api.stages, api.searching, finals.pipeline",
@@ -171,8 +160,8 @@ STUDY_KEYS: tuple[Key[Any], ...] = (
     RECIPE, SPACE, SPACE_FINGERPRINT, COMMAND, CREATED, STATE, IMPORT_FINGERPRINT, DATA, TEACHER,
     FURTHER_TEACHER, TABLE, MACHINE, VERSIONS, RUNGS, FINAL_EXAMPLES, TEACHER_LATENCY, LIMITS,
     ASSISTANT_ARCHITECTURES, ASSISTANTS, PRECISION, GRAPHED, COMPILED, MICRO_BATCH,
-    CONCURRENT_STUDENTS, EXPERIENCE, EXHAUSTED_AT, CONTENDERS, RACED_FROM, RACE_SCORE, FINALS,
-    CHOSEN_FROM, FINAL_FAILED, FINALS_LEASE, SECONDS, SAVED,
+    CONCURRENT_STUDENTS, EXPERIENCE, EXHAUSTED_AT, FINALS, CHOSEN_FROM, FINAL_FAILED, FINALS_LEASE,
+    SECONDS, SAVED,
 )
 
 # -- of a trial ----------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def candidate_of(trial: FrozenTrial, study_attributes: Mapping[str, Any]) -> Candidate | None:
+def candidate_of(trial: FrozenTrial) -> Candidate | None:
     """Reads one Optuna trial; None for one that was withdrawn, or that is not ours.
 
     Raises:
@@ -54,7 +54,6 @@ def candidate_of(trial: FrozenTrial, study_attributes: Mapping[str, Any]) -> Can
     stages = {stage: value for (stage,), value in keys.TRIAL_SECONDS.among(attributes).items()}
     check_form(stages, forms.SECONDS, f"{source}, seconds")
     passed = keys.PASSED.get(attributes)
-    race_score = keys.RACE_SCORE.of(trial.number).get(study_attributes)
     return Candidate(
         number=trial.number,
         state=cast(State, state),
@@ -72,7 +71,6 @@ def candidate_of(trial: FrozenTrial, study_attributes: Mapping[str, Any]) -> Can
         micro_batch=keys.TRIAL_MICRO_BATCH.get(attributes),
         depth=keys.DEPTH.get(attributes),
         passed=max(0, len(rungs) - 1) if passed is None else passed,
-        race=None if race_score is None else _score(race_score, f"{source}, race"),
         zero_cost=keys.ZERO_COST.get(attributes),
         foretold=keys.FORETOLD.get(attributes),
     )
@@ -109,7 +107,7 @@ def load_study(name: str, root: Path) -> StudyRecord:
         raise UserError(f"no study {name!r} in {root}/{nearest(name, known)} (there: {names})")
     damage: list[str] = []
     attributes, trials = _stored(name, folder)
-    candidates = _undamaged(trials, lambda trial: candidate_of(trial, attributes), damage)
+    candidates = _undamaged(trials, candidate_of, damage)
     finals = load_finals(folder, damage)
     rungs = tuple(keys.RUNGS.get(attributes) or ())
     return StudyRecord(

@@ -84,8 +84,6 @@ class Candidate:
             memory; None where they did. Batch norm then saw each micro-batch by itself.
         depth: Convolutions and linear layers; None in studies that did not count them.
         passed: Rungs at which it was judged, and from which it went on.
-        race: The score of a second run, from another seed and beyond the last rung's budget; None
-            for those that were not in the race.
         zero_cost: Figures of its untrained student; None where they were not measured.
         foretold: What earlier full runs made expect of it before it was trained, in standard
             deviations of theirs; None where it was not drawn for that.
@@ -107,7 +105,6 @@ class Candidate:
     micro_batch: int | None = None
     depth: int | None = None
     passed: int = 0
-    race: RungScore | None = None
     zero_cost: Mapping[str, float] | None = None
     foretold: float | None = None
 
@@ -118,11 +115,8 @@ class Candidate:
 
     @property
     def examples(self) -> int:
-        """Training examples that its scores took: trunk, cool-downs and race."""
-        if not self.rungs:
-            return 0
-        raced = 0 if self.race is None else self.race.budget
-        return examples_of([rung.budget for rung in self.rungs]) + raced
+        """Training examples that its scores took: trunk and cool-downs."""
+        return examples_of([rung.budget for rung in self.rungs]) if self.rungs else 0
 
     def cost(self, name: Cost) -> float | None:
         """The value of one cost: milliseconds for `latency`, a count otherwise."""
@@ -279,9 +273,7 @@ class DamagedStudy:
 
 
 def candidates_frame(candidates: Sequence[Candidate]) -> pd.DataFrame:
-    """One row per trial: number, state, costs, score, micro-batch, depth, the race's score,
-    `score_<rung>`, parameters.
-    """
+    """One row per trial: number, state, costs, score, micro-batch, depth, rungs, parameters."""
     import pandas as pd
 
     rows = []
@@ -290,7 +282,6 @@ def candidates_frame(candidates: Sequence[Candidate]) -> pd.DataFrame:
         row |= {"fingerprint": candidate.fingerprint, "score": candidate.score}
         row |= {cost: candidate.cost(cost) for cost in COSTS}
         row |= {"micro_batch": candidate.micro_batch, "depth": candidate.depth}
-        row["race"] = None if candidate.race is None else candidate.race.score
         row |= {f"score_{rung.rung}": rung.score for rung in candidate.rungs}
         rows.append(row | dict(candidate.parameters))
     return pd.DataFrame(rows)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 COOL_DOWN = 0.4
-RACE = 2
-"""Budget of the race ÷ the last rung's, where a full run is long enough."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +37,6 @@ class Ladder:
     def last(self) -> int:
         """Index of the last rung."""
         return len(self.budgets) - 1
-
-    def with_race(self, full: int) -> Ladder:
-        """With the race as one rung more: `RACE` times the last budget.
-
-        Args:
-            full: Examples of a full run. The race is half of it at most, and no less than the last
-                rung.
-        """
-        last = self.budgets[-1]
-        return replace(self, budgets=(*self.budgets, max(last, min(RACE * last, full // 2))))
 
     def examples(self, rung: int) -> int:
         """Examples it takes to score a trial at every rung up to `rung`, cool-downs included."""

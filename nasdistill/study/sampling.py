@@ -108,7 +108,7 @@ def sampler_view(trials: Sequence[FrozenTrial], recipe: Recipe) -> list[FrozenTr
     """
     view: list[FrozenTrial] = []
     rejected: list[FrozenTrial] = []
-    read = (candidate_of(trial, {}) for trial in trials)
+    read = (candidate_of(trial) for trial in trials)
     candidates = {c.number: c for c in read if c is not None}
     gains = _later_gains(list(candidates.values()))
     for trial in trials:

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nasdistill.common.files import write_whole
 from nasdistill.common.locks import alone
 from nasdistill.common.types import without_password
-from nasdistill.recipe import Recipe
+from nasdistill.recipe import Recipe, from_stored
 from nasdistill.results import (
     COUNTED,
     Candidate,
@@ -145,7 +145,7 @@ class Study:
             study.write(keys.CREATED, time.time())
             study.created = True
         else:
-            check_same_recipe(folder.name, Recipe.model_validate(stored), recipe, moving=moving)
+            check_same_recipe(folder.name, from_stored(stored), recipe, moving=moving)
             check_same_space(folder.name, recipe, space, study.attributes)
         if not moving:
             study.store_recipe()
@@ -210,13 +210,12 @@ class Study:
 
     def candidates(self) -> list[Candidate]:
         """All trials as candidates."""
-        attributes = self.attributes
-        candidates = (candidate_of(trial, attributes) for trial in self.trials())
+        candidates = (candidate_of(trial) for trial in self.trials())
         return [candidate for candidate in candidates if candidate is not None]
 
     def candidate(self, number: int) -> Candidate:
         """One trial as a candidate."""
-        candidate = candidate_of(self.trials()[number], self.attributes)
+        candidate = candidate_of(self.trials()[number])
         assert candidate is not None
         return candidate
 

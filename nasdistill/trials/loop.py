@@ -95,7 +95,7 @@ def choose_deadlines(context: StudyContext, begun: float) -> Deadlines:
         return Deadlines()
     whole = begun + recipe.time_limit
     examples = expected_examples(context)
-    share = examples.searching / (examples.searching + examples.finals)
+    share = examples.trials / (examples.trials + examples.finals)
     left = whole - time.monotonic()
     return Deadlines(time.monotonic() + left * share, whole)
 
@@ -105,18 +105,11 @@ class ExpectedExamples(NamedTuple):
 
     Attributes:
         trials: In all trials.
-        race: In the race.
         finals: In finals and what they need: baselines, generations, assistants.
     """
 
     trials: float
-    race: float
     finals: float
-
-    @property
-    def searching(self) -> float:
-        """In trials and the race."""
-        return self.trials + self.race
 
 
 def expected_examples(context: StudyContext) -> ExpectedExamples:
@@ -125,8 +118,7 @@ def expected_examples(context: StudyContext) -> ExpectedExamples:
     for rung, reached in enumerate(expected_trials(context)):
         before = ladder.examples(rung - 1) if rung else 0
         trials += reached * (ladder.examples(rung) - before)
-    race = expected_contenders(context) * ladder.with_race(context.final_examples).budgets[-1]
-    return ExpectedExamples(trials, race, context.final_examples * full_runs(context.recipe))
+    return ExpectedExamples(trials, context.final_examples * full_runs(context.recipe))
 
 
 def expected_trials(context: StudyContext) -> list[float]:
@@ -135,12 +127,6 @@ def expected_trials(context: StudyContext) -> list[float]:
     if not recipe.stopping:
         return [float(recipe.trials)] * len(ladder.budgets)
     return ladder.expected(recipe.trials)
-
-
-def expected_contenders(context: StudyContext) -> float:
-    """The most trials that can be expected to race: twice the top-k of those on the last rung."""
-    recipe = context.recipe
-    return min(2.0 * recipe.top_k, expected_trials(context)[-1]) if recipe.race else 0.0
 
 
 def full_runs(recipe: Recipe) -> int:

@@ -34,7 +34,7 @@ LOOK_SECONDS = 2.0
 CONCURRENT_STUDENTS = 4
 """Students that are tried at once on a card, where that is found to be faster."""
 
-Task = Literal["search", "race", "finals", "open", "step", "leave"]
+Task = Literal["search", "finals", "open", "step", "leave"]
 """A worker's task; `open` and `step` are answered with a number."""
 
 

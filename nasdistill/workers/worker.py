@@ -71,12 +71,10 @@ def _work(
     # After sys.path: what these import may be found there alone.
     from nasdistill.common.machine import set_threads
     from nasdistill.finals.pipeline import train_ahead
-    from nasdistill.results import keys
     from nasdistill.study import Study
     from nasdistill.trials.context import open_context
     from nasdistill.trials.loop import record_saved_answers, search
     from nasdistill.trials.plugins import load_plugins
-    from nasdistill.trials.race import run_race
 
     plugins = load_plugins(recipe.import_file)
     study, context = Study.open(recipe, STUDIES, ""), None
@@ -86,8 +84,6 @@ def _work(
         match task["do"]:
             case "search":
                 search(context, task["begun"])
-            case "race":
-                run_race(context, study.require(keys.CONTENDERS), wait=False)
             case "finals":
                 train_ahead(context)
             case "open":

@@ -1,20 +1,16 @@
-"""The choice of the trials that become finals, and of those that race for it."""
+"""The choice of the trials that become finals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pytest
-
-from nasdistill.analysis.selection import SelectionRule, contenders, race_adjusted, select_finals
+from nasdistill.analysis.selection import SelectionRule, select_finals
 from nasdistill.results import Candidate, RungScore
 
 
-def trial(number: int, accuracy: float, params: int, race: float | None = None) -> Candidate:
-    def score(value: float) -> RungScore:
-        return RungScore(0, 1000, value, value - 0.01, value + 0.01, 0.5, 1.0)
-
+def trial(number: int, accuracy: float, params: int) -> Candidate:
+    score = RungScore(0, 1000, accuracy, accuracy - 0.01, accuracy + 0.01, 0.5, 1.0)
     return Candidate(
         number=number,
         state="complete",
@@ -22,8 +18,7 @@ def trial(number: int, accuracy: float, params: int, race: float | None = None) 
         fingerprint=str(number),
         parameters={},
         params=params,
-        rungs=(score(accuracy),),
-        race=None if race is None else score(race),
+        rungs=(score,),
     )
 
 
@@ -66,38 +61,11 @@ def test_trials_without_a_score_are_left_out() -> None:
     assert finals([failed, TRIALS[0]], rule(5)) == [0]
 
 
-def test_trials_that_cannot_be_told_from_the_finals_contend() -> None:
-    candidates = [trial(n, 0.80 - 0.001 * n, 1000 + n) for n in range(9)]
-    assert finals(candidates, rule(2)) == [0]
-    # All but the first are dominated, and hardly worse: as many again as there are to be finals.
-    assert [c.number for c in contenders(candidates, rule(2))] == [0, 1, 2]
-    assert contenders([], rule(2)) == []
-
-
-def test_trials_far_behind_do_not_contend() -> None:
-    far = [trial(n, 0.10 + 0.001 * n, 2000) for n in range(1, 9)]
-    assert contenders([trial(0, 0.90, 1000), *far], rule(1)) == []
-
-
 def test_scores_of_very_short_runs_are_not_held_against_a_floor_of_full_ones() -> None:
     early = replace(rule(9, 0.99), final_examples=20_000, chance=0.1)
     # The floor asks more than any score; only what is hopeless beside the best is left out.
     assert set(finals(TRIALS, early)) == {0, 1, 2, 3}
     assert finals(TRIALS, replace(early, final_examples=4000)) == []
-
-
-def test_the_race_decides() -> None:
-    candidates = [trial(0, 0.80, 1000), trial(1, 0.79, 1000), trial(2, 0.50, 1000)]
-    assert finals(candidates, rule(1)) == [0]
-    raced = [trial(0, 0.80, 1000, 0.82), trial(1, 0.79, 1000, 0.87), candidates[2]]
-    assert finals(raced, rule(1)) == [1]
-
-
-def test_scores_with_and_without_a_race_are_comparable() -> None:
-    raced = [trial(0, 0.80, 1000, 0.82), trial(1, 0.78, 1000, 0.86), trial(2, 0.81, 1000)]
-    # The race added 0.02 and 0.08: 0.05 in the mean.
-    assert race_adjusted(raced) == pytest.approx([0.77, 0.81, 0.81])
-    assert race_adjusted(raced[2:]) == [0.81] and race_adjusted([]) == []
 
 
 def test_a_score_of_nearly_a_full_run_is_followed_where_one_of_a_short_run_is_not() -> None:

@@ -11,13 +11,6 @@ def test_budgets_and_what_they_cost() -> None:
     assert ladder.examples(0) == 1000
 
 
-def test_the_race_goes_beyond_the_last_rung_but_not_beyond_half_a_full_run() -> None:
-    ladder = Ladder.geometric(1000, 3, 2)
-    assert ladder.with_race(80_000).budgets == (1000, 3000, 6000)
-    assert ladder.with_race(10_000).budgets == (1000, 3000, 5000)
-    assert ladder.with_race(4000).budgets == (1000, 3000, 3000)
-
-
 def test_the_first_at_a_rung_goes_on() -> None:
     assert stop_reason(0, [0.3], [0.3], [[100.0]], eta=3, chance=0.1) is None
 

@@ -20,7 +20,7 @@ from nasdistill.common.events import Event
 from nasdistill.data import Dataset, load_data
 from nasdistill.recipe import load_recipe
 
-SHORT = {"trials": 2, "top_k": 1, "final_budget": "2 epochs", "race": False, "stopping": False}
+SHORT = {"trials": 2, "top_k": 1, "final_budget": "2 epochs", "stopping": False}
 
 
 def write_folder(root: Path, count: int, seed: int) -> None:

@@ -28,7 +28,7 @@ from nasdistill.trials.context import open_context
 from nasdistill.trials.plugins import check_plugins, load_plugins
 
 STUDIES = Path("studies")
-SHORT = {"trials": 3, "top_k": 1, "final_budget": "2 epochs", "race": False, "stopping": False}
+SHORT = {"trials": 3, "top_k": 1, "final_budget": "2 epochs", "stopping": False}
 
 
 @pytest.fixture(scope="module")

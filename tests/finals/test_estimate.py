@@ -25,7 +25,7 @@ TESTED = (200 + 6 * 200 + 48) / 3 * 0.001 + 5.5
 
 
 def test_what_is_counted_with_two_workers(opened: OpenContext) -> None:
-    context = opened(trials=4, race=True)
+    context = opened(trials=4)
     sizes = [len(getattr(context.dataset, part)) for part in ("train", "score", "audit", "test")]
     assert sizes == [501, 51, 48, 200]
     parts = duration(context, PACE, 2)
@@ -35,19 +35,17 @@ def test_what_is_counted_with_two_workers(opened: OpenContext) -> None:
     assert parts.trials == pytest.approx(shared / 2 + 4 * 0.5), "others pause for latency"
     # The first view keeps both waiting; the second is asked for while the other trains.
     assert parts.answers == pytest.approx((1 + 1 / 2) * 501 * 0.002)
-    assert parts.race == pytest.approx(1000 * 0.001 + SCORE), "two at once"
     # The finals are trained at once, and tested one by one; the teacher is tested once.
     assert parts.finals == pytest.approx(FINAL_RUN + 2 * TESTED + 1400 * 0.003)
 
 
 def test_more_workers_than_finals_make_these_no_quicker(opened: OpenContext) -> None:
-    context = opened(trials=24, top_k=3, baseline=True, race=True)
+    context = opened(trials=24, top_k=3, baseline=True)
     one, two, many = (duration(context, PACE, workers) for workers in (1, 2, 8))
     rest = 3 * TESTED + 1400 * 0.003
     assert one.finals == pytest.approx(3 * 2 * FINAL_RUN + rest), "each has its baseline"
     assert two.finals == pytest.approx(2 * 2 * FINAL_RUN + rest)
     assert many.finals == pytest.approx(2 * FINAL_RUN + rest)
-    assert one.race == pytest.approx(6 * (1.0 + SCORE)) and many.race == pytest.approx(1.0 + SCORE)
     assert one.answers == pytest.approx(2 * 501 * 0.002)
     latency = 24 * 0.5
     assert one.trials - latency == pytest.approx(8 * (many.trials - latency))
@@ -55,9 +53,9 @@ def test_more_workers_than_finals_make_these_no_quicker(opened: OpenContext) -> 
 
 def test_what_a_recipe_leaves_out_costs_nothing(opened: OpenContext) -> None:
     own = {"terms": [{"term": "labels"}]}
-    context = opened(trials=4, race=False, stopping=False, scoring=own, final=own)
+    context = opened(trials=4, stopping=False, scoring=own, final=own)
     parts = duration(context, PACE._replace(latency=0.0), 1)
-    assert parts.answers == parts.race == 0
+    assert parts.answers == 0
     assert parts.trials == pytest.approx(4 * (1.04 + 3 * SCORE + 0.2)), "all climb every rung"
 
 
@@ -72,13 +70,13 @@ def test_a_teacher_whose_layers_are_read_answers_at_every_step(opened: OpenConte
 def test_the_estimate_is_told_before_the_first_trial_and_once(
     opened: OpenContext, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = opened(trials=4, race=True)
+    context = opened(trials=4)
     monkeypatch.setattr(estimate, "_measure_pace", lambda context, workers: PACE)
     tell_estimate(context, 2)
     assert events[-1].eta_seconds == pytest.approx(sum(duration(context, PACE, 2)))
-    training = 4 * 200 + SECOND * 280 + THIRD * 560 + THIRD * 1000 + 2 * 2000
+    training = 4 * 200 + SECOND * 280 + THIRD * 560 + 2 * 2000
     assert events[-1].text == (
-        "about 24 s on this machine, as busy as it is now: "
+        "about 23 s on this machine, as busy as it is now: "
         f"{training:,.0f} training images at 2,000 a second"
     )
     search(context, 0.0)

@@ -27,6 +27,20 @@ def _message(path: Path | None, overrides: dict[str, Any]) -> str:
     return str(caught.value)
 
 
+def test_a_race_is_refused_and_read_over_in_stored_recipes(
+    tmp_path: Path,
+) -> None:
+    message = _message(_write(tmp_path, "trials: 3\nrace: true\n"), {})
+    assert message == (
+        f"{tmp_path}/recipe.yaml:2: race: there is no race any more: finals were better with it in "
+        "30 % of replayed studies, and worse in 29 % (docs/decisions.md); leave the key out"
+    )
+    assert load_recipe(_write(tmp_path, "race: false\n"), {}) == Recipe()
+    for before in (True, False):
+        stored = from_stored({**Recipe().stored(), "race": before})
+        assert stored == Recipe() and "race" not in stored.to_yaml()
+
+
 def test_defaults() -> None:
     recipe = load_recipe(None, {})
     assert recipe == Recipe()

@@ -56,7 +56,6 @@ precision: fp32
 device: cpu
 workers: 1
 experience: false
-race: true
 """
 
 RECIPES = {
@@ -143,7 +142,6 @@ def run(space: str, folder: Path) -> dict[str, Any]:
             "params": c.params,
             "macs": c.macs,
             "rungs": [[r.budget, r.accuracy, r.loss] for r in c.rungs],
-            "race": None if c.race is None else [c.race.accuracy, c.race.loss],
         }
         for c in record.candidates
     ]

@@ -16,7 +16,7 @@ from nasdistill.recipe import load_recipe
 from nasdistill.training import Run
 from nasdistill.trials import autotune
 
-QUICK = {"trials": 3, "top_k": 1, "min_accuracy": 0, "race": False, "final_budget": "3 epochs"}
+QUICK = {"trials": 3, "top_k": 1, "min_accuracy": 0, "final_budget": "3 epochs"}
 
 
 def search(name: str) -> tuple[dict[str, object], list[str]]:

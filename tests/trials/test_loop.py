@@ -40,7 +40,7 @@ def test_the_end_of_the_space_is_noted(opened: OpenContext, events: list[Event])
 
 
 def test_the_time_is_divided_by_the_examples_of_both_parts(opened: OpenContext) -> None:
-    context = opened(trials=7, top_k=2, time_limit="1000s", race=False, baseline=True)
+    context = opened(trials=7, top_k=2, time_limit="1000s", baseline=True)
     begun = time.monotonic()
     deadlines = choose_deadlines(context, begun)
     assert deadlines.whole == begun + 1000 and deadlines.search is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 import torch
 from small_study import OpenContext, write_blobs
 
+import nasdistill
+from nasdistill.analysis.front import forecast_at, forecast_of
 from nasdistill.common.events import Event
-from nasdistill.results import Candidate, RungScore, keys
+from nasdistill.recipe import load_recipe
+from nasdistill.results import Candidate, RungScore, keys, load_study
 from nasdistill.training import OutOfMemory
 from nasdistill.trials import rung, trial
 from nasdistill.trials.context import Deadlines, OutOfTime, StudyContext
@@ -28,6 +32,11 @@ def ended(context: StudyContext, number: int) -> Candidate:
     with context.study.holding(number):
         run_trial(context, number)
     return context.study.candidate(number)
+
+
+def trained() -> list[Candidate]:
+    """Trials that a whole search has scored."""
+    return [c for c in load_study("small", Path("studies")).candidates if c.rungs]
 
 
 def test_a_trial_climbs_every_rung(opened: OpenContext, events: list[Event]) -> None:
@@ -239,3 +248,56 @@ def test_keys_of_a_trial_are_listed(opened: OpenContext) -> None:
     ended(context, number)
     assert keys.unlisted(context.study.trials()[number].user_attrs, keys.TRIAL_KEYS) == []
     assert keys.unlisted(context.study.attributes, keys.STUDY_KEYS) == []
+
+
+def test_a_trial_that_passed_a_rung_is_not_judged_there_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[tuple[int, float]] = []
+    rule = trial.stop_reason
+
+    def noting(index: int, accuracies: list[float], *rest: Any) -> str | None:
+        judged.append((index, accuracies[index]))
+        reason = rule(index, accuracies, *rest)
+        return None if len(judged) == 1 else reason
+
+    train_rung = trial.train_rung
+
+    def cut_off(*given: Any) -> RungScore:
+        if given[3] == 1:
+            raise KeyboardInterrupt
+        return train_rung(*given)
+
+    recipe = load_recipe("recipe.yaml", {"trials": 1, "workers": 1})
+    monkeypatch.setattr(trial, "stop_reason", noting)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trial, "train_rung", cut_off)
+        nasdistill.search(recipe)
+    (before,) = trained()
+    assert before.passed == 1 and len(judged) == 1
+    nasdistill.search(recipe)
+    (after,) = trained()
+    assert after.state == "complete" and after.rungs[0] == before.rungs[0]
+    assert judged.count(judged[0]) == 1
+
+
+def test_a_search_stops_by_forecasts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[list[float], list[float]]] = []
+    rule = trial.stop_reason
+
+    def noting(
+        index: int, accuracies: list[float], forecasts: list[float], *rest: Any
+    ) -> str | None:
+        asked.append((accuracies, forecasts))
+        return rule(index, accuracies, forecasts, *rest)
+
+    monkeypatch.setattr(trial, "stop_reason", noting)
+    nasdistill.search(load_recipe("recipe.yaml", {"min_accuracy": 0, "final_budget": "2 epochs"}))
+    ranked = sorted(trained(), key=lambda c: c.number)
+    first = [c.rungs[0].accuracy for c in ranked]
+    accuracies, forecasts = next(pair for pair in asked if pair[0] == first)
+    then = [*ranked[:-1], replace(ranked[-1], rungs=ranked[-1].rungs[:1])]
+    assert forecasts == pytest.approx(list(forecast_at(then, 0, {}, 1000).guess))
+    assert all(c.macs and c.depth for c in ranked), "what a forecast needs was not stored"
+    alone = forecast_of([replace(c, macs=None, depth=None) for c in ranked], first, {}, 0.2)
+    assert forecasts != pytest.approx(list(alone.guess))

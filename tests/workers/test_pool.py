@@ -110,7 +110,7 @@ def test_sizes() -> None:
 
 
 def test_workers_run_trials_and_train_finals(opened: OpenContext) -> None:
-    context = opened(workers=2, trials=4, stopping=False, final_budget="1 epochs", race=False)
+    context = opened(workers=2, trials=4, stopping=False, final_budget="1 epochs")
     study = context.study
     emitted: list[Event] = []
     with started_workers(study, emitted.append) as workers:
