@@ -41,7 +41,7 @@ from full_runs import COUNT, SHARES
 from replay import LADDER, Foretold, Table, climbed, left_out, shuffled
 
 from nasdistill.recipe import Recipe
-from nasdistill.trials.screening import POOL
+from nasdistill.trials.candidate_pool import POOL
 
 WITHIN = 0.005
 ONE_RUNG = (0.05,)

@@ -68,7 +68,9 @@ class EarlierRun:
     source: str
 
 
-class _StoredUntrained(BaseModel):
+class StoredUntrained(BaseModel):
+    """The form of an `Untrained` in a file."""
+
     values: dict[str, Any]
     macs: Whole
     params: Whole
@@ -77,7 +79,7 @@ class _StoredUntrained(BaseModel):
 
 
 class _StoredRun(BaseModel):
-    of: _StoredUntrained
+    of: StoredUntrained
     accuracy: Share
     setting: str
     source: str

@@ -89,7 +89,7 @@ class StudyContext:
             where none is needed, or a table is the teacher.
         deadlines: When the work must end.
         threads: Threads that latency is measured with.
-        pool: Candidates that were drawn and counted; None before the first is needed (`screening`).
+        pool: Candidates drawn and counted (`candidate_pool`); None before they are needed.
     """
 
     study: Study

@@ -7,7 +7,6 @@ architectures are worth one.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,18 +16,11 @@ from nasdistill.analysis.experience import Experience
 from nasdistill.analysis.forecast import Array
 from nasdistill.analysis.pareto import Points, as_points, hypervolume, non_dominated_ranks
 from nasdistill.analysis.selection import EARLY
-from nasdistill.common import locks
-from nasdistill.common.errors import UserError
-from nasdistill.common.seeds import seed_of
-from nasdistill.models.counts import count_architecture, count_params
 from nasdistill.results import Candidate, keys
 from nasdistill.results.experience import EarlierRun, Untrained, read_stored, untrained_of
+from nasdistill.trials.candidate_pool import candidate_pool
 from nasdistill.trials.context import StudyContext
 
-POOL = 200
-"""Architectures within the limits that are drawn, once for a study."""
-DRAWS = 1000
-"""Architectures that are drawn for it at most."""
 TURNS = 3
 """One in so many trials is left to the sampler, which has seen this study's scores."""
 LEAST_WEIGHT = 1.0
@@ -45,14 +37,6 @@ class Foretold(NamedTuple):
 
     parameters: Mapping[str, Any]
     guess: float
-
-
-class _Drawn(NamedTuple):
-    """One of the pool."""
-
-    parameters: dict[str, Any]
-    fingerprint: str
-    untrained: Untrained
 
 
 def foretell(context: StudyContext, index: int) -> Foretold | None:
@@ -72,7 +56,7 @@ def foretell(context: StudyContext, index: int) -> Foretold | None:
     candidates = context.study.candidates()
     experience = _with_scores(context, candidates)
     seen = {candidate.fingerprint for candidate in candidates}
-    pool = [drawn for drawn in _pool(context) if drawn.fingerprint not in seen]
+    pool = [drawn for drawn in candidate_pool(context) if drawn.fingerprint not in seen]
     if not pool:
         return None
     tried = [c for c in candidates if c.state != "failed"]
@@ -123,36 +107,3 @@ def _with_scores(context: StudyContext, candidates: Sequence[Candidate]) -> Expe
             score = candidate.score or 0.0
             runs.append(EarlierRun(untrained, score, "scores of this study", ""))
     return Experience.of(runs, setting, zero_cost=False)
-
-
-def _pool(context: StudyContext) -> list[_Drawn]:
-    """The candidates of a study: drawn and counted once in each process."""
-    if context.pool is None:
-        context.pool = _draw(context)
-    pool: list[_Drawn] = context.pool
-    return pool
-
-
-def _draw(context: StudyContext) -> list[_Drawn]:
-    context.note(f"drawing and counting {POOL} candidates", stage="search")
-    rng = random.Random(seed_of(context.recipe.seed, "candidates"))
-    limits, shape, classes = context.limits, context.dataset.input, context.classes
-    pool: dict[str, _Drawn] = {}
-    for _ in range(DRAWS):
-        architecture, parameters = context.study.space.draw(rng)
-        if architecture.fingerprint in pool:
-            continue
-        try:
-            with locks.busy(context.latency_lock):  # who measures latency is not disturbed
-                if count_params(architecture, shape, classes) > limits.get("params", math.inf):
-                    continue
-                counts = count_architecture(architecture, shape, classes)
-        except UserError:  # a family of the user's own that cannot build this one
-            continue
-        if any(getattr(counts, k) > limits[k] for k in ("macs", "bytes") if k in limits):
-            continue
-        untrained = Untrained(architecture.values, counts.macs, counts.params, counts.depth)
-        pool[architecture.fingerprint] = _Drawn(parameters, architecture.fingerprint, untrained)
-        if len(pool) == POOL:
-            break
-    return list(pool.values())

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from small_study import OpenContext
 
 from nasdistill import api
+from nasdistill.common.events import Event
 from nasdistill.models.counts import count_architecture
 from nasdistill.recipe import load_recipe
 from nasdistill.results import keys, load_study
@@ -21,6 +26,7 @@ from nasdistill.results.experience import (
     read_runs,
 )
 from nasdistill.study.experience import setting_of
+from nasdistill.trials import candidate_pool as pools
 from nasdistill.trials.loop import run_trials
 from nasdistill.trials.screening import TURNS, most_added
 
@@ -61,6 +67,88 @@ def test_what_did_well_before_is_tried(opened: OpenContext, prefer: str) -> None
     foretold = [activation for activation, was in tried if was]
     assert len(foretold) == len(tried) - len(tried) // TURNS
     assert foretold == [prefer] * len(foretold)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The architectures that were counted for a pool of candidates."""
+    architectures: list[Any] = []
+
+    def counting(architecture: Any, *rest: Any) -> Any:
+        architectures.append(architecture)
+        return count_architecture(architecture, *rest)
+
+    monkeypatch.setattr(pools, "count_architecture", counting)
+    return architectures
+
+
+def test_candidates_are_counted_once_for_all_workers(
+    opened: OpenContext, counted: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = pools.candidate_pool(opened())
+    once = len(counted)
+    assert once == len(drawn) > 10
+    assert pools.candidate_pool(opened()) == drawn and len(counted) == once
+    assert pools.candidate_pool(opened(study="alike")) == drawn and len(counted) == 2 * once
+    assert pools.candidate_pool(opened(study="other", seed=1)) != drawn
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("{", "not JSON, or cut off"),
+        ('{"drawn_by": {}, "candidates": [{"fingerprint": 3}]}', "candidates.0.parameters"),
+        ('{"drawn_by": {"seed": 9}, "candidates": []}', ""),
+    ],
+)
+def test_candidates_that_cannot_be_used_are_drawn_again(
+    opened: OpenContext, events: list[Event], content: str, word: str
+) -> None:
+    drawn, path = pools.candidate_pool(opened()), Path("studies/small/candidates.json")
+    good = path.read_text()
+    path.write_text(content)
+    events.clear()
+    assert pools.candidate_pool(opened()) == drawn and path.read_text() == good
+    warnings = [event.text for event in events if event.kind == "warning"]
+    assert len(warnings) == bool(word)
+    if word:
+        assert word in warnings[0] and "put aside as candidates.json.damaged" in warnings[0]
+        assert warnings[0].endswith("candidates are drawn and counted again")
+
+
+DRAWING = """
+import os, signal, sys
+from pathlib import Path
+from nasdistill.recipe import load_recipe
+from nasdistill.study import Study
+from nasdistill.trials.candidate_pool import candidate_pool
+from nasdistill.trials.context import open_context
+from nasdistill.trials.plugins import load_plugins
+
+def tell(event):
+    if event.text.startswith("drawing and counting"):
+        print("drawing", flush=True)
+        if sys.argv[1] == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+recipe = load_recipe("recipe.yaml", {})
+study = Study.open(recipe, Path("studies"), "a test")
+print(len(candidate_pool(open_context(study, load_plugins(recipe.import_file), tell))))
+"""
+
+
+def test_two_processes_count_them_once_also_after_one_that_was_killed(here: Path) -> None:
+    def started(how: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", DRAWING, how]
+        return subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, text=True)
+
+    dying = started("die")
+    assert dying.communicate(timeout=300)[0] == "drawing\n"
+    assert dying.returncode == -signal.SIGKILL
+    assert not Path("studies/small/candidates.json").exists()
+    said = [process.communicate(timeout=300)[0] for process in [started("live"), started("live")]]
+    counts = {text.removeprefix("drawing\n") for text in said}
+    assert len(counts) == 1 and sum("drawing" in text for text in said) == 1
 
 
 @pytest.mark.parametrize("options", [{"experience": False}, {"sampler": "random"}])
