@@ -169,7 +169,6 @@ def simulated(of_macs: float, of_depth: float) -> Iterator[dict[str, float]]:
 def main() -> None:
     """Writes the tables."""
     results: dict[str, dict[str, dict[str, float]]] = {}
-    cells = []
     for space in SPACES:
         table = Table.read(space)
         results[space] = {f"{share:.0%}": on_table(table, share) for share in RUNGS}
@@ -182,17 +181,22 @@ def main() -> None:
     names = [f"1/{round(1 / share)}" for share in SHARES]
     for case, told in cases.items():
         results[case] = dict(zip(names, simulated(*told), strict=True))
-    for case, by_rung in results.items():
-        for share, taus in by_rung.items():
-            cells.append(
-                [case, share, *(f"{taus[way]:.2f}" if way in taus else "–" for way in WAYS)]
-            )
+    write("forecasting", results, page(results), PAGE)
+
+
+def page(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """What the page shows, of both spaces; simulations are in the JSON."""
+    cells = [
+        [case, share, *(f"{taus[way]:.2f}" if way in taus else "–" for way in WAYS)]
+        for case in SPACES
+        for share, taus in results[case].items()
+    ]
     text = (
         f"τ with full runs, mean over seeds of short runs; “{SOME}” over {ORDERS} random orders, "
-        "in which the search's rule says who climbs on. Simulated: the mean of "
-        f"{STUDIES} studies of {TRIALS} trials.\n\n"
+        f"in which the search's rule says who climbs on; {STUDIES} simulated studies of {TRIALS} "
+        "trials are in the JSON.\n\n"
     )
-    write("forecasting", results, text + markdown(["of", "rung", *WAYS], cells), PAGE)
+    return text + markdown(["of", "rung", *WAYS], cells)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -19,7 +19,7 @@ from full_runs import EPOCHS, RUNGS, SHARES
 from numpy.typing import NDArray
 from replay import Table, ahead, ceiling, forecasts, interval, mean_tau
 
-from nasdistill.analysis.forecast import ENOUGH, POWER, standardised
+from nasdistill.analysis.forecast import POWER, standardised
 from nasdistill.analysis.rank_correlation import kendall, ranks
 
 PAGE = ROOT / "docs" / "scoring.md"
@@ -29,6 +29,16 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 BLENDS = ("blend", "accuracy forecast", "loss forecast")
 KNOWN, DRAWS, RIDGE = (8, 16, 24), 100, 1.0
 SECOND = "resnet"
+SHOWN = (
+    ("–", "parameters"),
+    ("–", "MACs"),
+    ("–", "depth"),
+    ("–", "vote of synflow, SNIP, Jacobian"),
+    ("–", "MACs and depth"),
+    ("5%", "accuracy"),
+    ("5%", "accuracy forecast"),
+)
+"""Rungs and figures of which the page shows both spaces."""
 
 
 def blend(table: Table, kind: str, share: float, seed: int) -> list[float]:
@@ -216,44 +226,50 @@ def main() -> None:
         for known in KNOWN
         if known <= count - 8
     ]
-    parts = [
-        head,
-        "**Which figure** (τ at each rung; in brackets the interval of its lead over accuracy; "
-        "blend: the mean rank by all four; forecast: the sum with log MACs and depth, each "
-        "standardised):\n",
-        markdown(["rung", *FIGURES, *BLENDS], figures),
-        "\n**Which schedule** (kept: of the truly best four, the share among the best third by "
-        "score):\n",
-        markdown(["schedule", "budget", "cost", "by", "τ (95 % interval)", "kept"], schedules),
-        "\n**How much MACs and depth should count** beside the score (τ with the weight of each; a "
-        "full run's own score is judged by the full runs of other seeds):\n",
-        markdown(["budget", "the search's weight", *map(str, WEIGHTS)], weights),
-        f"\n**A regression** on score, MACs, parameters and depth (τ on the architectures it was "
-        f"not fitted on, mean of {DRAWS} draws; plain: scores and losses so far, drawn towards "
-        "nothing; forecast: the search's, drawn towards equal weights of score, MACs and depth, "
-        f"fitted from {ENOUGH} full runs on):\n",
-        markdown(
-            ["rung", "fitted on", "plain", "forecast", "forecast, unfitted", "accuracy"], fits
-        ),
-    ]
     second = Table.read(SECOND)
     there = second.truth("audit")
-    both = list(on_both(table, second))
-    parts += [
-        f"\n**A second space**, on which nothing was chosen: {len(there)} architectures of "
-        f"`{SECOND}` drawn inside the same limits, seeds of full runs: "
-        f"{second.full_seeds}, of rungs: {len(second.scored('trunk'))}; accuracy {min(there):.3f} "
-        f"to {max(there):.3f} (τ, 95 % interval):\n",
-        markdown(["rung", "figure", "mobile", SECOND], both),
-    ]
     results = {
-        "both": both,
+        "both": list(on_both(table, second)),
         "figures": figures,
         "schedules": schedules,
         "weights": weights,
         "regression": fits,
     }
-    write("scoring", results, "\n".join(parts), PAGE)
+    other = (
+        f"{len(there)} architectures of `{SECOND}` drawn inside the same limits, seeds of full "
+        f"runs: {second.full_seeds}, of rungs: {len(second.scored('trunk'))}; accuracy "
+        f"{min(there):.3f} to {max(there):.3f}"
+    )
+    write("scoring", results, page(head, other, results), PAGE)
+
+
+def page(head: str, other: str, results: Mapping[str, Sequence[Sequence[object]]]) -> str:
+    """What the page shows; intervals and further rows are in the JSON.
+
+    Args:
+        head: About the first table.
+        other: About the second.
+        results: As they are stored.
+    """
+    figures = [[str(cell).split(" ")[0] for cell in row] for row in results["figures"]]
+    taus: dict[object, dict[object, str]] = {}
+    for name, share, _, figure, tau, _ in results["schedules"]:
+        if figure == "accuracy":
+            taus.setdefault(name, {})[share] = str(tau).split(" ")[0]
+    shares = [f"{share:.0%}" for share in RUNGS]
+    schedules = [[name, *(by.get(share, "–") for share in shares)] for name, by in taus.items()]
+    both = [row for row in results["both"] if (row[0], row[1]) in SHOWN]
+    parts = [
+        head,
+        "**Which figure** (τ; blend: the mean rank by the first four; forecast: the sum with log "
+        "MACs and depth, each standardised):\n",
+        markdown(["rung", *FIGURES, *BLENDS], figures),
+        "\n**Which schedule** (τ of accuracy):\n",
+        markdown(["schedule", *shares], schedules),
+        f"\n**A second space**, on which nothing was chosen: {other} (τ, 95 % interval):\n",
+        markdown(["rung", "figure", "mobile", SECOND], both),
+    ]
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":
