@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasdistill.common.types import Input
-from nasdistill.models.layers import conv_bn, depths, down_sampling_plan, in_bounds, named_strides, whole
+from nasdistill.models.layers import (
+    conv_bn,
+    depths,
+    down_sampling_plan,
+    in_bounds,
+    named_strides,
+    whole,
+)
 from nasdistill.space import Architecture
 
 

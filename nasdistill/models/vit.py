@@ -106,7 +106,7 @@ class VisionTransformer(nn.Module):
         """Logits."""
         x_BND = self.stem(x_BCHW).flatten(2).transpose(1, 2)
         if self.class_token is not None:
-            x_BND = torch.cat([self.class_token.expand(len(x_BND), -1, -1), x_BND], dim=1)
+            x_BND = torch.cat([self.class_token.expand(x_BND.shape[0], -1, -1), x_BND], dim=1)
         x_BND = self.norm(self.blocks(x_BND + self.positions))
         pooled_BD = x_BND.mean(dim=1) if self.class_token is None else x_BND[:, 0]
         logits: Tensor = self.head(pooled_BD)

@@ -145,8 +145,10 @@ class SearchSpace:
 
     @classmethod
     def _of(cls, content: Content) -> SearchSpace:
-        *own, large = content
-        return cls(*own, large=None if large is None else cls._of(large))
+        large = None if content.large is None else cls._of(content.large)
+        return cls(
+            content.name, content.family, content.description, content.root, content.start, large
+        )
 
     @classmethod
     def shipped(cls) -> tuple[str, ...]:
@@ -178,7 +180,7 @@ class SearchSpace:
         if self.start:
             lines.append(f"  tried first: {len(self.start)} plain designs")
         if self.large is not None:
-            lines.append(f"  pictures from {LARGE_PIXELS} pixels on: another tree (--image-size N)")
+            lines.append(f"  pictures from {LARGE_PIXELS} pixels on: another tree")
         return lines
 
     def variants(self) -> tuple[SearchSpace, ...]:
