@@ -386,11 +386,9 @@ def test_a_space_shows_tree_size_and_spread() -> None:
 
 def test_a_space_of_large_pictures(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
-    text = "name: own\nfamily: mlp\nparameters: &it {activation: relu, dropout: 0.0, layers: {choice: {one: {widths: [{int: [1, 4]}]}}}}\n"
-    own.write_text(
-        text
-        + "large: {parameters: {<<: *it, layers: {choice: {one: {widths: [{int: [5, 6]}]}}}}}\n"
-    )
+    tree = "{activation: relu, dropout: 0.0, layers: {choice: {one: {widths: [{int: [%s]}]}}}}"
+    text = f"name: own\nfamily: mlp\nparameters: {tree}\n" % "1, 4"
+    own.write_text(text + f"large: {{parameters: {tree}}}\n" % "5, 6")
     for size, count in (("95", 4), ("96", 2)):
         figures = json.loads(_run("spaces", str(own), "--image-size", size, "--json").out)
         assert figures["architectures"] == count

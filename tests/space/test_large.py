@@ -75,7 +75,7 @@ def test_shipped_spaces_for_small_pictures_stay(name: str) -> None:
             "two.yaml:12: large.begin: unknown key",
         ),
         ("large:\n  parameters:", "large:\n  parameter:", "large.parameters: this key is missing"),
-        ("large:", "lagre:", "two.yaml:7: lagre: unknown key; did you mean 'large'?"),
+        ("large:", "lagre:", "two.yaml:8: lagre: unknown key; did you mean 'large'?"),
     ],
 )
 def test_errors_in_the_tree_for_large_pictures(old: str, new: str, reason: str) -> None:
