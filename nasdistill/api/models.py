@@ -148,7 +148,7 @@ def spread(
     """Spread of parameters and MACs over seeded samples of a space.
 
     Args:
-        space: The space.
+        space: The space; of one that has a variant for large inputs, that is meant there.
         size: Side of the input, in pixels.
         channels: Of the input.
         classes: Number of classes.
@@ -167,7 +167,7 @@ def spread(
     from nasdistill.common.types import Input
     from nasdistill.models.counts import count_architecture
 
-    rng = random.Random(0)
+    rng, space = random.Random(0), space.for_pictures(size)
     shape = Input(channels, size, size)
     counts = [count_architecture(space.random(rng), shape, classes) for _ in range(samples)]
     spread: dict[str, Any] = {"samples": samples}

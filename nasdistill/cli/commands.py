@@ -227,7 +227,7 @@ def studies(as_json: options.Json = False) -> None:
 @app.command()
 def spaces(
     name: options.SpaceName = None,
-    size: options.Size = 28,
+    size: options.SpaceSize = 28,
     channels: options.InputChannels = 1,
     classes: options.Classes = 10,
     as_json: options.Json = False,
@@ -240,7 +240,7 @@ def spaces(
         if name is None:
             _print_shipped_spaces(as_json)
             return
-        space = SearchSpace.load(name)
+        space = SearchSpace.load(name).for_pictures(size)
         from nasdistill import api
 
         spread = api.spread(space, size=size, channels=channels, classes=classes)

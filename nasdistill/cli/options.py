@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 
-def option(flag: str, text: str) -> Any:
-    """A flag whose default stands in its text."""
-    return typer.Option(flag, help=text, show_default=False)
+def option(flag: str, text: str, *others: str) -> Any:
+    """A flag, by one or `others` of its names, whose default stands in its text."""
+    return typer.Option(flag, *others, help=text, show_default=False)
 
 
 Json = Annotated[bool, option("--json", "Print JSON instead of text (default: text).")]
@@ -346,6 +346,14 @@ SpaceName = Annotated[
     ),
 ]
 Size = Annotated[int, option("--size", "Side of the input, in pixels (default: 28).")]
+SpaceSize = Annotated[
+    int,
+    option(
+        "--size",
+        "Side of the input, in pixels: large pictures have trees of their own (default: 28).",
+        "--image-size",
+    ),
+]
 InputChannels = Annotated[int, option("--channels", "Channels of the input, 1 or 3 (default: 1).")]
 Classes = Annotated[int, option("--classes", "Number of classes (default: 10).")]
 DataOf = Annotated[str, option("--data", "Data, as in search (default: fashion-mnist-mini).")]

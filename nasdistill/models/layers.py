@@ -12,6 +12,7 @@ from nasdistill.models.depthwise import DepthwiseConv2d
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
     "hardswish": nn.Hardswish,
     "silu": nn.SiLU,
     "gelu": nn.GELU,
@@ -111,6 +112,21 @@ class Strides(NamedTuple):
 
     stem: int
     stages: list[int]
+
+
+def named_strides(stages: Sequence[Mapping[str, Any]]) -> list[int] | None:
+    """The strides that an architecture names itself; None where they follow from the image.
+
+    Args:
+        stages: The architecture's; each names its `stride`, or none does.
+
+    Raises:
+        KeyError: If only some do.
+        ValueError: If one is neither 1 nor 2.
+    """
+    if not any("stride" in stage for stage in stages):
+        return None
+    return [in_bounds("stride", stage["stride"], 1, 2) for stage in stages]
 
 
 def down_sampling_plan(input: Input, stages: int) -> Strides:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from nasdistill.common.types import Input
 from nasdistill.models.layers import (
+    ACTIVATIONS,
     SqueezeExcite,
     conv_bn,
     depths,
     depthwise_bn,
     down_sampling_plan,
+    named_strides,
     whole,
 )
 from nasdistill.space import Architecture
@@ -63,7 +65,10 @@ class FusedInvertedResidual(nn.Module):
 
 
 class DepthwiseSeparable(nn.Module):
-    """Filter each channel, then mix them (Howard et al., MobileNet, 2017)."""
+    """Filter each channel, then mix them (Howard et al., MobileNet, 2017).
+
+    Where it is `linear`, no activation follows the mixing, as in later nets.
+    """
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int, act: str, options: Mapping[str, Any]
@@ -72,7 +77,8 @@ class DepthwiseSeparable(nn.Module):
         layers = [depthwise_bn(in_channels, whole(options, "kernel"), stride, act)]
         if options["squeeze_excite"]:
             layers.append(nn.Sequential(SqueezeExcite(in_channels)))
-        self.body = nn.Sequential(*layers, conv_bn(in_channels, out_channels, 1, 1, act))
+        last = None if options.get("linear", False) else act
+        self.body = nn.Sequential(*layers, conv_bn(in_channels, out_channels, 1, 1, last))
         self.skip = stride == 1 and in_channels == out_channels
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -130,39 +136,69 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
 
     Args:
         architecture: Its values are `activation`, `stem` (channels), `stages` (each `block`,
-            `width`, `depth`) and `head` (channels before the classifier).
+            `width`, `depth`) and `head` (channels before the classifier). Nets for large images
+            may say more: `activation` a `type` and another one for `early` stages, whose maps are
+            larger than a sixteenth of the image; each stage its `stride` (the stem's is 2 then),
+            or `type: absent`; `head` its `width` and, of `type: hidden`, the `features` of a layer
+            after pooling.
         input: The image.
         classes: Number of logits.
     """
     values = architecture.values
-    act = str(values["activation"])
-    stages = values["stages"]
-    stem_stride, strides = down_sampling_plan(input, len(stages))
-    strides = _early(strides)
-    channels = whole(values, "stem")
+    early, act = _activations(values["activation"])
+    stages = [stage for stage in values["stages"] if stage.get("type") != "absent"]
+    stem_stride, strides = _strides(input, stages)
+    channels, reduction = whole(values, "stem"), stem_stride
     layers: list[tuple[str, nn.Module]] = [
         ("stem", _stem(input.channels, channels, stem_stride, act))
     ]
     parts = zip(stages, depths(stages), strides, strict=True)
     for index, (stage, depth, stride) in enumerate(parts):
         block, width = stage["block"], whole(stage, "width")
+        reduction *= stride
+        own_act = early if reduction < 16 else act
         blocks: list[nn.Module] = []
         for place in range(depth):
             kind = BLOCKS[block["type"]]
-            blocks.append(kind(channels, width, stride if place == 0 else 1, act, block))
+            blocks.append(kind(channels, width, stride if place == 0 else 1, own_act, block))
             channels = width
         layers.append((f"stage{index}", nn.Sequential(*blocks)))
-    head = whole(values, "head")
-    layers += [
-        ("mix", conv_bn(channels, head, 1, 1, act)),
-        ("pool", nn.AdaptiveAvgPool2d(1)),
-        ("flatten", nn.Flatten()),
-        ("head", nn.Linear(head, classes)),
-    ]
     net = nn.Sequential()
-    for name, layer in layers:
+    for name, layer in [*layers, *_head(values["head"], channels, classes, act)]:
         net.add_module(name, layer)
     return net
+
+
+def _activations(value: Any) -> tuple[str, str]:
+    """Names of the activations of early stages and of all else."""
+    if not isinstance(value, Mapping):
+        return str(value), str(value)
+    return str(value.get("early", value["type"])), str(value["type"])
+
+
+def _strides(input: Input, stages: Sequence[Mapping[str, Any]]) -> tuple[int, list[int]]:
+    """Strides of the stem and of the stages: those they name, else by the image."""
+    named = named_strides(stages)
+    if named is not None:
+        return 2, named
+    stem_stride, strides = down_sampling_plan(input, len(stages))
+    return stem_stride, _early(strides)
+
+
+def _head(value: Any, channels: int, classes: int, act: str) -> list[tuple[str, nn.Module]]:
+    """All that follows the stages, by name."""
+    options = value if isinstance(value, Mapping) else {"type": "plain", "width": value}
+    features = whole(options, "width")
+    layers: list[tuple[str, nn.Module]] = [
+        ("mix", conv_bn(channels, features, 1, 1, act)),
+        ("pool", nn.AdaptiveAvgPool2d(1)),
+        ("flatten", nn.Flatten()),
+    ]
+    if {"plain": False, "hidden": True}[options["type"]]:
+        hidden = whole(options, "features")
+        layers.append(("hidden", nn.Sequential(nn.Linear(features, hidden), ACTIVATIONS[act]())))
+        features = hidden
+    return [*layers, ("head", nn.Linear(features, classes))]
 
 
 def _early(strides: list[int]) -> list[int]:

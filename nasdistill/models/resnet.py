@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasdistill.common.types import Input
-from nasdistill.models.layers import conv_bn, depths, down_sampling_plan, whole
+from nasdistill.models.layers import (
+    conv_bn,
+    depths,
+    down_sampling_plan,
+    in_bounds,
+    named_strides,
+    whole,
+)
 from nasdistill.space import Architecture
 
 
@@ -58,21 +65,20 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
     """Builds a network of the family.
 
     Args:
-        architecture: Its values are `stem` (`type` of `conv3` or `conv5`, `width`) and `stages`
-            (each `block`, `width`, `depth`).
+        architecture: Its values are `stem` (`type` of `conv3`, `conv5` or `conv7`, `width`) and
+            `stages` (each `block`, `width`, `depth`). Nets for large images name each stage's
+            `stride`; the stem's convolution halves the image then, and so does its max pooling,
+            `pool` pixels wide, where there is any.
         input: The image.
         classes: Number of logits.
     """
     values = architecture.values
     stem, stages = values["stem"], values["stages"]
-    stem_stride, strides = down_sampling_plan(input, len(stages))
     channels = whole(stem, "width")
-    kernel = {"conv3": 3, "conv5": 5}[stem["type"]]
-    first = [conv_bn(input.channels, channels, kernel, min(2, stem_stride), "relu")]
-    if stem_stride > 2:
-        first.append(nn.Sequential(nn.MaxPool2d(stem_stride // 2)))
+    named = named_strides(stages)
+    stem_stride, strides = (2, named) if named else down_sampling_plan(input, len(stages))
     net = nn.Sequential()
-    net.add_module("stem", nn.Sequential(*first))
+    net.add_module("stem", _stem(stem, input.channels, stem_stride))
     parts = zip(stages, depths(stages), strides, strict=True)
     for index, (stage, depth, stride) in enumerate(parts):
         make, width = BLOCKS[stage["block"]["type"]], whole(stage, "width")
@@ -85,3 +91,15 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
     net.add_module("flatten", nn.Flatten())
     net.add_module("head", nn.Linear(channels, classes))
     return net
+
+
+def _stem(options: Mapping[str, Any], in_channels: int, stride: int) -> nn.Sequential:
+    """The first convolution; of a stride above 2, pooling takes the rest."""
+    kernel = {"conv3": 3, "conv5": 5, "conv7": 7}[options["type"]]
+    first = [conv_bn(in_channels, whole(options, "width"), kernel, min(2, stride), "relu")]
+    if stride > 2:
+        first.append(nn.Sequential(nn.MaxPool2d(stride // 2)))
+    if "pool" in options:
+        pool = in_bounds("pool", options["pool"], 2, 7)
+        first.append(nn.Sequential(nn.MaxPool2d(pool, 2, pool // 2)))
+    return nn.Sequential(*first)

@@ -62,7 +62,18 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Stem, position embedding, blocks, mean over tokens, classifier."""
+    """Stem, position embedding, blocks, mean over tokens or a class token, classifier.
+
+    Args:
+        stem: From images to a map `[B, D, H, W]`.
+        tokens: Number of patches.
+        width: Numbers in a token.
+        depth: Number of blocks.
+        heads: Heads of attention in each.
+        ratio: Width of the perceptron in each, as a multiple of `width`.
+        classes: Number of logits.
+        class_token: Whether a token of its own, learned, is classified instead of the mean.
+    """
 
     def __init__(
         self,
@@ -73,14 +84,19 @@ class VisionTransformer(nn.Module):
         heads: int,
         ratio: int,
         classes: int,
+        class_token: bool = False,
     ) -> None:
         super().__init__()
         self.stem = stem
-        self.positions = nn.Parameter(torch.zeros(1, tokens, width))
+        special = 1 if class_token else 0
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
+        self.positions = nn.Parameter(torch.zeros(1, special + tokens, width))
         self.blocks = nn.Sequential(*[Block(width, heads, ratio) for _ in range(depth)])
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
         nn.init.trunc_normal_(self.positions, std=0.02)
+        if self.class_token is not None:
+            nn.init.trunc_normal_(self.class_token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -88,8 +104,12 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits."""
-        x_BND = self.stem(x_BCHW).flatten(2).transpose(1, 2) + self.positions
-        logits: Tensor = self.head(self.norm(self.blocks(x_BND)).mean(dim=1))
+        x_BND = self.stem(x_BCHW).flatten(2).transpose(1, 2)
+        if self.class_token is not None:
+            x_BND = torch.cat([self.class_token.expand(x_BND.shape[0], -1, -1), x_BND], dim=1)
+        x_BND = self.norm(self.blocks(x_BND + self.positions))
+        pooled_BD = x_BND.mean(dim=1) if self.class_token is None else x_BND[:, 0]
+        logits: Tensor = self.head(pooled_BD)
         return logits
 
 
@@ -98,7 +118,8 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
 
     Args:
         architecture: Its values are `tokens` (side of the token grid, at most), `stem` (`patch`, or
-            `convolutional` with `channels`), `heads`, `head_width`, `depth` and `mlp_ratio`.
+            `convolutional` with `channels`), `heads`, `head_width`, `depth` and `mlp_ratio`;
+            and `pool`, `mean` over tokens where it says nothing, or a class `token`.
         input: The image.
         classes: Number of logits.
     """
@@ -125,4 +146,5 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
     tokens = ((input.height + pad[0]) // patch) * ((input.width + pad[1]) // patch)
     in_bounds("tokens in all", tokens, 1, MOST_TOKENS)
     ratio = whole(values, "mlp_ratio")
-    return VisionTransformer(stem, tokens, width, depth, heads, ratio, classes)
+    class_token = {"mean": False, "token": True}[values.get("pool", "mean")]
+    return VisionTransformer(stem, tokens, width, depth, heads, ratio, classes, class_token)

@@ -55,9 +55,11 @@ RECIPE = Key[dict[str, Any]](
 )
 SPACE = Key[dict[str, Any]](
     "space", "the search space as a tree",
-    "study.study", "study.place",
+    "study.resolving", "study.resolving",
 )
-SPACE_FINGERPRINT = Key[str]("space_fingerprint", "its fingerprint", "study.study", "study.place")
+SPACE_FINGERPRINT = Key[str](
+    "space_fingerprint", "its fingerprint", "study.resolving", "study.resolving"
+)
 COMMAND = Key[str]("command", "the command line", "study.study", "results.loading")
 CREATED = Key[float](
     "created", "seconds since 1970", "study.study", "trials.experience"

@@ -21,7 +21,8 @@ from nasdistill.space.nodes import (
     parameters_of,
 )
 
-_TOP = ("name", "family", "description", "parameters", "start")
+_TOP = ("name", "family", "description", "parameters", "start", "large")
+_LARGE = ("description", "parameters", "start")
 _TEXTS = ("name", "family", "description")
 _KINDS = ("int", "float", "choice")
 _DISTILLATION = {"temperature": (0.01, 1000.0), "alpha": (0.0, 1.0)}
@@ -37,6 +38,7 @@ class Content(NamedTuple):
         description: One sentence.
         root: The tree below `parameters`.
         start: Parameters of the designs that are tried first.
+        large: The same of its variant for large pictures, if it has one.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Content(NamedTuple):
     description: str
     root: Group
     start: tuple[dict[str, Any], ...]
+    large: Content | None = None
 
 
 class Reader:
@@ -56,43 +59,71 @@ class Reader:
 
     def read(self) -> Content:
         """Reads the whole tree; of use only where there are no `errors` afterwards."""
-        for key in self._tree:
-            if key not in _TOP:
-                self._wrong((key,), f"unknown key{nearest(str(key), _TOP)}", ", ".join(_TOP))
-        for key in ("name", "family", "parameters"):
-            if key not in self._tree:
-                self._wrong((key,), "this key is missing", "a value")
-        root = self._tree.get("parameters", {})
-        if not isinstance(root, Mapping):
-            self._wrong(("parameters",), f"found {root!r}", "names and nodes")
-            root = {}
-        elif not root and "parameters" in self._tree:
-            self._wrong(("parameters",), "the space is empty", "at least one node")
-        group = self._group(root, ("parameters",))
-        self._check_distillation(group)
         name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
-        return Content(name, family, description.strip(), group, self._start(group))
+        self._check_keys(self._tree, (), _TOP, ("name", "family", "parameters"))
+        root, start = self._variant(self._tree, ())
+        small = Content(name, family, description.strip(), root, start)
+        if "large" not in self._tree:
+            return small
+        tree = self._tree["large"]
+        if not isinstance(tree, Mapping):
+            self._wrong(("large",), f"found {tree!r}", ", ".join(_LARGE))
+            return small
+        self._check_keys(tree, ("large",), _LARGE, ("parameters",))
+        root, start = self._variant(tree, ("large",))
+        description = str(tree.get("description", description)).strip()
+        return small._replace(large=Content(name, family, description, root, start))
 
-    def _start(self, root: Group) -> tuple[dict[str, Any], ...]:
+    def _check_keys(
+        self,
+        tree: Mapping[Any, Any],
+        path: tuple[str, ...],
+        allowed: tuple[str, ...],
+        needed: tuple[str, ...],
+    ) -> None:
+        for key in tree:
+            if key not in allowed:
+                problem = f"unknown key{nearest(str(key), allowed)}"
+                self._wrong((*path, key), problem, ", ".join(allowed))
+        for key in needed:
+            if key not in tree:
+                self._wrong((*path, key), "this key is missing", "a value")
+
+    def _variant(
+        self, tree: Mapping[Any, Any], path: tuple[str, ...]
+    ) -> tuple[Group, tuple[dict[str, Any], ...]]:
+        """The tree below `parameters`, and the designs that are tried first."""
+        root, place = tree.get("parameters", {}), (*path, "parameters")
+        if not isinstance(root, Mapping):
+            self._wrong(place, f"found {root!r}", "names and nodes")
+            root = {}
+        elif not root and "parameters" in tree:
+            self._wrong(place, "the space is empty", "at least one node")
+        group = self._group(root, place)
+        self._check_distillation(group, place)
+        return group, self._start(group, tree.get("start", []), (*path, "start"))
+
+    def _start(
+        self, root: Group, designs: Any, path: tuple[str, ...]
+    ) -> tuple[dict[str, Any], ...]:
         """Parameters of the designs that are tried first."""
-        designs = self._tree.get("start", [])
         if not isinstance(designs, list):
-            self._wrong(("start",), f"found {designs!r}", "a list of architectures' values")
+            self._wrong(path, f"found {designs!r}", "a list of architectures' values")
             return ()
         parameters = []
         for index, design in enumerate(designs if not self.errors else ()):
             try:
                 parameters.append(parameters_of(root, plain(design)))
             except NotInSpaceError as error:
-                self._wrong(("start", index, *error.path), error.problem, error.allowed)
+                self._wrong((*path, index, *error.path), error.problem, error.allowed)
         return tuple(parameters)
 
-    def _check_distillation(self, root: Group) -> None:
+    def _check_distillation(self, root: Group, place: tuple[str, ...]) -> None:
         """Checks `distillation`, which is no part of the module but parameters of its objective."""
         part = root.children.get("distillation")
         if part is None:
             return
-        path = ("parameters", "distillation")
+        path = (*place, "distillation")
         if not isinstance(part, Group):
             self._wrong(path, "found no names", ", ".join(_DISTILLATION))
             return

@@ -15,10 +15,12 @@ from nasdistill.common.json_files import parse_json, read_text
 from nasdistill.common.types import nearest
 from nasdistill.common.yaml import parse_yaml
 from nasdistill.space.nodes import Group, Suggest, count, draw, lines_of, plain
-from nasdistill.space.reader import Reader
+from nasdistill.space.reader import Content, Reader
 
 MOST_BYTES = 1 << 20
 """Largest architecture.json that is read."""
+LARGE_PIXELS = 96
+"""Shorter side of the pictures from which on a space's `large` variant is searched."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class SearchSpace:
         root: The tree.
         start: Parameters of well-known designs, each a value by dotted name: a search tries them
             first.
+        large: The variant for pictures from `LARGE_PIXELS` on; None where one tree is for all.
     """
 
     name: str
@@ -95,6 +98,7 @@ class SearchSpace:
     description: str
     root: Group
     start: tuple[Mapping[str, Any], ...] = ()
+    large: SearchSpace | None = None
 
     @classmethod
     def load(cls, name_or_path: str) -> SearchSpace:
@@ -137,7 +141,14 @@ class SearchSpace:
             raise UserError(f"{source}: nested too deeply, or an alias holds itself") from None
         if reader.errors:
             raise UserError("\n".join(reader.errors))
-        return cls(*content)
+        return cls._of(content)
+
+    @classmethod
+    def _of(cls, content: Content) -> SearchSpace:
+        large = None if content.large is None else cls._of(content.large)
+        return cls(
+            content.name, content.family, content.description, content.root, content.start, large
+        )
 
     @classmethod
     def shipped(cls) -> tuple[str, ...]:
@@ -168,7 +179,21 @@ class SearchSpace:
             lines += lines_of(name, child, 1)
         if self.start:
             lines.append(f"  tried first: {len(self.start)} plain designs")
+        if self.large is not None:
+            lines.append(f"  pictures from {LARGE_PIXELS} pixels on: another tree")
         return lines
+
+    def variants(self) -> tuple[SearchSpace, ...]:
+        """The spaces that this name stands for: itself, and what is searched for large pictures."""
+        return (self,) if self.large is None else (self, self.large)
+
+    def for_pictures(self, pixels: int) -> SearchSpace:
+        """The variant that is searched.
+
+        Args:
+            pixels: Shorter side of the pictures as students see them.
+        """
+        return self.large if self.large is not None and pixels >= LARGE_PIXELS else self
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

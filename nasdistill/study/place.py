@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import socket
 from collections.abc import Mapping
@@ -19,7 +18,6 @@ from nasdistill.results import (
     STORAGE_FILE,
     check_writable,
     is_same_storage,
-    keys,
     no_study_in,
     noted_storage,
     storage_of,
@@ -27,7 +25,6 @@ from nasdistill.results import (
     study_in,
 )
 from nasdistill.results.storage import storage_path
-from nasdistill.space import SearchSpace
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -151,49 +148,6 @@ def check_same_recipe(name: str, stored: Recipe, given: Recipe, *, moving: bool 
         + f"\nOnly {', '.join(FREE)} may change. Give the old values, or another --study NAME."
         + moved
     )
-
-
-def check_same_space(
-    name: str, recipe: Recipe, space: SearchSpace, attributes: Mapping[str, Any]
-) -> None:
-    """Holds a search space against the one that a study was made with.
-
-    Args:
-        name: The study's.
-        recipe: Names the space.
-        space: As it is now.
-        attributes: The study's.
-
-    Raises:
-        UserError: If it has changed; the message says where.
-    """
-    if keys.SPACE_FINGERPRINT.get(attributes) == space.fingerprint:
-        return
-    changed = _differences(keys.SPACE.get(attributes) or {}, space.to_dict(), "")
-    places = f" ({'; '.join(changed[:3])}{'; …' if len(changed) > 3 else ''})" if changed else ""
-    raise UserError(
-        f"study {name!r}: the search space {recipe.space!r} has changed since the study was "
-        f"made{places}. Put it back, or give another --study NAME"
-    )
-
-
-def _differences(old: Any, new: Any, place: str) -> list[str]:
-    """The places at which two trees of JSON values differ, in words."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        pairs = {key: (old.get(key), new.get(key)) for key in {**old, **new}}
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = dict(enumerate(zip(old, new, strict=True)))
-    else:
-        return [] if old == new else [f"{place}: was {_short(old)}, now {_short(new)}"]
-    differences: list[str] = []
-    for key, (before, after) in pairs.items():
-        differences += _differences(before, after, f"{place}.{key}" if place else str(key))
-    return differences
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def identity_of(url: str, name: str) -> str:

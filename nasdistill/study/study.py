@@ -50,7 +50,6 @@ from nasdistill.study.leases import (
 )
 from nasdistill.study.place import (
     check_same_recipe,
-    check_same_space,
     create_folder,
     identity_of,
     is_of_original,
@@ -59,6 +58,7 @@ from nasdistill.study.place import (
     name_in_storage,
     note_storage,
 )
+from nasdistill.study.resolving import settle_space
 from nasdistill.study.sampling import Proposal, sample, untried
 
 SETTLE_SECONDS = 0.5
@@ -77,6 +77,7 @@ class Study:
         space: The search space that the recipe names.
 
     Attributes:
+        space: The variant of it that is searched, once that is settled; see `resolving`.
         url: Of its Optuna storage, password and all.
         worker: This process's name in leases and claims.
         created: Whether this process made the study, which was not there before.
@@ -139,14 +140,12 @@ class Study:
         study = cls(folder, recipe, space)
         stored = study.read(keys.RECIPE)
         if stored is None:
-            study.write(keys.SPACE, space.to_dict())
-            study.write(keys.SPACE_FINGERPRINT, space.fingerprint)
             study.write(keys.COMMAND, without_password(command))
             study.write(keys.CREATED, time.time())
             study.created = True
         else:
             check_same_recipe(folder.name, from_stored(stored), recipe, moving=moving)
-            check_same_space(folder.name, recipe, space, study.attributes)
+        settle_space(study)
         if not moving:
             study.store_recipe()
         return study

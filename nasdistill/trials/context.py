@@ -30,7 +30,7 @@ from nasdistill.models.latency import Latency, measure_latencies
 from nasdistill.recipe import Recipe
 from nasdistill.results import keys
 from nasdistill.results.rungs import Ladder
-from nasdistill.study import Study
+from nasdistill.study import Study, settle_space
 from nasdistill.study.experience import open_experience, setting_of
 from nasdistill.teachers import Teacher
 from nasdistill.teachers.recorded import table_hash
@@ -326,6 +326,7 @@ def _open_dataset(study: Study, device: torch.device, emit: Emit) -> Dataset:
         emit=emit,
         may_lack_training=True,
     )
+    settle_space(study, dataset.input)
     check_data_free(recipe, dataset, study.space)
     dataset.tell_notes(emit)
     stored = study.get_or_measure(keys.DATA, lambda: describe_data(dataset))

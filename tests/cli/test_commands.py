@@ -384,6 +384,18 @@ def test_a_space_shows_tree_size_and_spread() -> None:
     assert "spread over 200 samples at 1x8x8, 10 classes" in text
 
 
+def test_a_space_of_large_pictures(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    tree = "{activation: relu, dropout: 0.0, layers: {choice: {one: {widths: [{int: [%s]}]}}}}"
+    text = f"name: own\nfamily: mlp\nparameters: {tree}\n" % "1, 4"
+    own.write_text(text + f"large: {{parameters: {tree}}}\n" % "5, 6")
+    for size, count in (("95", 4), ("96", 2)):
+        figures = json.loads(_run("spaces", str(own), "--image-size", size, "--json").out)
+        assert figures["architectures"] == count
+        least = int(size) ** 2 * (1 if count == 4 else 5)
+        assert least < figures["params"]["min"] < 2 * least
+
+
 def test_studies_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "no studies here yet" in _run("studies").out

@@ -1,0 +1,86 @@
+"""The search space of a study: the variant that fits its pictures, the same ever after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import Input
+from nasdistill.results import keys
+from nasdistill.space import SearchSpace
+
+if TYPE_CHECKING:
+    from nasdistill.study.study import Study
+
+
+def resolve_space(space: SearchSpace, pictures: Input | None) -> SearchSpace | None:
+    """The space that is searched, of those that a name stands for.
+
+    Args:
+        space: As its file is read.
+        pictures: Their shape as students see them; None where no data were read yet.
+
+    Returns:
+        None where that depends on what is not known yet.
+    """
+    if space.large is None:
+        return space
+    return None if pictures is None else space.for_pictures(min(pictures.size))
+
+
+def settle_space(study: Study, pictures: Input | None = None) -> None:
+    """Fixes a study's space as soon as it is known, and from then on holds it to that.
+
+    A study of an earlier release keeps the variant that it was made with, whatever its pictures.
+
+    Args:
+        study: Its `space` becomes the one that is searched.
+        pictures: See `resolve_space`.
+
+    Raises:
+        UserError: If the space has changed since the study was made; the message says where.
+    """
+    if not study.has(keys.SPACE_FINGERPRINT):
+        space = resolve_space(study.space, pictures)
+        if space is None:
+            return
+        study.write(keys.SPACE, space.to_dict())
+        study.write(keys.SPACE_FINGERPRINT, space.fingerprint)
+    study.space = _same_space(study)
+
+
+def _same_space(study: Study) -> SearchSpace:
+    """The variant of a study's space that it was made with."""
+    variants, stored = study.space.variants(), study.require(keys.SPACE_FINGERPRINT)
+    for variant in variants:
+        if variant.fingerprint == stored:
+            return variant
+    tree = study.read(keys.SPACE) or {}
+    changes = [_differences(tree, variant.to_dict(), "") for variant in variants]
+    changed = min(changes, key=len)
+    places = f" ({'; '.join(changed[:3])}{'; …' if len(changed) > 3 else ''})" if changed else ""
+    raise UserError(
+        f"study {study.folder.name!r}: the search space {study.recipe.space!r} has changed since "
+        f"the study was made{places}. Put it back, or give another --study NAME"
+    )
+
+
+def _differences(old: Any, new: Any, place: str) -> list[str]:
+    """The places at which two trees of JSON values differ, in words."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        pairs = {key: (old.get(key), new.get(key)) for key in {**old, **new}}
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = dict(enumerate(zip(old, new, strict=True)))
+    else:
+        return [] if old == new else [f"{place}: was {_short(old)}, now {_short(new)}"]
+    differences: list[str] = []
+    for key, (before, after) in pairs.items():
+        differences += _differences(before, after, f"{place}.{key}" if place else str(key))
+    return differences
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
