@@ -61,6 +61,7 @@ def search(
     seed: options.Seed = None,
     storage: options.Storage = None,
     import_file: options.Import = None,
+    begin: options.Begin = None,
     baseline: options.Baseline = None,
     score: options.Score = None,
     sampler: options.Sampler = None,

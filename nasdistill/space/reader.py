@@ -21,7 +21,7 @@ from nasdistill.space.nodes import (
     parameters_of,
 )
 
-_TOP = ("name", "family", "description", "parameters", "start")
+_TOP = ("name", "family", "description", "parameters", "start", "weights")
 _TEXTS = ("name", "family", "description")
 _KINDS = ("int", "float", "choice")
 _DISTILLATION = {"temperature": (0.01, 1000.0), "alpha": (0.0, 1.0)}
@@ -37,6 +37,7 @@ class Content(NamedTuple):
         description: One sentence.
         root: The tree below `parameters`.
         start: Parameters of the designs that are tried first.
+        weights: Files of weights, by the model that they are of.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Content(NamedTuple):
     description: str
     root: Group
     start: tuple[dict[str, Any], ...]
+    weights: dict[str, str]
 
 
 class Reader:
@@ -71,7 +73,26 @@ class Reader:
         group = self._group(root, ("parameters",))
         self._check_distillation(group)
         name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
-        return Content(name, family, description.strip(), group, self._start(group))
+        start, weights = self._start(group), self._weights(family, group)
+        return Content(name, family, description.strip(), group, start, weights)
+
+    def _weights(self, family: str, root: Group) -> dict[str, str]:
+        """Files of weights by model, of a space whose students have some."""
+        files = self._tree.get("weights", {})
+        if "weights" in self._tree and family != "pretrained":
+            self._wrong(("weights",), f"the family {family!r} has no weights", "none here")
+            return {}
+        if not isinstance(files, Mapping):
+            self._wrong(("weights",), f"found {files!r}", "models and their files")
+            return {}
+        models = models_of(root)
+        for model, file in files.items():
+            if model not in models:
+                problem = f"unknown model{nearest(str(model), models)}"
+                self._wrong(("weights", model), problem, "the models under parameters.model")
+            if not isinstance(file, str) or not file:
+                self._wrong(("weights", model), f"found {file!r}", "the path of a file")
+        return {str(model): str(file) for model, file in files.items()}
 
     def _start(self, root: Group) -> tuple[dict[str, Any], ...]:
         """Parameters of the designs that are tried first."""
@@ -192,6 +213,14 @@ class Reader:
         if (ends[1] - ends[0]) % step:
             self._wrong((*path, "step"), f"found {step}", f"a divisor of {ends[1] - ends[0]}")
         return Int(ends[0], ends[1], step, bool(log))
+
+
+def models_of(root: Group) -> tuple[str, ...]:
+    """The models that a space of the family `pretrained` names, in its order."""
+    node = root.children.get("model")
+    if isinstance(node, Constant):
+        return (str(node.value),)
+    return tuple(map(str, node.options)) if isinstance(node, Choice) else ()
 
 
 def _ends(node: Node) -> list[float]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from nasdistill.common.json_files import parse_json, read_text
 from nasdistill.common.types import nearest
 from nasdistill.common.yaml import parse_yaml
 from nasdistill.space.nodes import Group, Suggest, count, draw, lines_of, plain
-from nasdistill.space.reader import Reader
+from nasdistill.space.reader import Reader, models_of
 
 MOST_BYTES = 1 << 20
 """Largest architecture.json that is read."""
@@ -88,6 +88,8 @@ class SearchSpace:
         root: The tree.
         start: Parameters of well-known designs, each a value by dotted name: a search tries them
             first.
+        weights: Files of weights, by the model that they are of; its other models have their
+            library's.
     """
 
     name: str
@@ -95,6 +97,7 @@ class SearchSpace:
     description: str
     root: Group
     start: tuple[Mapping[str, Any], ...] = ()
+    weights: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def load(cls, name_or_path: str) -> SearchSpace:
@@ -137,12 +140,22 @@ class SearchSpace:
             raise UserError(f"{source}: nested too deeply, or an alias holds itself") from None
         if reader.errors:
             raise UserError("\n".join(reader.errors))
-        return cls(*content)
+        # A space that is moved takes the files that lie beside it along.
+        files = {
+            model: Path(source).parent / Path(file).expanduser()
+            for model, file in content.weights.items()
+        }
+        return cls(*content[:-1], files)
 
     @classmethod
     def shipped(cls) -> tuple[str, ...]:
         """Names of the shipped spaces."""
         return tuple(sorted(path.stem for path in _folder().glob("*.yaml")))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it names, if its family is `pretrained`."""
+        return models_of(self.root) if self.family == "pretrained" else ()
 
     def sample(self, suggest: Suggest) -> Architecture:
         """Draws an architecture, e.g. with an `optuna.Trial`."""
