@@ -257,6 +257,10 @@ def _readable(key: str, value: Any) -> str:
 
 def changed_keys(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
     """Keys, with both values, that differ although they may not when a study goes on."""
-    before, after = ({**recipe.stored(), "learning_rate": recipe.rate()} for recipe in (old, new))
+    before, after = (
+        # Students of earlier releases began fresh, and their recipes name the rate.
+        {**recipe.stored(), "begin": recipe.begin or "fresh", "learning_rate": recipe.rate()}
+        for recipe in (old, new)
+    )
     keys = [k for k in before if k not in (*FREE, "study", "storage")]
     return [(k, before[k], after[k]) for k in keys if before[k] != after[k]]

@@ -16,6 +16,7 @@ from nasdistill.report.figures import (
     teacher_accuracy,
     teacher_score,
 )
+from nasdistill.report.rivals import begin_of, begun, gain_over, rival
 from nasdistill.results import Candidate, Final, StudyRecord
 
 Cell = Callable[[Final], str]
@@ -53,30 +54,21 @@ def _quality_rows(record: StudyRecord) -> list[str]:
         _row("agreement with the teacher", record, _metric("agreement", percent)),
         _row("class-relation preservation", record, _metric(preservation, percent)),
         _row("calibration error", record, _metric("ece", percent), percent(_teacher_ece(record))),
-        _row("accuracy on labels alone (baseline)", record, _rival("baseline")),
-        _row("gained by distillation", record, _gain_over("baseline")),
+        _row("accuracy on labels alone (baseline)", record, rival("baseline")),
+        _row("gained by distillation", record, gain_over("baseline")),
         *_begin_rows(record),
     ]
 
 
 def _begin_rows(record: StudyRecord) -> list[str]:
     """Where finals began, and what that was worth; empty where all began fresh."""
-    if all(_begin(final) == "fresh" for final in record.finals):
+    if all(begin_of(final) == "fresh" for final in record.finals):
         return []
     return [
-        _row("began with weights", record, _begun),
-        _row("accuracy from fresh weights (control)", record, _rival("fresh")),
-        _row("gained by where it began", record, _gain_over("fresh")),
+        _row("began with weights", record, begun),
+        _row("accuracy from fresh weights (control)", record, rival("fresh")),
+        _row("gained by where it began", record, gain_over("fresh")),
     ]
-
-
-def _begin(final: Final) -> str:
-    return str(final.metrics.get("begin", "fresh"))  # finals of an earlier release do not say
-
-
-def _begun(final: Final) -> str:
-    weights = final.metrics.get("begin_weights") or ""
-    return f"{escape(_begin(final))}<br><small>{escape(str(weights))}</small>"
 
 
 def _balanced_rows(record: StudyRecord) -> list[str]:
@@ -191,31 +183,6 @@ def _balanced(final: Final) -> str:
 def _teacher_ece(record: StudyRecord) -> float | None:
     known = [final.metrics.get("teacher_ece") for final in record.finals]
     return next((v for v in (*known, record.teacher.get("ece")) if v is not None), None)
-
-
-def _rival(name: str) -> Cell:
-    """The test accuracy of a run that a final is held against."""
-
-    def cell(final: Final) -> str:
-        rival = final.metrics.get(name)
-        if not rival:
-            return "not trained"
-        bounds = formats.interval(rival.get("test_interval"))
-        return f"{formats.percent(rival.get('test_accuracy'))}<br><small>{bounds}</small>"
-
-    return cell
-
-
-def _gain_over(name: str) -> Cell:
-    """How far a final is ahead of a run that it is held against."""
-
-    def cell(final: Final) -> str:
-        rival, accuracy = (final.metrics.get(key) for key in (name, "test_accuracy"))
-        if not rival or accuracy is None:
-            return formats.NONE
-        return f"{100 * (accuracy - rival['test_accuracy']):+.1f} points"
-
-    return cell
 
 
 def _limits(final: Final) -> str:

@@ -136,8 +136,8 @@ class Study:
     def _open(
         cls, folder: Path, recipe: Recipe, space: SearchSpace, command: str, moving: bool
     ) -> Study:
-        recipe = recipe.resolved(space.family)
-        study = cls(folder, recipe, space)
+        study = cls(folder, recipe.resolved(space.family), space)
+        recipe = study.recipe
         stored = study.read(keys.RECIPE)
         if stored is None:
             study.write(keys.SPACE, space.to_dict())
@@ -146,8 +146,7 @@ class Study:
             study.write(keys.CREATED, time.time())
             study.created = True
         else:
-            before = Recipe.model_validate(stored).resolved(space.family)
-            check_same_recipe(folder.name, before, recipe, moving=moving)
+            check_same_recipe(folder.name, Recipe.model_validate(stored), recipe, moving=moving)
             check_same_space(folder.name, recipe, space, study.attributes)
         if not moving:
             study.store_recipe()

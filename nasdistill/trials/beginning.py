@@ -253,4 +253,5 @@ def _cannot_be_had(
 
 def _reason(message: str) -> str:
     """What went wrong, without the advice for teachers."""
-    return message.partition(" Check the name and the connection")[0]
+    words = message.partition(" Check the name and the connection")[0]
+    return words.removeprefix("the pretrained weights of ")
