@@ -190,7 +190,7 @@ def _gather(recipe: Recipe, space: SearchSpace, dataset: Dataset, emit: Emit) ->
     Raises:
         UserError: If some cannot be had; the message names all of them.
     """
-    models = _needed(recipe, space, dataset)
+    models = _needed(recipe, space, dataset, emit)
     emit(Event("stage", f"pretrained weights of {len(models)} students", stage="teacher"))
     away = [m for m in models if m not in space.weights and own_weights(m).file is None]
     if away:
@@ -210,7 +210,7 @@ def _gather(recipe: Recipe, space: SearchSpace, dataset: Dataset, emit: Emit) ->
     return origins
 
 
-def _needed(recipe: Recipe, space: SearchSpace, dataset: Dataset) -> list[str]:
+def _needed(recipe: Recipe, space: SearchSpace, dataset: Dataset, emit: Emit) -> list[str]:
     """The models of a space that students can be of: those that keep the limits that are named.
 
     Assistants may be larger; and a model that cannot take the images is never built.
@@ -218,15 +218,20 @@ def _needed(recipe: Recipe, space: SearchSpace, dataset: Dataset) -> list[str]:
     limits = {"params": recipe.max_params, "macs": recipe.max_macs, "bytes": recipe.max_bytes}
     if recipe.iterate is not None and recipe.iterate.assistants is not None:
         limits = {}
-    needed = []
+    needed, unfit = list[str](), list[str]()
     for model in space.models:
         architecture = Architecture(space.family, {"model": model})
         try:
             counts = count_architecture(architecture, dataset.input, len(dataset.classes))
         except UserError:
+            unfit.append(model)
             continue
         if all(limit is None or getattr(counts, cost) <= limit for cost, limit in limits.items()):
             needed.append(model)
+    if unfit:
+        size = f"{dataset.input.height}x{dataset.input.width}"
+        text = f"images of {size} are too small for {', '.join(unfit)}: trials of these will fail"
+        emit(Event("warning", f"{text}; --image-size makes them larger", stage="teacher"))
     return needed
 
 
