@@ -111,7 +111,6 @@ class OwnPretrained(Beginning):
         return f"{model} ({self.origins[model]})" if model in self.origins else model
 
 
-@lru_cache(maxsize=2)  # a trial builds its student several times
 def weights_of(model: str, file: Path | None, pixels: int) -> Pretrained:
     """A net of a library with its own weights, or a file's; not to be changed.
 
@@ -127,6 +126,13 @@ def weights_of(model: str, file: Path | None, pixels: int) -> Pretrained:
         library, name = model_name(model)
     except ValueError as error:
         raise UserError(str(error)) from None
+    written = file.stat().st_mtime_ns if file is not None and file.is_file() else 0
+    return _loaded(library, name, file, pixels, written)
+
+
+@lru_cache(maxsize=2)  # a trial builds its student several times
+def _loaded(library: str, name: str, file: Path | None, pixels: int, written: int) -> Pretrained:
+    """See `weights_of`; `written` tells a file that has changed from what it was."""
     return _LOADERS[library](name, file, pixels)
 
 
