@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from nasdistill.common.types import nearest
@@ -21,7 +22,7 @@ from nasdistill.space.nodes import (
     parameters_of,
 )
 
-_TOP = ("name", "family", "description", "parameters", "start", "large")
+_TOP = ("name", "family", "description", "parameters", "start", "large", "weights")
 _LARGE = ("description", "parameters", "start")
 _TEXTS = ("name", "family", "description")
 _KINDS = ("int", "float", "choice")
@@ -39,6 +40,7 @@ class Content(NamedTuple):
         root: The tree below `parameters`.
         start: Parameters of the designs that are tried first.
         large: The same of its variant for large pictures, if it has one.
+        weights: Files of weights, by the model that they are of.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Content(NamedTuple):
     root: Group
     start: tuple[dict[str, Any], ...]
     large: Content | None = None
+    weights: Mapping[str, str] = MappingProxyType({})
 
 
 class Reader:
@@ -62,7 +65,8 @@ class Reader:
         name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
         self._check_keys(self._tree, (), _TOP, ("name", "family", "parameters"))
         root, start = self._variant(self._tree, ())
-        small = Content(name, family, description.strip(), root, start)
+        weights = self._weights(family, root)
+        small = Content(name, family, description.strip(), root, start, weights=weights)
         if "large" not in self._tree:
             return small
         tree = self._tree["large"]
@@ -73,6 +77,24 @@ class Reader:
         root, start = self._variant(tree, ("large",))
         description = str(tree.get("description", description)).strip()
         return small._replace(large=Content(name, family, description, root, start))
+
+    def _weights(self, family: str, root: Group) -> dict[str, str]:
+        """Files of weights by model, of a space whose students have some."""
+        files = self._tree.get("weights", {})
+        if "weights" in self._tree and family != "pretrained":
+            self._wrong(("weights",), f"the family {family!r} has no weights", "none here")
+            return {}
+        if not isinstance(files, Mapping):
+            self._wrong(("weights",), f"found {files!r}", "models and their files")
+            return {}
+        models = models_of(root)
+        for model, file in files.items():
+            if model not in models:
+                problem = f"unknown model{nearest(str(model), models)}"
+                self._wrong(("weights", model), problem, "the models under parameters.model")
+            if not isinstance(file, str) or not file:
+                self._wrong(("weights", model), f"found {file!r}", "the path of a file")
+        return {str(model): str(file) for model, file in files.items()}
 
     def _check_keys(
         self,
@@ -223,6 +245,14 @@ class Reader:
         if (ends[1] - ends[0]) % step:
             self._wrong((*path, "step"), f"found {step}", f"a divisor of {ends[1] - ends[0]}")
         return Int(ends[0], ends[1], step, bool(log))
+
+
+def models_of(root: Group) -> tuple[str, ...]:
+    """The models that a space of the family `pretrained` names, in its order."""
+    node = root.children.get("model")
+    if isinstance(node, Constant):
+        return (str(node.value),)
+    return tuple(map(str, node.options)) if isinstance(node, Choice) else ()
 
 
 def _ends(node: Node) -> list[float]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from nasdistill.common.json_files import parse_json, read_text
 from nasdistill.common.types import nearest
 from nasdistill.common.yaml import parse_yaml
 from nasdistill.space.nodes import Group, Suggest, count, draw, lines_of, plain
-from nasdistill.space.reader import Content, Reader
+from nasdistill.space.reader import Content, Reader, models_of
 
 MOST_BYTES = 1 << 20
 """Largest architecture.json that is read."""
@@ -91,6 +91,8 @@ class SearchSpace:
         start: Parameters of well-known designs, each a value by dotted name: a search tries them
             first.
         large: The variant for pictures from `LARGE_PIXELS` on; None where one tree is for all.
+        weights: Files of weights, by the model that they are of; its other models have their
+            library's.
     """
 
     name: str
@@ -99,6 +101,7 @@ class SearchSpace:
     root: Group
     start: tuple[Mapping[str, Any], ...] = ()
     large: SearchSpace | None = None
+    weights: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def load(cls, name_or_path: str) -> SearchSpace:
@@ -141,19 +144,25 @@ class SearchSpace:
             raise UserError(f"{source}: nested too deeply, or an alias holds itself") from None
         if reader.errors:
             raise UserError("\n".join(reader.errors))
-        return cls._of(content)
+        return cls._of(content, Path(source).parent)
 
     @classmethod
-    def _of(cls, content: Content) -> SearchSpace:
-        large = None if content.large is None else cls._of(content.large)
-        return cls(
-            content.name, content.family, content.description, content.root, content.start, large
-        )
+    def _of(cls, content: Content, folder: Path) -> SearchSpace:
+        """The space that a content describes; files lie by their path from its folder."""
+        large = None if content.large is None else cls._of(content.large, folder)
+        # A space that is moved takes the files that lie beside it along.
+        weights = {m: folder / Path(file).expanduser() for m, file in content.weights.items()}
+        return cls(**{**content._asdict(), "large": large, "weights": weights})
 
     @classmethod
     def shipped(cls) -> tuple[str, ...]:
         """Names of the shipped spaces."""
         return tuple(sorted(path.stem for path in _folder().glob("*.yaml")))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it names, if its family is `pretrained`."""
+        return models_of(self.root) if self.family == "pretrained" else ()
 
     def sample(self, suggest: Suggest) -> Architecture:
         """Draws an architecture, e.g. with an `optuna.Trial`."""

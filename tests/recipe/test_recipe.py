@@ -279,6 +279,25 @@ def test_changed_keys_leave_out_what_may_change() -> None:
     assert changed_keys(old, new) == [("seed", 0, 1), ("final_budget", "8 epochs", "3 epochs")]
 
 
+def test_where_students_begin_follows_from_the_family() -> None:
+    families = {"mobile": "fresh", "pruned": "teacher", "pretrained": "pretrained", "own": "fresh"}
+    for family, begin in families.items():
+        assert Recipe().resolved(family).begin == begin
+        assert Recipe(begin="fresh").resolved(family).begin == "fresh"
+    with pytest.raises(UserError, match="--begin teacher: .* allowed: pretrained, fresh"):
+        Recipe(begin="teacher").resolved("pretrained")
+    assert Recipe(begin="fresh").study_name() == "mobile-begin-fresh"
+
+
+def test_the_learning_rate_follows_from_where_students_begin() -> None:
+    begun, given = Recipe(begin="teacher"), Recipe(begin="teacher", learning_rate=0.1)
+    assert (Recipe().rate(), begun.rate(), begun.rate("fresh")) == (0.008, 0.001, 0.008)
+    assert given.rate() == given.rate("fresh") == 0.1
+    # A study of an earlier release names the rate, and does not say where students begin.
+    assert changed_keys(Recipe(learning_rate=0.008), Recipe().resolved("mobile")) == []
+    assert [key for key, _, _ in changed_keys(Recipe(), begun)] == ["begin", "learning_rate"]
+
+
 def test_from_stored() -> None:
     recipe = load_recipe(None, {"seed": 4, "import": "own.py", "rungs": {"first": "1.5 epochs"}})
     assert from_stored(recipe.stored()) == recipe
