@@ -24,6 +24,8 @@ from nasdistill.space.nodes import (
 _TOP = ("name", "family", "description", "parameters", "start")
 _TEXTS = ("name", "family", "description")
 _KINDS = ("int", "float", "choice")
+MOST_PLACES = 10_000
+"""Steps that a stepped range of numbers may have."""
 _DISTILLATION = {"temperature": (0.01, 1000.0), "alpha": (0.0, 1.0)}
 """Parameters of the objective that a space may search, with their bounds."""
 
@@ -134,7 +136,7 @@ class Reader:
             self._refuse_misspelt(node, path)
             return self._group(node, path)
         kind = kinds[0]
-        options = {"int": ("int", "step", "log"), "float": ("float", "log"), "choice": ("choice",)}
+        options = {"int": ("int", "step", "log"), "float": ("float", "step", "log"), "choice": ("choice",)}
         for key in node:
             if key not in options[kind]:
                 known = ", ".join(options[kind])
@@ -185,13 +187,30 @@ class Reader:
         if not isinstance(log, bool) or (log and ends[0] <= 0):
             self._wrong((*path, "log"), f"found {log!r}", "true or false; true needs low > 0")
         if kind == "float":
-            return Float(float(ends[0]), float(ends[1]), bool(log))
+            return self._float(float(ends[0]), float(ends[1]), bool(log), node.get("step"), path)
         if not isinstance(step, int) or step < 1 or (log and step != 1):
             self._wrong((*path, "step"), f"found {step!r}", "a whole number from 1; 1 with log")
             step = 1
         if (ends[1] - ends[0]) % step:
             self._wrong((*path, "step"), f"found {step}", f"a divisor of {ends[1] - ends[0]}")
         return Int(ends[0], ends[1], step, bool(log))
+
+
+    def _float(
+        self, low: float, high: float, log: bool, step: Any, path: tuple[Any, ...]
+    ) -> Float:
+        if step is None:
+            return Float(low, high, log)
+        number = isinstance(step, (int, float)) and not isinstance(step, bool)
+        if not number or log or not math.isfinite(step) or not step > 0:
+            self._wrong((*path, "step"), f"found {step!r}", "a number above 0; none with log")
+            return Float(low, high)
+        places = (high - low) / step
+        if places > MOST_PLACES or abs(places - round(places)) > 1e-6:
+            allowed = f"a whole number of steps from {low:g} to {high:g}"
+            self._wrong((*path, "step"), f"found {step:g}", f"{allowed}, at most {MOST_PLACES:,}")
+            return Float(low, high)
+        return Float(low, high, log, float(step))
 
 
 def _ends(node: Node) -> list[float]:

@@ -209,8 +209,11 @@ class _Random:
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        share = self._rng.random()
-        drawn = low * (high / low) ** share if log else low + (high - low) * share
+        if step is not None:
+            drawn = low + step * self._rng.randrange(round((high - low) / step) + 1)
+        else:
+            share = self._rng.random()
+            drawn = low * (high / low) ** share if log else low + (high - low) * share
         self.drawn[name] = drawn
         return drawn
 
