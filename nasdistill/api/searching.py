@@ -28,7 +28,9 @@ from nasdistill.results import (
 
 if TYPE_CHECKING:  # a study's storage is slow to import, and reports need none
     from nasdistill.data import Dataset
+    from nasdistill.space import SearchSpace
     from nasdistill.study import Study
+    from nasdistill.trials.plugins import Plugins
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,11 @@ def _search(
     from nasdistill.trials.plugins import check_plugins, load_plugins
 
     plugins = load_plugins(recipe.import_file)
-    study = Study.open(recipe, STUDIES, command)
+    opening = _Opening(recipe, plugins, emit, dataset)
+    study = Study.open(recipe, STUDIES, command, make_space=opening.make_space)
     with storage_errors(study.url):
         try:
+            dataset = opening.adopted(study)
             check_plugins(study, plugins)
             if stages.is_complete(study):
                 stages.close(study)  # whoever made the last final may have ended before it could
@@ -97,6 +101,43 @@ def _search(
                 study.discard()
             raise
         return _outcome(study, emit)
+
+
+class _Opening:
+    """The making of a new study's space, which may need the study's data.
+
+    Args:
+        recipe: The study's.
+        plugins: What the user's own file brings.
+        emit: Told what happens.
+        dataset: The study's data, where they are loaded already.
+    """
+
+    def __init__(
+        self, recipe: Recipe, plugins: Plugins, emit: Emit, dataset: Dataset | None
+    ) -> None:
+        self._recipe, self._plugins, self._emit = recipe, plugins, emit
+        self._dataset, self._loaded = dataset, False
+
+    def make_space(self, space: SearchSpace) -> SearchSpace:
+        """See `trials.spaces`; loads the data."""
+        from nasdistill.common.machine import pick_device
+        from nasdistill.trials.context import load_dataset
+        from nasdistill.trials.spaces import space_of
+
+        if self._dataset is None:
+            device = pick_device(self._recipe.device)
+            self._dataset, self._loaded = load_dataset(self._recipe, device, self._emit), True
+        return space_of(self._recipe, space, self._dataset, self._plugins, self._emit)
+
+    def adopted(self, study: Study) -> Dataset | None:
+        """The study's data, if they are loaded; checked as `open_context` would."""
+        from nasdistill.trials.context import adopt_dataset
+
+        if self._loaded:
+            assert self._dataset is not None
+            adopt_dataset(study, self._dataset, self._emit)
+        return self._dataset
 
 
 def resume(

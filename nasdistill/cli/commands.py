@@ -231,11 +231,17 @@ def spaces(
     size: options.Size = 28,
     channels: options.InputChannels = 1,
     classes: options.Classes = 10,
+    teacher: options.Teacher = None,
+    import_file: options.Import = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the search spaces, or show one: its tree, its size, its spread."""
+    """List the search spaces, or show one: its tree, its size, its spread.
+
+    The space `pruned` is made from a net, which --teacher names.
+    """
     with error_messages():
-        from nasdistill.cli.display import space_lines
+        from nasdistill.common.errors import UserError
+        from nasdistill.cli.display import cut_lines, space_lines
         from nasdistill.space import SearchSpace
 
         if name is None:
@@ -244,10 +250,22 @@ def spaces(
         space = SearchSpace.load(name)
         from nasdistill import api
 
-        spread = api.spread(space, size=size, channels=channels, classes=classes)
-        figures = {"name": space.name, "architectures": space.count(), **spread}
-        shape = f"{channels}x{size}x{size}, {classes} classes"
-        print(json.dumps(figures) if as_json else "\n".join(space_lines(space, spread, shape)))
+        shape = {"size": size, "channels": channels, "classes": classes}
+        cuts: dict[str, Any] = {}
+        lines: list[str] = []
+        if space.needs_base:
+            made = api.cut_space(space, teacher, import_file=import_file, **shape)
+            space, lines = made.space, cut_lines(made)
+            axes = [axis._asdict() for axis in made.axes]
+            cuts = {"tree": space.to_dict(), "cuts": axes, "left_whole": made.left_whole}
+        elif teacher is not None:
+            raise UserError(f"--teacher {teacher}: the space {space.name!r} is not made from a net")
+        samples = 50 if cuts else 200
+        spread = api.spread(space, **shape, samples=samples)
+        figures = {"name": space.name, "architectures": space.count(), **spread, **cuts}
+        image = f"{channels}x{size}x{size}, {classes} classes"
+        lines = [*space_lines(space, spread, image), *lines]
+        print(json.dumps(figures) if as_json else "\n".join(lines))
 
 
 def _print_shipped_spaces(as_json: bool) -> None:

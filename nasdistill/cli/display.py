@@ -19,6 +19,7 @@ from nasdistill.common.events import Event
 from nasdistill.results import DamagedStudy, Final, StudyRecord
 
 if TYPE_CHECKING:
+    from nasdistill.models.pruned_space import MadeSpace
     from nasdistill.space import SearchSpace
 
 STUDENT = ("student", 1)
@@ -260,6 +261,18 @@ def space_lines(space: SearchSpace, spread: Mapping[str, Any], shape: str) -> li
     for key in ("params", "macs"):
         figures = "  ".join(f"{name} {value:,.0f}" for name, value in spread[key].items())
         lines.append(f"  {key:7} {figures}")
+    return lines
+
+
+def cut_lines(made: MadeSpace) -> list[str]:
+    """What a space cuts from a net: from how many channels or blocks to how many."""
+    lines = ["what is kept, of channels or blocks of the whole net:"]
+    width = max(len(axis.name) for axis in made.axes)
+    for axis in made.axes:
+        others = f" and {len(axis.layers) - 1} more" if len(axis.layers) > 1 else ""
+        kept = f"{axis.least:,} to {axis.most:,} of {axis.whole:,}"
+        lines.append(f"  {axis.name:{width}}  {kept}  ({axis.layers[0]}{others})")
+    lines += [f"  left whole: {name} ({reason})" for name, reason in made.left_whole.items()]
     return lines
 
 

@@ -72,7 +72,16 @@ def build_base(base: Architecture, input: Input, classes: int) -> nn.Module:
 def _build_base(base: Architecture, input: Input, classes: int) -> nn.Module:
     from nasdistill.models import families  # which holds this family
 
+    if base.family == IMPORTED:
+        return families.build_imported(base.values.get("name"), input, classes)
     return families.build(base, input, classes)
+
+
+def has_imported_base(architecture: Architecture) -> bool:
+    """Whether an architecture is cut from a net that a user's own file builds."""
+    base = architecture.values.get("base")
+    own = isinstance(base, Mapping) and base.get("family") == IMPORTED
+    return architecture.family == FAMILY and own
 
 
 def structure_for(

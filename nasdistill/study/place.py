@@ -167,9 +167,12 @@ def check_same_space(
     Raises:
         UserError: If it has changed; the message says where.
     """
-    if keys.SPACE_FINGERPRINT.get(attributes) == space.fingerprint:
+    stored = keys.SPACE.get(attributes) or {}
+    same = keys.SPACE_FINGERPRINT.get(attributes) == space.fingerprint
+    # A tree that was made from a net is the stored one; its YAML may say something else by now.
+    if same and stored.get("template") == space.to_dict().get("template"):
         return
-    changed = _differences(keys.SPACE.get(attributes) or {}, space.to_dict(), "")
+    changed = _differences(stored, space.to_dict(), "")
     places = f" ({'; '.join(changed[:3])}{'; …' if len(changed) > 3 else ''})" if changed else ""
     raise UserError(
         f"study {name!r}: the search space {recipe.space!r} has changed since the study was "

@@ -107,7 +107,15 @@ class Study:
                 self._study.set_metric_names(["accuracy", *recipe.minimize])
 
     @classmethod
-    def open(cls, recipe: Recipe, root: Path, command: str, *, moving: bool = False) -> Study:
+    def open(
+        cls,
+        recipe: Recipe,
+        root: Path,
+        command: str,
+        *,
+        moving: bool = False,
+        make_space: Callable[[SearchSpace], SearchSpace] | None = None,
+    ) -> Study:
         """Opens the study that a recipe names, creating it where there is none.
 
         Args:
@@ -116,6 +124,8 @@ class Study:
             command: The command line, for the report of a new study.
             moving: Whether the recipe may name files at new places, until `store_recipe` says that
                 they are the same.
+            make_space: Makes the tree of a space that needs a net for it, in a new study; one that
+                exists holds its tree.
 
         Raises:
             UserError: If the study exists and was made with another recipe.
@@ -126,7 +136,7 @@ class Study:
         with alone(folder / "open.lock"):  # Optuna creates its tables without a lock.
             try:
                 with storage_errors(storage_url(folder, recipe.storage)):
-                    return cls._open(folder, recipe, space, command, moving)
+                    return cls._open(folder, recipe, space, command, moving, make_space)
             except BaseException:
                 if new and not is_study(folder):  # nobody else has made it a study
                     shutil.rmtree(folder, ignore_errors=True)
@@ -134,10 +144,23 @@ class Study:
 
     @classmethod
     def _open(
-        cls, folder: Path, recipe: Recipe, space: SearchSpace, command: str, moving: bool
+        cls,
+        folder: Path,
+        recipe: Recipe,
+        space: SearchSpace,
+        command: str,
+        moving: bool,
+        make_space: Callable[[SearchSpace], SearchSpace] | None,
     ) -> Study:
         study = cls(folder, recipe, space)
         stored = study.read(keys.RECIPE)
+        if study.space.needs_base:
+            made = study.read(keys.SPACE)
+            if made is not None:
+                study.space = space = space.with_tree_of(made)
+            else:
+                assert make_space is not None
+                study.space = space = make_space(space)
         if stored is None:
             study.write(keys.SPACE, space.to_dict())
             study.write(keys.SPACE_FINGERPRINT, space.fingerprint)

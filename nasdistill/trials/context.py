@@ -313,9 +313,17 @@ def _open_dataset(study: Study, device: torch.device, emit: Emit) -> Dataset:
         UserError: If they are not those that the study was made with, or have nothing to train on
             and the recipe needs it.
     """
-    recipe = study.recipe
+    return adopt_dataset(study, load_dataset(study.recipe, device, emit), emit)
+
+
+def load_dataset(recipe: Recipe, device: torch.device, emit: Emit) -> Dataset:
+    """Loads the data that a recipe names.
+
+    Raises:
+        UserError: If they cannot be had.
+    """
     emit(Event("stage", f"data {recipe.data}", stage="teacher"))
-    dataset = load_data(
+    return load_data(
         recipe.data,
         device=device,
         seed=recipe.seed,
@@ -326,6 +334,15 @@ def _open_dataset(study: Study, device: torch.device, emit: Emit) -> Dataset:
         emit=emit,
         may_lack_training=True,
     )
+
+
+def adopt_dataset(study: Study, dataset: Dataset, emit: Emit) -> Dataset:
+    """Takes loaded data as those of a study.
+
+    Raises:
+        UserError: As `_open_dataset`.
+    """
+    recipe = study.recipe
     check_data_free(recipe, dataset, study.space)
     dataset.tell_notes(emit)
     stored = study.get_or_measure(keys.DATA, lambda: describe_data(dataset))
