@@ -240,8 +240,8 @@ def spaces(
     The space `pruned` is made from a net, which --teacher names.
     """
     with error_messages():
-        from nasdistill.common.errors import UserError
         from nasdistill.cli.display import cut_lines, space_lines
+        from nasdistill.common.errors import UserError
         from nasdistill.space import SearchSpace
 
         if name is None:

@@ -79,7 +79,7 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
 
 
 def build_imported(name: Any, input: Input, classes: int) -> nn.Module:
-    """Builds the net that a function of the user's own file gives, without a `Classifier` around it.
+    """Builds the net that a function of the user's own file gives, without its `Classifier`.
 
     Raises:
         UserError: If no such function is known, or it raises.

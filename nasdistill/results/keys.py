@@ -50,16 +50,18 @@ class Key(Generic[Value]):
 # -- of a study ----------------------------------------------------------------------------------
 
 RECIPE = Key[dict[str, Any]](
-    "recipe", "the resolved recipe", "study.study", "study.study, results.loading"
+    "recipe", "the resolved recipe", "study.study", "study.opening, results.loading"
 )
 SPACE = Key[dict[str, Any]](
     "space", "the search space as a tree",
-    "study.study", "study.place",
+    "study.opening", "study.opening, study.place",
 )
-SPACE_FINGERPRINT = Key[str]("space_fingerprint", "its fingerprint", "study.study", "study.place")
-COMMAND = Key[str]("command", "the command line", "study.study", "results.loading")
+SPACE_FINGERPRINT = Key[str](
+    "space_fingerprint", "its fingerprint", "study.opening", "study.place"
+)
+COMMAND = Key[str]("command", "the command line", "study.opening", "results.loading")
 CREATED = Key[float](
-    "created", "seconds since 1970", "study.study", "trials.experience"
+    "created", "seconds since 1970", "study.opening", "trials.experience"
 )
 STATE = Key[str](
     "stage", "searching, distilling or complete",

@@ -275,9 +275,9 @@ def from_plain(value: Any) -> Node:
         case {"choice": list(options)}:
             return Choice(tuple(options))
         case {"choice": {**branches}}:
-            return Branch({key: from_plain(child) for key, child in branches.items()})
+            return Branch({str(key): from_plain(child) for key, child in branches.items()})
         case {**children}:
-            return Group({key: from_plain(child) for key, child in children.items()})
+            return Group({str(key): from_plain(child) for key, child in children.items()})
         case list(items):
             return Row(tuple(map(from_plain, items)))
     return Constant(value)

@@ -186,7 +186,11 @@ class Reader:
             self._refuse_misspelt(node, path)
             return self._group(node, path)
         kind = kinds[0]
-        options = {"int": ("int", "step", "log"), "float": ("float", "step", "log"), "choice": ("choice",)}
+        options = {
+            "int": ("int", "step", "log"),
+            "float": ("float", "step", "log"),
+            "choice": ("choice",),
+        }
         for key in node:
             if key not in options[kind]:
                 known = ", ".join(options[kind])
@@ -245,10 +249,7 @@ class Reader:
             self._wrong((*path, "step"), f"found {step}", f"a divisor of {ends[1] - ends[0]}")
         return Int(ends[0], ends[1], step, bool(log))
 
-
-    def _float(
-        self, low: float, high: float, log: bool, step: Any, path: tuple[Any, ...]
-    ) -> Float:
+    def _float(self, low: float, high: float, log: bool, step: Any, path: tuple[Any, ...]) -> Float:
         if step is None:
             return Float(low, high, log)
         number = isinstance(step, (int, float)) and not isinstance(step, bool)

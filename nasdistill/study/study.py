@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import optuna
 from optuna.study import StudyDirection
@@ -24,7 +24,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nasdistill.common.files import write_whole
 from nasdistill.common.locks import alone
-from nasdistill.common.types import without_password
 from nasdistill.recipe import Recipe
 from nasdistill.results import (
     COUNTED,
@@ -33,7 +32,6 @@ from nasdistill.results import (
     candidate_of,
     keys,
     open_storage,
-    storage_errors,
     storage_url,
 )
 from nasdistill.results.keys import Key
@@ -49,9 +47,6 @@ from nasdistill.study.leases import (
     renewing,
 )
 from nasdistill.study.place import (
-    check_same_recipe,
-    check_same_space,
-    create_folder,
     identity_of,
     is_of_original,
     is_study,
@@ -66,6 +61,7 @@ MOST_DEATHS = 5
 """How often a trial may take its process down at one rung before it fails."""
 
 Value = TypeVar("Value")
+MakeSpace: TypeAlias = Callable[[SearchSpace], SearchSpace]
 
 
 class Study:
@@ -114,65 +110,12 @@ class Study:
         command: str,
         *,
         moving: bool = False,
-        make_space: Callable[[SearchSpace], SearchSpace] | None = None,
+        make_space: MakeSpace | None = None,
     ) -> Study:
-        """Opens the study that a recipe names, creating it where there is none.
+        """Opens the study that a recipe names, see `study.opening`."""
+        from nasdistill.study.opening import open_study
 
-        Args:
-            recipe: The resolved recipe.
-            root: Folder of studies.
-            command: The command line, for the report of a new study.
-            moving: Whether the recipe may name files at new places, until `store_recipe` says that
-                they are the same.
-            make_space: Makes the tree of a space that needs a net for it, in a new study; one that
-                exists holds its tree.
-
-        Raises:
-            UserError: If the study exists and was made with another recipe.
-        """
-        folder = root / recipe.study_name()
-        space, new = SearchSpace.load(recipe.space), not folder.exists()
-        create_folder(folder)
-        with alone(folder / "open.lock"):  # Optuna creates its tables without a lock.
-            try:
-                with storage_errors(storage_url(folder, recipe.storage)):
-                    return cls._open(folder, recipe, space, command, moving, make_space)
-            except BaseException:
-                if new and not is_study(folder):  # nobody else has made it a study
-                    shutil.rmtree(folder, ignore_errors=True)
-                raise
-
-    @classmethod
-    def _open(
-        cls,
-        folder: Path,
-        recipe: Recipe,
-        space: SearchSpace,
-        command: str,
-        moving: bool,
-        make_space: Callable[[SearchSpace], SearchSpace] | None,
-    ) -> Study:
-        study = cls(folder, recipe, space)
-        stored = study.read(keys.RECIPE)
-        if study.space.needs_base:
-            made = study.read(keys.SPACE)
-            if made is not None:
-                study.space = space = space.with_tree_of(made)
-            else:
-                assert make_space is not None
-                study.space = space = make_space(space)
-        if stored is None:
-            study.write(keys.SPACE, space.to_dict())
-            study.write(keys.SPACE_FINGERPRINT, space.fingerprint)
-            study.write(keys.COMMAND, without_password(command))
-            study.write(keys.CREATED, time.time())
-            study.created = True
-        else:
-            check_same_recipe(folder.name, Recipe.model_validate(stored), recipe, moving=moving)
-            check_same_space(folder.name, recipe, space, study.attributes)
-        if not moving:
-            study.store_recipe()
-        return study
+        return open_study(recipe, root, command, moving=moving, make_space=make_space)
 
     def store_recipe(self) -> None:
         """Writes the recipe, whose files are those of old, to storage and folder."""

@@ -32,8 +32,8 @@ def base_architecture(
     spec = parse(text, None, flag)
     if spec.kind == "table":
         raise UserError(
-            f"{flag} {spec.text}: a table of recorded answers has no net that students could be cut "
-            "from; name one as `base:` in the space's YAML, such as base: timm:resnet50"
+            f"{flag} {spec.text}: a table of recorded answers has no net that students could be "
+            "cut from; name one as `base:` in the space's YAML, such as base: timm:resnet50"
         )
     if spec.kind in ("timm", "torchvision"):
         return Architecture(spec.kind, {"name": _known(spec)})

@@ -16,7 +16,9 @@ from nasdistill.trials.plugins import Plugins
 _LIMITED = {"params": "parameters", "macs": "multiply-adds", "bytes": "bytes"}
 
 
-def space_of(recipe: Recipe, space: SearchSpace, dataset: Dataset, plugins: Plugins, emit: Emit) -> SearchSpace:
+def space_of(
+    recipe: Recipe, space: SearchSpace, dataset: Dataset, plugins: Plugins, emit: Emit
+) -> SearchSpace:
     """Makes the tree of a recipe's space.
 
     Args:
