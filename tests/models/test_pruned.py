@@ -37,8 +37,9 @@ def pruned(**keep: Any) -> Architecture:
 
 
 def test_a_cut_resnet_is_built_with_the_names_of_its_base() -> None:
-    whole, net = build(RESNET, INPUT, 3), build(
-        pruned(stages=[{"outer": 0.5}, {"inner": 0.5, "depth": 2}]), INPUT, 3
+    whole, net = (
+        build(RESNET, INPUT, 3),
+        build(pruned(stages=[{"outer": 0.5}, {"inner": 0.5, "depth": 2}]), INPUT, 3),
     )
     names = [name for name, _ in whole.named_parameters() if not name.startswith("stage1.2.")]
     assert [name for name, _ in net.named_parameters()] == names
