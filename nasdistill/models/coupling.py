@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -67,6 +67,7 @@ class Group:
         members: By side of a layer.
         givers: Layers that make its channels.
         fixed: Why it may not be cut; empty if it may.
+        attention: Where its units are heads, the module that they are of.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Group:
     members: dict[Side, Member]
     givers: tuple[str, ...] = ()
     fixed: str = ""
+    attention: str = ""
 
     @property
     def channels(self) -> int:
@@ -99,13 +101,19 @@ def torch_pruning() -> Any:
         ) from error
 
 
-def groups_of(net: nn.Module, images: torch.Tensor, order: dict[str, int]) -> list[Group]:
+def groups_of(
+    net: nn.Module,
+    images: torch.Tensor,
+    order: dict[str, int],
+    apart: Collection[Side] = (),
+) -> list[Group]:
     """The groups of channels of a net that go together.
 
     Args:
         net: On the meta device, in eval mode.
         images: An example of its input there.
         order: The place of each module in the forward pass, by name.
+        apart: Sides of layers that are left out, and across which nothing depends.
 
     Returns:
         Groups in the order of the layers that name them.
@@ -117,8 +125,8 @@ def groups_of(net: nn.Module, images: torch.Tensor, order: dict[str, int]) -> li
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph.build_dependency(net, images, verbose=False)
-    kinds, points, units = _components(graph)
     names, tied = _names(graph, net), _tied(net)
+    kinds, points, units = _components(graph, names, frozenset(apart))
     made = (
         _group(size, by_kind, kinds, names, net, order, tied)
         for size, by_kind in _by_kinds(points, units)
@@ -127,7 +135,9 @@ def groups_of(net: nn.Module, images: torch.Tensor, order: dict[str, int]) -> li
     return sorted(groups, key=lambda g: (order.get(g.name, len(order)), g.name, -g.size))
 
 
-def _components(graph: Any) -> tuple[list[Any], Numbers, Numbers]:
+def _components(
+    graph: Any, names: dict[Any, str], apart: frozenset[Side]
+) -> tuple[list[Any], Numbers, Numbers]:
     """What hangs together: kinds of points, all points, and the component of each.
 
     A point is `_SPAN` · (index of its kind) + channel; a kind is a node and a pruning function.
@@ -148,7 +158,13 @@ def _components(graph: Any) -> tuple[list[Any], Numbers, Numbers]:
         known.update(new)
         return np.array(new, dtype=np.int64)
 
+    def is_apart(node: Any, function: Any) -> bool:
+        side = Side(names.get(node.module, ""), _side_of(node.module, function))
+        return side in apart
+
     for node, function, channels in _roots(graph):
+        if is_apart(node, function):
+            continue
         stack = [(node, function, unseen(index_of(node, function), channels))]
         edges += _within(node, graph, index_of)
         while stack:
@@ -158,6 +174,8 @@ def _components(graph: Any) -> tuple[list[Any], Numbers, Numbers]:
             source = index_of(node, function)
             for dependency in node.dependencies:
                 if not dependency.is_triggered_by(function):
+                    continue
+                if is_apart(dependency.target, dependency.handler):
                     continue
                 before, after = _mapped(dependency.index_mapping, channels)
                 target = index_of(dependency.target, dependency.handler)

@@ -127,7 +127,7 @@ def _check_stages(template: Template, structure: Structure, name: str) -> None:
 
 def _stage(index: int, structure: Structure, template: Template, axes: list[Axis]) -> Group:
     stage, children = structure.stages[index], {}
-    for axis, names in (("outer", stage.outer), ("inner", stage.inner)):
+    for axis, names in stage.axes.items():
         place = f"stages.{index}.{axis}"
         node = _ratio_axis(place, names, structure, template.node(axis, index), axes)
         if node is not None:

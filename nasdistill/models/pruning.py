@@ -20,6 +20,7 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.models.blocks import Block, layout_of
 from nasdistill.models.coupling import Group, Side, groups_of, torch_pruning
+from nasdistill.models.heads import attentions_of, heads_group, set_heads
 from nasdistill.models.slicing import Passes, part_of, put, size_of, slice_part
 
 STEP = 8
@@ -34,11 +35,18 @@ class Stage:
         blocks: In their order.
         outer: Names of the groups that its blocks give.
         inner: Names of the groups within its blocks.
+        heads: Names of the groups of attention heads.
     """
 
     blocks: tuple[Block, ...]
     outer: tuple[str, ...]
     inner: tuple[str, ...]
+    heads: tuple[str, ...] = ()
+
+    @property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """Names of groups by the axis that says how much of them is kept."""
+        return {"outer": self.outer, "inner": self.inner, "heads": self.heads}
 
     @property
     def least_depth(self) -> int:
@@ -87,7 +95,14 @@ def structure_of(net: nn.Module, input: Input) -> Structure:
     images = torch.empty(1, input.channels, *input.size, device="meta")
     try:
         layout = layout_of(traced, images)
-        groups = _named(groups_of(traced, images, layout.order))
+        attentions = attentions_of(traced)
+        apart = [side for attention in attentions for side in attention.sides]
+        groups = _named(
+            [
+                *groups_of(traced, images, layout.order, apart),
+                *map(heads_group, attentions),
+            ]
+        )
     except UserError:
         raise
     except Exception as error:
@@ -115,21 +130,26 @@ def _with_axes(groups: Mapping[str, Group], stages: Sequence[tuple[Block, ...]])
     stage_of = {block.name: index for index, stage in enumerate(stages) for block in stage}
     outer: list[list[str]] = [[] for _ in stages]
     inner: list[list[str]] = [[] for _ in stages]
+    heads: list[list[str]] = [[] for _ in stages]
     layers: dict[str, str] = {}
     for name, group in groups.items():
-        if group.fixed or group.channels <= STEP:
+        if group.fixed or (group.channels <= STEP and not group.attention):
             continue
         touched = {_block_of(side.name, stage_of) for side in group.members}
         blocks = [_block_of(giver, stage_of) for giver in group.givers]
         giving = [stage_of[block] for block in blocks if block is not None]
-        if len(touched) == 1 and giving:
+        if group.attention and giving and group.size > 1:
+            heads[giving[0]].append(name)
+        elif group.attention:
+            continue  # in no block
+        elif len(touched) == 1 and giving:
             inner[giving[0]].append(name)
         elif giving:
             outer[min(giving)].append(name)
         else:
             layers[name] = name
-    made = zip(stages, outer, inner, strict=True)
-    return Structure(groups, tuple(Stage(b, tuple(o), tuple(i)) for b, o, i in made), layers)
+    made = zip(stages, outer, inner, heads, strict=True)
+    return Structure(groups, tuple(Stage(b, *map(tuple, names)) for b, *names in made), layers)
 
 
 def _block_of(name: str, blocks: Mapping[str, int]) -> str | None:
@@ -174,7 +194,10 @@ def without(structure: Structure, names: set[str]) -> Structure:
     def rest(groups: Sequence[str]) -> tuple[str, ...]:
         return tuple(name for name in groups if name not in names)
 
-    stages = tuple(replace(s, outer=rest(s.outer), inner=rest(s.inner)) for s in structure.stages)
+    stages = tuple(
+        replace(s, outer=rest(s.outer), inner=rest(s.inner), heads=rest(s.heads))
+        for s in structure.stages
+    )
     layers = {axis: name for axis, name in structure.layers.items() if name not in names}
     return replace(structure, stages=stages, layers=layers)
 
@@ -190,7 +213,7 @@ def units_of(group: Group, ratio: float) -> int:
     """
     if ratio >= 1 or group.fixed:
         return group.size
-    step = STEP // math.gcd(STEP, group.width)
+    step = 1 if group.attention else STEP // math.gcd(STEP, group.width)
     steps = max(1, math.floor(ratio * group.size / step + 0.5))
     return min(group.size, steps * step)
 
@@ -200,8 +223,8 @@ def counts_of(structure: Structure, keep: Mapping[str, Any]) -> dict[str, int]:
 
     Args:
         structure: Of the net.
-        keep: `stages` (a list, each with some of `outer`, `inner`, `depth`) and `layers` (ratios by
-            axis); what is not named is kept.
+        keep: `stages` (a list, each with some of `outer`, `inner`, `heads`, `depth`) and `layers`
+            (ratios by axis); what is not named is kept.
 
     Raises:
         ValueError: Naming what is wrong.
@@ -215,8 +238,8 @@ def counts_of(structure: Structure, keep: Mapping[str, Any]) -> dict[str, int]:
         raise ValueError("keep.layers: an object is expected")
     for index, (stage, values) in enumerate(zip(structure.stages, stages, strict=False)):
         place = f"keep.stages.{index}"
-        _check_keys(values, ("outer", "inner", "depth"), place)
-        for axis, names in (("outer", stage.outer), ("inner", stage.inner)):
+        _check_keys(values, ("outer", "inner", "heads", "depth"), place)
+        for axis, names in stage.axes.items():
             ratio = _ratio(values.get(axis, 1.0), f"{place}.{axis}")
             ratios |= dict.fromkeys(names, ratio)
         depth, most = values.get("depth", len(stage.blocks)), len(stage.blocks)
@@ -313,6 +336,10 @@ def slice_groups(
         size = size_of(part_of(net, side.name), side.side)
         rest = np.setdiff1d(np.arange(size), np.concatenate(cut_off))
         cuts.setdefault(side.name, {})[side.side] = torch.from_numpy(rest)
+    for name, units in kept.items():
+        attention = structure.groups[name].attention
+        if attention and not attention.startswith(left_out):
+            set_heads(net, attention, len(units))
     for name, sides in cuts.items():
         slice_part(net, name, sides.get("out"), sides.get("in"))
 

@@ -13,8 +13,14 @@ RATIO = Float(0.25, 1.0, step=0.125)
 """Share of a group's channels that stays, where the YAML says nothing."""
 DEPTH = Int(1, 500)
 """Blocks of a stage that stay, where the YAML says nothing; bounded by what the stage has."""
-DEFAULTS: dict[str, Node] = {"outer": RATIO, "inner": RATIO, "layers": RATIO, "depth": DEPTH}
-STAGE_KEYS = ("outer", "inner", "depth")
+DEFAULTS: dict[str, Node] = {
+    "outer": RATIO,
+    "inner": RATIO,
+    "heads": RATIO,
+    "layers": RATIO,
+    "depth": DEPTH,
+}
+STAGE_KEYS = ("outer", "inner", "heads", "depth")
 
 
 @dataclass(frozen=True)

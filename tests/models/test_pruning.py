@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
+from nasdistill.models import build
 from nasdistill.models.cut_check import wrong_groups
 from nasdistill.models.pruning import counts_of, cut, structure_of
+from nasdistill.space import Architecture
 
 INPUT = Input(3, 32, 32)
 
@@ -138,6 +140,42 @@ def test_cutting_what_nothing_reads_changes_nothing(library: str, name: str) -> 
     cut(net, structure, {"stages": stages, "layers": dict.fromkeys(structure.layers, 0.5)})
     assert net.eval()(torch.randn(1, 3, 64, 64)).shape == (1, 4)
     assert sum(p.numel() for p in net.parameters()) < 0.5 * whole
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_a_vision_transformer_is_cut_by_width_heads_and_layers(distilled: bool) -> None:
+    import timm
+
+    name = "deit_tiny_distilled_patch16_224" if distilled else "vit_tiny_patch16_224"
+    net = timm.create_model(name, num_classes=4, img_size=32, depth=3)
+    structure = structure_of(net, INPUT)
+    (stage,) = structure.stages
+    assert (len(stage.outer), len(stage.inner), len(stage.heads)) == (1, 3, 3)
+    assert wrong_groups(net, structure, INPUT) == {}
+    cut(net, structure, {"stages": [{"outer": 0.5, "inner": 0.25, "heads": 0.7, "depth": 2}]})
+    attention: Any = net.get_submodule("blocks.0.attn")
+    assert (attention.num_heads, attention.attn_dim) == (2, 128)
+    assert attention.qkv.weight.shape == (3 * 128, 96)
+    assert net.get_parameter("pos_embed").shape[-1] == 96
+    assert net.get_submodule("blocks.1.mlp.fc1").out_features == 192
+    assert net.eval()(torch.randn(1, 3, 32, 32)).shape == (1, 4)
+
+
+def test_our_transformer_is_cut_like_any_other() -> None:
+    values = {
+        "tokens": 4,
+        "stem": {"type": "convolutional", "channels": 16},
+        "heads": 4,
+        "head_width": 8,
+        "depth": 2,
+        "mlp_ratio": 2,
+    }
+    net = build(Architecture("vit", values), Input(1, 16, 16), 3)
+    structure = structure_of(net, Input(1, 16, 16))
+    assert wrong_groups(net, structure, Input(1, 16, 16)) == {}
+    cut(net, structure, {"stages": [{"outer": 0.5, "heads": 0.75, "depth": 1}]})
+    assert net.get_submodule("blocks.0.attention.q").weight.shape == (24, 16)
+    assert net.eval()(torch.randn(1, 1, 16, 16)).shape == (1, 3)
 
 
 class Shuffled(nn.Module):
