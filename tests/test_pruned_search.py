@@ -33,7 +33,8 @@ study: small
 trials: 4
 top_k: 1
 minimize: [params]
-min_accuracy: 0.3
+max_params: 20k
+min_accuracy: 0.2
 rungs: {first: 100 images, eta: 2, count: 2}
 final_budget: 1 epochs
 batch_size: 50

@@ -106,6 +106,7 @@ def groups_of(
     images: torch.Tensor,
     order: dict[str, int],
     apart: Collection[Side] = (),
+    tied: Collection[str] = (),
 ) -> list[Group]:
     """The groups of channels of a net that go together.
 
@@ -114,6 +115,7 @@ def groups_of(
         images: An example of its input there.
         order: The place of each module in the forward pass, by name.
         apart: Sides of layers that are left out, and across which nothing depends.
+        tied: Names of parameters that several layers share, which are left whole.
 
     Returns:
         Groups in the order of the layers that name them.
@@ -125,7 +127,7 @@ def groups_of(
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph.build_dependency(net, images, verbose=False)
-    names, tied = _names(graph, net), _tied(net)
+    names = _names(graph, net)
     kinds, points, units = _components(graph, names, frozenset(apart))
     made = (
         _group(size, by_kind, kinds, names, net, order, tied)
@@ -263,7 +265,7 @@ def _group(
     names: dict[Any, str],
     net: nn.Module,
     order: dict[str, int],
-    tied: set[int],
+    tied: Collection[str],
 ) -> Group | None:
     """One group; None for channels that no layer gives, such as a position's alone."""
     members: dict[Side, Member] = {}
@@ -297,7 +299,7 @@ def _side_of(part: Any, function: Any) -> str:
 
 
 def _why_fixed(
-    kinds: list[Any], members: dict[Side, Member], net: nn.Module, tied: set[int]
+    kinds: list[Any], members: dict[Side, Member], net: nn.Module, tied: Collection[str]
 ) -> str:
     """Why a group may not be cut; empty if it may."""
     if any(not node.outputs and _is_end(node.module, function) for node, function in kinds):
@@ -310,7 +312,7 @@ def _why_fixed(
             return f"{side.name} is a {type(part).__name__}, which is not cut"
         if is_parametrized(part):
             return f"the weights of {side.name} are computed from others"
-        if any(id(p) in tied for p in part.parameters(recurse=False)):
+        if any(f"{side.name}.{name}" in tied for name, _ in part.named_parameters(recurse=False)):
             return f"{side.name} shares its weights with another layer"
         if _is_depthwise(part) and part.in_channels != part.out_channels:
             return f"{side.name} sums several channels in each of its groups"
@@ -329,6 +331,8 @@ def _is_end(part: Any, function: Any) -> bool:
     return not dense or function.__name__ == "prune_out_channels"
 
 
-def _tied(net: nn.Module) -> set[int]:
-    counts = Counter(id(p) for _, p in net.named_parameters(remove_duplicate=False))
-    return {number for number, count in counts.items() if count > 1}
+def tied_parameters(net: nn.Module) -> set[str]:
+    """Names of the parameters that several layers share; on the meta device none does any more."""
+    named = list(net.named_parameters(remove_duplicate=False))
+    counts = Counter(id(p) for _, p in named)
+    return {name for name, p in named if counts[id(p)] > 1}

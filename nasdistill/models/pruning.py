@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.models.blocks import Block, layout_of
-from nasdistill.models.coupling import Group, Side, groups_of, torch_pruning
+from nasdistill.models.coupling import Group, Side, groups_of, tied_parameters, torch_pruning
 from nasdistill.models.heads import attentions_of, heads_group, set_heads
 from nasdistill.models.slicing import Passes, part_of, put, size_of, slice_part
 
@@ -99,7 +99,7 @@ def structure_of(net: nn.Module, input: Input) -> Structure:
         apart = [side for attention in attentions for side in attention.sides]
         groups = _named(
             [
-                *groups_of(traced, images, layout.order, apart),
+                *groups_of(traced, images, layout.order, apart, tied_parameters(net)),
                 *map(heads_group, attentions),
             ]
         )

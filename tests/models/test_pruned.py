@@ -93,8 +93,8 @@ def test_the_space_of_a_resnet() -> None:
         "stages.1.inner": (24, 96, 96),  # three blocks
         "stages.1.depth": (1, 3, 3),
     }
-    # 8 or 16; 8 or 16; 1 or 2; 8, 16, 24 or 32 (so seven steps stay); the same; 1 to 3.
-    assert made.space.count() == 2 * 2 * 2 * 7 * 7 * 3
+    # 8 or 16; 8 or 16; 1 or 2; 8, 16, 24 or 32 by steps of a quarter; the same; 1 to 3.
+    assert made.space.count() == 2 * 2 * 2 * 4 * 4 * 3
     assert len(made.space.start) == 3
     assert made.left_whole == {}
 

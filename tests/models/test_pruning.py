@@ -197,10 +197,8 @@ def test_channels_that_do_not_belong_together_are_found_out() -> None:
 
 
 def test_tied_weights_are_left_whole() -> None:
-    net = two_blocks()
-    net.get_submodule("second").wide = net.get_submodule("first").wide  # type: ignore[assignment]
-    net = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1), *net[5:7])
-    net.append(nn.Linear(16, 4))
+    layers = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
     net[2].weight = net[1].weight  # type: ignore[union-attr]
     whole = structure_of(net, INPUT).whole
     assert whole["0"] == "1 shares its weights with another layer"
