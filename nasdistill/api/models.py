@@ -14,6 +14,7 @@ from nasdistill.common.files import STUDIES
 from nasdistill.results import load_study
 
 if TYPE_CHECKING:
+    from nasdistill.models.pruned_space import MadeSpace
     from nasdistill.space import SearchSpace
 
 
@@ -140,6 +141,49 @@ def load(folder: str | Path) -> Any:
     from nasdistill.models import artifact
 
     return artifact.load(Path(folder))
+
+
+def cut_space(
+    space: SearchSpace,
+    teacher: str | None,
+    *,
+    size: int,
+    channels: int,
+    classes: int,
+    import_file: str | None = None,
+) -> MadeSpace:
+    """Makes the tree of a space whose students are cut from a net.
+
+    Args:
+        space: The space, as its YAML says.
+        teacher: The net, as a search's teacher is named; None where the YAML names a base.
+        size: Side of the input, in pixels.
+        channels: Of the input.
+        classes: Number of classes.
+        import_file: Python file with the teacher.
+
+    Returns:
+        The space with its tree, what it cuts, and what is left whole.
+
+    Raises:
+        UserError: If there is no such net, or it cannot be cut.
+    """
+    check_shape(size, channels, classes)
+    assert space.template is not None
+    spec = space.template.base or teacher
+    if spec is None:
+        raise UserError(
+            f"space {space.name!r} is made from a net: name one with --teacher, such as --teacher "
+            "timm:tf_efficientnet_lite0, or as `base:` in its YAML"
+        )
+    from nasdistill.common.types import Input
+    from nasdistill.models.pruned_space import pruned_space
+    from nasdistill.teachers.bases import base_architecture
+    from nasdistill.trials.plugins import load_plugins
+
+    plugins = load_plugins(import_file)
+    base = base_architecture(spec, studies_root=STUDIES, imported=plugins.teachers)
+    return pruned_space(space, base, Input(channels, size, size), classes)
 
 
 def spread(

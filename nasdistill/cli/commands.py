@@ -231,11 +231,17 @@ def spaces(
     size: options.SpaceSize = 28,
     channels: options.InputChannels = 1,
     classes: options.Classes = 10,
+    teacher: options.Teacher = None,
+    import_file: options.Import = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the search spaces, or show one: its tree, its size, its spread."""
+    """List the search spaces, or show one: its tree, its size, its spread.
+
+    The space `pruned` is made from a net, which --teacher names.
+    """
     with error_messages():
-        from nasdistill.cli.display import space_lines, weight_lines
+        from nasdistill.cli.display import cut_lines, space_lines, weight_lines
+        from nasdistill.common.errors import UserError
         from nasdistill.space import SearchSpace
 
         if name is None:
@@ -244,14 +250,25 @@ def spaces(
         space = SearchSpace.load(name).for_pictures(size)
         from nasdistill import api
 
-        spread = api.spread(space, size=size, channels=channels, classes=classes)
+        shape = {"size": size, "channels": channels, "classes": classes}
+        cuts: dict[str, Any] = {}
+        lines: list[str] = []
+        if space.needs_base:
+            made = api.cut_space(space, teacher, import_file=import_file, **shape)
+            space, lines = made.space, cut_lines(made)
+            axes = [axis._asdict() for axis in made.axes]
+            cuts = {"tree": space.to_dict(), "cuts": axes, "left_whole": made.left_whole}
+        elif teacher is not None:
+            raise UserError(f"--teacher {teacher}: the space {space.name!r} is not made from a net")
+        samples = 50 if cuts else 200
+        spread = api.spread(space, **shape, samples=samples)
         weights = api.pretrained_weights(space)
-        figures = {"name": space.name, "architectures": space.count(), **spread}
+        figures = {"name": space.name, "architectures": space.count(), **spread, **cuts}
         if as_json:
             print(json.dumps(figures | ({"weights": weights} if weights else {})))
             return
-        shape = f"{channels}x{size}x{size}, {classes} classes"
-        print("\n".join([*space_lines(space, spread, shape), *weight_lines(weights)]))
+        image = f"{channels}x{size}x{size}, {classes} classes"
+        print("\n".join([*space_lines(space, spread, image), *lines, *weight_lines(weights)]))
 
 
 def _print_shipped_spaces(as_json: bool) -> None:

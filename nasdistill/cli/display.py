@@ -19,6 +19,7 @@ from nasdistill.common.events import Event
 from nasdistill.results import DamagedStudy, Final, StudyRecord
 
 if TYPE_CHECKING:
+    from nasdistill.models.pruned_space import MadeSpace
     from nasdistill.space import SearchSpace
 
 STUDENT = ("student", 1)
@@ -275,6 +276,18 @@ def weight_lines(weights: Mapping[str, Mapping[str, str | None]]) -> list[str]:
         if not file and not address:
             where = "missing: the file that the space names is not there"
         lines.append(f"  {model:{width}}  {where}")
+    return lines
+
+
+def cut_lines(made: MadeSpace) -> list[str]:
+    """What a space cuts from a net: from how many channels or blocks to how many."""
+    lines = ["what is kept, of channels or blocks of the whole net:"]
+    width = max(len(axis.name) for axis in made.axes)
+    for axis in made.axes:
+        others = f" and {len(axis.layers) - 1} more" if len(axis.layers) > 1 else ""
+        kept = f"{axis.least:,} to {axis.most:,} of {axis.whole:,}"
+        lines.append(f"  {axis.name:{width}}  {kept}  ({axis.layers[0]}{others})")
+    lines += [f"  left whole: {name} ({reason})" for name, reason in made.left_whole.items()]
     return lines
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import nn
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input, nearest
-from nasdistill.models import libraries, mlp, mobile, pretrained, resnet, vit
+from nasdistill.models import libraries, mlp, mobile, pretrained, pruned, resnet, vit
+from nasdistill.models.classifier import Classifier
 from nasdistill.space import Architecture
 
 Build: TypeAlias = Callable[[Architecture, Input, int], nn.Module]
@@ -24,8 +25,10 @@ FAMILIES: dict[str, Build] = {
     "torchvision": libraries.build_torchvision,
     "timm": libraries.build_timm,
     "transformers": libraries.build_transformers,
+    "pruned": pruned.build,
 }
 _USER_FAMILIES: dict[str, Build] = {}
+_USER_NETS: dict[str, Callable[..., Any]] = {}
 
 
 def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
@@ -76,6 +79,27 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
         raise UserError(f"{where} cannot be built from these values ({reason})") from None
 
 
+def build_imported(name: Any, input: Input, classes: int) -> nn.Module:
+    """Builds the net that a function of the user's own file gives, without its `Classifier`.
+
+    Raises:
+        UserError: If no such function is known, or it raises.
+    """
+    if name not in _USER_NETS:
+        raise UserError(
+            f"this net is cut from what {str(name)[:80]}() of a user's own file gives; name that "
+            "file with --import FILE.py (its ONNX file runs without)"
+        )
+    try:
+        net = _USER_NETS[name](classes, input)
+    except Exception as error:
+        reason = f"raised {type(error).__name__}: {error}"
+        raise UserError(f"{name}() of the --import file {reason}") from error
+    if not isinstance(net, nn.Module):
+        raise UserError(f"{name}() of the --import file must return an nn.Module")
+    return net.net if isinstance(net, Classifier) else net
+
+
 def family_names() -> tuple[str, ...]:
     """Names of all families: ours, and those of the user's own file."""
     return (*FAMILIES, *_USER_FAMILIES)
@@ -84,3 +108,8 @@ def family_names() -> tuple[str, ...]:
 def register_families(families: Mapping[str, Build]) -> None:
     """Adds a user's own families: `build(architecture, input, classes) -> nn.Module`."""
     _USER_FAMILIES.update(families)
+
+
+def register_nets(functions: Mapping[str, Callable[..., Any]]) -> None:
+    """Adds functions `name(classes, input) -> nn.Module` of the user's own file."""
+    _USER_NETS.update(functions)

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.models.families import FAMILIES, build
+from nasdistill.models.pruned import has_imported_base
 from nasdistill.space import Architecture
 
 LARGEST_SIDE = 65_536
@@ -70,7 +71,7 @@ def check_size(
         problem = f"found {classes:,} classes, allowed: 1 to {MOST_CLASSES:,}"
     if problem:
         raise UserError(f"{source}: {problem}")
-    own = architecture.family not in FAMILIES
+    own = architecture.family not in FAMILIES or has_imported_base(architecture)
     try:
         with torch.device("meta"), bounded(source):
             module = build(architecture, input, classes).eval()

@@ -29,7 +29,8 @@ class Attention(nn.Module):
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """Attends."""
-        batch, tokens, width = x_BND.shape
+        batch, tokens, _ = x_BND.shape
+        width = self.q.out_features  # that of all heads: some may be cut
 
         def split(y_BND: Tensor) -> Tensor:
             shape = (batch, tokens, self.heads, width // self.heads)

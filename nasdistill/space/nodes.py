@@ -45,11 +45,17 @@ class Int:
 
 @dataclass(frozen=True)
 class Float:
-    """A number of [low, high]."""
+    """A number of [low, high], in steps or on a logarithmic scale."""
 
     low: float
     high: float
     log: bool = False
+    step: float | None = None
+
+    @property
+    def places(self) -> int | None:
+        """How many values there are; None for infinitely many."""
+        return None if self.step is None else round((self.high - self.low) / self.step) + 1
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,10 @@ def draw(node: Node, suggest: Suggest, path: str) -> Any:
             return value
         case Int(low, high, step, log):
             return suggest.suggest_int(path, low, high, step=step, log=log)
-        case Float(low, high, log):
-            return suggest.suggest_float(path, low, high, log=log)
+        case Float(low, high, log, step):
+            if step is None:
+                return suggest.suggest_float(path, low, high, log=log)
+            return _on_grid(node, suggest.suggest_float(path, low, high, step=step))
         case Choice(options):
             return suggest.suggest_categorical(path, list(options))
         case Branch(branches):
@@ -102,6 +110,12 @@ def draw(node: Node, suggest: Suggest, path: str) -> Any:
             return {k: draw(v, suggest, f"{path}.{k}" if path else k) for k, v in children.items()}
         case Row(items):
             return [draw(item, suggest, f"{path}.{i}") for i, item in enumerate(items)]
+
+
+def _on_grid(node: Float, value: float) -> float:
+    """The value of a stepped node that lies next to a number: free of what additions leave."""
+    assert node.step is not None
+    return round(node.low + node.step * round((value - node.low) / node.step), 10)
 
 
 class NotInSpaceError(Exception):
@@ -181,10 +195,14 @@ def _checked(
             if whole and low <= value <= high and (value - low) % step == 0:
                 return int(value)
             allowed = f"{low} to {high}" + (f" in steps of {step}" if step > 1 else "")
-        case Float(low, high):
+        case Float(low, high, _, step):
             if (whole or isinstance(value, float)) and low <= value <= high:
-                return float(value)
+                if step is None:
+                    return float(value)
+                if abs(_on_grid(node, value) - value) <= 1e-6 * step:
+                    return _on_grid(node, value)
             allowed = f"a number from {low:g} to {high:g}"
+            allowed += "" if step is None else f" in steps of {step:g}"
         case Choice(options):
             boolean = isinstance(value, bool)  # 1 == True
             same = [o for o in options if o == value and isinstance(o, bool) == boolean]
@@ -202,7 +220,7 @@ def count(node: Node) -> int | None:
         case Int(low, high, step):
             return (high - low) // step + 1
         case Float():
-            return None
+            return node.places
         case Choice(options):
             return len(options)
     counts = [count(child) for child in _children(node)]
@@ -233,8 +251,10 @@ def plain(node: Node) -> Any:
             return value
         case Int(low, high, step, log):
             return {"int": [low, high], "step": step, "log": log}
-        case Float(low, high, log):
-            return {"float": [low, high], "log": log}
+        case Float(low, high, log, step):
+            # No key without a step: fingerprints of earlier releases' spaces hold.
+            more = {} if step is None else {"step": step}
+            return {"float": [low, high], "log": log, **more}
         case Choice(options):
             return {"choice": list(options)}
         case Branch(branches):
@@ -243,6 +263,33 @@ def plain(node: Node) -> Any:
             return {k: plain(v) for k, v in children.items()}
         case Row(items):
             return [plain(item) for item in items]
+
+
+def from_plain(value: Any) -> Node:
+    """The node that `plain` gave the values of; the inverse of `plain`."""
+    match value:
+        case {"int": [low, high]}:
+            return Int(low, high, value["step"], value["log"])
+        case {"float": [low, high]}:
+            return Float(low, high, value["log"], value.get("step"))
+        case {"choice": list(options)}:
+            return Choice(tuple(options))
+        case {"choice": {**branches}}:
+            return Branch({str(key): from_plain(child) for key, child in branches.items()})
+        case {**children}:
+            return Group({str(key): from_plain(child) for key, child in children.items()})
+        case list(items):
+            return Row(tuple(map(from_plain, items)))
+    return Constant(value)
+
+
+def constants(value: Any) -> Node:
+    """The node that always gives the same plain JSON values."""
+    if isinstance(value, Mapping):
+        return Group({str(key): constants(child) for key, child in value.items()})
+    if isinstance(value, list | tuple):
+        return Row(tuple(map(constants, value)))
+    return Constant(value)
 
 
 def lines_of(name: str, node: Node, depth: int) -> list[str]:
@@ -254,8 +301,9 @@ def lines_of(name: str, node: Node, depth: int) -> list[str]:
         case Int(low, high, step, log):
             scale = ", logarithmic" if log else (f", step {step}" if step > 1 else "")
             return [f"{pad}: {low} to {high}{scale}"]
-        case Float(low, high, log):
-            return [f"{pad}: {low} to {high}{', logarithmic' if log else ''} (real)"]
+        case Float(low, high, log, step):
+            scale = " (real)" if step is None else f", step {step:g}"
+            return [f"{pad}: {low} to {high}{', logarithmic' if log else ''}{scale}"]
         case Choice(options):
             return [f"{pad}: {' | '.join(map(str, options))}"]
         case Branch(branches):

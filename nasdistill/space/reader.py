@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from nasdistill.common.types import nearest
 from nasdistill.common.yaml import line_of, plain
+from nasdistill.space import template
 from nasdistill.space.nodes import (
     Branch,
     Choice,
@@ -24,8 +25,11 @@ from nasdistill.space.nodes import (
 
 _TOP = ("name", "family", "description", "parameters", "start", "large", "weights")
 _LARGE = ("description", "parameters", "start")
+_TEMPLATE_TOP = ("name", "family", "description", "base", "keep")
 _TEXTS = ("name", "family", "description")
 _KINDS = ("int", "float", "choice")
+MOST_PLACES = 10_000
+"""Steps that a stepped range of numbers may have."""
 _DISTILLATION = {"temperature": (0.01, 1000.0), "alpha": (0.0, 1.0)}
 """Parameters of the objective that a space may search, with their bounds."""
 
@@ -41,15 +45,17 @@ class Content(NamedTuple):
         start: Parameters of the designs that are tried first.
         large: The same of its variant for large pictures, if it has one.
         weights: Files of weights, by the model that they are of.
+        template: In the place of a tree, where a net is needed to make it.
     """
 
     name: str
     family: str
     description: str
     root: Group
-    start: tuple[dict[str, Any], ...]
+    start: tuple[dict[str, Any], ...] = ()
     large: Content | None = None
     weights: Mapping[str, str] = MappingProxyType({})
+    template: template.Template | None = None
 
 
 class Reader:
@@ -62,6 +68,8 @@ class Reader:
 
     def read(self) -> Content:
         """Reads the whole tree; of use only where there are no `errors` afterwards."""
+        if self._tree.get("family") == template.FAMILY:
+            return self._read_template()
         name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
         self._check_keys(self._tree, (), _TOP, ("name", "family", "parameters"))
         root, start = self._variant(self._tree, ())
@@ -77,6 +85,47 @@ class Reader:
         root, start = self._variant(tree, ("large",))
         description = str(tree.get("description", description)).strip()
         return small._replace(large=Content(name, family, description, root, start))
+
+    def _read_template(self) -> Content:
+        """Reads a space whose tree is made from a net."""
+        self._check_keys(self._tree, (), _TEMPLATE_TOP, ("name",))
+        name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
+        base, keep = self._tree.get("base"), self._tree.get("keep", {})
+        if base is not None and (not isinstance(base, str) or not base):
+            self._wrong(("base",), f"found {base!r}", "a net as --teacher names one")
+            base = None
+        known = (*template.DEFAULTS, "stages")
+        axes = self._axes(keep, ("keep",), known)
+        stages, numbered = keep.get("stages", {}) if isinstance(keep, Mapping) else {}, {}
+        if not isinstance(stages, Mapping):
+            self._wrong(("keep", "stages"), f"found {stages!r}", "numbers of stages and ranges")
+            stages = {}
+        for number, ranges in stages.items():
+            path = ("keep", "stages", number)
+            if type(number) is not int or number < 0:
+                self._wrong(path, f"found the key {number!r}", "a number of a stage, from 0")
+            else:
+                numbered[number] = self._axes(ranges, path, template.STAGE_KEYS)
+        made = template.Template(base, axes, numbered)
+        return Content(name, family, description.strip(), Group({}), template=made)
+
+    def _axes(self, ranges: Any, path: tuple[Any, ...], known: tuple[str, ...]) -> dict[str, Node]:
+        """Ranges of what is kept, by axis."""
+        if not isinstance(ranges, Mapping):
+            self._wrong(path, f"found {ranges!r}", ", ".join(known))
+            return {}
+        axes: dict[str, Node] = {}
+        for axis, value in ranges.items():
+            if axis not in known:
+                hint = nearest(str(axis), known)
+                self._wrong((*path, axis), f"unknown key{hint}", ", ".join(known))
+            elif axis != "stages":
+                before = len(self.errors)
+                axes[axis] = self._node(value, (*path, axis))
+                problem = template.problem_of(axis, axes[axis])
+                if problem is not None and len(self.errors) == before:
+                    self._wrong((*path, axis), *problem)
+        return axes
 
     def _weights(self, family: str, root: Group) -> dict[str, str]:
         """Files of weights by model, of a space whose students have some."""
@@ -187,7 +236,11 @@ class Reader:
             self._refuse_misspelt(node, path)
             return self._group(node, path)
         kind = kinds[0]
-        options = {"int": ("int", "step", "log"), "float": ("float", "log"), "choice": ("choice",)}
+        options = {
+            "int": ("int", "step", "log"),
+            "float": ("float", "step", "log"),
+            "choice": ("choice",),
+        }
         for key in node:
             if key not in options[kind]:
                 known = ", ".join(options[kind])
@@ -238,13 +291,27 @@ class Reader:
         if not isinstance(log, bool) or (log and ends[0] <= 0):
             self._wrong((*path, "log"), f"found {log!r}", "true or false; true needs low > 0")
         if kind == "float":
-            return Float(float(ends[0]), float(ends[1]), bool(log))
+            return self._float(float(ends[0]), float(ends[1]), bool(log), node.get("step"), path)
         if not isinstance(step, int) or step < 1 or (log and step != 1):
             self._wrong((*path, "step"), f"found {step!r}", "a whole number from 1; 1 with log")
             step = 1
         if (ends[1] - ends[0]) % step:
             self._wrong((*path, "step"), f"found {step}", f"a divisor of {ends[1] - ends[0]}")
         return Int(ends[0], ends[1], step, bool(log))
+
+    def _float(self, low: float, high: float, log: bool, step: Any, path: tuple[Any, ...]) -> Float:
+        if step is None:
+            return Float(low, high, log)
+        number = isinstance(step, (int, float)) and not isinstance(step, bool)
+        if not number or log or not math.isfinite(step) or not step > 0:
+            self._wrong((*path, "step"), f"found {step!r}", "a number above 0; none with log")
+            return Float(low, high)
+        places = (high - low) / step
+        if places > MOST_PLACES or abs(places - round(places)) > 1e-6:
+            allowed = f"a whole number of steps from {low:g} to {high:g}"
+            self._wrong((*path, "step"), f"found {step:g}", f"{allowed}, at most {MOST_PLACES:,}")
+            return Float(low, high)
+        return Float(low, high, log, float(step))
 
 
 def models_of(root: Group) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,18 @@ from nasdistill.common.errors import DamagedFileError, UserError
 from nasdistill.common.json_files import parse_json, read_text
 from nasdistill.common.types import nearest
 from nasdistill.common.yaml import parse_yaml
-from nasdistill.space.nodes import Group, Suggest, count, draw, lines_of, plain
+from nasdistill.space.nodes import (
+    Group,
+    Suggest,
+    constants,
+    count,
+    draw,
+    from_plain,
+    lines_of,
+    plain,
+)
 from nasdistill.space.reader import Content, Reader, models_of
+from nasdistill.space.template import Template
 
 MOST_BYTES = 1 << 20
 """Largest architecture.json that is read."""
@@ -93,6 +103,7 @@ class SearchSpace:
         large: The variant for pictures from `LARGE_PIXELS` on; None where one tree is for all.
         weights: Files of weights, by the model that they are of; its other models have their
             library's.
+        template: What a tree that is made from a net is made by; the root is empty until then.
     """
 
     name: str
@@ -102,6 +113,7 @@ class SearchSpace:
     start: tuple[Mapping[str, Any], ...] = ()
     large: SearchSpace | None = None
     weights: Mapping[str, Path] = field(default_factory=dict)
+    template: Template | None = None
 
     @classmethod
     def load(cls, name_or_path: str) -> SearchSpace:
@@ -164,6 +176,21 @@ class SearchSpace:
         """The models that it names, if its family is `pretrained`."""
         return models_of(self.root) if self.family == "pretrained" else ()
 
+    @property
+    def needs_base(self) -> bool:
+        """Whether its tree is still to be made from a net."""
+        return self.template is not None and not self.root.children
+
+    def with_tree_of(self, stored: Mapping[str, Any]) -> SearchSpace:
+        """This space with the tree that was made before.
+
+        Args:
+            stored: Of `to_dict`.
+        """
+        parts = stored["parameters"]
+        root = Group({"base": constants(parts["base"]), "keep": from_plain(parts["keep"])})
+        return replace(self, root=root, start=tuple(stored["start"]))
+
     def sample(self, suggest: Suggest) -> Architecture:
         """Draws an architecture, e.g. with an `optuna.Trial`."""
         return Architecture(self.family, draw(self.root, suggest, ""))
@@ -206,7 +233,11 @@ class SearchSpace:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {"name": self.name, "family": self.family, "parameters": plain(self.root)}
+        content = {"name": self.name, "family": self.family, "parameters": plain(self.root)}
+        if self.template is None:
+            return content
+        start = [dict(parameters) for parameters in self.start]
+        return {**content, "start": start, "template": self.template.to_dict()}
 
     @property
     def fingerprint(self) -> str:
@@ -243,8 +274,11 @@ class _Random:
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        share = self._rng.random()
-        drawn = low * (high / low) ** share if log else low + (high - low) * share
+        if step is not None:
+            drawn = low + step * self._rng.randrange(round((high - low) / step) + 1)
+        else:
+            share = self._rng.random()
+            drawn = low * (high / low) ** share if log else low + (high - low) * share
         self.drawn[name] = drawn
         return drawn
 

@@ -1,10 +1,10 @@
-"""The search space of a study: the variant that fits its pictures, the same ever after."""
+"""The search space of a study: what fits its pictures or its teacher, the same ever after."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
@@ -13,6 +13,8 @@ from nasdistill.space import SearchSpace
 
 if TYPE_CHECKING:
     from nasdistill.study.study import Study
+
+MakeSpace: TypeAlias = Callable[[SearchSpace], SearchSpace]
 
 
 def resolve_space(space: SearchSpace, pictures: Input | None) -> SearchSpace | None:
@@ -30,7 +32,9 @@ def resolve_space(space: SearchSpace, pictures: Input | None) -> SearchSpace | N
     return None if pictures is None else space.for_pictures(min(pictures.size))
 
 
-def settle_space(study: Study, pictures: Input | None = None) -> None:
+def settle_space(
+    study: Study, pictures: Input | None = None, make: MakeSpace | None = None
+) -> None:
     """Fixes a study's space as soon as it is known, and from then on holds it to that.
 
     A study of an earlier release keeps the variant that it was made with, whatever its pictures.
@@ -38,12 +42,15 @@ def settle_space(study: Study, pictures: Input | None = None) -> None:
     Args:
         study: Its `space` becomes the one that is searched.
         pictures: See `resolve_space`.
+        make: Makes the tree of a space that needs a net for it; None where no data were read yet.
 
     Raises:
         UserError: If the space has changed since the study was made; the message says where.
     """
     if not study.has(keys.SPACE_FINGERPRINT):
         space = resolve_space(study.space, pictures)
+        if space is not None and space.needs_base:
+            space = None if make is None else make(space)
         if space is None:
             return
         study.write(keys.SPACE, space.to_dict())
@@ -53,11 +60,15 @@ def settle_space(study: Study, pictures: Input | None = None) -> None:
 
 def _same_space(study: Study) -> SearchSpace:
     """The variant of a study's space that it was made with."""
-    variants, stored = study.space.variants(), study.require(keys.SPACE_FINGERPRINT)
+    tree, stored = study.read(keys.SPACE) or {}, study.require(keys.SPACE_FINGERPRINT)
+    variants = study.space.variants()
+    if study.space.needs_base and "template" in tree:
+        variants = (study.space.with_tree_of(tree),)
     for variant in variants:
-        if variant.fingerprint == stored:
+        # A tree that was made from a net is the stored one; its YAML may say something else by now.
+        same_template = variant.to_dict().get("template") == tree.get("template")
+        if variant.fingerprint == stored and same_template:
             return variant
-    tree = study.read(keys.SPACE) or {}
     changes = [_differences(tree, variant.to_dict(), "") for variant in variants]
     changed = min(changes, key=len)
     places = f" ({'; '.join(changed[:3])}{'; …' if len(changed) > 3 else ''})" if changed else ""

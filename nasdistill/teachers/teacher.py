@@ -271,11 +271,12 @@ def _load_module(
     if spec.kind == "folder":
         return _from_folder(spec, Path(spec.name).expanduser(), dataset)
     if spec.kind == "final":
-        return _from_folder(spec, _folder_of_final(spec, studies_root), dataset)
-    raise _unknown_teacher(spec, imported)
+        return _from_folder(spec, folder_of_final(spec, studies_root), dataset)
+    raise unknown_teacher(spec, imported)
 
 
-def _unknown_teacher(spec: Spec, imported: TeacherBuilders) -> UserError:
+def unknown_teacher(spec: Spec, imported: TeacherBuilders) -> UserError:
+    """The error about a specification that names no teacher."""
     names = [*KINDS, "final", "folder", "auto", "shipped", *imported]
     hint = nearest(spec.kind or spec.name, names)
     forms = ", ".join(["auto", "shipped", *(f"{kind}:NAME" for kind in KINDS)])
@@ -330,7 +331,12 @@ def _from_builder(spec: Spec, dataset: Dataset, build: Callable[..., Any]) -> _L
     return _LoadedModule(module, size, None, card, built_for_data=True)
 
 
-def _folder_of_final(spec: Spec, studies_root: Path) -> Path:
+def folder_of_final(spec: Spec, studies_root: Path) -> Path:
+    """The folder of a study's final.
+
+    Raises:
+        UserError: If there is none.
+    """
     study, slash, rank = spec.name.rpartition("/")
     if not slash or not study or not rank:
         raise UserError(f"--teacher {spec.text}: write final:STUDY/RANK, such as final:first/1")

@@ -39,6 +39,7 @@ from nasdistill.trials.beginning import open_beginning
 from nasdistill.trials.data_free import check_data_free
 from nasdistill.trials.plugins import Plugins
 from nasdistill.trials.same_content import check_same_data, describe_data
+from nasdistill.trials.spaces import space_of
 from nasdistill.trials.teacher_pool import TeacherPool, open_teacher_pool
 from nasdistill.trials.training_setup import TrainingSetup, open_setup
 from nasdistill.trials.validation import (
@@ -260,7 +261,11 @@ def open_context(
     """
     recipe = study.recipe
     device = _prepare_device(recipe)
-    dataset = dataset or _open_dataset(study, device, emit)
+    data = dataset or _load_dataset(recipe, device, emit)
+    settle_space(study, data.input, lambda space: space_of(recipe, space, data, plugins, emit))
+    if dataset is None:
+        _adopt_dataset(study, data, emit)
+    dataset = data
     # Before the teacher is loaded: whoever has to bring weights is told at once.
     beginning = open_beginning(study, dataset, emit)
     emit(Event("stage", f"teacher {recipe.teacher}", stage="teacher"))
@@ -312,16 +317,14 @@ def _prepare_device(recipe: Recipe) -> torch.device:
     return device
 
 
-def _open_dataset(study: Study, device: torch.device, emit: Emit) -> Dataset:
-    """Loads the study's data.
+def _load_dataset(recipe: Recipe, device: torch.device, emit: Emit) -> Dataset:
+    """Loads the data that a recipe names.
 
     Raises:
-        UserError: If they are not those that the study was made with, or have nothing to train on
-            and the recipe needs it.
+        UserError: If they cannot be had.
     """
-    recipe = study.recipe
     emit(Event("stage", f"data {recipe.data}", stage="teacher"))
-    dataset = load_data(
+    return load_data(
         recipe.data,
         device=device,
         seed=recipe.seed,
@@ -332,12 +335,19 @@ def _open_dataset(study: Study, device: torch.device, emit: Emit) -> Dataset:
         emit=emit,
         may_lack_training=True,
     )
-    settle_space(study, dataset.input)
-    check_data_free(recipe, dataset, study.space)
+
+
+def _adopt_dataset(study: Study, dataset: Dataset, emit: Emit) -> None:
+    """Takes loaded data as those of a study whose space is settled.
+
+    Raises:
+        UserError: If they are not those that the study was made with, or have nothing to train on
+            and the recipe needs it.
+    """
+    check_data_free(study.recipe, dataset, study.space)
     dataset.tell_notes(emit)
     stored = study.get_or_measure(keys.DATA, lambda: describe_data(dataset))
     check_same_data(study.folder.name, stored, dataset)
-    return dataset
 
 
 def _warn_of_scoring(recipe: Recipe, emit: Emit) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from nasdistill.common.errors import UserError
 from nasdistill.data import register_sources
-from nasdistill.models import register_families
+from nasdistill.models import register_families, register_nets
 from nasdistill.results import keys
 from nasdistill.study import Study
 
@@ -44,6 +44,7 @@ def load_plugins(path: str | None) -> Plugins:
     """
     plugins = read_plugins(path)
     register_families(plugins.families)
+    register_nets(plugins.teachers)
     register_sources(plugins.sources)
     return plugins
 

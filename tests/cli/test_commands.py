@@ -397,6 +397,34 @@ def test_a_space_of_large_pictures(tmp_path: Path) -> None:
         assert least < figures["params"]["min"] < 2 * least
 
 
+def test_a_space_that_is_made_from_a_net_shows_what_is_cut() -> None:
+    arguments = ("spaces", "pruned", "--teacher", "shipped")
+    figures = json.loads(_run(*arguments, "--json").out)
+    cuts = {cut["name"]: (cut["least"], cut["most"], cut["whole"]) for cut in figures["cuts"]}
+    assert cuts["stages.0.outer"] == (8, 32, 32)  # the shipped teacher's stem has 32 channels
+    assert cuts["stages.2.depth"] == (1, 2, 2)
+    assert figures["tree"]["parameters"]["base"]["family"] == "resnet"
+    assert figures["params"]["max"] < 1_000_000
+    text = _run(*arguments).out
+    assert re.search(r"stages.0.outer +8 to 32 of 32 +\(stem.0.0\)", text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("pruned",), "is made from a net: name one with --teacher"),
+        (("pruned", "--teacher", "table:a.npz"), "has no net that students could be cut from"),
+        (("mlp", "--teacher", "shipped"), "the space 'mlp' is not made from a net"),
+    ],
+)
+def test_a_net_where_none_is_needed_and_none_where_one_is(
+    arguments: tuple[str, ...], message: str
+) -> None:
+    result = _run("spaces", *arguments)
+    assert result.code == 2
+    assert message in " ".join(result.err.split())
+
+
 def test_studies_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "no studies here yet" in _run("studies").out

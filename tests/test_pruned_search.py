@@ -1,0 +1,111 @@
+"""A whole search of students that are cut from their teacher."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_study import KILLED_SEARCH, write_blobs
+
+import nasdistill
+from nasdistill import api
+from nasdistill.common.errors import UserError
+from nasdistill.data import load_data
+from nasdistill.models import Classifier, artifact, build
+from nasdistill.recipe import load_recipe
+from nasdistill.space import Architecture
+
+BLOCK = {"type": "basic"}
+VALUES = {
+    "stem": {"type": "conv3", "width": 16},
+    "stages": [{"block": BLOCK, "width": 16, "depth": 2}],
+}
+RECIPE = """\
+space: pruned
+data: npz:blobs.npz
+teacher: folder:teacher
+study: small
+trials: 4
+top_k: 1
+minimize: [params]
+max_params: 20k
+min_accuracy: 0.2
+rungs: {first: 100 images, eta: 2, count: 2}
+final_budget: 1 epochs
+batch_size: 50
+views: 1
+precision: fp32
+device: cpu
+workers: 1
+"""
+
+
+def teacher(folder: Path) -> None:
+    """Writes a net of two blocks that has learned the bars."""
+    dataset = load_data(
+        "npz:blobs.npz", device=torch.device("cpu"), seed=0, image_size=None, channels=None
+    )
+    architecture = Architecture("resnet", VALUES)
+    torch.manual_seed(0)
+    net = build(architecture, dataset.input, 3)
+    module = Classifier(net, (0.4,), (0.25,))
+    optimiser = torch.optim.Adam(module.parameters(), 3e-3)
+    images, labels = dataset.train.images[:300], dataset.train.labels[:300]
+    for _ in range(2):
+        for batch in torch.randperm(len(images)).split(50):
+            optimiser.zero_grad()
+            loss = torch.nn.functional.cross_entropy(module(images[batch]), labels[batch])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    spec = artifact.ModelSpec(architecture, dataset.preparation, dataset.classes)
+    artifact.write_final(folder, module=module.eval(), spec=spec, metrics={}, card="# Bars\n")
+
+
+@pytest.fixture
+def bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_blobs(tmp_path / "blobs.npz")
+    teacher(tmp_path / "teacher")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def test_a_search_is_killed_and_resumed_and_its_final_stands_alone(bars: Path) -> None:
+    killed = subprocess.run([sys.executable, str(KILLED_SEARCH), "trial"], cwd=bars, check=False)
+    assert killed.returncode == -9
+    outcome = api.resume("small")
+    assert outcome.record.state == "complete"
+    folder = bars / "studies" / "small" / "finals" / "1"
+    architecture: dict[str, Any] = json.loads((folder / "architecture.json").read_text())
+    assert architecture["family"] == "pruned"
+    assert architecture["values"]["base"] == {"family": "resnet", "values": VALUES}
+    (bars / "teacher").rename(bars / "elsewhere")
+    assert nasdistill.load(folder)(torch.rand(2, 1, 16, 16)).shape == (2, 3)
+    # The teacher has moved, and the study with it.
+    again = api.resume("small", overrides={"teacher": "folder:elsewhere"})
+    assert again.already_complete
+
+
+def test_limits_that_no_cut_keeps(bars: Path) -> None:
+    with pytest.raises(UserError, match=r"--max-params 500: the smallest net .* has [\d,]+ param"):
+        nasdistill.search(load_recipe("recipe.yaml", {"max_params": 500}))
+    assert not (bars / "studies" / "small").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("table:answers.npz", "no net that students could be cut from"),
+        ("timm:resnet19", "timm has no 'resnet19'"),
+        ("folder:nowhere", "there is no nowhere/architecture.json"),
+        ("nobody", "unknown teacher"),
+    ],
+)
+def test_what_students_cannot_be_cut_from(bars: Path, spec: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        nasdistill.search(load_recipe("recipe.yaml", {"teacher": spec}))
