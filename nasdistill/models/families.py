@@ -10,7 +10,7 @@ from torch import nn
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input, nearest
-from nasdistill.models import libraries, mlp, mobile, resnet, vit
+from nasdistill.models import libraries, mlp, mobile, pruned, resnet, vit
 from nasdistill.space import Architecture
 
 Build: TypeAlias = Callable[[Architecture, Input, int], nn.Module]
@@ -23,6 +23,7 @@ FAMILIES: dict[str, Build] = {
     "torchvision": libraries.build_torchvision,
     "timm": libraries.build_timm,
     "transformers": libraries.build_transformers,
+    "pruned": pruned.build,
 }
 _USER_FAMILIES: dict[str, Build] = {}
 

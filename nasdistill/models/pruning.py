@@ -158,7 +158,7 @@ def _failure(
     """What goes wrong on the meta device with some groups cut as far as possible."""
     cut_net = copy.deepcopy(net)
     groups = (structure.groups[name] for name in names)
-    kept = {g.name: torch.arange(units_of(g, 1e-9)) for g in groups if not g.fixed}
+    kept = {g.name: torch.arange(units_of(g, 1e-9), device="cpu") for g in groups if not g.fixed}
     try:
         slice_groups(cut_net, structure, kept)
         with torch.no_grad():
@@ -271,7 +271,7 @@ def cut(
         score = (scores or {}).get(name)
         if count < structure.groups[name].size:
             kept[name] = (
-                torch.arange(count)
+                torch.arange(count, device="cpu")
                 if score is None
                 else score.detach().cpu().topk(count).indices.sort().values
             )

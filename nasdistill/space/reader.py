@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from nasdistill.common.types import nearest
 from nasdistill.common.yaml import line_of, plain
+from nasdistill.space import template
 from nasdistill.space.nodes import (
     Branch,
     Choice,
@@ -22,6 +23,7 @@ from nasdistill.space.nodes import (
 )
 
 _TOP = ("name", "family", "description", "parameters", "start")
+_TEMPLATE_TOP = ("name", "family", "description", "base", "keep")
 _TEXTS = ("name", "family", "description")
 _KINDS = ("int", "float", "choice")
 MOST_PLACES = 10_000
@@ -39,13 +41,15 @@ class Content(NamedTuple):
         description: One sentence.
         root: The tree below `parameters`.
         start: Parameters of the designs that are tried first.
+        template: In the place of a tree, where a net is needed to make it.
     """
 
     name: str
     family: str
     description: str
     root: Group
-    start: tuple[dict[str, Any], ...]
+    start: tuple[dict[str, Any], ...] = ()
+    template: template.Template | None = None
 
 
 class Reader:
@@ -58,9 +62,13 @@ class Reader:
 
     def read(self) -> Content:
         """Reads the whole tree; of use only where there are no `errors` afterwards."""
+        made = self._tree.get("family") == template.FAMILY
+        top = _TEMPLATE_TOP if made else _TOP
         for key in self._tree:
-            if key not in _TOP:
-                self._wrong((key,), f"unknown key{nearest(str(key), _TOP)}", ", ".join(_TOP))
+            if key not in top:
+                self._wrong((key,), f"unknown key{nearest(str(key), top)}", ", ".join(top))
+        if made:
+            return self._read_template()
         for key in ("name", "family", "parameters"):
             if key not in self._tree:
                 self._wrong((key,), "this key is missing", "a value")
@@ -74,6 +82,48 @@ class Reader:
         self._check_distillation(group)
         name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
         return Content(name, family, description.strip(), group, self._start(group))
+
+    def _read_template(self) -> Content:
+        """Reads a space whose tree is made from a net."""
+        if "name" not in self._tree:
+            self._wrong(("name",), "this key is missing", "a value")
+        name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
+        base, keep = self._tree.get("base"), self._tree.get("keep", {})
+        if base is not None and (not isinstance(base, str) or not base):
+            self._wrong(("base",), f"found {base!r}", "a net as --teacher names one")
+            base = None
+        known = (*template.DEFAULTS, "stages")
+        axes = self._axes(keep, ("keep",), known)
+        stages, numbered = keep.get("stages", {}) if isinstance(keep, Mapping) else {}, {}
+        if not isinstance(stages, Mapping):
+            self._wrong(("keep", "stages"), f"found {stages!r}", "numbers of stages and ranges")
+            stages = {}
+        for number, ranges in stages.items():
+            path = ("keep", "stages", number)
+            if type(number) is not int or number < 0:
+                self._wrong(path, f"found the key {number!r}", "a number of a stage, from 0")
+            else:
+                numbered[number] = self._axes(ranges, path, template.STAGE_KEYS)
+        made = template.Template(base, axes, numbered)
+        return Content(name, family, description.strip(), Group({}), (), made)
+
+    def _axes(self, ranges: Any, path: tuple[Any, ...], known: tuple[str, ...]) -> dict[str, Node]:
+        """Ranges of what is kept, by axis."""
+        if not isinstance(ranges, Mapping):
+            self._wrong(path, f"found {ranges!r}", ", ".join(known))
+            return {}
+        axes: dict[str, Node] = {}
+        for axis, value in ranges.items():
+            if axis not in known:
+                hint = nearest(str(axis), known)
+                self._wrong((*path, axis), f"unknown key{hint}", ", ".join(known))
+            elif axis != "stages":
+                before = len(self.errors)
+                axes[axis] = self._node(value, (*path, axis))
+                problem = template.problem_of(axis, axes[axis])
+                if problem is not None and len(self.errors) == before:
+                    self._wrong((*path, axis), *problem)
+        return axes
 
     def _start(self, root: Group) -> tuple[dict[str, Any], ...]:
         """Parameters of the designs that are tried first."""

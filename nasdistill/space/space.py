@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,18 @@ from nasdistill.common.errors import DamagedFileError, UserError
 from nasdistill.common.json_files import parse_json, read_text
 from nasdistill.common.types import nearest
 from nasdistill.common.yaml import parse_yaml
-from nasdistill.space.nodes import Group, Suggest, count, draw, lines_of, plain
+from nasdistill.space.nodes import (
+    Group,
+    Suggest,
+    constants,
+    count,
+    draw,
+    from_plain,
+    lines_of,
+    plain,
+)
 from nasdistill.space.reader import Reader
+from nasdistill.space.template import Template
 
 MOST_BYTES = 1 << 20
 """Largest architecture.json that is read."""
@@ -88,6 +98,7 @@ class SearchSpace:
         root: The tree.
         start: Parameters of well-known designs, each a value by dotted name: a search tries them
             first.
+        template: What a tree that is made from a net is made by; the root is empty until then.
     """
 
     name: str
@@ -95,6 +106,7 @@ class SearchSpace:
     description: str
     root: Group
     start: tuple[Mapping[str, Any], ...] = ()
+    template: Template | None = None
 
     @classmethod
     def load(cls, name_or_path: str) -> SearchSpace:
@@ -144,6 +156,21 @@ class SearchSpace:
         """Names of the shipped spaces."""
         return tuple(sorted(path.stem for path in _folder().glob("*.yaml")))
 
+    @property
+    def needs_base(self) -> bool:
+        """Whether its tree is still to be made from a net."""
+        return self.template is not None and not self.root.children
+
+    def with_tree_of(self, stored: Mapping[str, Any]) -> SearchSpace:
+        """This space with the tree that was made before.
+
+        Args:
+            stored: Of `to_dict`.
+        """
+        parts = stored["parameters"]
+        root = Group({"base": constants(parts["base"]), "keep": from_plain(parts["keep"])})
+        return replace(self, root=root, start=tuple(stored["start"]))
+
     def sample(self, suggest: Suggest) -> Architecture:
         """Draws an architecture, e.g. with an `optuna.Trial`."""
         return Architecture(self.family, draw(self.root, suggest, ""))
@@ -172,7 +199,11 @@ class SearchSpace:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {"name": self.name, "family": self.family, "parameters": plain(self.root)}
+        content = {"name": self.name, "family": self.family, "parameters": plain(self.root)}
+        if self.template is None:
+            return content
+        start = [dict(parameters) for parameters in self.start]
+        return {**content, "start": start, "template": self.template.to_dict()}
 
     @property
     def fingerprint(self) -> str:

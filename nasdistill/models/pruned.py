@@ -1,0 +1,99 @@
+"""The family `pruned`: a net of another family with some of its channels and blocks left out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import Input
+from nasdistill.models.pruning import Structure, cut, structure_of
+from nasdistill.space import Architecture
+
+FAMILY = "pruned"
+IMPORTED = "import"
+"""The family of bases that a function of the user's own file builds."""
+_MOST_KEPT = 16
+_structures: OrderedDict[tuple[str, Input, int], Structure] = OrderedDict()
+
+
+def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
+    """Builds the base with random weights and cuts it by numbers of channels alone.
+
+    Args:
+        architecture: Its values are `base` (an architecture: `family` and `values`) and `keep`, see
+            `pruning.counts_of`.
+        input: The image.
+        classes: Number of logits.
+    """
+    base = base_of(architecture)
+    net = _build_base(base, input, classes)
+    cut(net, structure_for(base, input, classes, net), architecture.values["keep"])
+    return net
+
+
+def base_of(architecture: Architecture) -> Architecture:
+    """The architecture that one of this family is cut from.
+
+    Raises:
+        ValueError: If there is none, or it is of this family, too.
+    """
+    values = architecture.values
+    if set(values) != {"base", "keep"}:
+        raise ValueError(f"base and keep are expected, found {', '.join(map(str, values))[:80]}")
+    base = values["base"]
+    if not isinstance(base, Mapping) or set(base) != {"family", "values"}:
+        raise ValueError("base: an object with family and values alone is expected")
+    family, inner = base["family"], base["values"]
+    if not isinstance(family, str) or not isinstance(inner, Mapping):
+        raise ValueError("base: family must be a text and values an object")
+    if family == FAMILY:
+        raise ValueError("base: it is of the family 'pruned' itself; it must be a whole net")
+    return Architecture(family, inner)
+
+
+def build_base(base: Architecture, input: Input, classes: int) -> nn.Module:
+    """Builds the net that students are cut from, with random weights.
+
+    Raises:
+        UserError: If it cannot be built.
+    """
+    if base.family == FAMILY:
+        raise UserError(
+            "students cannot be cut from a net of the family 'pruned'; give the teacher that it was "
+            "cut from"
+        )
+    return _build_base(base, input, classes)
+
+
+def _build_base(base: Architecture, input: Input, classes: int) -> nn.Module:
+    from nasdistill.models import families  # which holds this family
+
+    return families.build(base, input, classes)
+
+
+def structure_for(
+    base: Architecture, input: Input, classes: int, net: nn.Module | None = None
+) -> Structure:
+    """What can be cut from a base; traced once in a process.
+
+    Args:
+        base: The architecture.
+        input: The image.
+        classes: Number of logits.
+        net: What it builds, where that is there already; as built, on any device.
+
+    Raises:
+        UserError: If it cannot be built or traced.
+    """
+    key = (base.to_json(), input, classes)
+    if key not in _structures:
+        whole = _build_base(base, input, classes) if net is None else net
+        _structures[key] = structure_of(whole, input)
+        if len(_structures) > _MOST_KEPT:
+            _structures.popitem(last=False)
+    _structures.move_to_end(key)
+    return _structures[key]

@@ -1,0 +1,203 @@
+"""The tree of a `pruned` space, made from the net that students are cut from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from nasdistill.common.errors import UserError
+from nasdistill.common.types import Input
+from nasdistill.models.cut_check import wrong_groups
+from nasdistill.models.pruned import build_base, structure_for
+from nasdistill.models.pruning import Structure, units_of, without
+from nasdistill.space import Architecture, SearchSpace
+from nasdistill.space.nodes import Choice, Constant, Float, Group, Int, Node, Row, constants
+from nasdistill.space.nodes import parameters_of
+from nasdistill.space.template import Template
+
+_UNIFORM = (0.75, 0.5, 0.25)
+"""Shares of channels that the first designs keep everywhere."""
+
+
+class Axis(NamedTuple):
+    """Something that a space cuts.
+
+    Attributes:
+        name: Its place in the tree.
+        layers: Names of groups, or of blocks.
+        least: Channels of all these groups, or blocks, of which the fewest remain.
+        most: The same where the most remain.
+        whole: The same of the net as it is.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    least: int
+    most: int
+    whole: int
+
+
+class MadeSpace(NamedTuple):
+    """A space with its tree.
+
+    Attributes:
+        space: The space.
+        axes: What it cuts.
+        left_whole: Why groups are left whole, by name.
+    """
+
+    space: SearchSpace
+    axes: tuple[Axis, ...]
+    left_whole: dict[str, str]
+
+
+def pruned_space(
+    space: SearchSpace, base: Architecture, input: Input, classes: int
+) -> MadeSpace:
+    """Makes the tree of a space from a net.
+
+    Args:
+        space: With a template.
+        base: The net's architecture.
+        input: The students' image.
+        classes: Number of their logits.
+
+    Raises:
+        UserError: If the net cannot be built, traced or cut at all, or the template names a stage
+            that it has not.
+    """
+    assert space.template is not None
+    net = build_base(base, input, classes)
+    structure = structure_for(base, input, classes, net)
+    wrong = wrong_groups(net.cpu(), structure, input)
+    structure = without(structure, set(wrong))
+    template = space.template
+    _check_stages(template, structure, space.name)
+    axes: list[Axis] = []
+    stages = Row(tuple(_stage(i, structure, template, axes) for i in range(len(structure.stages))))
+    layers = {
+        axis: node
+        for axis, name in structure.layers.items()
+        if (node := _ratio_axis(f"layers.{axis}", (name,), structure, template.node("layers"), axes))
+    }
+    keep: dict[str, Node] = {"stages": stages, "layers": Group(layers)}
+    left_whole = {k: v for k, v in {**structure.whole, **wrong}.items() if "logits" not in v}
+    if not axes:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_whole.items())[:3])
+        raise UserError(
+            f"space {space.name}: nothing can be cut from the {base.family} net"
+            + (f" ({reasons})" if reasons else ": it has neither more than 8 channels that belong "
+               "together nor blocks that can be left out")
+        )
+    values = {"family": base.family, "values": base.values}
+    root = Group({"base": constants(values), "keep": Group(keep)})
+    made = replace(space, root=root, start=_start(root, values))
+    return MadeSpace(made, tuple(axes), left_whole)
+
+
+def smallest(space: SearchSpace) -> Architecture:
+    """The architecture of a made space that keeps the least."""
+    value = _value(space.root, 0.0, least=True)
+    return Architecture(space.family, value)
+
+
+def _check_stages(template: Template, structure: Structure, name: str) -> None:
+    there = len(structure.stages)
+    for number in template.stages:
+        if number >= there:
+            raise UserError(
+                f"space {name}: keep.stages.{number}: the net has {there} stages"
+                + (f", 0 to {there - 1}" if there else "")
+            )
+
+
+def _stage(index: int, structure: Structure, template: Template, axes: list[Axis]) -> Group:
+    stage, children = structure.stages[index], {}
+    for axis, names in (("outer", stage.outer), ("inner", stage.inner)):
+        place = f"stages.{index}.{axis}"
+        node = _ratio_axis(place, names, structure, template.node(axis, index), axes)
+        if node is not None:
+            children[axis] = node
+    least, most = stage.least_depth, len(stage.blocks)
+    wanted = template.node("depth", index)
+    ends = (wanted.low, wanted.high) if isinstance(wanted, Int) else (wanted.value,) * 2  # type: ignore[union-attr]
+    low, high = (min(most, max(least, int(end))) for end in ends)
+    if least < most:
+        children["depth"] = Int(low, high) if low < high else Constant(low)
+        names = tuple(block.name for block in stage.blocks)
+        axes.append(Axis(f"stages.{index}.depth", names, low, high, most))
+    return Group(children)
+
+
+def _ratio_axis(
+    place: str, names: Sequence[str], structure: Structure, node: Node, axes: list[Axis]
+) -> Node | None:
+    """The node of an axis, without ratios that come to the same; None where nothing is to cut."""
+    groups = [structure.groups[name] for name in names]
+    if not groups:
+        return None
+
+    def channels(ratio: float) -> tuple[int, ...]:
+        return tuple(group.width * units_of(group, ratio) for group in groups)
+
+    if isinstance(node, Float):
+        node = _coarsest(node, channels)
+    ratios = ratios_of(node)
+    if isinstance(node, Choice):
+        distinct = {channels(ratio): ratio for ratio in sorted(ratios)}
+        node = Choice(tuple(distinct.values())) if len(distinct) > 1 else Constant(ratios[0])
+    sums = [sum(channels(ratio)) for ratio in ratios]
+    axes.append(Axis(place, tuple(names), min(sums), max(sums), sum(channels(1.0))))
+    return node
+
+
+def ratios_of(node: Node) -> list[float]:
+    """The values of a node of ratios."""
+    if isinstance(node, Constant):
+        return [float(node.value)]
+    if isinstance(node, Choice):
+        return [float(option) for option in node.options]
+    assert isinstance(node, Float) and node.step is not None and node.places is not None
+    return [round(node.low + index * node.step, 10) for index in range(node.places)]
+
+
+def _coarsest(node: Float, channels: Any) -> Node:
+    """The range with the largest steps that still reach every different number of channels."""
+    ratios = ratios_of(node)
+    different = len({channels(ratio) for ratio in ratios})
+    if different == 1:
+        return Constant(node.high)
+    steps = len(ratios) - 1
+    for stride in range(steps, 1, -1):
+        if steps % stride == 0 and len({channels(r) for r in ratios[::stride]}) == different:
+            assert node.step is not None
+            return Float(node.low, node.high, step=node.step * stride)
+    return node
+
+
+def _start(root: Group, base: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Parameters of uniform cuts."""
+    designs: list[dict[str, Any]] = []
+    for ratio in _UNIFORM:
+        value = _value(root, ratio) | {"base": base}
+        parameters = parameters_of(root, value)
+        if parameters not in designs:
+            designs.append(parameters)
+    return tuple(designs)
+
+
+def _value(node: Node, ratio: float, least: bool = False) -> Any:
+    """A node's value with the ratios that are nearest to one, and all blocks or the fewest."""
+    match node:
+        case Constant(value):
+            return value
+        case Int(low, high):
+            return low if least else high
+        case Float() | Choice():
+            return min(ratios_of(node), key=lambda each: (abs(each - ratio), each))
+        case Group(children):
+            return {key: _value(child, ratio, least) for key, child in children.items()}
+        case Row(items):
+            return [_value(item, ratio, least) for item in items]
+    raise AssertionError(node)
