@@ -91,7 +91,7 @@ def measure(side: str, seed: int, asked: argparse.Namespace) -> Found:
 
 def pace_of_final(setting: Setting, epoch: int, epochs: int) -> LRSchedule:
     """Up over the first epoch, down from there to the end; an epoch in examples."""
-    return LRSchedule(setting.recipe.learning_rate, epoch, epoch, epoch * epochs)
+    return LRSchedule(setting.recipe.rate(), epoch, epoch, epoch * epochs)
 
 
 def ours(setting: Setting, epochs: int) -> tuple[Classifier, list[float]]:

@@ -59,7 +59,7 @@ def advance(run: Run, side: str) -> float:
 def compare(setting: Setting, architecture: Architecture, repeats: int) -> dict[str, Any]:
     """Seconds of a step, by side and precision, in each repeat."""
     setup, recipe = setting.setup, setting.recipe
-    pace = LRSchedule(recipe.learning_rate, 1, None, 1)
+    pace = LRSchedule(recipe.rate(), 1, None, 1)
     runs: dict[str, Run] = {}
     for precision in PRECISIONS:
         for side in (OURS, THEIRS):

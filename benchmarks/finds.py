@@ -112,7 +112,7 @@ def distilled(setting: Setting, student: Classifier, seed: int) -> Classifier:
     """The schedule of finals."""
     epoch = setting.setup.stream.examples_per_epoch
     end = round(Recipe().final_budget.examples(len(setting.data.train)) / epoch) * epoch
-    pace = LRSchedule(setting.recipe.learning_rate, epoch, epoch, end)
+    pace = LRSchedule(setting.recipe.rate(), epoch, epoch, end)
     setting.setup.prepare(end, 0)
     run = setting.setup.run([student], horizon=end, lr_schedule=pace, seed=seed, precision="fp32")
     for _ in training.train(run, end):

@@ -179,7 +179,7 @@ def seconds_on(device: torch.device) -> float:
 def run_full(setting: Setting, architecture: Architecture, seed: int) -> dict[str, Any]:
     """A final's schedule, looked at on the way."""
     end, epoch = total(setting, 1.0), setting.setup.stream.examples_per_epoch
-    lr_schedule = LRSchedule(setting.recipe.learning_rate, epoch, epoch, end)
+    lr_schedule = LRSchedule(setting.recipe.rate(), epoch, epoch, end)
     run = fresh(setting, setting.setup, architecture, seed, lr_schedule, end)
     found, seconds = {}, 0.0
     for share in (*SHARES, 1.0):
@@ -199,7 +199,7 @@ def student_now(run: Run) -> Classifier:
 def run_trunk(setting: Setting, architecture: Architecture, seed: int) -> dict[str, Any]:
     """The search's rungs: a trunk, and a copy cooled down at each."""
     ladder = Ladder(tuple(total(setting, share) for share in RUNGS), 3)
-    peak, last = setting.recipe.learning_rate, ladder.budgets[-1]
+    peak, last = setting.recipe.rate(), ladder.budgets[-1]
     lr_schedule = LRSchedule(peak, ladder.budgets[0] // 3, None, last)
     run = fresh(setting, setting.setup, architecture, seed, lr_schedule, last)
     found, seconds, examples = {}, 0.0, 0
@@ -223,9 +223,7 @@ def run_complete(
     found = {}
     for share in SHARES:
         end = total(setting, share)
-        lr_schedule = LRSchedule(
-            setting.recipe.learning_rate, end // 5, round(end * (1 - COOL_DOWN)), end
-        )
+        lr_schedule = LRSchedule(setting.recipe.rate(), end // 5, round(end * (1 - COOL_DOWN)), end)
         run = fresh(setting, setup or setting.setup, architecture, seed, lr_schedule, end)
         seconds = train(run, end)
         student = run.students[0].eval()

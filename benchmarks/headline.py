@@ -133,7 +133,7 @@ def distil(task: tuple[Path, str]) -> None:
     student = dict(hand_made(setting))[name]
     epoch = setting.setup.stream.examples_per_epoch
     end = epochs * epoch
-    pace = LRSchedule(setting.recipe.learning_rate, epoch, epoch, end)
+    pace = LRSchedule(setting.recipe.rate(), epoch, epoch, end)
     setting.setup.prepare(end, 0)
     run = setting.setup.run([student], horizon=end, lr_schedule=pace, seed=0, precision="fp32")
     for _ in training.train(run, end):

@@ -70,7 +70,7 @@ def start(
 ) -> Run:
     """A fresh run at a constant rate, past its first chunk."""
     students = setup.students(architecture, setting.data, setting.recipe.seed)
-    lr_schedule = LRSchedule(setting.recipe.learning_rate, end // 5, None, end)
+    lr_schedule = LRSchedule(setting.recipe.rate(), end // 5, None, end)
     run = setup.run(students, horizon=end, lr_schedule=lr_schedule, seed=0, precision=precision)
     sides.capture(run)
     advance(run)

@@ -55,7 +55,7 @@ def pace_for(setting: Setting, epochs: float) -> LRSchedule:
     """A complete schedule, in whole steps."""
     stream = setting.setup.stream
     end = max(2, round(epochs * stream.steps_per_epoch)) * stream.batch_size
-    return LRSchedule(setting.recipe.learning_rate, end // 5, round(end * (1 - COOL_DOWN)), end)
+    return LRSchedule(setting.recipe.rate(), end // 5, round(end * (1 - COOL_DOWN)), end)
 
 
 def build(setting: Setting, architecture: Architecture) -> Classifier:

@@ -42,6 +42,8 @@ def main(moment: str) -> None:
             die()
         if moment == "final" and event.stage == "finals" and "epoch 3" in event.text:
             die()
+        if moment == "control" and "begun fresh" in event.text and "epoch 3" in event.text:
+            die()
 
     from nasdistill.recipe import load_recipe
 

@@ -2,7 +2,7 @@
 
 from nasdistill.api.auditing import AuditOutcome, audit
 from nasdistill.api.evaluating import evaluate
-from nasdistill.api.models import export, load, profile, spread
+from nasdistill.api.models import export, load, pretrained_weights, profile, spread
 from nasdistill.api.searching import SearchOutcome, distill, report, resume, search, studies
 from nasdistill.api.teacher_training import teacher_train
 from nasdistill.api.teachers import teacher_evaluate, teacher_record
@@ -20,6 +20,7 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "pretrained_weights",
     "profile",
     "report",
     "resume",

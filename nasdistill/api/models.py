@@ -155,10 +155,11 @@ def spread(
         samples: How many architectures to draw.
 
     Returns:
-        `samples`, and for `params` and `macs` the minimum, quartiles and maximum.
+        `samples` (those that can take such images), and for `params` and `macs` the minimum,
+        quartiles and maximum.
 
     Raises:
-        UserError: If a number is out of its range.
+        UserError: If a number is out of its range, or no sample can take such images.
     """
     check_shape(size, channels, classes)
     import random
@@ -169,11 +170,47 @@ def spread(
 
     rng = random.Random(0)
     shape = Input(channels, size, size)
-    counts = [count_architecture(space.random(rng), shape, classes) for _ in range(samples)]
-    spread: dict[str, Any] = {"samples": samples}
+    drawn = [space.random(rng) for _ in range(samples)]
+    counted: dict[str, Any] = {}  # a small space is drawn from again and again
+    reason = ""
+    for architecture in {each.fingerprint: each for each in drawn}.values():
+        try:
+            counted[architecture.fingerprint] = count_architecture(architecture, shape, classes)
+        except UserError as error:
+            reason = str(error)
+    counts = [counted[each.fingerprint] for each in drawn if each.fingerprint in counted]
+    if len(counts) < 2:
+        raise UserError(f"space {space.name!r}: {reason}. Give a larger --size")
+    spread: dict[str, Any] = {"samples": len(counts)}
     for key in ("params", "macs"):
         values = sorted(getattr(c, key) for c in counts)
         quartiles = statistics.quantiles(values, n=4)
         names = ("min", "q1", "median", "q3", "max")
         spread[key] = dict(zip(names, [values[0], *quartiles, values[-1]], strict=True))
     return spread
+
+
+def pretrained_weights(space: SearchSpace) -> dict[str, dict[str, str | None]]:
+    """The weights of a space whose students have some of their own; nothing is fetched.
+
+    Args:
+        space: The space.
+
+    Returns:
+        By model: `file`, where they lie on this machine, and `address`, where they are fetched from
+        if they do not (None for a file that the space names). Empty for other spaces.
+
+    Raises:
+        UserError: If a library has no such model, or no weights for it.
+    """
+    found: dict[str, dict[str, str | None]] = {}
+    for model in space.models:
+        from nasdistill.teachers.at_hand import own_weights
+
+        if model in space.weights:
+            file = space.weights[model]
+            found[model] = {"file": str(file) if file.is_file() else None, "address": None}
+        else:
+            address, cached = own_weights(model)
+            found[model] = {"file": None if cached is None else str(cached), "address": address}
+    return found

@@ -61,6 +61,7 @@ def search(
     seed: options.Seed = None,
     storage: options.Storage = None,
     import_file: options.Import = None,
+    begin: options.Begin = None,
     baseline: options.Baseline = None,
     score: options.Score = None,
     sampler: options.Sampler = None,
@@ -235,7 +236,7 @@ def spaces(
 ) -> None:
     """List the search spaces, or show one: its tree, its size, its spread."""
     with error_messages():
-        from nasdistill.cli.display import space_lines
+        from nasdistill.cli.display import space_lines, weight_lines
         from nasdistill.space import SearchSpace
 
         if name is None:
@@ -245,9 +246,13 @@ def spaces(
         from nasdistill import api
 
         spread = api.spread(space, size=size, channels=channels, classes=classes)
+        weights = api.pretrained_weights(space)
         figures = {"name": space.name, "architectures": space.count(), **spread}
+        if as_json:
+            print(json.dumps(figures | ({"weights": weights} if weights else {})))
+            return
         shape = f"{channels}x{size}x{size}, {classes} classes"
-        print(json.dumps(figures) if as_json else "\n".join(space_lines(space, spread, shape)))
+        print("\n".join([*space_lines(space, spread, shape), *weight_lines(weights)]))
 
 
 def _print_shipped_spaces(as_json: bool) -> None:

@@ -223,6 +223,7 @@ def study_summary(record: StudyRecord | DamagedStudy) -> dict[str, Any]:
     return {
         "study": record.name,
         "state": record.state,
+        "begin": record.recipe.get("begin") or "fresh",
         "trials": done,
         "trials_total": record.recipe.get("trials"),
         "finals": len(record.finals),
@@ -260,6 +261,20 @@ def space_lines(space: SearchSpace, spread: Mapping[str, Any], shape: str) -> li
     for key in ("params", "macs"):
         figures = "  ".join(f"{name} {value:,.0f}" for name, value in spread[key].items())
         lines.append(f"  {key:7} {figures}")
+    return lines
+
+
+def weight_lines(weights: Mapping[str, Mapping[str, str | None]]) -> list[str]:
+    """Where the weights of each model lie, or come from; none where a space has no models."""
+    if not weights:
+        return []
+    width, lines = max(map(len, weights)), ["pretrained weights:"]
+    for model, place in weights.items():
+        file, address = place["file"], place["address"]
+        where = f"here: {file}" if file else f"to be fetched: {address}"
+        if not file and not address:
+            where = "missing: the file that the space names is not there"
+        lines.append(f"  {model:{width}}  {where}")
     return lines
 
 

@@ -175,9 +175,22 @@ Import = Annotated[
         "--import", "Python file with families, teachers or sources of your own (default: none)."
     ),
 ]
+Begin = Annotated[
+    str | None,
+    option(
+        "--begin",
+        "Where students get their first weights: fresh (random), teacher (that they are cut from) "
+        "or pretrained (their own) (default: teacher in a space of the family pruned, pretrained "
+        "in one of pretrained, else fresh).",
+    ),
+]
 Baseline = Annotated[
     bool | None,
-    option("--baseline/--no-baseline", "Also train each final on labels alone (default: no)."),
+    option(
+        "--baseline/--no-baseline",
+        "Also train each final on labels alone and, where students do not begin fresh, once more "
+        "from fresh weights (default: no).",
+    ),
 ]
 Balance = Annotated[
     str | None,
@@ -268,7 +281,11 @@ CacheSize = Annotated[
     ),
 ]
 LearningRate = Annotated[
-    str | None, option("--learning-rate", "Peak learning rate of AdamW (default: 0.008).")
+    str | None,
+    option(
+        "--learning-rate",
+        "Peak learning rate of AdamW (default: 0.008 for fresh students, 0.001 for others).",
+    ),
 ]
 Alpha = Annotated[
     str | None,

@@ -17,6 +17,9 @@ Cost = Literal["latency", "params", "macs", "bytes"]
 COSTS: tuple[Cost, ...] = ("latency", "params", "macs", "bytes")
 ScoreName = Literal["accuracy", "balanced-accuracy"]
 Sampling = Literal["uniform", "balanced"]
+Begin = Literal["fresh", "teacher", "pretrained"]
+"""Where students get their first weights: drawn at random, from the teacher that they are cut from,
+or their own pretrained ones."""
 
 
 @dataclass(frozen=True)

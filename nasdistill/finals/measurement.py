@@ -28,7 +28,7 @@ from nasdistill.models.export import export_onnx, quick_onnx, verify_onnx
 from nasdistill.models.latency import Latency, measure_latencies
 from nasdistill.results import Candidate, tested_by_score
 from nasdistill.results.records import UNEVEN
-from nasdistill.study import Study
+from nasdistill.study import Study, architecture_of
 from nasdistill.training.metrics import (
     MEASURES,
     accuracy,
@@ -99,6 +99,9 @@ def measure_on_test(
         "ece": expected_calibration_error(logits.softmax(dim=1), labels),
         "checkpoint": "last",
         "epochs": context.epochs_worth,
+        "begin": context.recipe.begin,
+        "begin_weights": context.final.beginning.origin(architecture_of(candidate)) or None,
+        "learning_rate": context.recipe.rate(),
         "synthetic_images": None if synthetic is None else synthetic.images,
         "precision": "fp32",
     }
@@ -237,6 +240,16 @@ def _hash(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
+def _rivals_text(metrics: dict[str, Any]) -> str:
+    """Lines of the card for the runs that the final was held against, if any."""
+    titles = {"baseline": "trained on labels alone", "fresh": "distilled from fresh weights"}
+    return "".join(
+        f"\n- the same architecture {title}: test accuracy {metrics[name]['test_accuracy']:.4f}"
+        for name, title in titles.items()
+        if metrics.get(name)
+    )
+
+
 def model_card(study: Study, metrics: dict[str, Any], preparation: Preparation) -> str:
     """The model card that lies in a final's folder."""
     low, high = metrics["test_interval"]
@@ -279,16 +292,20 @@ def model_card(study: Study, metrics: dict[str, Any], preparation: Preparation) 
             f" of {metrics['synthetic_images']:,} images made from the teacher\n"
             "alone; no real training picture was used to train it"
         )
+    begun = ""
+    if metrics["begin"] != "fresh":
+        begun = f"\nIt began with weights: {metrics['begin_weights']}."
+    rivals = _rivals_text(metrics)
     return f"""# {study.folder.name}, final {metrics["rank"]}
 
 Found by nasdistill in the space `{study.recipe.space}` on `{study.recipe.data}`, trial
 {metrics["trial"]}, architecture `{metrics["fingerprint"]}`;
-distilled for {formats.counted(metrics["epochs"], "epoch")}{fed}{in_parts}.
+distilled for {formats.counted(metrics["epochs"], "epoch")}{fed}{in_parts}.{begun}
 
 {by_score}- test accuracy {accuracy_text}{beside}
 - {metrics["params"]:,} parameters{compression},
   {metrics["macs"]:,} multiply-adds an image
-- expected calibration error {metrics["ece"]:.4f}{agreement_text}
+- expected calibration error {metrics["ece"]:.4f}{agreement_text}{rivals}
 
 | model | engine | batch | threads | median ms | quartiles ms |
 |---|---|---|---|---|---|

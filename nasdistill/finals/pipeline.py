@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -24,9 +25,16 @@ from nasdistill.finals.measurement import (
     measure_on_test,
     model_card,
 )
-from nasdistill.finals.training import TrainedFinal, micro_batch_of, train_baseline, train_final
+from nasdistill.finals.training import (
+    TrainedFinal,
+    micro_batch_of,
+    train_baseline,
+    train_control,
+    train_final,
+)
 from nasdistill.models import Classifier, artifact
 from nasdistill.models.export import ExportError, verify_onnx
+from nasdistill.recipe import Recipe
 from nasdistill.results import (
     Candidate,
     Final,
@@ -45,6 +53,19 @@ SECONDS_FILE = "seconds.json"
 """File in the work folder of a final: seconds by stage."""
 ALIKE, WORLDS_APART = 2.0, 100.0
 """Ratios of the teacher's parameters to the student's at which a run warns."""
+
+
+class TrainedRuns(NamedTuple):
+    """What was trained for a final.
+
+    Attributes:
+        final: Its own runs.
+        rivals: What it is held against, by stage: `baseline`, on labels alone; `fresh`, distilled
+            from fresh weights.
+    """
+
+    final: TrainedFinal
+    rivals: Mapping[str, Classifier]
 
 
 def make_finals(context: StudyContext, chosen: Sequence[int]) -> list[Final]:
@@ -218,18 +239,25 @@ def _lock(study: Study, number: int) -> Path:
     return folder / f".work-{number}.lock"
 
 
-def _train(
-    context: StudyContext, candidate: Candidate, rank: int
-) -> tuple[TrainedFinal, Classifier | None]:
-    """The runs behind a final and, if asked for, its baseline; each goes on where it stands."""
+def _train(context: StudyContext, candidate: Candidate, rank: int) -> TrainedRuns:
+    """The runs behind a final, and those that it is held against; each goes on where it stands."""
     work = _work_folder(context.study, candidate.number)
     work.mkdir(parents=True, exist_ok=True)
     with _timed(context, work, "distill"):
         trained = train_final(context, candidate, work, rank)
-    if not context.recipe.baseline:
-        return trained, None
-    with _timed(context, work, "baseline"):
-        return trained, train_baseline(context, candidate, work, rank)
+    rivals = {}
+    for stage, train in _rivals(context.recipe).items():
+        with _timed(context, work, stage):
+            rivals[stage] = train(context, candidate, work, rank)
+    return TrainedRuns(trained, rivals)
+
+
+def _rivals(recipe: Recipe) -> dict[str, Callable[..., Classifier]]:
+    """The runs that each final is held against, by the stage that their seconds count for."""
+    if not recipe.baseline:
+        return {}
+    control = {} if recipe.begin == "fresh" else {"fresh": train_control}
+    return {"baseline": train_baseline, **control}
 
 
 @contextmanager
@@ -247,7 +275,7 @@ def _timed(context: StudyContext, work: Path, stage: str) -> Iterator[None]:
 
 def _is_trained(study: Study, number: int) -> bool:
     """Whether only the test and the export are left."""
-    last = "baseline" if study.recipe.baseline else "distill"
+    last = ["distill", *_rivals(study.recipe)][-1]
     return last in _seconds(_work_folder(study, number))
 
 
@@ -268,13 +296,14 @@ def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tenso
     study, dataset = context.study, context.dataset
     work = _work_folder(study, candidate.number)
     _warn_of_size(context, candidate)
-    trained, plain = _train(context, candidate, rank)
-    student, baseline = trained.student, None
+    trained, rivals = _train(context, candidate, rank)
+    student = trained.student
     context.note(f"final {rank}: testing, exporting, measuring", stage="finals")
     with _timed(context, work, "test"):
-        if plain is not None:
-            predictions = training.predict(plain, dataset.test, dataset.input.size)
-            baseline = accuracy_on_test(*predictions)
+        tested_rivals = {
+            stage: accuracy_on_test(*training.predict(rival, dataset.test, dataset.input.size))
+            for stage, rival in rivals.items()
+        }
         metrics, logits = measure_on_test(context, student, candidate, rank)
     with _timed(context, work, "export"):
         metrics |= export_student(context, student, work / "model.onnx")
@@ -282,7 +311,8 @@ def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tenso
     if target.exists():
         _set_aside(target, f"{target}: its metrics.json is missing or damaged", context.emit)
     seconds = _seconds(work)
-    metrics |= {"seconds": seconds, "baseline": baseline, "steps": list(trained.steps)}
+    metrics |= {"seconds": seconds, "steps": list(trained.steps)}
+    metrics |= {name: tested_rivals.get(name) for name in ("baseline", "fresh")}
     metrics["micro_batch"] = micro_batch_of(study, work / "final.pt")
     floor, audit = context.limits["accuracy"], audit_score(metrics)
     metrics["limits"]["accuracy"] = {"limit": floor, "value": audit, "ok": audit >= floor}

@@ -136,6 +136,13 @@ def train_baseline(
     return run_in_full(labelled, setup, architecture, work / "baseline.pt", "final")
 
 
+def train_control(context: StudyContext, candidate: Candidate, work: Path, rank: int) -> Classifier:
+    """Distils the same architecture as the final, with the same budget, from fresh weights."""
+    labelled = context.labelled(f"final {rank}, begun fresh", trial=candidate.number)
+    setup, architecture = context.final.begun_fresh(), architecture_of(candidate)
+    return run_in_full(labelled, setup, architecture, work / "fresh.pt", "final")
+
+
 def run_in_full(
     context: StudyContext,
     setup: TrainingSetup,
@@ -190,11 +197,11 @@ def _train_in_full(context: StudyContext, full_run: FullRun, micro_batch: int | 
         seed = hash_seed((seed, name)) % 2**32
     students = setup.students(architecture, context.dataset, seed)
     per_epoch = setup.stream.examples_per_epoch
-    total = full_run.epochs * per_epoch
+    total, rate = full_run.epochs * per_epoch, context.recipe.rate(setup.beginning.kind)
     run = setup.run(
         students,
         horizon=total,
-        lr_schedule=LRSchedule(context.recipe.learning_rate, per_epoch, per_epoch, total),
+        lr_schedule=LRSchedule(rate, per_epoch, per_epoch, total),
         seed=hash_seed((seed, architecture.fingerprint, "final")),
         precision=precision_for(context, setup, students, micro_batch),
         micro_batch=micro_batch,

@@ -253,8 +253,12 @@ def _problem_of(content: Mapping[str, Any]) -> str:
     for key in ("mean", "std"):
         values = content.get(key)
         numbers = isinstance(values, list) and all(type(v) in (int, float) for v in values)
-        if not numbers or len(content[key]) != content["channels"]:
+        # Grey images are repeated for a network of colour: it normalises three channels.
+        counts = (1, 3) if content["channels"] == 1 else (content["channels"],)
+        if not numbers or len(content[key]) not in counts:
             return f"{key}: found {str(values)[:80]}, allowed: a number for each channel"
+    if len(content["mean"]) != len(content["std"]):
+        return "std: allowed: as many numbers as mean has"
     if type(content.get("bits", FULL_DEPTH)) is not int or not 8 <= content.get("bits", 8) <= 16:
         return f"bits: found {content['bits']!r}, allowed: 8 to 16"
     sizes = content.get("sizes", [[content["height"], content["width"]]])

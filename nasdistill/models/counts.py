@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.models.families import build
 from nasdistill.models.limits import bounded
@@ -89,11 +90,18 @@ def count_architecture(architecture: Architecture, input: Input, classes: int) -
         UncountedWarning: Naming operators that are neither counted nor known to be free.
 
     Raises:
-        UserError: If the module cannot be built, or has too many tensors; see `models.limits`.
+        UserError: If the module cannot be built, has too many tensors (see `models.limits`), or
+            cannot take such an image.
     """
-    with torch.device("meta"), bounded(f"architecture {architecture.fingerprint}"):
+    source = f"architecture {architecture.fingerprint}"
+    with torch.device("meta"), bounded(source):
         module = build(architecture, input, classes)
-    return _count_meta(module, input)
+    try:
+        return _count_meta(module, input)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        size = f"{input.channels}x{input.height}x{input.width}"
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{source}: cannot take images of {size} ({reason})") from None
 
 
 def count_params(architecture: Architecture, input: Input, classes: int) -> int:

@@ -10,7 +10,7 @@ from torch import nn
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input, nearest
-from nasdistill.models import libraries, mlp, mobile, pruned, resnet, vit
+from nasdistill.models import libraries, mlp, mobile, pretrained, pruned, resnet, vit
 from nasdistill.space import Architecture
 
 Build: TypeAlias = Callable[[Architecture, Input, int], nn.Module]
@@ -20,6 +20,7 @@ FAMILIES: dict[str, Build] = {
     "resnet": resnet.build,
     "vit": vit.build,
     "mlp": mlp.build,
+    "pretrained": pretrained.build,
     "torchvision": libraries.build_torchvision,
     "timm": libraries.build_timm,
     "transformers": libraries.build_transformers,

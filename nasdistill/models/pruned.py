@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 
@@ -63,8 +62,8 @@ def build_base(base: Architecture, input: Input, classes: int) -> nn.Module:
     """
     if base.family == FAMILY:
         raise UserError(
-            "students cannot be cut from a net of the family 'pruned'; give the teacher that it was "
-            "cut from"
+            "students cannot be cut from a net of the family 'pruned'; give the teacher that it "
+            "was cut from"
         )
     return _build_base(base, input, classes)
 

@@ -12,8 +12,17 @@ from nasdistill.models.cut_check import wrong_groups
 from nasdistill.models.pruned import build_base, structure_for
 from nasdistill.models.pruning import Structure, units_of, without
 from nasdistill.space import Architecture, SearchSpace
-from nasdistill.space.nodes import Choice, Constant, Float, Group, Int, Node, Row, constants
-from nasdistill.space.nodes import parameters_of
+from nasdistill.space.nodes import (
+    Choice,
+    Constant,
+    Float,
+    Group,
+    Int,
+    Node,
+    Row,
+    constants,
+    parameters_of,
+)
 from nasdistill.space.template import Template
 
 _UNIFORM = (0.75, 0.5, 0.25)
@@ -52,9 +61,7 @@ class MadeSpace(NamedTuple):
     left_whole: dict[str, str]
 
 
-def pruned_space(
-    space: SearchSpace, base: Architecture, input: Input, classes: int
-) -> MadeSpace:
+def pruned_space(space: SearchSpace, base: Architecture, input: Input, classes: int) -> MadeSpace:
     """Makes the tree of a space from a net.
 
     Args:
@@ -79,7 +86,9 @@ def pruned_space(
     layers = {
         axis: node
         for axis, name in structure.layers.items()
-        if (node := _ratio_axis(f"layers.{axis}", (name,), structure, template.node("layers"), axes))
+        if (
+            node := _ratio_axis(f"layers.{axis}", (name,), structure, template.node("layers"), axes)
+        )
     }
     keep: dict[str, Node] = {"stages": stages, "layers": Group(layers)}
     left_whole = {k: v for k, v in {**structure.whole, **wrong}.items() if "logits" not in v}
@@ -87,8 +96,12 @@ def pruned_space(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_whole.items())[:3])
         raise UserError(
             f"space {space.name}: nothing can be cut from the {base.family} net"
-            + (f" ({reasons})" if reasons else ": it has neither more than 8 channels that belong "
-               "together nor blocks that can be left out")
+            + (
+                f" ({reasons})"
+                if reasons
+                else ": it has neither more than 8 channels that belong "
+                "together nor blocks that can be left out"
+            )
         )
     values = {"family": base.family, "values": base.values}
     root = Group({"base": constants(values), "keep": Group(keep)})

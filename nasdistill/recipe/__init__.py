@@ -9,10 +9,21 @@ from nasdistill.recipe.objective import (
     SyntheticOptions,
 )
 from nasdistill.recipe.reading import FLAGS, from_stored, load_recipe
-from nasdistill.recipe.recipe import FREE, MOVABLE, UNNAMED, Recipe, Rungs, changed_keys
+from nasdistill.recipe.recipe import (
+    BEGINS,
+    FREE,
+    LEARNING_RATES,
+    MOVABLE,
+    UNNAMED,
+    Recipe,
+    Rungs,
+    changed_keys,
+)
 from nasdistill.recipe.teachers import IterateOptions, TeacherOptions
 
 __all__ = [
+    "BEGINS",
+    "LEARNING_RATES",
     "FLAGS",
     "FREE",
     "MOVABLE",

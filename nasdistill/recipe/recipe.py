@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from nasdistill.common.errors import UserError
 from nasdistill.common.types import (
     MOST_NAME_BYTES,
+    Begin,
     Closed,
     Sampling,
     ScoreName,
@@ -46,6 +48,18 @@ LEAST_FIRST = 2000
 
 UNNAMED = (*FREE, "study", "storage")
 """Keys that a study's default name does not follow."""
+
+LEARNING_RATES: dict[Begin, float] = {"fresh": 0.008, "teacher": 0.001, "pretrained": 0.001}
+"""Peak learning rate of AdamW where none is given, by where students begin.
+
+That of fresh students was measured (docs/scoring.md). What a student has learned elsewhere is lost
+at such a rate before it is of use: an eighth, as is common where networks are tuned.
+"""
+BEGINS: dict[str, tuple[Begin, ...]] = {
+    "pruned": ("teacher", "fresh"),
+    "pretrained": ("pretrained", "fresh"),
+}
+"""Where students of a family can begin, the default first; of all others fresh alone."""
 
 NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Names that a new study may be given."""
@@ -97,6 +111,7 @@ class Recipe(Closed):
     seed: int = Field(default=0, ge=0, lt=2**32)
     storage: StorageURL | None = None
     import_file: str | None = Field(default=None, alias="import")
+    begin: Begin | None = None
     baseline: bool = False
     score: ScoreName = "accuracy"
     sampler: Literal["random", "tpe", "nsga2", "qmc"] = "tpe"
@@ -110,7 +125,7 @@ class Recipe(Closed):
     class_weights: ClassWeights | None = None
     views: int = Field(default=4, ge=1, le=1000)
     cache_size: Count = 4_000_000_000
-    learning_rate: float = Field(default=0.008, gt=0, allow_inf_nan=False)
+    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     scoring: ObjectiveOptions = ObjectiveOptions()
     final: ObjectiveOptions = ObjectiveOptions()
     iterate: IterateOptions | None = None
@@ -161,6 +176,39 @@ class Recipe(Closed):
         full = self.final_budget.examples(train_size)
         return max(1, full // FIRST_RUNGS, min(LEAST_FIRST, full // 2))
 
+    def resolved(self, family: str) -> Recipe:
+        """The recipe of a study on a space: with where its students begin, if it does not say.
+
+        Args:
+            family: The space's.
+
+        Raises:
+            UserError: If students of that family cannot begin where the recipe says.
+        """
+        allowed = BEGINS.get(family, ("fresh",))
+        begin = self.begin or allowed[0]
+        if begin not in allowed:
+            reason = {
+                "teacher": "are not cut from their teacher",
+                "pretrained": "have no weights of their own",
+                "fresh": "",
+            }[begin]
+            raise UserError(
+                f"--begin {begin}: students of the space {self.space!r} (family {family}) "
+                f"{reason}; allowed: {', '.join(allowed)}"
+            )
+        return self.model_copy(update={"begin": begin})
+
+    def rate(self, begin: Begin | None = None) -> float:
+        """Peak learning rate of students: as given, else by where they begin.
+
+        Args:
+            begin: Where they do; by default where the study's students do.
+        """
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return LEARNING_RATES[begin or self.begin or "fresh"]
+
     def study_name(self) -> str:
         """The study's name: as given, or made from what differs from the defaults."""
         if self.study is not None:
@@ -204,11 +252,15 @@ def _readable(key: str, value: Any) -> str:
         return f"{key}{text}" if re.fullmatch(r"[\d.]+", text) else "?"
     if key == "minimize":
         return f"{key}-{'.'.join(value)}"
-    return f"{key}-{value}" if key in ("sampler", "precision", "device") else "?"
+    return f"{key}-{value}" if key in ("sampler", "precision", "device", "begin") else "?"
 
 
 def changed_keys(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
     """Keys, with both values, that differ although they may not when a study goes on."""
-    before, after = old.stored(), new.stored()
+    before, after = (
+        # Students of earlier releases began fresh, and their recipes name the rate.
+        {**recipe.stored(), "begin": recipe.begin or "fresh", "learning_rate": recipe.rate()}
+        for recipe in (old, new)
+    )
     keys = [k for k in before if k not in (*FREE, "study", "storage")]
     return [(k, before[k], after[k]) for k in keys if before[k] != after[k]]

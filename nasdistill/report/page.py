@@ -14,7 +14,15 @@ from nasdistill.common import formats
 from nasdistill.common.errors import DamagedFileError, UserError
 from nasdistill.common.types import Cost
 from nasdistill.common.yaml import write_yaml
-from nasdistill.report import evaluation, evaluation_text, figures, progress, statistics, tables
+from nasdistill.report import (
+    evaluation,
+    evaluation_text,
+    figures,
+    progress,
+    rivals,
+    statistics,
+    tables,
+)
 from nasdistill.report.document import (
     Section,
     buttons,
@@ -305,6 +313,7 @@ def _provenance(record: StudyRecord) -> Section:
     body = (
         f"<h3>Command</h3><pre>{escape(record.command)}</pre>"
         f"<h3>Recipe</h3><pre>{escape(write_yaml(record.recipe))}</pre>"
+        f"<h3>Where students begin</h3>{tables.facts(rivals.beginning(record))}"
         f'<div class="columns"><div><h3>Machine</h3>{tables.facts(record.machine)}</div>'
         f"<div><h3>Versions</h3>{tables.facts(record.versions)}</div>"
         f"<div><h3>Data</h3>{tables.facts(record.data)}</div>"

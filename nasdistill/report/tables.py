@@ -16,6 +16,7 @@ from nasdistill.report.figures import (
     teacher_accuracy,
     teacher_score,
 )
+from nasdistill.report.rivals import begin_of, begun, gain_over, rival
 from nasdistill.results import Candidate, Final, StudyRecord
 
 Cell = Callable[[Final], str]
@@ -53,8 +54,20 @@ def _quality_rows(record: StudyRecord) -> list[str]:
         _row("agreement with the teacher", record, _metric("agreement", percent)),
         _row("class-relation preservation", record, _metric(preservation, percent)),
         _row("calibration error", record, _metric("ece", percent), percent(_teacher_ece(record))),
-        _row("accuracy on labels alone (baseline)", record, _baseline),
-        _row("gained by distillation", record, _gain),
+        _row("accuracy on labels alone (baseline)", record, rival("baseline")),
+        _row("gained by distillation", record, gain_over("baseline")),
+        *_begin_rows(record),
+    ]
+
+
+def _begin_rows(record: StudyRecord) -> list[str]:
+    """Where finals began, and what that was worth; empty where all began fresh."""
+    if all(begin_of(final) == "fresh" for final in record.finals):
+        return []
+    return [
+        _row("began with weights", record, begun),
+        _row("accuracy from fresh weights (control)", record, rival("fresh")),
+        _row("gained by where it began", record, gain_over("fresh")),
     ]
 
 
@@ -170,21 +183,6 @@ def _balanced(final: Final) -> str:
 def _teacher_ece(record: StudyRecord) -> float | None:
     known = [final.metrics.get("teacher_ece") for final in record.finals]
     return next((v for v in (*known, record.teacher.get("ece")) if v is not None), None)
-
-
-def _baseline(final: Final) -> str:
-    baseline = final.metrics.get("baseline")
-    if not baseline:
-        return "not trained"
-    bounds = formats.interval(baseline.get("test_interval"))
-    return f"{formats.percent(baseline.get('test_accuracy'))}<br><small>{bounds}</small>"
-
-
-def _gain(final: Final) -> str:
-    baseline, accuracy = (final.metrics.get(key) for key in ("baseline", "test_accuracy"))
-    if not baseline or accuracy is None:
-        return formats.NONE
-    return f"{100 * (accuracy - baseline['test_accuracy']):+.1f} points"
 
 
 def _limits(final: Final) -> str:

@@ -35,7 +35,7 @@ class CheckedLimit(BaseModel):
 
 
 class Baseline(BaseModel):
-    """The same architecture trained on labels alone."""
+    """The same architecture trained in another way: on labels alone, or from fresh weights."""
 
     test_accuracy: Share
     test_interval: Interval
@@ -102,6 +102,9 @@ class FinalMetrics(FullRun):
     limits: dict[str, CheckedLimit]
     seconds: dict[str, Number]
     baseline: Baseline | None = None
+    fresh: Baseline | None = None
+    begin: str = "fresh"
+    begin_weights: str | None = None
     steps: list[Step] = []
     checkpoint: str = ""
     epochs: Number | None = None

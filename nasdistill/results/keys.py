@@ -81,6 +81,10 @@ FURTHER_TEACHER = Key[dict[str, Any]](
     "trials.teacher_pool",
 )
 TABLE = Key[str]("table:{}", "hash of a teacher's table", "trials.context", "trials.context")
+FIRST_WEIGHTS = Key[dict[str, str]](
+    "first_weights", "origin of the weights that students begin with, by model",
+    "trials.beginning", "trials.beginning, results.loading",
+)
 MACHINE = Key[dict[str, Any]](
     "machine", "processor, cores, memory, accelerator", "trials.context", "results.loading"
 )
@@ -169,10 +173,10 @@ SAVED = Key[int](
 
 STUDY_KEYS: tuple[Key[Any], ...] = (
     RECIPE, SPACE, SPACE_FINGERPRINT, COMMAND, CREATED, STATE, IMPORT_FINGERPRINT, DATA, TEACHER,
-    FURTHER_TEACHER, TABLE, MACHINE, VERSIONS, RUNGS, FINAL_EXAMPLES, TEACHER_LATENCY, LIMITS,
-    ASSISTANT_ARCHITECTURES, ASSISTANTS, PRECISION, GRAPHED, COMPILED, MICRO_BATCH,
-    CONCURRENT_STUDENTS, EXPERIENCE, EXHAUSTED_AT, CONTENDERS, RACED_FROM, RACE_SCORE, FINALS,
-    CHOSEN_FROM, FINAL_FAILED, FINALS_LEASE, SECONDS, SAVED,
+    FURTHER_TEACHER, TABLE, FIRST_WEIGHTS, MACHINE, VERSIONS, RUNGS, FINAL_EXAMPLES,
+    TEACHER_LATENCY, LIMITS, ASSISTANT_ARCHITECTURES, ASSISTANTS, PRECISION, GRAPHED, COMPILED,
+    MICRO_BATCH, CONCURRENT_STUDENTS, EXPERIENCE, EXHAUSTED_AT, CONTENDERS, RACED_FROM, RACE_SCORE,
+    FINALS, CHOSEN_FROM, FINAL_FAILED, FINALS_LEASE, SECONDS, SAVED,
 )
 
 # -- of a trial ----------------------------------------------------------------------------------

@@ -129,6 +129,7 @@ def load_study(name: str, root: Path) -> StudyRecord:
         candidates=candidates,
         finals=finals,
         experience=keys.EXPERIENCE.get(attributes),
+        first_weights=keys.FIRST_WEIGHTS.get(attributes) or {},
         damage=damage,
     )
 

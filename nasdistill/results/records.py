@@ -241,6 +241,7 @@ class StudyRecord:
         finals: By rank.
         experience: Full runs of earlier studies that it learnt from (`results.experience.stored`);
             None in studies that did not.
+        first_weights: Origin of the weights that students begin with, by model.
         damage: What of its files and trials could not be read, and is left out: a sentence each.
     """
 
@@ -260,6 +261,7 @@ class StudyRecord:
     candidates: Sequence[Candidate]
     finals: Sequence[Final]
     experience: Mapping[str, Any] | None = None
+    first_weights: Mapping[str, str] = field(default_factory=dict)
     damage: Sequence[str] = ()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from nasdistill.common.types import nearest
@@ -22,7 +23,7 @@ from nasdistill.space.nodes import (
     parameters_of,
 )
 
-_TOP = ("name", "family", "description", "parameters", "start")
+_TOP = ("name", "family", "description", "parameters", "start", "weights")
 _TEMPLATE_TOP = ("name", "family", "description", "base", "keep")
 _TEXTS = ("name", "family", "description")
 _KINDS = ("int", "float", "choice")
@@ -42,6 +43,7 @@ class Content(NamedTuple):
         root: The tree below `parameters`.
         start: Parameters of the designs that are tried first.
         template: In the place of a tree, where a net is needed to make it.
+        weights: Files of weights, by the model that they are of.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Content(NamedTuple):
     root: Group
     start: tuple[dict[str, Any], ...] = ()
     template: template.Template | None = None
+    weights: Mapping[str, Any] = MappingProxyType({})
 
 
 class Reader:
@@ -81,7 +84,26 @@ class Reader:
         group = self._group(root, ("parameters",))
         self._check_distillation(group)
         name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
-        return Content(name, family, description.strip(), group, self._start(group))
+        start, weights = self._start(group), self._weights(family, group)
+        return Content(name, family, description.strip(), group, start, weights=weights)
+
+    def _weights(self, family: str, root: Group) -> dict[str, str]:
+        """Files of weights by model, of a space whose students have some."""
+        files = self._tree.get("weights", {})
+        if "weights" in self._tree and family != "pretrained":
+            self._wrong(("weights",), f"the family {family!r} has no weights", "none here")
+            return {}
+        if not isinstance(files, Mapping):
+            self._wrong(("weights",), f"found {files!r}", "models and their files")
+            return {}
+        models = models_of(root)
+        for model, file in files.items():
+            if model not in models:
+                problem = f"unknown model{nearest(str(model), models)}"
+                self._wrong(("weights", model), problem, "the models under parameters.model")
+            if not isinstance(file, str) or not file:
+                self._wrong(("weights", model), f"found {file!r}", "the path of a file")
+        return {str(model): str(file) for model, file in files.items()}
 
     def _read_template(self) -> Content:
         """Reads a space whose tree is made from a net."""
@@ -105,7 +127,7 @@ class Reader:
             else:
                 numbered[number] = self._axes(ranges, path, template.STAGE_KEYS)
         made = template.Template(base, axes, numbered)
-        return Content(name, family, description.strip(), Group({}), (), made)
+        return Content(name, family, description.strip(), Group({}), template=made)
 
     def _axes(self, ranges: Any, path: tuple[Any, ...], known: tuple[str, ...]) -> dict[str, Node]:
         """Ranges of what is kept, by axis."""
@@ -186,7 +208,11 @@ class Reader:
             self._refuse_misspelt(node, path)
             return self._group(node, path)
         kind = kinds[0]
-        options = {"int": ("int", "step", "log"), "float": ("float", "step", "log"), "choice": ("choice",)}
+        options = {
+            "int": ("int", "step", "log"),
+            "float": ("float", "step", "log"),
+            "choice": ("choice",),
+        }
         for key in node:
             if key not in options[kind]:
                 known = ", ".join(options[kind])
@@ -245,10 +271,7 @@ class Reader:
             self._wrong((*path, "step"), f"found {step}", f"a divisor of {ends[1] - ends[0]}")
         return Int(ends[0], ends[1], step, bool(log))
 
-
-    def _float(
-        self, low: float, high: float, log: bool, step: Any, path: tuple[Any, ...]
-    ) -> Float:
+    def _float(self, low: float, high: float, log: bool, step: Any, path: tuple[Any, ...]) -> Float:
         if step is None:
             return Float(low, high, log)
         number = isinstance(step, (int, float)) and not isinstance(step, bool)
@@ -261,6 +284,14 @@ class Reader:
             self._wrong((*path, "step"), f"found {step:g}", f"{allowed}, at most {MOST_PLACES:,}")
             return Float(low, high)
         return Float(low, high, log, float(step))
+
+
+def models_of(root: Group) -> tuple[str, ...]:
+    """The models that a space of the family `pretrained` names, in its order."""
+    node = root.children.get("model")
+    if isinstance(node, Constant):
+        return (str(node.value),)
+    return tuple(map(str, node.options)) if isinstance(node, Choice) else ()
 
 
 def _ends(node: Node) -> list[float]:

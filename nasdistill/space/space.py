@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from nasdistill.space.nodes import (
     lines_of,
     plain,
 )
-from nasdistill.space.reader import Reader
+from nasdistill.space.reader import Reader, models_of
 from nasdistill.space.template import Template
 
 MOST_BYTES = 1 << 20
@@ -99,6 +99,8 @@ class SearchSpace:
         start: Parameters of well-known designs, each a value by dotted name: a search tries them
             first.
         template: What a tree that is made from a net is made by; the root is empty until then.
+        weights: Files of weights, by the model that they are of; its other models have their
+            library's.
     """
 
     name: str
@@ -107,6 +109,7 @@ class SearchSpace:
     root: Group
     start: tuple[Mapping[str, Any], ...] = ()
     template: Template | None = None
+    weights: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def load(cls, name_or_path: str) -> SearchSpace:
@@ -149,7 +152,12 @@ class SearchSpace:
             raise UserError(f"{source}: nested too deeply, or an alias holds itself") from None
         if reader.errors:
             raise UserError("\n".join(reader.errors))
-        return cls(*content)
+        # A space that is moved takes the files that lie beside it along.
+        files = {
+            model: Path(source).parent / Path(file).expanduser()
+            for model, file in content.weights.items()
+        }
+        return cls(*content._replace(weights=files))
 
     @classmethod
     def shipped(cls) -> tuple[str, ...]:
@@ -170,6 +178,11 @@ class SearchSpace:
         parts = stored["parameters"]
         root = Group({"base": constants(parts["base"]), "keep": from_plain(parts["keep"])})
         return replace(self, root=root, start=tuple(stored["start"]))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it names, if its family is `pretrained`."""
+        return models_of(self.root) if self.family == "pretrained" else ()
 
     def sample(self, suggest: Suggest) -> Architecture:
         """Draws an architecture, e.g. with an `optuna.Trial`."""

@@ -63,7 +63,7 @@ def earlier_runs(studies: Path, space: str, warn: Callable[[str], None]) -> list
     return [*shipped_runs(space), *read_runs(experience_file(studies, space), space, warn)]
 
 
-def setting_of(recipe: Recipe, data: str, weights: str, examples: int) -> str:
+def setting_of(recipe: Recipe, data: str, weights: str, examples: int, begun: str = "") -> str:
     """The name of a setting, in which full runs can be compared.
 
     Args:
@@ -71,6 +71,11 @@ def setting_of(recipe: Recipe, data: str, weights: str, examples: int) -> str:
         data: Fingerprint of the data.
         weights: Hash of the teacher's weights.
         examples: Training examples of a full run.
+        begun: Where students begin, and with which weights; empty for fresh ones.
     """
-    how = recipe.model_dump_json(include=set(OF_A_FULL_RUN))
+    how = recipe.model_copy(update={"learning_rate": recipe.rate()}).model_dump_json(
+        include=set(OF_A_FULL_RUN)
+    )
+    if begun:  # settings of fresh students keep the names that they have had
+        how += begun
     return f"{hash_seed((data, weights, examples, how)):012x}"

@@ -136,7 +136,8 @@ class Study:
     def _open(
         cls, folder: Path, recipe: Recipe, space: SearchSpace, command: str, moving: bool
     ) -> Study:
-        study = cls(folder, recipe, space)
+        study = cls(folder, recipe.resolved(space.family), space)
+        recipe = study.recipe
         stored = study.read(keys.RECIPE)
         if stored is None:
             study.write(keys.SPACE, space.to_dict())

@@ -35,6 +35,7 @@ from nasdistill.study.experience import open_experience, setting_of
 from nasdistill.teachers import Teacher
 from nasdistill.teachers.recorded import table_hash
 from nasdistill.training.metrics import MEASURES, Accuracy
+from nasdistill.trials.beginning import open_beginning
 from nasdistill.trials.data_free import check_data_free
 from nasdistill.trials.plugins import Plugins
 from nasdistill.trials.same_content import check_same_data, describe_data
@@ -260,13 +261,16 @@ def open_context(
     recipe = study.recipe
     device = _prepare_device(recipe)
     dataset = dataset or _open_dataset(study, device, emit)
+    # Before the teacher is loaded: whoever has to bring weights is told at once.
+    beginning = open_beginning(study, dataset, emit)
     emit(Event("stage", f"teacher {recipe.teacher}", stage="teacher"))
     teachers = open_teacher_pool(study, dataset, device, plugins, emit)
     _warn_of_scoring(recipe, emit)
     study.get_or_measure(keys.MACHINE, lambda: describe_machine(device))
     study.get_or_measure(keys.VERSIONS, describe_versions)
     scoring, final = (
-        open_setup(options, recipe, teachers) for options in (recipe.scoring, recipe.final)
+        open_setup(options, recipe, teachers, beginning)
+        for options in (recipe.scoring, recipe.final)
     )
     check_cache_room(recipe, teachers, final)
     for name, setup in (("scoring", scoring), ("final", final)):
@@ -282,7 +286,9 @@ def open_context(
     )
     study.write(keys.FINAL_EXAMPLES, context.final_examples)
     weights = teachers.main.weights_hash
-    setting = setting_of(recipe, dataset.fingerprint, weights, context.final_examples)
+    setting = setting_of(
+        recipe, dataset.fingerprint, weights, context.final_examples, beginning.identity
+    )
     context.experience = open_experience(study, setting, context.warn)
     if "latency" in recipe.minimize or recipe.max_latency is not None:
         context.teacher_latency = study.get_or_measure(

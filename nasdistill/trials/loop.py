@@ -145,7 +145,8 @@ def expected_contenders(context: StudyContext) -> float:
 
 def full_runs(recipe: Recipe) -> int:
     """The number of trainings at the final budget that are to come."""
-    each, shared = 1 + recipe.baseline, 0
+    controls = recipe.baseline and recipe.begin not in (None, "fresh")
+    each, shared = 1 + recipe.baseline + controls, 0
     if recipe.iterate is not None and recipe.iterate.generations is not None:
         each += recipe.iterate.generations - 1
     elif recipe.iterate is not None:

@@ -43,7 +43,7 @@ def start_run(
     run = setup.run(
         students,
         horizon=context.ladder.budgets[-1],
-        lr_schedule=_trunk_schedule(context),
+        lr_schedule=_trunk_schedule(context, setup),
         seed=hash_seed((seed, candidate.fingerprint)),
         precision=precision_for(context, setup, students, micro_batch),
         micro_batch=micro_batch,
@@ -52,10 +52,11 @@ def start_run(
     return run
 
 
-def _trunk_schedule(context: StudyContext) -> LRSchedule:
+def _trunk_schedule(context: StudyContext, setup: TrainingSetup) -> LRSchedule:
     """Warms up over a third of the first rung, then holds."""
+    rate = context.recipe.rate(setup.beginning.kind)
     budgets = context.ladder.budgets
-    return LRSchedule(context.recipe.learning_rate, budgets[0] // 3, None, budgets[-1])
+    return LRSchedule(rate, budgets[0] // 3, None, budgets[-1])
 
 
 def train_rung(

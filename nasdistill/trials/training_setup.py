@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
 from nasdistill import training
 from nasdistill.data import Dataset, Mixing, RandAugment
 from nasdistill.losses import Objective, objective_of
-from nasdistill.models import Classifier, build
+from nasdistill.models import Classifier
 from nasdistill.models.limits import check_size
 from nasdistill.recipe import FeedOptions, ObjectiveOptions, Recipe
 from nasdistill.space import Architecture
 from nasdistill.teachers.targets import TeacherTargets, needed_students
 from nasdistill.training import BatchStream, LRSchedule, Precision, Run
 from nasdistill.training.schedule import class_weights_of
+from nasdistill.trials.beginning import Beginning, Fresh
 from nasdistill.trials.teacher_pool import TeacherPool
 
 OF_THE_OBJECTIVE = "distillation"
@@ -33,6 +34,7 @@ class TrainingSetup:
         stream: The stream of batches, the same for every student.
         targets: Those of each teacher, by the teacher's name.
         class_weights: float32 `[K]` on the device, of the loss on labels by class; None for 1.
+        beginning: Where students get their first weights.
     """
 
     options: ObjectiveOptions
@@ -40,6 +42,7 @@ class TrainingSetup:
     stream: BatchStream
     targets: Mapping[str, TeacherTargets]
     class_weights: Tensor | None = None
+    beginning: Beginning = field(default_factory=Fresh)
 
     @property
     def needed_targets(self) -> dict[str, TeacherTargets]:
@@ -64,8 +67,12 @@ class TrainingSetup:
         objective = Objective.labels().with_class_weights(self.class_weights)
         return replace(self, objective=objective)
 
+    def begun_fresh(self) -> TrainingSetup:
+        """The same for students whose weights are drawn at random."""
+        return replace(self, beginning=Fresh())
+
     def students(self, architecture: Architecture, dataset: Dataset, seed: int) -> list[Classifier]:
-        """Builds the students of one run, weights drawn from (seed, fingerprint).
+        """Builds the students of one run; what is drawn at random comes from (seed, fingerprint).
 
         Args:
             architecture: Of all of them.
@@ -73,7 +80,8 @@ class TrainingSetup:
             seed: The study's.
 
         Raises:
-            UserError: If they cannot be built, or are larger than `models.limits` allows.
+            UserError: If they cannot be built, are larger than `models.limits` allows, or the
+                weights that they begin with cannot be had.
         """
         place = f"architecture {architecture.fingerprint}"
         check_size(architecture, dataset.input, len(dataset.classes), place)
@@ -81,9 +89,8 @@ class TrainingSetup:
         for number in range(needed_students(self.needed_targets)):
             peer = (number,) if number else ()
             training.seed_weights(seed, architecture.fingerprint, *peer)
-            net = build(architecture, dataset.input, len(dataset.classes))
-            data = self.stream.dataset
-            students.append(Classifier(net, data.mean, data.std))
+            student = self.beginning.student(architecture, dataset, self.stream.dataset)
+            students.append(student)
         return students
 
     def run(
@@ -122,13 +129,19 @@ class TrainingSetup:
             targets.prepare(plan)
 
 
-def open_setup(options: ObjectiveOptions, recipe: Recipe, teachers: TeacherPool) -> TrainingSetup:
+def open_setup(
+    options: ObjectiveOptions,
+    recipe: Recipe,
+    teachers: TeacherPool,
+    beginning: Beginning | None = None,
+) -> TrainingSetup:
     """Puts together the parts of a kind of run.
 
     Args:
         options: Its objective.
         recipe: The study's.
         teachers: The study's.
+        beginning: Where its students begin; fresh if not given.
 
     Raises:
         UserError: If a teacher cannot be loaded.
@@ -138,7 +151,7 @@ def open_setup(options: ObjectiveOptions, recipe: Recipe, teachers: TeacherPool)
     objective = objective_of(options).with_class_weights(weights)
     stream = BatchStream(dataset, recipe.batch_size, recipe.views, recipe.seed, recipe.sampling)
     targets = {name: teachers.targets(name, stream) for name in objective.teachers}
-    return TrainingSetup(options, objective, stream, targets, weights)
+    return TrainingSetup(options, objective, stream, targets, weights, beginning or Fresh())
 
 
 def _dataset_with_feed(options: FeedOptions, teachers: TeacherPool) -> Dataset:

@@ -221,7 +221,7 @@ def _binding_errors(
         dataset: Their images and classes.
         as_teacher: Whether each student stands in the place of the main teacher, too.
     """
-    errors = []
+    errors, setup = [], setup.begun_fresh()  # whatever the weights, the layers are the same
     for number in range(SAMPLES):
         architecture = space.random(random.Random(number))
         try:

@@ -140,7 +140,6 @@ def test_stated_defaults_are_those_of_the_recipe() -> None:
         "sampler",
         "batch_size",
         "views",
-        "learning_rate",
         "device",
         "final_budget",
         "latency_engine",
@@ -148,6 +147,8 @@ def test_stated_defaults_are_those_of_the_recipe() -> None:
         value = recipe.stored()[key]
         text = options[f"--{key.replace('_', '-')}"].help or ""
         assert re.search(rf"default: {re.escape(str(value))}[),;]", text), (key, value, text)
+    rates = options["--learning-rate"].help or ""
+    assert f"default: {recipe.rate()} for fresh students, {recipe.rate('teacher')} for" in rates
     text = options["--minimize"].help or ""
     assert f"default: {','.join(recipe.minimize)})" in text
     text = options["--rung-count"].help or ""
