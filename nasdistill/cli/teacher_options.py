@@ -62,7 +62,7 @@ Rate = Annotated[
     float | None,
     option(
         "--learning-rate",
-        "Peak learning rate of AdamW (default: 0.003; where --from tunes all layers 0.0001).",
+        "Peak learning rate of AdamW (default: 0.003; where --from tunes all layers 0.0005).",
     ),
 ]
 PrecisionOf = Annotated[
