@@ -62,6 +62,7 @@ def search(
     storage: options.Storage = None,
     import_file: options.Import = None,
     begin: options.Begin = None,
+    importance: options.Importance = None,
     baseline: options.Baseline = None,
     score: options.Score = None,
     sampler: options.Sampler = None,

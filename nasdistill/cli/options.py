@@ -184,6 +184,14 @@ Begin = Annotated[
         "in one of pretrained, else fresh).",
     ),
 ]
+Importance = Annotated[
+    str | None,
+    option(
+        "--importance",
+        "How channels are judged, of which the best are kept in a student that is cut: taylor, "
+        "magnitude or activation (default: taylor).",
+    ),
+]
 Baseline = Annotated[
     bool | None,
     option(

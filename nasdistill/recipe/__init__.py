@@ -10,7 +10,6 @@ from nasdistill.recipe.objective import (
 )
 from nasdistill.recipe.reading import FLAGS, from_stored, load_recipe
 from nasdistill.recipe.recipe import (
-    BEGINS,
     FREE,
     LEARNING_RATES,
     MOVABLE,
@@ -22,7 +21,6 @@ from nasdistill.recipe.recipe import (
 from nasdistill.recipe.teachers import IterateOptions, TeacherOptions
 
 __all__ = [
-    "BEGINS",
     "LEARNING_RATES",
     "FLAGS",
     "FREE",

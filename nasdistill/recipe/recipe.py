@@ -15,6 +15,7 @@ from nasdistill.common.types import (
     MOST_NAME_BYTES,
     Begin,
     Closed,
+    Importance,
     Sampling,
     ScoreName,
     is_study_name,
@@ -61,11 +62,6 @@ LEARNING_RATES: dict[Begin, float] = {"fresh": 0.008, "teacher": 0.001, "pretrai
 That of fresh students was measured (docs/scoring.md). What a student has learned elsewhere is lost
 at such a rate before it is of use: an eighth, as is common where networks are tuned.
 """
-BEGINS: dict[str, tuple[Begin, ...]] = {
-    "pruned": ("teacher", "fresh"),
-    "pretrained": ("pretrained", "fresh"),
-}
-"""Where students of a family can begin, the default first; of all others fresh alone."""
 
 NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Names that a new study may be given."""
@@ -118,6 +114,7 @@ class Recipe(Closed):
     storage: StorageURL | None = None
     import_file: str | None = Field(default=None, alias="import")
     begin: Begin | None = None
+    importance: Importance = "taylor"
     baseline: bool = False
     score: ScoreName = "accuracy"
     sampler: Literal["random", "tpe", "nsga2", "qmc"] = "tpe"
@@ -181,18 +178,18 @@ class Recipe(Closed):
         full = self.final_budget.examples(train_size)
         return max(1, full // FIRST_RUNGS, min(LEAST_FIRST, full // 2))
 
-    def resolved(self, family: str) -> Recipe:
+    def resolved(self, family: str, begins: tuple[Begin, ...]) -> Recipe:
         """The recipe of a study on a space: with where its students begin, if it does not say.
 
         Args:
             family: The space's.
+            begins: Where students of the space can begin, the default first.
 
         Raises:
             UserError: If students of that family cannot begin where the recipe says.
         """
-        allowed = BEGINS.get(family, ("fresh",))
-        begin = self.begin or allowed[0]
-        if begin not in allowed:
+        begin = self.begin or begins[0]
+        if begin not in begins:
             reason = {
                 "teacher": "are not cut from their teacher",
                 "pretrained": "have no weights of their own",
@@ -200,7 +197,7 @@ class Recipe(Closed):
             }[begin]
             raise UserError(
                 f"--begin {begin}: students of the space {self.space!r} (family {family}) "
-                f"{reason}; allowed: {', '.join(allowed)}"
+                f"{reason}; allowed: {', '.join(begins)}"
             )
         return self.model_copy(update={"begin": begin})
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from nasdistill.common.errors import DamagedFileError, UserError
 from nasdistill.common.json_files import parse_json, read_text
-from nasdistill.common.types import nearest
+from nasdistill.common.types import Begin, nearest
 from nasdistill.common.yaml import parse_yaml
 from nasdistill.space.nodes import (
     Group,
@@ -175,6 +175,13 @@ class SearchSpace:
     def models(self) -> tuple[str, ...]:
         """The models that it names, if its family is `pretrained`."""
         return models_of(self.root) if self.family == "pretrained" else ()
+
+    @property
+    def begins(self) -> tuple[Begin, ...]:
+        """Where its students can begin, the default first."""
+        if self.template is not None:
+            return ("teacher" if self.template.base is None else "pretrained", "fresh")
+        return ("pretrained", "fresh") if self.family == "pretrained" else ("fresh",)
 
     @property
     def needs_base(self) -> bool:

@@ -137,7 +137,7 @@ class Study:
     def _open(
         cls, folder: Path, recipe: Recipe, space: SearchSpace, command: str, moving: bool
     ) -> Study:
-        study = cls(folder, recipe.resolved(space.family), space)
+        study = cls(folder, recipe.resolved(space.family, space.begins), space)
         recipe = study.recipe
         stored = study.read(keys.RECIPE)
         if stored is None:

@@ -155,11 +155,6 @@ def open_beginning(study: Study, dataset: Dataset, emit: Emit) -> Beginning:
         UserError: If weights cannot be had or have changed since the study was made.
     """
     recipe, space = study.recipe, study.space
-    if recipe.begin == "teacher":
-        raise UserError(
-            "--begin teacher: not available in this version for the space "
-            f"{recipe.space!r}; allowed: fresh"
-        )
     if recipe.begin != "pretrained":
         return Fresh()
     stored = study.get_or_measure(keys.FIRST_WEIGHTS, lambda: _gather(recipe, space, dataset, emit))

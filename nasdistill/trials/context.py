@@ -36,6 +36,7 @@ from nasdistill.teachers import Teacher
 from nasdistill.teachers.recorded import table_hash
 from nasdistill.training.metrics import MEASURES, Accuracy
 from nasdistill.trials.beginning import open_beginning
+from nasdistill.trials.cutting import open_cut
 from nasdistill.trials.data_free import check_data_free
 from nasdistill.trials.plugins import Plugins
 from nasdistill.trials.same_content import check_same_data, describe_data
@@ -266,10 +267,13 @@ def open_context(
     if dataset is None:
         _adopt_dataset(study, data, emit)
     dataset = data
+    cuts = study.space.template is not None and study.recipe.begin != "fresh"
     # Before the teacher is loaded: whoever has to bring weights is told at once.
-    beginning = open_beginning(study, dataset, emit)
+    beginning = None if cuts else open_beginning(study, dataset, emit)
     emit(Event("stage", f"teacher {recipe.teacher}", stage="teacher"))
     teachers = open_teacher_pool(study, dataset, device, plugins, emit)
+    if beginning is None:
+        beginning = open_cut(study, teachers.main, dataset, emit)
     _warn_of_scoring(recipe, emit)
     study.get_or_measure(keys.MACHINE, lambda: describe_machine(device))
     study.get_or_measure(keys.VERSIONS, describe_versions)

@@ -145,7 +145,9 @@ def _module_of(teacher: Teacher, base: Architecture, dataset: Dataset) -> Classi
 def _tell_other_size(teacher: Teacher, dataset: Dataset, emit: Emit) -> None:
     own, students = teacher.input.size, dataset.input.size
     if own != students:
-        sizes = f"the teacher sees images of {own[1]}x{own[0]}, students {students[1]}x{students[0]}"
+        sizes = (
+            f"the teacher sees images of {own[1]}x{own[0]}, students {students[1]}x{students[0]}"
+        )
         text = f"{sizes}: what is cut from it knows things of another size"
         if own[0] == own[1] and own[0] <= 256:
             text += f"; --image-size {own[0]} shows them as large"

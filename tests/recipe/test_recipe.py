@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import COSTS
 from nasdistill.recipe import Budget, Recipe, changed_keys, from_stored, load_recipe
+from nasdistill.space import SearchSpace
 
 
 def _write(folder: Path, text: str) -> Path:
@@ -279,13 +280,16 @@ def test_changed_keys_leave_out_what_may_change() -> None:
     assert changed_keys(old, new) == [("seed", 0, 1), ("final_budget", "8 epochs", "3 epochs")]
 
 
-def test_where_students_begin_follows_from_the_family() -> None:
-    families = {"mobile": "fresh", "pruned": "teacher", "pretrained": "pretrained", "own": "fresh"}
-    for family, begin in families.items():
-        assert Recipe().resolved(family).begin == begin
-        assert Recipe(begin="fresh").resolved(family).begin == "fresh"
+def test_where_students_begin_follows_from_the_space() -> None:
+    begins = {"mobile": "fresh", "pruned": "teacher", "pretrained": "pretrained"}
+    for name, begin in begins.items():
+        space = SearchSpace.load(name)
+        assert Recipe().resolved(space.family, space.begins).begin == begin
+        assert Recipe(begin="fresh").resolved(space.family, space.begins).begin == "fresh"
+    own = SearchSpace.from_yaml("name: own\nfamily: pruned\nbase: timm:resnet50\n", "own.yaml")
+    assert own.begins == ("pretrained", "fresh")
     with pytest.raises(UserError, match="--begin teacher: .* allowed: pretrained, fresh"):
-        Recipe(begin="teacher").resolved("pretrained")
+        Recipe(begin="teacher").resolved(own.family, own.begins)
     assert Recipe(begin="fresh").study_name() == "mobile-begin-fresh"
 
 
@@ -294,7 +298,7 @@ def test_the_learning_rate_follows_from_where_students_begin() -> None:
     assert (Recipe().rate(), begun.rate(), begun.rate("fresh")) == (0.008, 0.001, 0.008)
     assert given.rate() == given.rate("fresh") == 0.1
     # A study of an earlier release names the rate, and does not say where students begin.
-    assert changed_keys(Recipe(learning_rate=0.008), Recipe().resolved("mobile")) == []
+    assert changed_keys(Recipe(learning_rate=0.008), Recipe().resolved("mobile", ("fresh",))) == []
     assert [key for key, _, _ in changed_keys(Recipe(), begun)] == ["begin", "learning_rate"]
 
 

@@ -18,7 +18,7 @@ from nasdistill.common.errors import UserError
 from nasdistill.space import Architecture, SearchSpace
 from nasdistill.space.nodes import parameters_of
 
-SHIPPED = ("mlp", "mobile", "pretrained", "resnet", "vit")
+SHIPPED = ("mlp", "mobile", "pretrained", "pruned", "resnet", "vit")
 
 SMALL = """\
 name: small
