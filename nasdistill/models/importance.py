@@ -86,11 +86,12 @@ def taylor(
     for images, labels in batches:
         net.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            F.cross_entropy(forward(images).float(), labels).backward()
+            loss = F.cross_entropy(forward(images).float(), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
 
         def of_side(side: Side) -> Tensor | None:
             part = part_of(net, side.name)
-            return _by_channel(part, side.side, lambda weight: weight * weight.grad)
+            return _by_channel(part, side.side, _first_order)
 
         for group in groups:
             totals[group.name] += _by_unit(group, of_side, _readers(group)).square()
@@ -149,6 +150,11 @@ def activation(
         return None if met is None or side.name not in squares else met * squares[side.name]
 
     return {group.name: _by_unit(group, of_side, _readers(group)) for group in groups}
+
+
+def _first_order(weight: Tensor) -> Tensor:
+    """Weight times gradient; 0 where the loss does not depend on it."""
+    return torch.zeros_like(weight) if weight.grad is None else weight * weight.grad
 
 
 def _cut_in(structure: Structure) -> Iterator[Group]:

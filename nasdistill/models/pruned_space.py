@@ -84,13 +84,11 @@ def pruned_space(space: SearchSpace, base: Architecture, input: Input, classes: 
     axes: list[Axis] = []
     stages = Row(tuple(_stage(i, structure, template, axes) for i in range(len(structure.stages))))
     layers = {
-        axis: node
+        axis: _ratio_axis(f"layers.{axis}", (name,), structure, template, "layers", axes)
         for axis, name in structure.layers.items()
-        if (
-            node := _ratio_axis(f"layers.{axis}", (name,), structure, template.node("layers"), axes)
-        )
     }
-    keep: dict[str, Node] = {"stages": stages, "layers": Group(layers)}
+    width = template.node("width")
+    keep: dict[str, Node] = {"width": width, "stages": stages, "layers": Group(layers)}
     left_whole = {k: v for k, v in {**structure.whole, **wrong}.items() if "logits" not in v}
     if not axes:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_whole.items())[:3])
@@ -129,9 +127,8 @@ def _stage(index: int, structure: Structure, template: Template, axes: list[Axis
     stage, children = structure.stages[index], {}
     for axis, names in stage.axes.items():
         place = f"stages.{index}.{axis}"
-        node = _ratio_axis(place, names, structure, template.node(axis, index), axes)
-        if node is not None:
-            children[axis] = node
+        if names:
+            children[axis] = _ratio_axis(place, names, structure, template, axis, axes, index)
     least, most = stage.least_depth, len(stage.blocks)
     wanted = template.node("depth", index)
     ends = (wanted.low, wanted.high) if isinstance(wanted, Int) else (wanted.value,) * 2  # type: ignore[union-attr]
@@ -144,25 +141,26 @@ def _stage(index: int, structure: Structure, template: Template, axes: list[Axis
 
 
 def _ratio_axis(
-    place: str, names: Sequence[str], structure: Structure, node: Node, axes: list[Axis]
-) -> Node | None:
-    """The node of an axis, without ratios that come to the same; None where nothing is to cut."""
+    place: str,
+    names: Sequence[str],
+    structure: Structure,
+    template: Template,
+    axis: str,
+    axes: list[Axis],
+    stage: int | None = None,
+) -> Node:
+    """The node of an axis; its largest value alone where all come to the same."""
     groups = [structure.groups[name] for name in names]
-    if not groups:
-        return None
+    node = template.node(axis, stage)
+    widths, ratios = ratios_of(template.node("width")), ratios_of(node)
 
     def channels(ratio: float) -> tuple[int, ...]:
         return tuple(group.width * units_of(group, ratio) for group in groups)
 
-    if isinstance(node, Float):
-        node = _coarsest(node, channels)
-    ratios = ratios_of(node)
-    if isinstance(node, Choice):
-        distinct = {channels(ratio): ratio for ratio in sorted(ratios)}
-        node = Choice(tuple(distinct.values())) if len(distinct) > 1 else Constant(ratios[0])
-    sums = [sum(channels(ratio)) for ratio in ratios]
+    sums = [sum(channels(width * ratio)) for width in widths for ratio in ratios]
     axes.append(Axis(place, tuple(names), min(sums), max(sums), sum(channels(1.0))))
-    return node
+    matters = any(len({channels(width * ratio) for ratio in ratios}) > 1 for width in widths)
+    return node if matters else Constant(max(ratios))
 
 
 def ratios_of(node: Node) -> list[float]:
@@ -175,25 +173,14 @@ def ratios_of(node: Node) -> list[float]:
     return [round(node.low + index * node.step, 10) for index in range(node.places)]
 
 
-def _coarsest(node: Float, channels: Any) -> Node:
-    """The range with the largest steps that still reach every different number of channels."""
-    ratios = ratios_of(node)
-    different = len({channels(ratio) for ratio in ratios})
-    if different == 1:
-        return Constant(node.high)
-    steps = len(ratios) - 1
-    for stride in range(steps, 1, -1):
-        if steps % stride == 0 and len({channels(r) for r in ratios[::stride]}) == different:
-            assert node.step is not None
-            return Float(node.low, node.high, step=node.step * stride)
-    return node
-
-
 def _start(root: Group, base: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     """Parameters of uniform cuts."""
     designs: list[dict[str, Any]] = []
     for ratio in _UNIFORM:
-        value = _value(root, ratio) | {"base": base}
+        value = _value(root, 1.0) | {"base": base}
+        keep = root.children["keep"]
+        assert isinstance(keep, Group)
+        value["keep"]["width"] = _value(keep.children["width"], ratio)
         parameters = parameters_of(root, value)
         if parameters not in designs:
             designs.append(parameters)

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.models.blocks import Block, layout_of
-from nasdistill.models.coupling import Group, Side, groups_of, tied_parameters, torch_pruning
+from nasdistill.models.coupling import (
+    Group,
+    Member,
+    Numbers,
+    Side,
+    groups_of,
+    tied_parameters,
+    torch_pruning,
+)
 from nasdistill.models.heads import attentions_of, heads_group, set_heads
 from nasdistill.models.slicing import Passes, part_of, put, size_of, slice_part
 
@@ -223,24 +231,27 @@ def counts_of(structure: Structure, keep: Mapping[str, Any]) -> dict[str, int]:
 
     Args:
         structure: Of the net.
-        keep: `stages` (a list, each with some of `outer`, `inner`, `heads`, `depth`) and `layers`
-            (ratios by axis); what is not named is kept.
+        keep: `width`, a ratio of all channels; `stages` (a list, each with some of `outer`,
+            `inner`, `heads`, `depth`) and `layers`, ratios of that by axis; what is not named is 1,
+            and no block goes.
 
     Raises:
         ValueError: Naming what is wrong.
     """
     ratios: dict[str, Any] = {}
-    _check_keys(keep, ("stages", "layers"), "keep")
+    _check_keys(keep, ("width", "stages", "layers"), "keep")
+    width = _ratio(keep.get("width", 1.0), "keep.width")
     stages, layers = keep.get("stages", []), keep.get("layers", {})
     if not isinstance(stages, list) or len(stages) > len(structure.stages):
         raise ValueError(f"keep.stages: a list of at most {len(structure.stages)} is expected")
     if not isinstance(layers, Mapping):
         raise ValueError("keep.layers: an object is expected")
+    ratios |= dict.fromkeys(structure.layers.values(), width)
     for index, (stage, values) in enumerate(zip(structure.stages, stages, strict=False)):
         place = f"keep.stages.{index}"
         _check_keys(values, ("outer", "inner", "heads", "depth"), place)
         for axis, names in stage.axes.items():
-            ratio = _ratio(values.get(axis, 1.0), f"{place}.{axis}")
+            ratio = width * _ratio(values.get(axis, 1.0), f"{place}.{axis}")
             ratios |= dict.fromkeys(names, ratio)
         depth, most = values.get("depth", len(stage.blocks)), len(stage.blocks)
         if type(depth) is not int or not stage.least_depth <= depth <= most:
@@ -249,7 +260,7 @@ def counts_of(structure: Structure, keep: Mapping[str, Any]) -> dict[str, int]:
     for axis, value in layers.items():
         if axis not in structure.layers:
             raise ValueError(f"keep.layers: there is no layer {str(axis)[:80]!r} that can be cut")
-        ratios[structure.layers[axis]] = _ratio(value, f"keep.layers.{axis}")
+        ratios[structure.layers[axis]] = width * _ratio(value, f"keep.layers.{axis}")
     return {name: units_of(structure.groups[name], ratio) for name, ratio in ratios.items()}
 
 
@@ -272,6 +283,7 @@ def cut(
     structure: Structure,
     keep: Mapping[str, Any],
     scores: Mapping[str, Tensor] | None = None,
+    whole: Structure | None = None,
 ) -> dict[str, Tensor]:
     """Cuts a net in place.
 
@@ -282,6 +294,7 @@ def cut(
         structure: Of the net.
         keep: As of `counts_of`.
         scores: By group, float `[units]`: the highest are kept; without them, the first ones.
+        whole: Of the net before it was cut to what it is now, if it was: `keep` is a share of that.
 
     Returns:
         By group that was cut, int64 `[kept]`: the units that stay, rising.
@@ -290,7 +303,7 @@ def cut(
         ValueError: If `keep` does not fit the net.
     """
     kept: dict[str, Tensor] = {}
-    for name, count in counts_of(structure, keep).items():
+    for name, count in counts_of(whole or structure, keep).items():
         score = (scores or {}).get(name)
         if count < structure.groups[name].size:
             kept[name] = (
@@ -306,6 +319,35 @@ def cut(
     ]
     slice_groups(net, structure, kept, gone)
     return kept
+
+
+def narrowed(structure: Structure, kept: Mapping[str, Tensor]) -> Structure:
+    """The structure of a net that was cut, without tracing it: the same names, fewer units.
+
+    Args:
+        structure: Of the net before.
+        kept: As `cut` gives it.
+    """
+    gone: dict[Side, list[Numbers]] = {}
+    of_unit: dict[str, Any] = {}
+    for name, units in kept.items():
+        group = structure.groups[name]
+        of_unit[name] = np.zeros(group.size, dtype=bool)
+        of_unit[name][units.numpy()] = True
+        for side, member in group.members.items():
+            gone.setdefault(side, []).append(member.channels[~of_unit[name][member.units]])
+    groups = {}
+    for name, group in structure.groups.items():
+        stays = of_unit.get(name, np.ones(group.size, dtype=bool))
+        unit_now = np.cumsum(stays) - 1
+        members = {}
+        for side, member in group.members.items():
+            rest = stays[member.units]
+            channels, units = member.channels[rest], unit_now[member.units[rest]]
+            cut_off = np.sort(np.concatenate(gone.get(side, [channels[:0]])))
+            members[side] = Member(channels - np.searchsorted(cut_off, channels), units)
+        groups[name] = replace(group, size=int(stays.sum()), members=members)
+    return replace(structure, groups=groups)
 
 
 def slice_groups(

@@ -56,11 +56,12 @@ FORMER = {
 UNNAMED = (*FREE, "study", "storage")
 """Keys that a study's default name does not follow."""
 
-LEARNING_RATES: dict[Begin, float] = {"fresh": 0.008, "teacher": 0.001, "pretrained": 0.001}
+LEARNING_RATES: dict[Begin, float] = {"fresh": 0.008, "teacher": 0.003, "pretrained": 0.001}
 """Peak learning rate of AdamW where none is given, by where students begin.
 
-That of fresh students was measured (docs/scoring.md). What a student has learned elsewhere is lost
-at such a rate before it is of use: an eighth, as is common where networks are tuned.
+Those of fresh students and of parts of a teacher were measured (docs/scoring.md, docs/pruned.md).
+What a whole pretrained net knows is lost at such rates before it is of use: an eighth, as is common
+where networks are tuned.
 """
 
 NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -9,11 +9,14 @@ from typing import Any
 from nasdistill.space.nodes import Choice, Constant, Float, Int, Node, plain
 
 FAMILY = "pruned"
-RATIO = Float(0.25, 1.0, step=0.125)
-"""Share of a group's channels that stays, where the YAML says nothing."""
+WIDTH = Float(0.125, 1.0, step=0.125)
+"""Share of all channels that stays, where the YAML says nothing."""
+RATIO = Float(0.5, 1.0, step=0.125)
+"""Share of those that stays in one place, where the YAML says nothing."""
 DEPTH = Int(1, 500)
 """Blocks of a stage that stay, where the YAML says nothing; bounded by what the stage has."""
 DEFAULTS: dict[str, Node] = {
+    "width": WIDTH,
     "outer": RATIO,
     "inner": RATIO,
     "heads": RATIO,

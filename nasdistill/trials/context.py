@@ -36,7 +36,7 @@ from nasdistill.teachers import Teacher
 from nasdistill.teachers.recorded import table_hash
 from nasdistill.training.metrics import MEASURES, Accuracy
 from nasdistill.trials.beginning import open_beginning
-from nasdistill.trials.cutting import open_cut
+from nasdistill.trials.cutting import CutFrom, open_cut
 from nasdistill.trials.data_free import check_data_free
 from nasdistill.trials.plugins import Plugins
 from nasdistill.trials.same_content import check_same_data, describe_data
@@ -293,6 +293,8 @@ def open_context(
     context = StudyContext(
         study, emit, dataset, teachers, scoring, final, ladder, FullRuns(study.folder)
     )
+    if isinstance(beginning, CutFrom):
+        beginning.context.append(context)
     study.write(keys.FINAL_EXAMPLES, context.final_examples)
     weights = teachers.main.weights_hash
     setting = setting_of(

@@ -1,12 +1,19 @@
-"""Students that begin as parts of a net that knows something: which channels they take over."""
+"""Students that begin as parts of a net that knows something: which channels they take over.
+
+A net that loses most of its channels at once loses all that it knows. So it is cut in steps, and
+distilled for a while after each; students are cut from the step that is next above them. The steps
+are made once for a study, when they are first needed, and serve all its trials and finals.
+"""
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,25 +22,48 @@ from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.files import set_aside, write_whole
-from nasdistill.common.seeds import seed_of
+from nasdistill.common.seeds import hash_seed, seed_of
 from nasdistill.common.types import Begin
 from nasdistill.data import Dataset
 from nasdistill.models import Classifier
 from nasdistill.models.importance import Scores, importance
 from nasdistill.models.pruned import base_of, build_base, structure_for
-from nasdistill.models.pruning import Structure, cut
-from nasdistill.models.weights import read_weights
+from nasdistill.models.pruning import Structure, counts_of, cut, narrowed
+from nasdistill.models.weights import load_weights, read_weights
 from nasdistill.space import Architecture
 from nasdistill.study import Study
 from nasdistill.teachers import Teacher, weights_hash
 from nasdistill.teachers.fine_tunable import load_fine_tunable
+from nasdistill.training import LRSchedule
 from nasdistill.training.batch_norm import reestimate
+from nasdistill.training.teacher import train_through
 from nasdistill.trials.beginning import Beginning
 
+if TYPE_CHECKING:
+    from nasdistill.trials.context import StudyContext
+
+WIDTHS = (0.75, 0.5, 0.375, 0.25, 0.125)
+"""Shares of all channels that the steps keep."""
+STEP_EPOCHS = 2
+"""Passes over the training split after each step."""
 LOOKED_AT = 320
 """Training images by which channels are judged, and batch norm is estimated anew."""
 BATCH = 32
-SCORES_FILE = "importance.safetensors"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A net that students are cut from.
+
+    Attributes:
+        whole: The net, normalisation inside; not changed.
+        structure: What can be cut from it.
+        scores: How much each channel matters, by group.
+    """
+
+    whole: Classifier
+    structure: Structure
+    scores: Scores
 
 
 @dataclass(frozen=True)
@@ -42,46 +72,50 @@ class CutFrom(Beginning):
 
     Attributes:
         kind: `teacher`, or `pretrained` where the space names another net.
-        whole: The net, normalisation inside; not changed.
-        structure: What can be cut from it.
-        scores: How much each channel matters, by group.
         name: The net's, in words.
         identity: See `Beginning.identity`.
+        sources: The net as it is (1.0) and its steps so far, by the share of channels kept.
+        context: The study's, set once there is one; makes the steps.
     """
 
-    kind: Begin  # type: ignore[misc]
-    whole: Classifier
-    structure: Structure
-    scores: Scores
-    name: str
-    identity: str
+    kind: Begin = "teacher"  # type: ignore[misc]
+    name: str = ""
+    identity: str = ""
+    sources: dict[float, Source] = field(default_factory=dict)
+    context: list[StudyContext] = field(default_factory=list, repr=False)
     _last: dict[str, Classifier] = field(default_factory=dict, repr=False)
 
     def student(self, architecture: Architecture, images: Dataset, fed: Dataset) -> Classifier:
         """See `Beginning.student`; batch norm is estimated anew on what the student is fed."""
         key = f"{architecture.fingerprint} {fed.fingerprint}"
         if key not in self._last:  # a trial builds its student several times
+            keep = architecture.values["keep"]
+            source = self._source(keep.get("width", 1.0))
+            student = _cut(source, keep, self.sources[1.0].structure)
+            reestimate(student, (batch for batch, _ in _batches(fed, images.input.size)))
             self._last.clear()
-            self._last[key] = self._cut(architecture, images, fed)
+            self._last[key] = student
         return copy.deepcopy(self._last[key])
-
-    def _cut(self, architecture: Architecture, images: Dataset, fed: Dataset) -> Classifier:
-        net = copy.deepcopy(self.whole.net).requires_grad_(True)
-        cut(net, self.structure, architecture.values["keep"], self.scores)
-        mean, std = (tuple(x.flatten().tolist()) for x in (self.whole.mean, self.whole.std))
-        student = Classifier(net, mean, std).to(self.whole.mean.device)
-        reestimate(student, (batch for batch, _ in _batches(fed, images.input.size)))
-        return student.train()
 
     def origin(self, architecture: Architecture) -> str:
         """See `Beginning.origin`."""
         return f"cut from {self.name}"
 
+    def _source(self, width: float) -> Source:
+        """The smallest step that has all channels of a student of some width."""
+        source = self.sources[1.0]
+        for step in WIDTHS:
+            if step < width:
+                break
+            if step not in self.sources:
+                assert self.context, "students are asked for before the study is open"
+                self.sources[step] = make_step(self.context[0], self.sources[1.0], source, step)
+            source = self.sources[step]
+        return source
+
 
 def open_cut(study: Study, teacher: Teacher, dataset: Dataset, emit: Emit) -> CutFrom:
     """Finds what students are cut from, and which of its channels matter.
-
-    The latter is measured once and kept in the study's folder.
 
     Args:
         study: The study.
@@ -90,8 +124,8 @@ def open_cut(study: Study, teacher: Teacher, dataset: Dataset, emit: Emit) -> Cu
         emit: Told of what takes long.
 
     Raises:
-        UserError: If the teacher is not the net that the space was made from, or the weights of
-            another one cannot be had.
+        UserError: If the teacher is not the net that the space was made from, the weights of
+            another one cannot be had, or peers would stay equal.
     """
     template = study.space.template
     assert template is not None
@@ -111,16 +145,13 @@ def open_cut(study: Study, teacher: Teacher, dataset: Dataset, emit: Emit) -> Cu
         torch.manual_seed(seed_of(study.recipe.seed, "head of the base"))
         whole = load_fine_tunable(name, None, dataset).module
         whole = whole.to(dataset.score.labels.device).eval().requires_grad_(False)
+    emit(Event("stage", f"judging the channels of {name}", stage="teacher"))
     structure = structure_for(base, dataset.input, len(dataset.classes))
+    scores = _scores(
+        study.folder / "cut" / "1-scores.safetensors", study, whole, structure, dataset, emit
+    )
     identity = f"{kind} {weights_hash(whole)} {study.recipe.importance}"
-    path = study.folder / SCORES_FILE
-    with locks.alone(path.with_name(f".{SCORES_FILE}.lock")):
-        scores = _read_scores(path, structure, emit)
-        if scores is None:
-            emit(Event("stage", f"judging the channels of {name}", stage="teacher"))
-            scores = _judge(study, whole, structure, dataset)
-            _write_scores(path, scores)
-    return CutFrom(kind, whole, structure, scores, name, identity)
+    return CutFrom(kind, name, identity, {1.0: Source(whole, structure, scores)})
 
 
 def _module_of(teacher: Teacher, base: Architecture, dataset: Dataset) -> Classifier:
@@ -145,23 +176,111 @@ def _module_of(teacher: Teacher, base: Architecture, dataset: Dataset) -> Classi
 def _tell_other_size(teacher: Teacher, dataset: Dataset, emit: Emit) -> None:
     own, students = teacher.input.size, dataset.input.size
     if own != students:
-        sizes = (
-            f"the teacher sees images of {own[1]}x{own[0]}, students {students[1]}x{students[0]}"
+        seen = [f"{width}x{height}" for height, width in (own, students)]
+        text = (
+            f"the teacher sees images of {seen[0]}, students of {seen[1]}: what is cut from it "
+            "knows things of another size"
         )
-        text = f"{sizes}: what is cut from it knows things of another size"
         if own[0] == own[1] and own[0] <= 256:
             text += f"; --image-size {own[0]} shows them as large"
         emit(Event("warning", text, stage="teacher"))
 
 
-def _judge(
-    study: Study, whole: Classifier, structure: Structure, dataset: Dataset
-) -> Mapping[str, Tensor]:
-    """The score of every channel, from a copy: gradients would stay with the teacher."""
-    net: nn.Module = copy.deepcopy(whole)
-    assert isinstance(net, Classifier)
-    batches = _batches(dataset, dataset.input.size)
-    return importance(study.recipe.importance, net.net, structure, batches, net)
+def make_step(context: StudyContext, first: Source, above: Source, width: float) -> Source:
+    """Cuts a net to a share of all its channels and distils what is left; or reads what was made.
+
+    Args:
+        context: The study's; the step is kept in its folder.
+        first: The net as it was.
+        above: The step before, which is cut.
+        width: The share of `first`.
+
+    Returns:
+        The step; `above` itself where no channel can go.
+    """
+    study, dataset = context.study, context.dataset
+    keep, size = {"width": width}, dataset.input.size
+    counts = counts_of(first.structure, keep)
+    if all(above.structure.groups[name].size <= count for name, count in counts.items()):
+        return above
+    path = context.folder / "cut" / f"{width:g}.safetensors"
+    student = copy.deepcopy(above.whole)
+    kept = cut(student.net, above.structure, keep, above.scores, first.structure)
+    structure = narrowed(above.structure, kept)
+    with locks.alone(path.with_suffix(".lock")):
+        if not _read_step(path, student, context.emit):
+            start = time.perf_counter()
+            reestimate(student, (images for images, _ in _batches(dataset, size)))
+            student = _distil(context, student, width, path.with_suffix(".checkpoint"))
+            _write(path, student.state_dict())
+            path.with_suffix(".checkpoint").unlink(missing_ok=True)
+            study.add_seconds("cutting", time.perf_counter() - start)
+    student.eval().requires_grad_(False)
+    file = path.with_name(f"{width:g}-scores.safetensors")
+    scores = _scores(file, study, student, structure, dataset, context.emit)
+    return Source(student, structure, scores)
+
+
+def _distil(
+    context: StudyContext, student: Classifier, width: float, checkpoint: Path
+) -> Classifier:
+    """Trains a step as finals are trained; goes on where its checkpoint stands."""
+    from nasdistill.trials.autotune import choose_capture, precision_for
+
+    setup = context.final
+    per_epoch = setup.stream.examples_per_epoch
+    total, rate = STEP_EPOCHS * per_epoch, context.recipe.rate(setup.beginning.kind)
+    students = [student.requires_grad_(True)]
+    run = setup.run(
+        students,
+        horizon=total,
+        lr_schedule=LRSchedule(rate, per_epoch // 2, per_epoch // 2, total),
+        seed=hash_seed((context.recipe.seed, "cut", width)),
+        precision=precision_for(context, setup, students, None),
+    )
+    choose_capture(context, setup, run)
+    labelled = context.labelled(f"teacher cut to {width:g} of its channels")
+    with locks.busy(context.latency_lock):
+        setup.prepare(total, 0)
+    steps = train_through(
+        run, STEP_EPOCHS, "search", labelled.emit, checkpoint, context.latency_lock
+    )
+    for _ in steps:
+        pass
+    trained = run.student
+    assert isinstance(trained, Classifier)
+    return trained
+
+
+def _cut(source: Source, keep: dict[str, object], whole: Structure) -> Classifier:
+    """A student of a step, before batch norm is estimated anew."""
+    net = copy.deepcopy(source.whole.net).requires_grad_(True)
+    cut(net, source.structure, keep, source.scores, whole)
+    mean, std = (tuple(x.flatten().tolist()) for x in (source.whole.mean, source.whole.std))
+    return Classifier(net, mean, std).to(source.whole.mean.device)
+
+
+def _scores(
+    path: Path,
+    study: Study,
+    whole: Classifier,
+    structure: Structure,
+    dataset: Dataset,
+    emit: Emit,
+) -> Scores:
+    """How much each channel matters, measured once and kept in a file."""
+    sizes = {name: (group.size,) for name, group in structure.groups.items() if not group.fixed}
+    path.parent.mkdir(exist_ok=True)
+    with locks.alone(path.with_suffix(".lock")):
+        stored = _read(path, emit)
+        if stored is not None and {k: tuple(v.shape) for k, v in stored.items()} == sizes:
+            return stored
+        net: nn.Module = copy.deepcopy(whole)  # gradients would stay with the teacher
+        assert isinstance(net, Classifier)
+        batches = _batches(dataset, dataset.input.size)
+        scores = importance(study.recipe.importance, net.net, structure, batches, net)
+        _write(path, scores)
+        return scores
 
 
 def _batches(dataset: Dataset, size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -173,25 +292,38 @@ def _batches(dataset: Dataset, size: tuple[int, int]) -> Iterator[tuple[Tensor, 
         yield batch.images, batch.labels
 
 
-def _read_scores(path: Path, structure: Structure, emit: Emit) -> Scores | None:
-    """The scores that were stored; None where there are none, or they are damaged."""
+def _read_step(path: Path, student: Classifier, emit: Emit) -> bool:
+    """Loads a step's weights, if they are there."""
+    weights = _read(path, emit)
+    if weights is None:
+        return False
+    try:
+        load_weights(student, weights, str(path))
+    except UserError as error:
+        _put_aside(path, str(error), emit)
+        return False
+    return True
+
+
+def _read(path: Path, emit: Emit) -> dict[str, Tensor] | None:
+    """Tensors that `_write` wrote; None where there are none, or they are damaged."""
     if not path.exists():
         return None
-    sizes = {name: (group.size,) for name, group in structure.groups.items() if not group.fixed}
     try:
-        scores = read_weights(path)
-        if {name: tuple(score.shape) for name, score in scores.items()} == sizes:
-            return scores
-        problem = f"{path}: it is of another net"
+        return read_weights(path)
     except UserError as error:
-        problem = str(error)
+        _put_aside(path, str(error), emit)
+        return None
+
+
+def _put_aside(path: Path, problem: str, emit: Emit) -> None:
     aside = set_aside(path)
-    text = f"{problem}; it was put aside as {aside.name}, and channels are judged again"
+    text = f"{problem}; it was put aside as {aside.name}, and is made again"
     emit(Event("warning", text, stage="teacher"))
-    return None
 
 
-def _write_scores(path: Path, scores: Scores) -> None:
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     from safetensors.torch import save
 
-    write_whole(path, save({name: score.contiguous() for name, score in scores.items()}))
+    content = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+    write_whole(path, save(content))

@@ -93,8 +93,8 @@ def test_the_space_of_a_resnet() -> None:
         "stages.1.inner": (24, 96, 96),  # three blocks
         "stages.1.depth": (1, 3, 3),
     }
-    # 8 or 16; 8 or 16; 1 or 2; 8, 16, 24 or 32 by steps of a quarter; the same; 1 to 3.
-    assert made.space.count() == 2 * 2 * 2 * 4 * 4 * 3
+    # Eight widths; five shares of it on each of four axes; 1 or 2 blocks, and 1 to 3.
+    assert made.space.count() == 8 * 5**4 * 2 * 3
     assert len(made.space.start) == 3
     assert made.left_whole == {}
 
@@ -123,6 +123,7 @@ def test_a_narrowed_space() -> None:
 name: narrow
 family: pruned
 keep:
+  width: 1.0
   outer: 1.0
   inner: {float: [0.5, 1.0], step: 0.25}
   stages:
@@ -130,8 +131,9 @@ keep:
 """
     space = pruned_space(SearchSpace.from_yaml(text, "x.yaml"), RESNET, INPUT, 3).space
     keep = space.to_dict()["parameters"]["keep"]
+    assert keep["width"] == 1.0
     assert keep["stages"][1] == {"outer": 1.0, "inner": 0.5, "depth": 2}
-    assert keep["stages"][0]["inner"] == {"float": [0.5, 1.0], "log": False, "step": 0.5}
+    assert keep["stages"][0]["inner"] == {"float": [0.5, 1.0], "log": False, "step": 0.25}
     with pytest.raises(UserError, match=r"keep.stages.4: the net has 2 stages, 0 to 1"):
         late = SearchSpace.from_yaml(text.replace("    1:", "    4:"), "x.yaml")
         pruned_space(late, RESNET, INPUT, 3)

@@ -12,10 +12,20 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.models import build
 from nasdistill.models.cut_check import wrong_groups
-from nasdistill.models.pruning import counts_of, cut, structure_of
+from nasdistill.models.pruning import counts_of, cut, narrowed, structure_of
 from nasdistill.space import Architecture
 
 INPUT = Input(3, 32, 32)
+RESNET = Architecture(
+    "resnet",
+    {
+        "stem": {"type": "conv3", "width": 16},
+        "stages": [
+            {"block": {"type": "basic"}, "width": 24, "depth": 2},
+            {"block": {"type": "basic"}, "width": 48, "depth": 2},
+        ],
+    },
+)
 
 
 class Block(nn.Module):
@@ -140,6 +150,28 @@ def test_cutting_what_nothing_reads_changes_nothing(library: str, name: str) -> 
     cut(net, structure, {"stages": stages, "layers": dict.fromkeys(structure.layers, 0.5)})
     assert net.eval()(torch.randn(1, 3, 64, 64)).shape == (1, 4)
     assert sum(p.numel() for p in net.parameters()) < 0.5 * whole
+
+
+def test_a_net_that_was_cut_is_cut_further_as_if_it_had_been_traced_anew() -> None:
+    net = build(RESNET, INPUT, 5)
+    whole = structure_of(net, INPUT)
+    torch.manual_seed(0)
+    scores = {name: torch.rand(group.size) for name, group in whole.groups.items()}
+    kept = cut(net, whole, {"width": 0.75}, scores)
+    now, traced = narrowed(whole, kept), structure_of(net, INPUT)
+    assert now.groups.keys() == traced.groups.keys()
+    for name, group in traced.groups.items():
+        assert now.groups[name].size == group.size
+        assert now.groups[name].members.keys() == group.members.keys()
+        for side, member in group.members.items():
+            own = now.groups[name].members[side]
+            assert (own.channels == member.channels).all() and (own.units == member.units).all()
+    direct = build(RESNET, INPUT, 5)
+    keep = {"width": 0.5, "stages": [{}, {"inner": 0.5}]}
+    cut(direct, whole, keep)
+    cut(net, now, keep, whole=whole)
+    shapes = [{k: v.shape for k, v in each.state_dict().items()} for each in (net, direct)]
+    assert shapes[0] == shapes[1]
 
 
 @pytest.mark.parametrize("distilled", [False, True])
