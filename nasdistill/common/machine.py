@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import math
 import os
@@ -138,8 +139,32 @@ def default_workers(device: torch.device) -> int:
 
 
 def set_threads(processes: int) -> None:
-    """Gives each of so many local processes its share of the cores."""
+    """Gives each of so many local processes its share of the cores; see `keep_freed_memory`."""
     torch.set_num_threads(max(1, cores() // processes))
+    keep_freed_memory()
+
+
+KEPT_BYTES = 1 << 30
+"""Of freed memory that a process keeps for its next tensors."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt."""
+
+
+def keep_freed_memory() -> bool:
+    """Has the C library use freed memory again instead of giving it back to the system.
+
+    By itself glibc asks the system anew for every tensor of more than 32 MB, which must then be
+    filled with zeros, page by page: with photographs that takes longer than computing does.
+
+    Returns:
+        Whether that could be set: not without glibc, and in part with one that is old.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    trim, mmap = mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES), mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
+    return bool(trim and (mmap or mallopt(_M_MMAP_THRESHOLD, 32 << 20)))
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

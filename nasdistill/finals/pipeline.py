@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from nasdistill import evaluation, training
+from nasdistill import evaluation
 from nasdistill.analysis.evaluation import needs_evaluation
 from nasdistill.common import locks
 from nasdistill.common.errors import DamagedFileError, UserError
@@ -39,6 +39,7 @@ from nasdistill.results import (
 )
 from nasdistill.study import Study, architecture_of
 from nasdistill.training.failures import FAILURES, failure_reason
+from nasdistill.trials.autotune import predict
 from nasdistill.trials.context import StudyContext
 
 SECONDS_FILE = "seconds.json"
@@ -273,7 +274,7 @@ def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tenso
     context.note(f"final {rank}: testing, exporting, measuring", stage="finals")
     with _timed(context, work, "test"):
         if plain is not None:
-            predictions = training.predict(plain, dataset.test, dataset.input.size)
+            predictions = predict(context, plain, dataset.test, "testing the one without a teacher")
             baseline = accuracy_on_test(*predictions)
         metrics, logits = measure_on_test(context, student, candidate, rank)
     with _timed(context, work, "export"):

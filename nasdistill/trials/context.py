@@ -18,7 +18,7 @@ from nasdistill.analysis.audit import FullRuns
 from nasdistill.analysis.experience import Experience
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event
+from nasdistill.common.events import Emit, Event, telling
 from nasdistill.common.machine import (
     describe_machine,
     describe_versions,
@@ -165,8 +165,11 @@ class StudyContext:
         """
         if not self.teacher.runs:
             return None
-        size = self.teacher.input.size
-        return training.predict(self.teacher.module, self.dataset.test, size)[0]
+        teacher, test = self.teacher, self.dataset.test
+        told = telling("testing the teacher", "finals", len(test), self.emit)
+        return training.predict(
+            teacher.module, test, teacher.input.size, told, teacher.inference
+        ).logits
 
     @property
     def score_name(self) -> str:
