@@ -144,8 +144,10 @@ def set_threads(processes: int) -> None:
     keep_freed_memory()
 
 
-KEPT_BYTES = 1 << 30
+KEPT_BYTES = 512 << 20
 """Of freed memory that a process keeps for its next tensors."""
+OLD_GLIBC_BYTES = 32 << 20
+"""Largest tensor for which an older glibc (to 2.34 or so) does so at all."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt."""
 
@@ -163,8 +165,8 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    trim, mmap = mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES), mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
-    return bool(trim and (mmap or mallopt(_M_MMAP_THRESHOLD, 32 << 20)))
+    trim, mapped = mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES), mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
+    return bool(trim and (mapped or mallopt(_M_MMAP_THRESHOLD, OLD_GLIBC_BYTES)))
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
