@@ -1,9 +1,9 @@
-"""Photographs on a CPU: images a second by batch, layout in memory, and what is done with freed memory.
+"""Photographs on a CPU: by batch, by layout in memory, and by what becomes of freed memory.
 
-A teacher (timm's EfficientNet-Lite0) is run forward, and a student of the space `mobile` is trained, at
-128 pixels, on one thread. Each combination of layout and precision is timed in every batch; the
-processes, one that gives freed memory back to the system as glibc does and one that keeps it
-(`common.machine.keep_freed_memory`), run in turn, so that others on the machine bother both.
+A teacher (timm's EfficientNet-Lite0) is run forward, and a student of the space `mobile` trained,
+at 128 pixels, on one thread. Processes that give freed memory back to the system, as glibc does, and
+such as keep it (`common.machine.keep_freed_memory`) run in turn. Counted is each process's own time,
+so that it does not matter what else the machine does.
 
     python benchmarks/large_pictures.py
 
@@ -15,12 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from nasdistill.training.precision import Precision, autocast, set_precision
 SIDE, CLASSES, REPEATS = 128, 10, 3
 BATCHES, STEP = (16, 32, 64, 128, 500), 64
 DRAWS, MOST_PARAMETERS = 20, 340_000
-"""Students that are drawn; the one of most multiply-adds that keeps the teacher's size ÷ 10 counts."""
+"""Students that are drawn; of those within the limit the one of most multiply-adds is taken."""
 CPU = torch.device("cpu")
 
 
@@ -79,9 +79,9 @@ def step(module: nn.Module, images: Tensor, precision: Precision) -> None:
 def timed(run: Callable[[], None], images: int) -> tuple[float, int]:
     """Images a second of the second pass of two, and the process's highest memory in MB."""
     run()
-    start = time.perf_counter()
+    start = time.process_time()
     run()
-    rate = images / (time.perf_counter() - start)
+    rate = images / (time.process_time() - start)
     return rate, peak()
 
 
@@ -114,11 +114,14 @@ def side(kept: bool) -> list[dict[str, Any]]:
                     set_precision(module, precision)
                     module.train(name == "student")
                     forget_peak()
-                    rate, most = timed(lambda: run(module, images, precision), batch)
+                    rate, most = timed(partial(run, module, images, precision), batch)
                     row = {"model": name, "batch": batch, "precision": precision}
                     last = has_channels_last(module)
                     rows.append({**row, "channels_last": last, "rate": rate, "mb": most})
-    print(f"{'kept' if kept else 'given back'}: {resource.getrusage(0).ru_maxrss // 1024} MB", file=sys.stderr)
+    print(
+        f"{'kept' if kept else 'given back'}: {resource.getrusage(0).ru_maxrss // 1024} MB",
+        file=sys.stderr,
+    )
     return rows
 
 
@@ -146,7 +149,7 @@ def main() -> None:
         cells = [f"{rates[name]:,.0f} ({most[name]:,} MB)" for name in ("back", "kept")]
         rows.append([*key.split(", "), *cells, f"{rates['kept'] / rates['back']:.2f}"])
     head = ["model", "precision", "batch", "layout", "given back", "kept", "times as many"]
-    text = f"Images/s (peak of the process), {REPEATS} repeats, {place('cpu', 1)}.\n\n"
+    text = f"Images in a second of the process (its peak of memory), {REPEATS} repeats, {place('cpu', 1)}.\n\n"
     write("large_pictures", {"machine": machine(), "found": found}, text + markdown(head, rows))
 
 

@@ -104,7 +104,10 @@ class Comparison:
         return self._predict_corrupted(student, logits_NK[self.chosen], inference)
 
     def _predict_corrupted(
-        self, model: Callable[[Tensor], Tensor], clean: Tensor | None, inference: Inference
+        self,
+        model: Callable[[Tensor], Tensor],
+        clean: Tensor | None,
+        inference: Inference = WHOLE,
     ) -> CorruptedLogits:
         """Runs a model on all corruptions, and on the clean pictures unless `clean` is known."""
         known: CorruptedLogits = {} if clean is None else {None: clean}
