@@ -1,9 +1,9 @@
 """Photographs on a CPU: by batch, by layout in memory, and by what becomes of freed memory.
 
 A teacher (timm's EfficientNet-Lite0) is run forward, and a student of the space `mobile` trained,
-at 128 pixels, on one thread. Processes that give freed memory back to the system, as glibc does, and
-such as keep it (`common.machine.keep_freed_memory`) run in turn. Counted is each process's own time,
-so that it does not matter what else the machine does.
+at 128 pixels, on one thread. Processes that give freed memory back to the system, as glibc does,
+and such as keep it (`common.machine.keep_freed_memory`) run in turn. Counted is each process's own
+time, so that it hardly matters what else the machine does.
 
     python benchmarks/large_pictures.py
 
@@ -28,6 +28,7 @@ import torch
 from common import machine, markdown, place, write
 from torch import Tensor, nn
 
+from nasdistill.common import formats
 from nasdistill.common.machine import keep_freed_memory
 from nasdistill.common.types import Input
 from nasdistill.models import Classifier, build
@@ -36,7 +37,7 @@ from nasdistill.models.inference import has_channels_last
 from nasdistill.space import SearchSpace
 from nasdistill.training.precision import Precision, autocast, set_precision
 
-SIDE, CLASSES, REPEATS = 128, 10, 3
+SIDE, CLASSES, REPEATS = 128, 10, 1
 BATCHES, STEP = (16, 32, 64, 128, 500), 64
 DRAWS, MOST_PARAMETERS = 20, 340_000
 """Students that are drawn; of those within the limit the one of most multiply-adds is taken."""
@@ -103,8 +104,8 @@ def side(kept: bool) -> list[dict[str, Any]]:
         raise SystemExit("this needs glibc")
     rows = []
     for name, module, run, precisions in (
-        ("teacher", teacher(), forward, ("fp32", "bf16")),
         ("student", student(), step, ("fp32", "bf16", "bf16-mixed")),
+        ("teacher", teacher(), forward, ("fp32", "bf16")),
     ):
         for batch in BATCHES if name == "teacher" else (STEP,):
             images = torch.randint(0, 256, (batch, 3, SIDE, SIDE), dtype=torch.uint8)
@@ -118,10 +119,6 @@ def side(kept: bool) -> list[dict[str, Any]]:
                     row = {"model": name, "batch": batch, "precision": precision}
                     last = has_channels_last(module)
                     rows.append({**row, "channels_last": last, "rate": rate, "mb": most})
-    print(
-        f"{'kept' if kept else 'given back'}: {resource.getrusage(0).ru_maxrss // 1024} MB",
-        file=sys.stderr,
-    )
     return rows
 
 
@@ -149,7 +146,8 @@ def main() -> None:
         cells = [f"{rates[name]:,.0f} ({most[name]:,} MB)" for name in ("back", "kept")]
         rows.append([*key.split(", "), *cells, f"{rates['kept'] / rates['back']:.2f}"])
     head = ["model", "precision", "batch", "layout", "given back", "kept", "times as many"]
-    text = f"Images in a second of the process (its peak of memory), {REPEATS} repeats, {place('cpu', 1)}.\n\n"
+    text = "Images in a second of the process's own time, and its peak of memory so far, "
+    text += f"{formats.counted(REPEATS, 'repeat')}, {place('cpu', 1)}.\n\n"
     write("large_pictures", {"machine": machine(), "found": found}, text + markdown(head, rows))
 
 
