@@ -8,6 +8,7 @@ import math
 import os
 import platform
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,12 @@ def keep_freed_memory() -> bool:
         return False
     trim, mapped = mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES), mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
     return bool(trim and (mapped or mallopt(_M_MMAP_THRESHOLD, OLD_GLIBC_BYTES)))
+
+
+def give_freed_memory_back() -> None:
+    """Gives all that a process keeps back to the system: what comes next may need other sizes."""
+    with suppress(AttributeError, OSError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from nasdistill.common.machine import give_freed_memory_back
 from nasdistill.models.inference import Inference
 
 PARTS = 4
@@ -39,6 +40,7 @@ def ran_out(error: BaseException) -> bool:
 def free() -> None:
     """Frees memory that is not referenced any more, on the GPU too."""
     gc.collect()
+    give_freed_memory_back()
     torch.cuda.empty_cache()
 
 

@@ -34,6 +34,7 @@ from nasdistill.study import Study
 from nasdistill.study.experience import open_experience, setting_of
 from nasdistill.teachers import Teacher
 from nasdistill.teachers.recorded import table_hash
+from nasdistill.training.memory import free
 from nasdistill.training.metrics import MEASURES, Accuracy
 from nasdistill.trials.data_free import check_data_free
 from nasdistill.trials.plugins import Plugins
@@ -265,6 +266,7 @@ def open_context(
     dataset = dataset or _open_dataset(study, device, emit)
     emit(Event("stage", f"teacher {recipe.teacher}", stage="teacher"))
     teachers = open_teacher_pool(study, dataset, device, plugins, emit)
+    free()  # training needs other tensors than evaluating large pictures did
     _warn_of_scoring(recipe, emit)
     study.get_or_measure(keys.MACHINE, lambda: describe_machine(device))
     study.get_or_measure(keys.VERSIONS, describe_versions)
