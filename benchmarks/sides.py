@@ -97,7 +97,7 @@ def probe_ours(setting: Setting, architecture: Architecture) -> Precision:
     setup = setting.setup
     student, lr_schedule = build(setting, architecture), LRSchedule(0.0, 1, None, 1)
     run = setup.run([student], horizon=1, lr_schedule=lr_schedule, seed=0, precision="fp32")
-    setup.prepare(precision_steps(run.device) * setup.stream.batch_size, 0)
+    setup.prepare(precision_steps(run) * setup.stream.batch_size, 0)
     return training.fastest_precision(run)
 
 

@@ -81,7 +81,7 @@ def precision_for(
             micro_batch=micro_batch,
         )
         with locks.busy(context.latency_lock):
-            setup.prepare(precision_steps(run.device) * setup.stream.batch_size, 0)
+            setup.prepare(precision_steps(run) * setup.stream.batch_size, 0)
             return training.fastest_precision(run)
 
     precision: Precision = context.study.get_or_measure(keys.PRECISION.of(kind_of(students)), probe)

@@ -9,7 +9,7 @@ from typing import Any
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event
 from nasdistill.data import Dataset
-from nasdistill.models.inference import WHOLE, Inference
+from nasdistill.models.inference import SMALL, WHOLE, Inference
 from nasdistill.recipe import Recipe
 from nasdistill.results import keys
 from nasdistill.results.keys import Key
@@ -43,7 +43,7 @@ def evaluate_once(
         UserError: If it is useless for the data, or not the one that the study was made with.
     """
     if teacher.runs:
-        teacher.use(_inference_of(study, key, teacher, dataset))
+        teacher.use(_inference_of(study, key, teacher, dataset, emit))
 
     def evaluate() -> dict[str, Any]:
         if not teacher.runs:
@@ -74,7 +74,7 @@ def evaluate_once(
 
 
 def _inference_of(
-    study: Study, key: Key[dict[str, Any]], teacher: Teacher, dataset: Dataset
+    study: Study, key: Key[dict[str, Any]], teacher: Teacher, dataset: Dataset, emit: Emit
 ) -> Inference:
     """The way a teacher is run, decided before it is evaluated.
 
@@ -83,6 +83,9 @@ def _inference_of(
     own = keys.INFERENCE.of(key.name)
     if study.has(key) and not study.has(own):
         return WHOLE
+    if not study.has(own) and max(teacher.input.size) > SMALL:
+        text = f"teacher {teacher.name}: finding the quickest way to run it on this machine"
+        emit(Event("note", text, stage="teacher"))
     measured = study.get_or_measure(own, lambda: list(fastest_teacher_inference(teacher, dataset)))
     return Inference(*measured)
 
