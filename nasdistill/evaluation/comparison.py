@@ -16,7 +16,6 @@ from nasdistill.evaluation.corruptions import CORRUPTIONS, Corruption, corrupt
 from nasdistill.models.inference import WHOLE, Inference
 from nasdistill.teachers import Teacher
 from nasdistill.training import inference_on, predict
-from nasdistill.training.memory import forward_in_parts
 
 BATCH = 250
 CORRUPTED = 1000
@@ -114,18 +113,23 @@ class Comparison:
         missing = [each for each in (None, *CORRUPTIONS) if each not in known]
         logits: dict[Corruption | None, list[Tensor]] = {each: [] for each in missing}
         with torch.inference_mode():
-            for images, noise in self._pictures():
+            for images, noise in self._pictures(inference.batch):
                 for corruption, parts in logits.items():
                     seen = images if corruption is None else corrupt(images, corruption, noise)
-                    parts.append(forward_in_parts(model, seen, inference).cpu())
+                    parts.append(model(seen).float().cpu())
         return known | {corruption: torch.cat(parts) for corruption, parts in logits.items()}
 
-    def _pictures(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Clean pictures uint8 `[B, C, height, width]` and standard normal noise for them."""
+    def _pictures(self, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Clean pictures uint8 `[B, C, height, width]` and standard normal noise for them.
+
+        The noise is drawn for `BATCH` pictures, so that it is the same for all models, and both are
+        passed on at most `most` at a time.
+        """
         generator = torch.Generator().manual_seed(self.seed)
         plan = [(ids, None) for ids in torch.split(self.chosen, BATCH)]
         batches = self.split.batches(plan, self.size)
         text, total = "asking about noise and blur", len(self.chosen)
         for batch in with_signs_of_life(batches, text, "evaluate", total, self.emit, BATCH):
-            noise = torch.randn(batch.images.shape, generator=generator)
-            yield batch.images, noise.to(batch.images.device)
+            noise = torch.randn(batch.images.shape, generator=generator).to(batch.images.device)
+            parts = (torch.split(each, most) for each in (batch.images, noise))
+            yield from zip(*parts, strict=True)

@@ -63,7 +63,13 @@ def make_finals(context: StudyContext, chosen: Sequence[int]) -> list[Final]:
     study, data = context.study, context.dataset
     candidates = {c.number: c for c in study.candidates()}
     comparison = evaluation.Comparison(
-        context.teacher, data.test, data.input.size, data.classes, data.name, "test"
+        context.teacher,
+        data.test,
+        data.input.size,
+        data.classes,
+        data.name,
+        "test",
+        emit=context.emit,
     )
     for final in load_finals(context.folder):
         _evaluate(context, comparison, final.folder)

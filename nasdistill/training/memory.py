@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from nasdistill.common.machine import give_freed_memory_back
-from nasdistill.models.inference import Inference
 
 PARTS = 4
 """Micro-batches that make up a batch which does not fit."""
@@ -117,22 +116,6 @@ def forward_in_halves(module: nn.Module, images: Tensor) -> Tensor:
             raise
     free()
     return torch.cat([forward_in_halves(module, half) for half in images.tensor_split(2)])
-
-
-def forward_in_parts(
-    module: Callable[[Tensor], Tensor], images: Tensor, inference: Inference
-) -> Tensor:
-    """Runs a module on images, no more at a time than is best for it.
-
-    Args:
-        module: Gives logits `[B, C]`.
-        images: uint8 `[B, C, H, W]`.
-        inference: How many at a time.
-
-    Returns:
-        Logits float32 `[B, C]`.
-    """
-    return torch.cat([module(part).float() for part in torch.split(images, inference.batch)])
 
 
 def _reason(error: BaseException) -> str:
