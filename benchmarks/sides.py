@@ -31,10 +31,10 @@ from nasdistill.data.views import SHIFT
 from nasdistill.losses import KL
 from nasdistill.models import Classifier
 from nasdistill.models.depthwise import DepthwiseConv2d
+from nasdistill.models.inference import WHOLE
 from nasdistill.results.rungs import COOL_DOWN
 from nasdistill.space import Architecture
 from nasdistill.training import (
-    EVALUATION_BATCH,
     GraphedSteps,
     LRSchedule,
     Precision,
@@ -97,7 +97,7 @@ def probe_ours(setting: Setting, architecture: Architecture) -> Precision:
     setup = setting.setup
     student, lr_schedule = build(setting, architecture), LRSchedule(0.0, 1, None, 1)
     run = setup.run([student], horizon=1, lr_schedule=lr_schedule, seed=0, precision="fp32")
-    setup.prepare(precision_steps(run.device) * setup.stream.batch_size, 0)
+    setup.prepare(precision_steps(run) * setup.stream.batch_size, 0)
     return training.fastest_precision(run)
 
 
@@ -235,7 +235,7 @@ class CommonLoop:
     def score(self, student: Classifier) -> float:
         """Accuracy on the score half."""
         net, right = student.net.eval(), 0
-        ids = torch.arange(len(self._score)).split(EVALUATION_BATCH)
+        ids = torch.arange(len(self._score)).split(WHOLE.batch)
         with torch.no_grad():
             for images, labels in self._loader(self._score, [part.tolist() for part in ids]):
                 said = net(self._placed(images))

@@ -182,12 +182,14 @@ def _teacher(
     plugins: Plugins,
     emit: Emit,
 ) -> Teacher:
+    from nasdistill.training.teacher import fastest_teacher_inference
     from nasdistill.trials.same_content import check_same_teacher
     from nasdistill.trials.teacher_pool import open_teacher
 
     teacher = open_teacher(recipe, dataset, place, record.folder.parent, plugins, emit)
     check_same_teacher(record.name, record.teacher, teacher)
-    return teacher.must_run()
+    teacher.must_run().use(fastest_teacher_inference(teacher, dataset))
+    return teacher
 
 
 def _order(own: Dataset, other: Dataset) -> list[int]:

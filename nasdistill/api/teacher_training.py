@@ -310,7 +310,7 @@ def _write(
         "sampling": order.sampling,
         "class_weights": order.class_weights,
         "stored": "fp16" if half else "fp32",
-        **evaluate_teacher(teacher, dataset, test=True),
+        **evaluate_teacher(teacher, dataset, test=True, emit=emit),
     }
     for text in warnings_of(card):
         emit(Event("warning", text))

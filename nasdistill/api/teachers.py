@@ -10,7 +10,7 @@ from nasdistill.api.options import (
     check_number,
 )
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event, silent
+from nasdistill.common.events import Emit, Event, silent, telling
 from nasdistill.common.files import STUDIES, check_utf8
 from nasdistill.recipe import Recipe
 
@@ -70,7 +70,7 @@ def teacher_evaluate(
     dataset.tell_notes(emit)
     recipe = Recipe(data=data, teacher=spec, weights=weights, classes=classes)
     teacher = open_teacher(recipe, dataset, place, STUDIES, plugins, emit).must_run()
-    card = evaluate_teacher(teacher, dataset)
+    card = evaluate_teacher(teacher, dataset, emit=emit)
     for text in warnings_of(card):
         emit(Event("warning", text))
     return card
@@ -117,6 +117,7 @@ def teacher_record(
     from nasdistill.common.machine import pick_device, set_threads
     from nasdistill.data import load_data
     from nasdistill.teachers.table import check_form, write_table
+    from nasdistill.training.teacher import fastest_teacher_inference
     from nasdistill.trials.plugins import load_plugins
     from nasdistill.trials.teacher_pool import open_teacher
 
@@ -138,7 +139,9 @@ def teacher_record(
     recipe = Recipe(data=data, teacher=spec, weights=weights, classes=classes)
     teacher = open_teacher(recipe, dataset, place, STUDIES, plugins, emit)
     teacher.must_run()
-    logits, _ = training.predict(teacher.module, dataset.train, teacher.input.size)
+    inference = fastest_teacher_inference(teacher, dataset)
+    told = telling("asking the teacher", "teacher", len(dataset.train), emit)
+    logits, _ = training.predict(teacher.module, dataset.train, teacher.input.size, told, inference)
     probabilities = torch.softmax(logits.double(), dim=1).numpy()
     write_table(out, dataset.names, probabilities, dataset.classes)
     return len(dataset.names)

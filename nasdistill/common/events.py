@@ -79,6 +79,17 @@ def with_signs_of_life(
         emit(Event("progress", text, stage, None, None, done, total, rate, left))
 
 
+def telling(
+    text: str, stage: str, total: int, emit: Emit
+) -> Callable[[Iterable[Item], int], Iterator[Item]]:
+    """`with_signs_of_life` for those who know how many images are in each item."""
+
+    def told(items: Iterable[Item], images: int) -> Iterator[Item]:
+        return with_signs_of_life(items, text, stage, total, emit, images)
+
+    return told
+
+
 def warn_of(notes: Iterable[str], emit: Emit, stage: str = "") -> None:
     """Tells notes, as of a teacher, as warnings."""
     for note in notes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import math
 import os
 import platform
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +140,40 @@ def default_workers(device: torch.device) -> int:
 
 
 def set_threads(processes: int) -> None:
-    """Gives each of so many local processes its share of the cores."""
+    """Gives each of so many local processes its share of the cores; see `keep_freed_memory`."""
     torch.set_num_threads(max(1, cores() // processes))
+    keep_freed_memory()
+
+
+KEPT_BYTES = 512 << 20
+"""Of freed memory that a process keeps for its next tensors."""
+OLD_GLIBC_BYTES = 32 << 20
+"""Largest tensor for which an older glibc (to 2.34 or so) does so at all."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt."""
+
+
+def keep_freed_memory() -> bool:
+    """Has the C library use freed memory again instead of giving it back to the system.
+
+    By itself glibc asks the system anew for every tensor of more than 32 MB, which must then be
+    filled with zeros, page by page: with photographs that takes longer than computing does.
+
+    Returns:
+        Whether that could be set: not without glibc, and in part with one that is old.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    trim, mapped = mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES), mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
+    return bool(trim and (mapped or mallopt(_M_MMAP_THRESHOLD, OLD_GLIBC_BYTES)))
+
+
+def give_freed_memory_back() -> None:
+    """Gives all that a process keeps back to the system: what comes next may need other sizes."""
+    with suppress(AttributeError, OSError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

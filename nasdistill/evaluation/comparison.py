@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from nasdistill.common.events import Emit, silent, with_signs_of_life
-from nasdistill.data import Batch, Split
+from nasdistill.common.events import Emit, silent, telling, with_signs_of_life
+from nasdistill.data import Split
 from nasdistill.data.views import cover
 from nasdistill.evaluation.corruptions import CORRUPTIONS, Corruption, corrupt
+from nasdistill.models.inference import WHOLE, Inference
 from nasdistill.teachers import Teacher
-from nasdistill.training import predict
+from nasdistill.training import inference_on, predict
 
 BATCH = 250
 CORRUPTED = 1000
@@ -63,15 +64,20 @@ class Comparison:
     def teacher_logits(self) -> Tensor:
         """The teacher's logits on all examples, float32 `[N, K]`, on the CPU."""
         size = self.teacher.input.size
-        return predict(self.teacher.module, self.split, size, self._told("the teacher")).logits
+        teacher, told = (
+            self.teacher,
+            telling("asking the teacher", "evaluate", len(self.split), self.emit),
+        )
+        return predict(teacher.module, self.split, size, told, teacher.inference).logits
 
     @cached_property
     def teacher_corrupted(self) -> CorruptedLogits:
         """The teacher's logits on the students' pictures, resized to its own input."""
         size = self.teacher.input.size
         clean = self.teacher_logits[self.chosen] if size == self.size else None
+        inference = self.teacher.inference or WHOLE
         return self._predict_corrupted(
-            lambda images: self.teacher.module(cover(images, size)), clean
+            lambda images: self.teacher.module(cover(images, size)), clean, inference
         )
 
     @cached_property
@@ -83,16 +89,8 @@ class Comparison:
 
     def logits(self, student: nn.Module) -> Tensor:
         """A student's logits on all examples, float32 `[N, K]`, on the CPU."""
-        return predict(student, self.split, self.size, self._told("the student")).logits
-
-    def _told(self, who: str) -> Callable[[Iterable[Batch], int], Iterator[Batch]]:
-        """Passes batches of so many images on, and tells how far it is."""
-
-        def told(batches: Iterable[Batch], images: int) -> Iterator[Batch]:
-            text, total = f"asking {who}", len(self.split)
-            return with_signs_of_life(batches, text, "evaluate", total, self.emit, images)
-
-        return told
+        told = telling("asking the student", "evaluate", len(self.split), self.emit)
+        return predict(student, self.split, self.size, told).logits
 
     def logits_corrupted(self, student: nn.Module, logits_NK: Tensor) -> CorruptedLogits:
         """A student's logits on the corrupted pictures.
@@ -101,28 +99,37 @@ class Comparison:
             student: In eval mode, on the device of the split.
             logits_NK: Its logits on all clean pictures.
         """
-        return self._predict_corrupted(student, logits_NK[self.chosen])
+        inference = inference_on(student, self.split, self.size)
+        return self._predict_corrupted(student, logits_NK[self.chosen], inference)
 
     def _predict_corrupted(
-        self, model: Callable[[Tensor], Tensor], clean: Tensor | None
+        self,
+        model: Callable[[Tensor], Tensor],
+        clean: Tensor | None,
+        inference: Inference = WHOLE,
     ) -> CorruptedLogits:
         """Runs a model on all corruptions, and on the clean pictures unless `clean` is known."""
         known: CorruptedLogits = {} if clean is None else {None: clean}
         missing = [each for each in (None, *CORRUPTIONS) if each not in known]
         logits: dict[Corruption | None, list[Tensor]] = {each: [] for each in missing}
         with torch.inference_mode():
-            for images, noise in self._pictures():
+            for images, noise in self._pictures(inference.batch):
                 for corruption, parts in logits.items():
                     seen = images if corruption is None else corrupt(images, corruption, noise)
                     parts.append(model(seen).float().cpu())
         return known | {corruption: torch.cat(parts) for corruption, parts in logits.items()}
 
-    def _pictures(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Clean pictures uint8 `[B, C, height, width]` and standard normal noise for them."""
+    def _pictures(self, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Clean pictures uint8 `[B, C, height, width]` and standard normal noise for them.
+
+        The noise is drawn for `BATCH` pictures, so that it is the same for all models, and both are
+        passed on at most `most` at a time.
+        """
         generator = torch.Generator().manual_seed(self.seed)
         plan = [(ids, None) for ids in torch.split(self.chosen, BATCH)]
         batches = self.split.batches(plan, self.size)
         text, total = "asking about noise and blur", len(self.chosen)
         for batch in with_signs_of_life(batches, text, "evaluate", total, self.emit, BATCH):
-            noise = torch.randn(batch.images.shape, generator=generator)
-            yield batch.images, noise.to(batch.images.device)
+            noise = torch.randn(batch.images.shape, generator=generator).to(batch.images.device)
+            parts = (torch.split(each, most) for each in (batch.images, noise))
+            yield from zip(*parts, strict=True)

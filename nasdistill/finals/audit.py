@@ -7,7 +7,6 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from nasdistill import training
 from nasdistill.analysis.audit import AUDIT, FILE
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
@@ -18,6 +17,7 @@ from nasdistill.finals.training import run_in_full
 from nasdistill.results import Candidate
 from nasdistill.study import Study, architecture_of
 from nasdistill.training.failures import FAILURES, failure_reason
+from nasdistill.trials.autotune import predict
 from nasdistill.trials.context import StudyContext
 from nasdistill.trials.experience import keep_experience, measure_untrained
 
@@ -134,7 +134,7 @@ def _distil(context: StudyContext, candidate: Candidate, seed: str) -> float:
     name = "final" if seed == "1" else f"audit-{seed}"
     student = run_in_full(labelled, context.final, architecture_of(candidate), checkpoint, name)
     data = context.dataset
-    full_score = context.score_of(training.predict(student, data.audit, data.input.size)).share
+    full_score = context.score_of(predict(context, student, data.audit, "scoring", "audit")).share
     checkpoint.unlink(missing_ok=True)
     return full_score
 

@@ -17,6 +17,7 @@ from nasdistill.common import formats, locks
 from nasdistill.common.errors import UserError
 from nasdistill.evaluation.comparison import CORRUPTED
 from nasdistill.evaluation.corruptions import CORRUPTIONS
+from nasdistill.models.inference import SMALL
 from nasdistill.teachers import LogitPrecision
 from nasdistill.teachers.logit_cache import LogitCache
 from nasdistill.teachers.targets import CachedTargets, needed_students
@@ -80,6 +81,8 @@ def tell_estimate(context: StudyContext, workers: int) -> None:
     begun = any(candidate.rungs for candidate in context.study.candidates())
     if begun or context.dataset.train.labels.device.type != "cpu":  # a card's steps are captured
         return
+    if max(context.dataset.input.size) > SMALL:
+        context.note("timing some students, to tell how long the search takes", stage="search")
     try:
         pace = _measure_pace(context, workers)
     except (*FAILURES, UserError):  # the trials will tell of it

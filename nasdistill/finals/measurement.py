@@ -15,7 +15,6 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from nasdistill import training
 from nasdistill.common import formats, locks
 from nasdistill.common.errors import DamagedFileError
 from nasdistill.common.files import set_aside, write_whole
@@ -38,6 +37,7 @@ from nasdistill.training.metrics import (
     class_relation_preservation,
     expected_calibration_error,
 )
+from nasdistill.trials.autotune import predict
 from nasdistill.trials.context import StudyContext
 
 TIMED_BATCHES = (1, 64)
@@ -83,8 +83,8 @@ def measure_on_test(
 ) -> tuple[dict[str, Any], Tensor]:
     """All figures that need the student's answers, and its logits on the test split."""
     data = context.dataset
-    logits, labels = training.predict(student, data.test, data.input.size)
-    audit = training.predict(student, data.audit, data.input.size)
+    logits, labels = predict(context, student, data.test, f"final {rank}: testing")
+    audit = predict(context, student, data.audit, f"final {rank}: testing on audit")
     synthetic = context.final.options.feed.synthetic
     metrics = accuracy_on_test(logits, labels) | balanced_on_test(logits, labels)
     metrics |= classes_on_test(labels, data.classes)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from nasdistill import evaluation, training
+from nasdistill import evaluation
 from nasdistill.analysis.evaluation import needs_evaluation
 from nasdistill.common import locks
 from nasdistill.common.errors import DamagedFileError, UserError
@@ -47,6 +47,7 @@ from nasdistill.results import (
 )
 from nasdistill.study import Study, architecture_of
 from nasdistill.training.failures import FAILURES, failure_reason
+from nasdistill.trials.autotune import predict
 from nasdistill.trials.context import StudyContext
 
 SECONDS_FILE = "seconds.json"
@@ -83,7 +84,13 @@ def make_finals(context: StudyContext, chosen: Sequence[int]) -> list[Final]:
     study, data = context.study, context.dataset
     candidates = {c.number: c for c in study.candidates()}
     comparison = evaluation.Comparison(
-        context.teacher, data.test, data.input.size, data.classes, data.name, "test"
+        context.teacher,
+        data.test,
+        data.input.size,
+        data.classes,
+        data.name,
+        "test",
+        emit=context.emit,
     )
     for final in load_finals(context.folder):
         _evaluate(context, comparison, final.folder)
@@ -301,7 +308,7 @@ def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tenso
     context.note(f"final {rank}: testing, exporting, measuring", stage="finals")
     with _timed(context, work, "test"):
         tested_rivals = {
-            stage: accuracy_on_test(*training.predict(rival, dataset.test, dataset.input.size))
+            stage: accuracy_on_test(*predict(context, rival, dataset.test, f"testing {stage}"))
             for stage, rival in rivals.items()
         }
         metrics, logits = measure_on_test(context, student, candidate, rank)

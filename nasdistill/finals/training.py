@@ -25,7 +25,13 @@ from nasdistill.teachers.targets import CachedTargets
 from nasdistill.training import LRSchedule, Run
 from nasdistill.training.failures import FAILURES, failure_reason
 from nasdistill.training.teacher import train_through
-from nasdistill.trials.autotune import choose_capture, choose_compilation, precision_for
+from nasdistill.trials.autotune import (
+    choose_capture,
+    choose_compilation,
+    inference_for,
+    precision_for,
+    predict,
+)
 from nasdistill.trials.context import StudyContext
 from nasdistill.trials.rung import fit_in_memory
 from nasdistill.trials.training_setup import TrainingSetup
@@ -275,16 +281,20 @@ def _train_assistant(
 def _as_teacher(name: str, student: nn.Module, context: StudyContext) -> Teacher:
     dataset = context.dataset
     module = student.to(dataset.train.labels.device).eval().requires_grad_(False)
-    return Teacher(name, module, dataset.input, context.classes, weights_hash(module), {})
+    teacher = Teacher(name, module, dataset.input, context.classes, weights_hash(module), {})
+    teacher.inference = inference_for(context, module)  # in the layout that it was trained in
+    return teacher
 
 
 def _figures(context: StudyContext, student: nn.Module) -> dict[str, Any]:
     """Parameters and the recipe's score, on validation data alone."""
-    data, size = context.dataset, context.dataset.input.size
+    data = context.dataset
+    score = predict(context, student, data.score, "scoring")
+    audit = predict(context, student, data.audit, "scoring")
     return {
         "params": count_module(student, data.input).params,
-        "score_accuracy": context.score_of(training.predict(student, data.score, size)).share,
-        "audit_accuracy": context.score_of(training.predict(student, data.audit, size)).share,
+        "score_accuracy": context.score_of(score).share,
+        "audit_accuracy": context.score_of(audit).share,
     }
 
 
@@ -293,6 +303,6 @@ def _best(context: StudyContext, run: Run) -> Classifier:
     data, students = context.dataset, [s for s in run.students if isinstance(s, Classifier)]
     if len(students) == 1:
         return students[0]
-    predictions = (training.predict(s, data.score, data.input.size) for s in students)
+    predictions = (predict(context, s, data.score, "scoring") for s in students)
     scores = [context.score_of(each).share for each in predictions]
     return students[scores.index(max(scores))]

@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from nasdistill import training
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.files import write_whole
@@ -18,6 +17,7 @@ from nasdistill.common.json_files import read_or_set_aside
 from nasdistill.finals.training import run_in_full
 from nasdistill.results.forms import Share
 from nasdistill.space import Architecture
+from nasdistill.trials.autotune import predict
 from nasdistill.trials.context import StudyContext
 from nasdistill.trials.training_setup import OF_THE_OBJECTIVE
 
@@ -110,7 +110,7 @@ def _try_point(
     student = run_in_full(context, setup, plain, checkpoint, "final", epochs=epochs)
     checkpoint.unlink(missing_ok=True)
     data = context.dataset
-    predictions = training.predict(student, data.score, data.input.size)
+    predictions = predict(context, student, data.score, "scoring", "tune")
     share, low, high = context.score_of(predictions)
     return {**point, "accuracy": share, "low": low, "high": high}
 

@@ -56,7 +56,7 @@ FORMER = {
 UNNAMED = (*FREE, "study", "storage")
 """Keys that a study's default name does not follow."""
 
-LEARNING_RATES: dict[Begin, float] = {"fresh": 0.008, "teacher": 0.003, "pretrained": 0.001}
+LEARNING_RATES: dict[Begin, float] = {"fresh": 0.008, "teacher": 0.006, "pretrained": 0.001}
 """Peak learning rate of AdamW where none is given, by where students begin.
 
 Those of fresh students and of parts of a teacher were measured (docs/scoring.md, docs/pruned.md).

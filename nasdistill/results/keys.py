@@ -115,7 +115,11 @@ ASSISTANTS = Key[list[dict[str, Any]]](
 )
 PRECISION = Key[Any](
     "precision:{}", "fp32, bf16 or bf16-mixed, of a kind of student or a teacher",
-    "trials.autotune, trials.teacher_pool", "trials.autotune, trials.teacher_pool",
+    "trials.autotune, trials.teacher_evaluation", "trials.autotune, trials.teacher_evaluation",
+)
+INFERENCE = Key[list[Any]](
+    "inference:{}", "[images in a pass, channels last], of a kind of student or a teacher",
+    "trials.autotune, trials.teacher_evaluation", "trials.autotune, trials.teacher_evaluation",
 )
 GRAPHED = Key[float](
     "captured:{}", "times as fast in a CUDA graph, of a kind of student", "trials.autotune",
@@ -165,9 +169,9 @@ SAVED = Key[int](
 STUDY_KEYS: tuple[Key[Any], ...] = (
     RECIPE, SPACE, SPACE_FINGERPRINT, COMMAND, CREATED, STATE, IMPORT_FINGERPRINT, DATA, TEACHER,
     FURTHER_TEACHER, TABLE, FIRST_WEIGHTS, MACHINE, VERSIONS, RUNGS, FINAL_EXAMPLES,
-    TEACHER_LATENCY, LIMITS, ASSISTANT_ARCHITECTURES, ASSISTANTS, PRECISION, GRAPHED, COMPILED,
-    MICRO_BATCH, CONCURRENT_STUDENTS, EXPERIENCE, EXHAUSTED_AT, FINALS, CHOSEN_FROM, FINAL_FAILED,
-    FINALS_LEASE, SECONDS, SAVED,
+    TEACHER_LATENCY, LIMITS, ASSISTANT_ARCHITECTURES, ASSISTANTS, PRECISION, INFERENCE, GRAPHED,
+    COMPILED, MICRO_BATCH, CONCURRENT_STUDENTS, EXPERIENCE, EXHAUSTED_AT, FINALS, CHOSEN_FROM,
+    FINAL_FAILED, FINALS_LEASE, SECONDS, SAVED,
 )
 
 # -- of a trial ----------------------------------------------------------------------------------

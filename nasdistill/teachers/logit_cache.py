@@ -1,8 +1,8 @@
 """The teacher's logits, remembered by example and view.
 
 A file per view holds float16 logits `[N, C]`, filled block by block: a fixed number of consecutive
-example ids, one view, always the same batch shape and precision, so that a number read from the
-file is the number that the teacher would give now, whoever filled the block. A block counts as
+example ids, one view, always in the same batches, layout and precision, so that a number read from
+the file is the number that the teacher would give now, whoever filled the block. A block counts as
 filled when its checksum stands beside it; the checksum is written after the data.
 
 Each combination of teacher, data, views and precision has a folder of its own, named by its key.
@@ -13,6 +13,7 @@ removed, least recently used first.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -31,10 +32,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nasdistill.common.events import Emit, silent, with_signs_of_life
 from nasdistill.common.files import write_whole
 from nasdistill.common.locks import alone, alone_or_not, hold, is_held
 from nasdistill.data import Batch, Dataset, Split
 from nasdistill.data.splits import Plan
+from nasdistill.models.inference import WHOLE
 from nasdistill.teachers.teacher import Teacher
 
 BLOCK = 500
@@ -84,6 +87,7 @@ class LogitCache:
         on_fill: Called with `(examples, seconds)` after each fill.
         limit: Most bytes that the folders below `root` may take together; None for no limit. The
             folders that living processes use are kept, even above it.
+        emit: Told how far a fill is, where that takes a while.
 
     Attributes:
         folder: Of this key.
@@ -99,12 +103,14 @@ class LogitCache:
         root: Path,
         on_fill: Callable[[int, float], None] | None = None,
         limit: int | None = None,
+        emit: Emit = silent,
     ) -> None:
         self._teacher = teacher
         self._split: Split = dataset.train
         self._device = dataset.train.labels.device
         self._on_fill = on_fill
         self._limit = limit
+        self._emit = emit
         self._shape = (len(dataset.train), teacher.classes)
         self._blocks = -(-len(dataset.train) // BLOCK)
         self._views: dict[int, _View] = {}
@@ -184,12 +190,16 @@ class LogitCache:
     def _run_teacher(self, view: int, stored: _View, blocks: list[int]) -> None:
         """Fills blocks with the teacher's logits."""
         start, before = time.perf_counter(), self.asked
-        plan = [(self._block_ids(block), view) for block in blocks]
+        parts = [torch.split(self._block_ids(block), self._teacher.batch) for block in blocks]
+        plan = [(ids, view) for block in parts for ids in block]
         batches = self._split.batches(plan, self._teacher.input.size)
-        for block, batch in zip(blocks, batches, strict=True):
+        each, total = len(parts[0][0]), len(blocks) * BLOCK
+        told = with_signs_of_life(batches, "asking the teacher", "answers", total, self._emit, each)
+        answers = (self._teacher.logits(batch.images) for batch in told)
+        for block, ids in zip(blocks, parts, strict=True):
             rows = slice(block * BLOCK, min((block + 1) * BLOCK, self._shape[0]))
-            logits = self._teacher.logits(batch.images)[: rows.stop - rows.start]
-            stored.logits[rows] = logits.to(torch.float16).cpu().numpy()
+            logits = torch.cat(list(itertools.islice(answers, len(ids))))
+            stored.logits[rows] = logits[: rows.stop - rows.start].to(torch.float16).cpu().numpy()
             stored.checksums[block] = stored.checksum(block)
             self.asked += rows.stop - rows.start
         _flush(stored.logits)
@@ -223,6 +233,7 @@ class LogitCache:
 def _identity(teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
     """All that a cached number depends on; the content of `KEY`."""
     resized = teacher.input.size != dataset.preparation.stored
+    inference = teacher.inference or WHOLE
     return {
         "teacher": teacher.weights_hash,
         "code": teacher.code,
@@ -235,6 +246,7 @@ def _identity(teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
         "torchvision": version("torchvision").split("+")[0],  # crops; slow to import
         "pillow": PIL.__version__,  # decodes; its forks are packages of other names
         **({"plain": "pillow"} if resized else {}),  # resized by torch in earlier releases
+        **({"inference": list(inference)} if inference != WHOLE else {}),
     }
 
 

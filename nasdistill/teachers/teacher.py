@@ -17,6 +17,7 @@ from nasdistill.common.json_files import read_json
 from nasdistill.common.types import Input, nearest
 from nasdistill.data import Dataset
 from nasdistill.models import Classifier, artifact, hooks
+from nasdistill.models.inference import WHOLE, Inference, set_layout
 from nasdistill.space import Architecture
 from nasdistill.teachers.classes import Assignment, assign_classes
 from nasdistill.teachers.heads import reorder_head
@@ -59,6 +60,7 @@ class Teacher:
         code: The origin of its forward pass, where that is not nasdistill: a package with its
             version, or the fingerprint of the `--import` file.
         notes: What the user should know of it, a sentence each.
+        inference: The way it is run, see `use`; None until that is decided, and then `WHOLE`.
     """
 
     name: str
@@ -70,6 +72,17 @@ class Teacher:
     precision: LogitPrecision = "fp32"
     code: str = ""
     notes: tuple[str, ...] = ()
+    inference: Inference | None = None
+
+    def use(self, inference: Inference) -> None:
+        """Has it run in this way from now on: its numbers may differ in the last digits."""
+        self.inference = inference
+        set_layout(self.module, inference)
+
+    @property
+    def batch(self) -> int:
+        """Most images that it is run on at once."""
+        return (self.inference or WHOLE).batch
 
     @property
     def runs(self) -> bool:
@@ -93,14 +106,15 @@ class Teacher:
         """The logits of some images.
 
         Args:
-            images_BCHW: uint8, at the size of `input`, on the module's device.
+            images_BCHW: uint8, at the size of `input`, on the module's device; run in parts of
+                `batch`.
 
         Returns:
             float32 `[B, classes]`.
         """
         with torch.inference_mode(), self._autocast(images_BCHW):
-            logits_BK: Tensor = self.module(images_BCHW)
-        return logits_BK.float().clone()  # outside, so that training may read it
+            parts = [self.module(part).float() for part in torch.split(images_BCHW, self.batch)]
+        return torch.cat(parts).clone()  # outside, so that training may read it
 
     def outputs(self, images_BCHW: Tensor, layers: tuple[str, ...]) -> hooks.Outputs:
         """The logits of some images and the outputs of some layers, for training to read.

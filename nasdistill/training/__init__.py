@@ -2,10 +2,10 @@
 
 from nasdistill.training.cuda_graph import GraphedSteps, capturable
 from nasdistill.training.loop import (
-    EVALUATION_BATCH,
     Diverged,
     Predictions,
     Progress,
+    inference_on,
     predict,
     seed_weights,
     train,
@@ -28,7 +28,6 @@ from nasdistill.training.timing import (
 )
 
 __all__ = [
-    "EVALUATION_BATCH",
     "WINDOW_STEPS",
     "BatchStream",
     "CompiledTiming",
@@ -43,6 +42,7 @@ __all__ = [
     "capturable",
     "fastest_precision",
     "graph_speedup",
+    "inference_on",
     "precision_steps",
     "predict",
     "quick_seconds_per_step",

@@ -18,14 +18,14 @@ from torch import nn
 
 from nasdistill.common import formats
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event
+from nasdistill.common.events import Emit, Event, telling
 from nasdistill.common.files import write_whole
 from nasdistill.common.json_files import read_or_set_aside
 from nasdistill.common.types import Sampling
 from nasdistill.data import Dataset
 from nasdistill.losses import Objective
 from nasdistill.training.heads import HEAD_BATCH, HEAD_RATE, head_run
-from nasdistill.training.loop import Diverged, predict
+from nasdistill.training.loop import Diverged, inference_on, predict
 from nasdistill.training.metrics import accuracy
 from nasdistill.training.precision import Precision, set_precision
 from nasdistill.training.run import Run
@@ -200,8 +200,11 @@ def _train_stage(
     run.precision = progress.precision
     set_precision(run.students, progress.precision)
     score, epochs = run.stream.dataset.score, settings.stages[part]
+    inference = None
     for epoch in train_through(run, epochs, "teacher", emit, checkpoint):
-        share = accuracy(*predict(run.student, score, run.size))
+        told = telling("scoring", "teacher", len(score), emit)
+        inference = inference or inference_on(run.student, score, run.size)
+        share = accuracy(*predict(run.student, score, run.size, told, inference))
         progress.accuracies.append({"tuned": part, "epoch": epoch, "accuracy": share})
         _save(progress, _progress_file(checkpoint))
         layers = "head alone" if part == "head" else "all layers"

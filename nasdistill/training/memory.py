@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from nasdistill.common.machine import give_freed_memory_back
+
 PARTS = 4
 """Micro-batches that make up a batch which does not fit."""
 
@@ -37,6 +39,7 @@ def ran_out(error: BaseException) -> bool:
 def free() -> None:
     """Frees memory that is not referenced any more, on the GPU too."""
     gc.collect()
+    give_freed_memory_back()
     torch.cuda.empty_cache()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,13 +17,14 @@ from torch import Tensor, nn
 
 from nasdistill.common import formats, locks
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event
+from nasdistill.common.events import Emit, Event, silent, telling, with_signs_of_life
 from nasdistill.common.files import set_aside, write_whole
-from nasdistill.common.intervals import ONE_SIDED_95, wilson
+from nasdistill.common.intervals import ONE_SIDED_95, TWO_SIDED_95, wilson
 from nasdistill.common.types import Sampling
 from nasdistill.data import Dataset, Split
 from nasdistill.losses import Objective
 from nasdistill.models.counts import count_module
+from nasdistill.models.inference import SMALL, Inference
 from nasdistill.models.weights import load_weights, read_weights
 from nasdistill.teachers import (
     SHIPPED,
@@ -34,7 +36,7 @@ from nasdistill.teachers import (
 )
 from nasdistill.training.checkpoint import go_on_from
 from nasdistill.training.heads import HEAD_BATCH, head_run
-from nasdistill.training.loop import EVALUATION_BATCH, predict, train
+from nasdistill.training.loop import Predictions, inference_on, predict, train
 from nasdistill.training.metrics import (
     accuracy,
     accuracy_with_interval,
@@ -46,11 +48,16 @@ from nasdistill.training.run import Run
 from nasdistill.training.schedule import BatchStream, ClassWeights, class_weights_of
 
 TRAIN_SAMPLE = 2000
-"""Most training examples on which a teacher is evaluated."""
+"""Most training examples on which a teacher is evaluated, of small pictures."""
+LARGE_SAMPLE = 500, 0.02
+"""Least training examples of large pictures on which it is, and half the width of the 95 % interval
+for whose sake there may be more."""
 OVERFITTED_GAP = 0.1
 """Difference of training and validation accuracy above which the user is warned."""
 BF16_WORTH = 0.8
 """Share of fp32's time below which bf16's logits are worth their rounding."""
+LARGE_COUNT = 128
+"""Large pictures on which the precisions are compared: a second or two at each."""
 SAME_CLASS = 0.98
 """Least share of images that both precisions must put in the same class."""
 
@@ -106,13 +113,16 @@ def train_through(
         yield epoch + 1
 
 
-def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) -> dict[str, Any]:
+def evaluate_teacher(
+    teacher: Teacher, dataset: Dataset, *, test: bool = False, emit: Emit = silent
+) -> dict[str, Any]:
     """Evaluates a teacher on the data.
 
     Args:
-        teacher: The teacher.
+        teacher: The teacher; the way it is run is decided if it is not yet.
         dataset: The data.
         test: Whether to evaluate it on the test split too.
+        emit: Told how far it is, where that takes a while.
 
     Returns:
         Accuracy on the validation split with its interval, expected calibration error, accuracy on
@@ -127,9 +137,10 @@ def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) 
             f"teacher {teacher.name!r} tells {teacher.classes} classes apart, the data "
             f"{dataset.name!r} has {len(dataset.classes)}"
         )
-    size = teacher.input.size
+    if teacher.inference is None:
+        teacher.use(fastest_teacher_inference(teacher, dataset))
     validation: list[Split] = [dataset.score, dataset.audit]
-    predictions = [predict(teacher.module, split, size) for split in validation]
+    predictions = [_predict(teacher, split, "validation", emit) for split in validation]
     logits = torch.cat([part.logits for part in predictions])
     labels = torch.cat([part.labels for part in predictions])
     counts = count_module(teacher.module, teacher.input)
@@ -149,15 +160,17 @@ def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) 
         "classes": teacher.classes,
         "ece": expected_calibration_error(logits.softmax(dim=1), labels),
     }
-    trained = _train_accuracy(teacher, dataset) if dataset.has_training else None
-    card |= {"train_accuracy": trained, "gap": None if trained is None else trained - share}
+    sample = sample_size(teacher, dataset, share)
+    trained = _train_accuracy(teacher, dataset, sample, emit) if sample else None
+    card |= {"train_accuracy": trained, "train_examples": sample}
+    card["gap"] = None if trained is None else trained - share
     if test:
-        test_logits, test_labels = predict(teacher.module, dataset.test, size)
+        test_logits, test_labels = _predict(teacher, dataset.test, "test", emit)
         card["test_accuracy"] = accuracy(test_logits, test_labels)
         card["test_ece"] = expected_calibration_error(test_logits.softmax(dim=1), test_labels)
     reason = useless(share, len(labels), teacher.classes)
     if reason is None and trained is not None:
-        reason = useless(trained, min(TRAIN_SAMPLE, len(dataset.train)), teacher.classes)
+        reason = useless(trained, sample, teacher.classes)
     if reason is not None:
         raise UserError(
             f"teacher {teacher.name!r} is barely better than chance on {dataset.name!r}: {reason}. "
@@ -165,6 +178,38 @@ def evaluate_teacher(teacher: Teacher, dataset: Dataset, *, test: bool = False) 
             "on these data with `nasdistill teacher train`."
         )
     return card
+
+
+def fastest_teacher_inference(teacher: Teacher, dataset: Dataset) -> Inference:
+    """The fastest way to run a teacher on some data; see `fastest_inference`."""
+    size = teacher.input.size
+    return inference_on(teacher.module, dataset.sample, size, both_layouts=True)
+
+
+def sample_size(teacher: Teacher, dataset: Dataset, accuracy: float) -> int:
+    """Training examples on which a teacher is evaluated, to see whether it is overfitted.
+
+    Of large pictures so many that the interval around an accuracy like the given one ends 2 points
+    above and below it.
+
+    Args:
+        teacher: The teacher.
+        dataset: The data.
+        accuracy: On validation data; that on training data is hardly lower.
+    """
+    most = min(TRAIN_SAMPLE, len(dataset.train))
+    if max(teacher.input.size) <= SMALL:
+        return most
+    least, half_width = LARGE_SAMPLE
+    share = max(accuracy, 0.5)
+    enough = math.ceil(TWO_SIDED_95**2 * share * (1 - share) / half_width**2)
+    return min(most, max(least, enough))
+
+
+def _predict(teacher: Teacher, split: Split, name: str, emit: Emit) -> Predictions:
+    """A teacher's logits on a split."""
+    told = telling(f"evaluating the teacher on {name} images", "teacher", len(split), emit)
+    return predict(teacher.module, split, teacher.input.size, told, teacher.inference)
 
 
 def useless(accuracy: float, examples: int, classes: int) -> str | None:
@@ -211,19 +256,23 @@ def stored_evaluation(teacher: Teacher, dataset: Dataset) -> dict[str, Any] | No
     return {**teacher.card, "name": teacher.name, **stored}
 
 
-def fastest_logit_precision(teacher: Teacher, dataset: Dataset, count: int = 500) -> LogitPrecision:
+def fastest_logit_precision(
+    teacher: Teacher, dataset: Dataset, count: int | None = None
+) -> LogitPrecision:
     """Times a teacher's forward pass at each precision.
 
     Args:
         teacher: The teacher.
         dataset: Its training split, or `sample`, gives the images.
-        count: Number of images.
+        count: Number of images; by default 500, or of large ones `LARGE_COUNT`.
 
     Returns:
         `bf16` where that is faster and gives the same class for nearly all images, else `fp32`.
     """
     if emulates_bf16(teacher.module):
         return "fp32"
+    if count is None:
+        count = 500 if max(teacher.input.size) <= SMALL else LARGE_COUNT
     ids = torch.arange(min(count, len(dataset.sample)))
     [batch] = dataset.sample.batches([(ids, None)], teacher.input.size)
     seconds: dict[LogitPrecision, float] = {}
@@ -360,11 +409,13 @@ def _train_head(
         pass
 
 
-def _train_accuracy(teacher: Teacher, dataset: Dataset) -> float:
-    count = min(TRAIN_SAMPLE, len(dataset.train))
+def _train_accuracy(teacher: Teacher, dataset: Dataset, count: int, emit: Emit) -> float:
+    """Accuracy on so many training examples, drawn with a seed of their own."""
     ids = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))[:count]
     right = 0
-    plan = [(part, None) for part in torch.split(ids, EVALUATION_BATCH)]
-    for batch in dataset.train.batches(plan, teacher.input.size):
+    plan = [(part, None) for part in torch.split(ids, teacher.batch)]
+    batches = dataset.train.batches(plan, teacher.input.size)
+    text = f"evaluating the teacher on a sample of {count:,} training images"
+    for batch in with_signs_of_life(batches, text, "teacher", count, emit, teacher.batch):
         right += int((teacher.logits(batch.images).argmax(dim=1) == batch.labels).sum())
     return right / count

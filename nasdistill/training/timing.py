@@ -6,10 +6,10 @@ import time
 from dataclasses import replace
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from nasdistill.models.depthwise import DepthwiseConv2d
+from nasdistill.models.inference import SMALL
 from nasdistill.training.cuda_graph import GraphedSteps, capturable
 from nasdistill.training.loop import train
 from nasdistill.training.precision import Precision, emulates_bf16, set_precision
@@ -27,9 +27,9 @@ COMPILED_WARM_UP, COMPILED_STEPS = 5, 20
 """Steps that show whether compiling pays: before the timed ones, and timed."""
 
 
-def precision_steps(device: torch.device) -> int:
+def precision_steps(run: Run) -> int:
     """The number of steps that `fastest_precision` trains at each precision."""
-    return WARM_UP + ROUNDS * _round_steps(device)
+    return WARM_UP + ROUNDS * _round_steps(run)
 
 
 def fastest_precision(run: Run) -> Precision:
@@ -44,7 +44,7 @@ def fastest_precision(run: Run) -> Precision:
     precisions = _worth_timing(run.students)
     if len(precisions) == 1:
         return precisions[0]
-    replayed, steps = capturable(run) is None, _round_steps(run.device)
+    replayed, steps = capturable(run) is None, _round_steps(run)
     branches: dict[Precision, Run] = {}
     for precision in precisions:
         branch = run.branch(run.lr_schedule)
@@ -165,9 +165,14 @@ def time_compilation(run: Run) -> CompiledTiming:
     return CompiledTiming(seconds / COMPILED_STEPS, time.perf_counter() - start - seconds)
 
 
-def _round_steps(device: torch.device) -> int:
-    """Steps of a round: on a card they are so short that starting a stretch of them shows."""
-    return 20 if device.type == "cuda" else 3
+def _round_steps(run: Run) -> int:
+    """Steps of a round: on a card they are so short that starting a stretch of them shows.
+
+    On a CPU a step of large pictures takes long enough to be timed alone.
+    """
+    if run.device.type == "cuda":
+        return 20
+    return 3 if max(run.size) <= SMALL else 1
 
 
 def _seconds(run: Run, warm_up: int, steps: int) -> float:

@@ -6,13 +6,24 @@ import copy
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from typing import Any
 
+import torch
 from torch import nn
 
 from nasdistill import training
 from nasdistill.common import locks
+from nasdistill.common.events import telling
+from nasdistill.data import Split
 from nasdistill.models.counts import count_architecture
 from nasdistill.models.depthwise import DepthwiseConv2d
+from nasdistill.models.inference import (
+    WHOLE,
+    Inference,
+    fastest_inference,
+    is_probed,
+    most_images,
+)
 from nasdistill.models.limits import MOST_PARAMETERS
 from nasdistill.results import keys
 from nasdistill.space import Architecture
@@ -21,6 +32,7 @@ from nasdistill.training import (
     GraphedSteps,
     LRSchedule,
     Precision,
+    Predictions,
     Run,
     capturable,
     precision_steps,
@@ -69,11 +81,49 @@ def precision_for(
             micro_batch=micro_batch,
         )
         with locks.busy(context.latency_lock):
-            setup.prepare(precision_steps(run.device) * setup.stream.batch_size, 0)
+            setup.prepare(precision_steps(run) * setup.stream.batch_size, 0)
             return training.fastest_precision(run)
 
     precision: Precision = context.study.get_or_measure(keys.PRECISION.of(kind_of(students)), probe)
     return precision
+
+
+def inference_for(context: StudyContext, student: nn.Module) -> Inference:
+    """The way a kind of student is run on large pictures: probed once and stored.
+
+    Args:
+        context: The study's.
+        student: One of them, in the layout that it was trained in; left in eval mode.
+    """
+    data = context.dataset
+    [first] = data.score.batches([(torch.arange(1), None)], data.input.size)
+    if not is_probed(first.images):
+        return WHOLE
+
+    def probe() -> list[Any]:
+        with locks.busy(context.latency_lock):
+            return list(fastest_inference(student.eval(), first.images))
+
+    key = keys.INFERENCE.of(kind_of([student]))
+    batch, layout = context.study.get_or_measure(key, probe)
+    return Inference(min(batch, most_images(student.eval(), first.images)), layout)
+
+
+def predict(
+    context: StudyContext, student: nn.Module, split: Split, text: str, stage: str = "finals"
+) -> Predictions:
+    """A student's logits on a split; tells how far it is, where that takes a while.
+
+    Args:
+        context: The study's.
+        student: In the layout that it was trained in; left in eval mode.
+        split: The examples.
+        text: What is being done.
+        stage: As of `Event`.
+    """
+    told = telling(text, stage, len(split), context.emit)
+    inference = inference_for(context, student)
+    return training.predict(student, split, context.dataset.input.size, told, inference)
 
 
 def choose_capture(context: StudyContext, setup: TrainingSetup, run: Run) -> None:

@@ -18,7 +18,7 @@ from nasdistill.analysis.audit import FullRuns
 from nasdistill.analysis.experience import Experience
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event
+from nasdistill.common.events import Emit, Event, telling
 from nasdistill.common.machine import (
     describe_machine,
     describe_versions,
@@ -34,6 +34,7 @@ from nasdistill.study import Study, settle_space
 from nasdistill.study.experience import open_experience, setting_of
 from nasdistill.teachers import Teacher
 from nasdistill.teachers.recorded import table_hash
+from nasdistill.training.memory import free
 from nasdistill.training.metrics import MEASURES, Accuracy
 from nasdistill.trials.beginning import open_beginning
 from nasdistill.trials.cutting import CutFrom, open_cut
@@ -168,8 +169,11 @@ class StudyContext:
         """
         if not self.teacher.runs:
             return None
-        size = self.teacher.input.size
-        return training.predict(self.teacher.module, self.dataset.test, size)[0]
+        teacher, test = self.teacher, self.dataset.test
+        told = telling("testing the teacher", "finals", len(test), self.emit)
+        return training.predict(
+            teacher.module, test, teacher.input.size, told, teacher.inference
+        ).logits
 
     @property
     def score_name(self) -> str:
@@ -274,6 +278,7 @@ def open_context(
     teachers = open_teacher_pool(study, dataset, device, plugins, emit)
     if beginning is None:
         beginning = open_cut(study, teachers.main, dataset, emit)
+    free()  # training needs other tensors than evaluating large pictures did
     _warn_of_scoring(recipe, emit)
     study.get_or_measure(keys.MACHINE, lambda: describe_machine(device))
     study.get_or_measure(keys.VERSIONS, describe_versions)

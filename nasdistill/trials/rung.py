@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from torch import nn
 
 from nasdistill import training
 from nasdistill.common import locks
-from nasdistill.common.events import Event
+from nasdistill.common.events import Event, telling
 from nasdistill.common.seeds import hash_seed
 from nasdistill.results import Candidate, RungScore
 from nasdistill.study import architecture_of
 from nasdistill.training import LRSchedule, Run
 from nasdistill.training.metrics import accuracy
-from nasdistill.trials.autotune import choose_capture, precision_for
+from nasdistill.trials.autotune import choose_capture, inference_for, precision_for
 from nasdistill.trials.context import StudyContext
 from nasdistill.trials.training_setup import TrainingSetup
 
@@ -82,7 +83,7 @@ def train_rung(
     schedule = run.lr_schedule
     cooled = run.branch(LRSchedule(schedule.peak, schedule.warm_up, turn, budget))
     _train_until(context, cooled, budget, f"branch of rung {rung}", rung, number)
-    return _score(context, cooled, rung, start)
+    return _score(context, cooled, rung, number, start)
 
 
 def _train_until(
@@ -105,13 +106,19 @@ def _train_until(
         )
 
 
-def _score(context: StudyContext, run: Run, rung: int, start: float) -> RungScore:
+def _score(context: StudyContext, run: Run, rung: int, number: int, start: float) -> RungScore:
     """Scores a run's best student on the score half; `start` is `time.perf_counter()`."""
-    data = context.dataset
-    with locks.busy(context.latency_lock):
-        predictions = [
-            training.predict(student, data.score, data.input.size) for student in run.students
-        ]
+
+    def emit(event: Event) -> None:
+        context.emit(replace(event, trial=number, rung=rung))
+
+    data, predictions = context.dataset, []
+    told = telling(f"scoring rung {rung}", "search", len(data.score), emit)
+    for student in run.students:
+        inference = inference_for(context, student)  # which locks in another order
+        with locks.busy(context.latency_lock):
+            prediction = training.predict(student, data.score, data.input.size, told, inference)
+        predictions.append(prediction)
     peers = tuple(context.score_of(prediction).share for prediction in predictions)
     logits, labels = chosen = predictions[peers.index(max(peers))]
     best = context.score_of(chosen)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event, warn_of
+from nasdistill.common.events import Emit, Event, silent, warn_of
 from nasdistill.common.seeds import hash_seed
 from nasdistill.data import Dataset
 from nasdistill.losses import MAIN
@@ -20,10 +19,9 @@ from nasdistill.models import artifact
 from nasdistill.models.counts import count_architecture
 from nasdistill.recipe import Recipe, SyntheticOptions, TeacherOptions
 from nasdistill.results import keys
-from nasdistill.results.keys import Key
 from nasdistill.space import Architecture
 from nasdistill.study import Study
-from nasdistill.teachers import LogitPrecision, Teacher, load_teacher, synthesis
+from nasdistill.teachers import Teacher, load_teacher, synthesis
 from nasdistill.teachers.logit_cache import LogitCache
 from nasdistill.teachers.recorded import recorded_teacher
 from nasdistill.teachers.table import read_table
@@ -46,15 +44,10 @@ from nasdistill.training.from_scratch import (
 )
 from nasdistill.training.teacher import (
     checkpoint_of,
-    evaluate_teacher,
-    fastest_logit_precision,
-    stored_evaluation,
     tune_head,
-    useless,
-    warnings_of,
 )
 from nasdistill.trials.plugins import Plugins
-from nasdistill.trials.same_content import check_same_teacher
+from nasdistill.trials.teacher_evaluation import evaluate_once
 
 HEAD_EPOCHS = 3
 
@@ -72,6 +65,7 @@ class TeacherPool:
         on_fill: Told of every fill, see `LogitCache`.
         report: Told in words what takes time.
         cache_size: Most bytes of the caches below `root`; None for no limit.
+        emit: Told how far a fill is.
         caches: The caches opened so far, by teacher and data.
     """
 
@@ -83,6 +77,7 @@ class TeacherPool:
     on_fill: Callable[[int, float], None]
     report: Callable[[str], None]
     cache_size: int | None = None
+    emit: Emit = silent
     caches: dict[tuple[str, str], LogitCache] = field(default_factory=dict)
     _loaded: dict[str, Teacher] = field(default_factory=dict)
 
@@ -117,12 +112,12 @@ class TeacherPool:
 
     def cached_targets(self, teacher: Teacher, dataset: Dataset) -> CachedTargets:
         """The targets of a frozen teacher, its logits remembered."""
-        # Equal weights at another size, or in another precision, give other logits.
-        identity = (teacher.weights_hash, teacher.input, teacher.precision)
+        # Equal weights at another size, in another precision or layout, give other logits.
+        identity = (teacher.weights_hash, teacher.input, teacher.precision, teacher.inference)
         key = (repr(identity), dataset.fingerprint)
         if key not in self.caches:
             self.caches[key] = LogitCache(
-                teacher, dataset, self.root, self.on_fill, self.cache_size
+                teacher, dataset, self.root, self.on_fill, self.cache_size, self.emit
             )
         return CachedTargets(teacher, self.caches[key])
 
@@ -206,85 +201,16 @@ def open_teacher_pool(
     main = open_teacher(recipe, dataset, device, root, plugins, emit)
     evaluate_once(study, keys.TEACHER, main, dataset, emit)
     return TeacherPool(
-        dataset, main, recipe.teachers, load, root / ".cache", on_fill, report, recipe.cache_size
+        dataset,
+        main,
+        recipe.teachers,
+        load,
+        root / ".cache",
+        on_fill,
+        report,
+        recipe.cache_size,
+        emit,
     )
-
-
-def evaluate_once(
-    study: Study, key: Key[dict[str, Any]], teacher: Teacher, dataset: Dataset, emit: Emit
-) -> None:
-    """Evaluates a teacher once in a study, and decides the precision of its logits.
-
-    Args:
-        study: The study, which keeps the card; see `training.teacher.evaluate_teacher`.
-        key: Of the card.
-        teacher: The teacher; its precision is set.
-        dataset: The study's data.
-        emit: Told what is doubtful.
-
-    Raises:
-        UserError: If it is useless for the data, or not the one that the study was made with.
-    """
-    evaluate = evaluate_teacher if teacher.runs else _evaluate_table
-    card = study.get_or_measure(
-        key, lambda: stored_evaluation(teacher, dataset) or evaluate(teacher, dataset)
-    )
-    check_same_teacher(study.folder.name, card, teacher)
-    if not teacher.runs:
-        text = (
-            f"teacher {teacher.name}: recorded answers, accuracy {card['train_accuracy']:.4f} on "
-            "the training split; how it does on other images is not known"
-        )
-        emit(Event("note", text, stage="teacher"))
-        return
-    for text in warnings_of(dict(card)):
-        emit(Event("warning", text, stage="teacher"))
-    teacher.precision = study.get_or_measure(
-        keys.PRECISION.of(key.name), lambda: _precision_of_logits(study.recipe, teacher, dataset)
-    )
-    text = (
-        f"teacher {teacher.name}: {card['params']:,} parameters, validation accuracy "
-        f"{card['validation_accuracy']:.4f}{_balanced_in_words(card)}, calibration error "
-        f"{card['ece']:.3f}"
-    )
-    emit(Event("note", text, stage="teacher"))
-
-
-def _balanced_in_words(card: Mapping[str, Any]) -> str:
-    """Balanced accuracy, where it is another figure than accuracy; empty otherwise."""
-    balanced = card.get("validation_balanced_accuracy")
-    if balanced is None or f"{balanced:.2f}" == f"{card['validation_accuracy']:.2f}":
-        return ""
-    return f", balanced {balanced:.4f}"
-
-
-def _evaluate_table(teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
-    """The card of a recorded teacher: its accuracy on what was recorded.
-
-    Raises:
-        UserError: If that is barely better than chance.
-    """
-    path = Path(teacher.name.removeprefix("table:"))
-    table = read_table(path, dataset.names, dataset.classes, "error")
-    correct = table.logits.argmax(axis=1) == dataset.train.labels.cpu().numpy()
-    accuracy = float(correct.mean())
-    reason = useless(accuracy, len(correct), len(dataset.classes))
-    if reason is not None:
-        raise UserError(
-            f"teacher {teacher.name!r} is barely better than chance on {dataset.name!r}: {reason}. "
-            "Its ids or classes may be in another order"
-        )
-    accuracies = ("validation_accuracy", "validation_balanced_accuracy")
-    unknown = ("params", "macs", "bytes", *accuracies, "ece", "gap")
-    known = {"weights_hash": teacher.weights_hash, "train_accuracy": accuracy}
-    return {**teacher.card, **known, **dict.fromkeys(unknown)}
-
-
-def _precision_of_logits(recipe: Recipe, teacher: Teacher, dataset: Dataset) -> LogitPrecision:
-    """The precision of the teacher's logits: as the recipe says, or probed."""
-    if recipe.precision == "auto":
-        return fastest_logit_precision(teacher, dataset)
-    return "fp32" if recipe.precision == "fp32" else "bf16"
 
 
 def open_teacher(

@@ -295,7 +295,7 @@ def test_where_students_begin_follows_from_the_space() -> None:
 
 def test_the_learning_rate_follows_from_where_students_begin() -> None:
     begun, given = Recipe(begin="teacher"), Recipe(begin="teacher", learning_rate=0.1)
-    assert (Recipe().rate(), begun.rate(), begun.rate("fresh")) == (0.008, 0.001, 0.008)
+    assert (Recipe().rate(), begun.rate(), begun.rate("fresh")) == (0.008, 0.006, 0.008)
     assert given.rate() == given.rate("fresh") == 0.1
     # A study of an earlier release names the rate, and does not say where students begin.
     assert changed_keys(Recipe(learning_rate=0.008), Recipe().resolved("mobile", ("fresh",))) == []

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from small_study import write_blobs
 from torch import nn
 
 import nasdistill
+from nasdistill.common import events
 from nasdistill.common.errors import UserError
+from nasdistill.common.events import Event
 from nasdistill.common.types import Input
 from nasdistill.data import Batch, Dataset, RandAugment, load_data
+from nasdistill.models.inference import WHOLE, Inference
 from nasdistill.recipe import load_recipe
 from nasdistill.teachers import Teacher, weights_hash
 from nasdistill.teachers.logit_cache import BLOCK, LogitCache
@@ -65,6 +69,37 @@ def test_cached_logits_are_the_live_ones_of_the_same_view(data: Dataset, tmp_pat
         assert cache.logits(examples).dtype == torch.float16
     other = batch(data, ids, 5)
     assert not torch.equal(cache.logits(batch(data, ids, 0)), cache.logits(other))
+
+
+def test_a_block_is_always_asked_in_the_same_batches(data: Dataset, tmp_path: Path) -> None:
+    asked: list[list[int]] = []
+    for number, ids in enumerate((torch.tensor([3]), torch.arange(490))):
+        own = teacher()
+        own.use(Inference(96, False))
+        sizes: list[int] = []
+        own.module.register_forward_pre_hook(lambda _, args, into=sizes: into.append(len(args[0])))
+        cache = LogitCache(own, data, tmp_path / str(number))
+        cache.prepare([(ids, 0)])
+        asked.append(sizes)
+    assert asked[0] == asked[1] == [96] * 5 + [20]
+    examples = batch(data, ids, 0)
+    assert torch.allclose(cache.logits(examples).float(), own.logits(examples.images), atol=1e-2)
+
+
+def test_a_slow_fill_tells_how_far_it_is(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "SILENT_SECONDS", 0.02)
+    monkeypatch.setattr(events, "PAUSE_SECONDS", 0.0)
+    own = teacher()
+    own.use(Inference(100, False))
+    own.module.register_forward_hook(lambda *_: time.sleep(0.01))
+    told: list[Event] = []
+    LogitCache(own, data, tmp_path, emit=told.append).prepare([(torch.arange(1500), 0)])
+    assert {(each.kind, each.stage, each.total) for each in told} == {("progress", "answers", 1500)}
+    done = [each.done for each in told]
+    assert done == sorted(done)
+    assert len(done) > 5
 
 
 def test_a_hit_gives_the_logits_of_the_miss(data: Dataset, tmp_path: Path) -> None:
@@ -148,6 +183,10 @@ def test_another_teacher_other_data_or_other_views_have_a_cache_of_their_own(
     assert LogitCache(teacher(0), data, tmp_path).folder == here
     assert LogitCache(replace(teacher(0), precision="bf16"), data, tmp_path).folder != here
     assert LogitCache(replace(teacher(0), code="timm 1"), data, tmp_path).folder != here
+    assert LogitCache(replace(teacher(0), inference=WHOLE), data, tmp_path).folder == here
+    for inference in (Inference(32, False), Inference(500, True)):
+        run = replace(teacher(0), inference=inference)
+        assert LogitCache(run, data, tmp_path).folder != here
     augmented = data.with_views(replace(data.views, rand_augment=RandAugment(1, 5)))
     assert LogitCache(teacher(0), augmented, tmp_path).folder != here
     assert LogitCache(teacher(1), data, tmp_path).folder != here

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from model_helpers import conv
 from small_study import write_blobs
 from torch import nn
 
+from nasdistill.common import events
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Event
 from nasdistill.common.types import Input
-from nasdistill.data import Dataset, load_data
+from nasdistill.data import Dataset, Split, load_data
 from nasdistill.models import Classifier, build
+from nasdistill.models.inference import WHOLE, Inference
 from nasdistill.space import Architecture
 from nasdistill.teachers import Teacher, load_teacher, weights_hash
+from nasdistill.training import predict
 from nasdistill.training import teacher as teaching
 
 MLP = Architecture(
@@ -143,3 +148,58 @@ def test_logits_are_computed_in_bf16_only_where_that_is_faster_and_agrees(
     assert (
         replace(teacher, precision="bf16").logits(torch.zeros(2, 1, 16, 16)).dtype == torch.float32
     )
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "examples"),
+    [(0.9, 865), (0.5, 2000), (0.2, 2000), (0.99, 500)],  # 1.96² p (1 - p) / 0.02², 500 to 2,000
+)
+def test_the_sample_of_large_training_pictures_is_as_large_as_two_points_take(
+    data: Dataset, accuracy: float, examples: int
+) -> None:
+    large = replace(untrained(3), input=Input(1, 96, 96))
+    many = replace(data, train=Many(data.train))
+    assert teaching.sample_size(large, many, accuracy) == examples
+    assert teaching.sample_size(large, data, accuracy) == min(examples, len(data.train))
+    assert teaching.sample_size(untrained(3), many, accuracy) == 2000  # small ones, as ever
+
+
+class Many:
+    """A split of which only the length counts."""
+
+    def __init__(self, split: Split) -> None:
+        self.labels = split.labels
+
+    def __len__(self) -> int:
+        return 100_000
+
+
+def test_a_slow_evaluation_tells_how_far_it_is(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "SILENT_SECONDS", 0.01)
+    monkeypatch.setattr(events, "PAUSE_SECONDS", 0.0)
+    torch.manual_seed(0)
+    learned = nn.Sequential(nn.Flatten(), nn.Linear(256, 3))
+    teacher = teacher_of(Classifier(learned, (0.4,), (0.25,)), 3)
+    monkeypatch.setattr(teaching, "useless", lambda *_: None)
+    teacher.use(Inference(20, False))
+    teacher.module.register_forward_hook(lambda *_: time.sleep(0.005))
+    told: list[Event] = []
+    card = teaching.evaluate_teacher(teacher, data, test=True, emit=told.append)
+    texts = {each.text for each in told}
+    for part in ("validation images", "a sample of", "test images"):
+        assert any(part in text for text in texts), (part, texts)
+    assert all(each.eta_seconds is not None and each.total for each in told)
+    assert card["train_examples"] == len(data.train)
+
+
+def test_an_evaluation_is_the_same_in_any_batch_and_layout(data: Dataset) -> None:
+    images, size = data.score, (16, 16)
+    found = []
+    for inference in (WHOLE, Inference(16, False), Inference(32, True)):
+        teacher = teacher_of(conv(), 3)
+        teacher.use(inference)
+        found.append(predict(teacher.module, images, size, None, inference).logits)
+    assert torch.allclose(found[0], found[1], atol=1e-5)
+    assert torch.allclose(found[0], found[2], atol=1e-5)
