@@ -15,7 +15,7 @@ from nasdistill import training
 from nasdistill.common import locks
 from nasdistill.common.events import telling
 from nasdistill.data import Split
-from nasdistill.models.counts import count_architecture
+from nasdistill.models.counts import count_architecture, count_params
 from nasdistill.models.depthwise import DepthwiseConv2d
 from nasdistill.models.inference import (
     WHOLE,
@@ -215,10 +215,14 @@ def example_run(context: StudyContext) -> Run:
 
 def draw_within_limits(context: StudyContext, rng: random.Random) -> Architecture:
     """Draws an architecture whose counts keep the limits; after `DRAWS` draws, any."""
+    shape, classes = context.dataset.input, context.classes
+    most = min(MOST_PARAMETERS, context.limits.get("params", MOST_PARAMETERS))
     for _ in range(DRAWS):
         architecture = context.study.space.random(rng)
-        counts = count_architecture(architecture, context.dataset.input, context.classes)
-        if counts.params <= MOST_PARAMETERS and not excess_over(asdict(counts), context.limits):
+        if count_params(architecture, shape, classes) > most:  # quick, and settles most of them
+            continue
+        counts = count_architecture(architecture, shape, classes)
+        if not excess_over(asdict(counts), context.limits):
             break
     return architecture
 
