@@ -29,9 +29,11 @@ RECIPE = SEARCH.replace("top_k: 2", "top_k: 1") + "baseline: true\n"
 
 
 def run(folder: Path, moment: str) -> int:
+    # Threads that share such small layers wait for each other, for long where a machine is busy.
     done = subprocess.run(
         [sys.executable, str(KILLED_SEARCH), moment],
         cwd=folder,
+        env={**os.environ, "OMP_THREAD_LIMIT": "1"},
         capture_output=True,
         text=True,
         check=False,
