@@ -89,6 +89,8 @@ def pruned_space(space: SearchSpace, base: Architecture, input: Input, classes: 
     }
     width = template.node("width")
     keep: dict[str, Node] = {"width": width, "stages": stages, "layers": Group(layers)}
+    if wrong:
+        keep["whole"] = Row(tuple(Constant(name) for name in wrong))
     left_whole = {k: v for k, v in {**structure.whole, **wrong}.items() if "logits" not in v}
     if not axes:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_whole.items())[:3])

@@ -233,13 +233,13 @@ def counts_of(structure: Structure, keep: Mapping[str, Any]) -> dict[str, int]:
         structure: Of the net.
         keep: `width`, a ratio of all channels; `stages` (a list, each with some of `outer`,
             `inner`, `heads`, `depth`) and `layers`, ratios of that by axis; what is not named is 1,
-            and no block goes.
+            and no block goes; `whole`, names of groups that stay as they are.
 
     Raises:
         ValueError: Naming what is wrong.
     """
     ratios: dict[str, Any] = {}
-    _check_keys(keep, ("width", "stages", "layers"), "keep")
+    _check_keys(keep, ("width", "stages", "layers", "whole"), "keep")
     width = _ratio(keep.get("width", 1.0), "keep.width")
     stages, layers = keep.get("stages", []), keep.get("layers", {})
     if not isinstance(stages, list) or len(stages) > len(structure.stages):
@@ -261,7 +261,14 @@ def counts_of(structure: Structure, keep: Mapping[str, Any]) -> dict[str, int]:
         if axis not in structure.layers:
             raise ValueError(f"keep.layers: there is no layer {str(axis)[:80]!r} that can be cut")
         ratios[structure.layers[axis]] = width * _ratio(value, f"keep.layers.{axis}")
-    return {name: units_of(structure.groups[name], ratio) for name, ratio in ratios.items()}
+    whole = keep.get("whole", [])
+    if not isinstance(whole, list) or not all(isinstance(name, str) for name in whole):
+        raise ValueError("keep.whole: a list of names is expected")
+    return {
+        name: units_of(structure.groups[name], ratio)
+        for name, ratio in ratios.items()
+        if name not in whole
+    }
 
 
 def _check_keys(values: Any, known: Sequence[str], place: str) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ class CutFrom(Beginning):
         key = f"{architecture.fingerprint} {fed.fingerprint}"
         if key not in self._last:  # a trial builds its student several times
             keep = architecture.values["keep"]
-            source = self._source(keep.get("width", 1.0))
+            source = self._source(keep.get("width", 1.0), keep.get("whole", []))
             student = _cut(source, keep, self.sources[1.0].structure)
             reestimate(student, (batch for batch, _ in _batches(fed, images.input.size)))
             self._last.clear()
@@ -101,7 +101,7 @@ class CutFrom(Beginning):
         """See `Beginning.origin`."""
         return f"cut from {self.name}"
 
-    def _source(self, width: float) -> Source:
+    def _source(self, width: float, left_whole: list[str]) -> Source:
         """The smallest step that has all channels of a student of some width."""
         source = self.sources[1.0]
         for step in WIDTHS:
@@ -109,7 +109,8 @@ class CutFrom(Beginning):
                 break
             if step not in self.sources:
                 assert self.context, "students are asked for before the study is open"
-                self.sources[step] = make_step(self.context[0], self.sources[1.0], source, step)
+                keep = {"width": step, "whole": left_whole}
+                self.sources[step] = make_step(self.context[0], self.sources[1.0], source, keep)
             source = self.sources[step]
         return source
 
@@ -186,20 +187,20 @@ def _tell_other_size(teacher: Teacher, dataset: Dataset, emit: Emit) -> None:
         emit(Event("warning", text, stage="teacher"))
 
 
-def make_step(context: StudyContext, first: Source, above: Source, width: float) -> Source:
+def make_step(context: StudyContext, first: Source, above: Source, keep: dict[str, Any]) -> Source:
     """Cuts a net to a share of all its channels and distils what is left; or reads what was made.
 
     Args:
         context: The study's; the step is kept in its folder.
         first: The net as it was.
         above: The step before, which is cut.
-        width: The share of `first`.
+        keep: The share of `first` that stays, as `pruning.counts_of` takes it.
 
     Returns:
         The step; `above` itself where no channel can go.
     """
     study, dataset = context.study, context.dataset
-    keep, size = {"width": width}, dataset.input.size
+    width, size = keep["width"], dataset.input.size
     counts = counts_of(first.structure, keep)
     if all(above.structure.groups[name].size <= count for name, count in counts.items()):
         return above
@@ -252,7 +253,7 @@ def _distil(
     return trained
 
 
-def _cut(source: Source, keep: dict[str, object], whole: Structure) -> Classifier:
+def _cut(source: Source, keep: dict[str, Any], whole: Structure) -> Classifier:
     """A student of a step, before batch norm is estimated anew."""
     net = copy.deepcopy(source.whole.net).requires_grad_(True)
     cut(net, source.structure, keep, source.scores, whole)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
@@ -137,6 +138,30 @@ keep:
     with pytest.raises(UserError, match=r"keep.stages.4: the net has 2 stages, 0 to 1"):
         late = SearchSpace.from_yaml(text.replace("    1:", "    4:"), "x.yaml")
         pruned_space(late, RESNET, INPUT, 3)
+
+
+class Shuffled(nn.Module):
+    """Channels in another order, which tracing does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 32, 1), nn.Conv2d(32, 32, 1)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x).flip(1)).mean((2, 3)))
+
+
+def test_what_cannot_be_cut_stays_whole_in_every_architecture() -> None:
+    register_nets({"shuffled": lambda classes, input: Shuffled()})
+    base = Architecture("import", {"name": "shuffled"})
+    made = pruned_space(SearchSpace.load("pruned"), base, INPUT, 3)
+    least = smallest(made.space)
+    assert list(made.left_whole) == least.values["keep"]["whole"] == ["first"]
+    net = build(least, INPUT, 3)
+    assert net.get_parameter("first.weight").shape[0] == 32
+    assert net.get_parameter("second.weight").shape[0] == 8
+    assert made.space.with_tree_of(made.space.to_dict()).fingerprint == made.space.fingerprint
 
 
 def test_a_net_with_nothing_to_cut() -> None:
