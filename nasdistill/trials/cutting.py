@@ -244,7 +244,7 @@ def _distil(
     with locks.busy(context.latency_lock):
         setup.prepare(total, 0)
     steps = train_through(
-        run, STEP_EPOCHS, "search", labelled.emit, checkpoint, context.latency_lock
+        run, STEP_EPOCHS, "teacher", labelled.emit, checkpoint, context.latency_lock
     )
     for _ in steps:
         pass
