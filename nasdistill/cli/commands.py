@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from nasdistill.cli import options
+from nasdistill.cli import model_options, options
 from nasdistill.cli.console import console, error_messages, with_progress
 from nasdistill.cli.teacher_commands import teacher_app
 
@@ -228,10 +228,10 @@ def studies(as_json: options.Json = False) -> None:
 
 @app.command()
 def spaces(
-    name: options.SpaceName = None,
-    size: options.SpaceSize = 28,
-    channels: options.InputChannels = 1,
-    classes: options.Classes = 10,
+    name: model_options.SpaceName = None,
+    size: model_options.SpaceSize = 28,
+    channels: model_options.InputChannels = 1,
+    classes: model_options.Classes = 10,
     teacher: options.Teacher = None,
     import_file: options.Import = None,
     as_json: options.Json = False,
@@ -284,10 +284,10 @@ def _print_shipped_spaces(as_json: bool) -> None:
 
 @app.command()
 def evaluate(
-    final: options.FinalOf,
-    data: options.OtherData = None,
-    split: options.Part = "test",
-    device: options.DeviceOf = "auto",
+    final: model_options.FinalOf,
+    data: model_options.OtherData = None,
+    split: model_options.Part = "test",
+    device: model_options.DeviceOf = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Hold a final against its teacher: agreement, classes, calibration, robustness, bias.
@@ -310,8 +310,8 @@ def evaluate(
 @app.command()
 def audit(
     study: options.Study,
-    count: options.AuditCount = 12,
-    repeats: options.AuditRepeats = 3,
+    count: model_options.AuditCount = 12,
+    repeats: model_options.AuditRepeats = 3,
     as_json: options.Json = False,
 ) -> None:
     """Distil a sample of a study's trials in full: how far can its short scores be trusted?"""
@@ -330,13 +330,13 @@ def audit(
 
 @app.command()
 def tune(
-    target: options.TuneTarget,
-    over: options.Over = "temperature,alpha",
-    temperatures: options.Temperatures = None,
-    alphas: options.Alphas = None,
-    epochs: options.TuneEpochs = 2,
-    data: options.TuneData = None,
-    teacher: options.TuneTeacher = None,
+    target: model_options.TuneTarget,
+    over: model_options.Over = "temperature,alpha",
+    temperatures: model_options.Temperatures = None,
+    alphas: model_options.Alphas = None,
+    epochs: model_options.TuneEpochs = 2,
+    data: model_options.TuneData = None,
+    teacher: model_options.TuneTeacher = None,
     classes: options.ClassOrder = None,
     as_json: options.Json = False,
 ) -> None:
@@ -371,13 +371,13 @@ def _parse_numbers(text: str | None) -> tuple[float, ...] | None:
 
 @app.command()
 def profile(
-    target: options.Target,
-    engine: options.Engine = "onnxruntime",
-    threads: options.Threads = 1,
-    batch: options.BatchOf = 1,
-    size: options.Size = 28,
-    channels: options.InputChannels = 1,
-    classes: options.Classes = 10,
+    target: model_options.Target,
+    engine: model_options.Engine = "onnxruntime",
+    threads: model_options.Threads = 1,
+    batch: model_options.BatchOf = 1,
+    size: model_options.Size = 28,
+    channels: model_options.InputChannels = 1,
+    classes: model_options.Classes = 10,
     import_file: options.Import = None,
     as_json: options.Json = False,
 ) -> None:
@@ -404,9 +404,9 @@ def profile(
 @app.command()
 def export(
     study: options.Study,
-    rank: options.Rank,
-    format: options.Format = "onnx",
-    out: options.OutFile = None,
+    rank: model_options.Rank,
+    format: model_options.Format = "onnx",
+    out: model_options.OutFile = None,
     as_json: options.Json = False,
 ) -> None:
     """Export a final."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from nasdistill.cli import options, teacher_options
+from nasdistill.cli import model_options, options, teacher_options
 from nasdistill.cli.console import with_progress
 from nasdistill.common import formats
 
@@ -17,7 +17,7 @@ teacher_app = typer.Typer(no_args_is_help=True, help="Train, evaluate or record 
 @teacher_app.command("train")
 def teacher_train(
     out: teacher_options.Out,
-    data: options.DataOf = "fashion-mnist-mini",
+    data: model_options.DataOf = "fashion-mnist-mini",
     architecture: teacher_options.ArchitectureFile = None,
     source: teacher_options.From = None,
     tune: teacher_options.Tune = None,
@@ -29,9 +29,9 @@ def teacher_train(
     half: teacher_options.Half = False,
     sampling: teacher_options.BalanceOf = "uniform",
     class_weights: teacher_options.ClassWeightsOf = None,
-    device: options.DeviceOf = "auto",
-    image_size: options.ImageSizeOf = None,
-    channels: options.ChannelsOf = None,
+    device: model_options.DeviceOf = "auto",
+    image_size: model_options.ImageSizeOf = None,
+    channels: model_options.ChannelsOf = None,
     as_json: options.Json = False,
 ) -> None:
     """Train a teacher on labels, from scratch or from pretrained weights; write it to a folder."""
@@ -60,12 +60,12 @@ def teacher_train(
 @teacher_app.command("evaluate")
 def teacher_evaluate(
     teacher: teacher_options.TeacherOf,
-    data: options.DataOf = "fashion-mnist-mini",
+    data: model_options.DataOf = "fashion-mnist-mini",
     weights: options.Weights = None,
     classes: options.ClassOrder = None,
-    device: options.DeviceOf = "auto",
-    image_size: options.ImageSizeOf = None,
-    channels: options.ChannelsOf = None,
+    device: model_options.DeviceOf = "auto",
+    image_size: model_options.ImageSizeOf = None,
+    channels: model_options.ChannelsOf = None,
     import_file: options.Import = None,
     as_json: options.Json = False,
 ) -> None:
@@ -89,12 +89,12 @@ def teacher_evaluate(
 def teacher_record(
     teacher: teacher_options.TeacherOf,
     out: teacher_options.TableOut,
-    data: options.DataOf = "fashion-mnist-mini",
+    data: model_options.DataOf = "fashion-mnist-mini",
     weights: options.Weights = None,
     classes: options.ClassOrder = None,
-    device: options.DeviceOf = "auto",
-    image_size: options.ImageSizeOf = None,
-    channels: options.ChannelsOf = None,
+    device: model_options.DeviceOf = "auto",
+    image_size: model_options.ImageSizeOf = None,
+    channels: model_options.ChannelsOf = None,
     seed: teacher_options.SplitSeed = 0,
     import_file: options.Import = None,
     as_json: options.Json = False,

@@ -1,0 +1,102 @@
+"""The options of commands about spaces, models and what was found: spaces, profile, evaluate, …."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nasdistill.cli.options import option
+
+SpaceName = Annotated[
+    str | None,
+    typer.Argument(
+        help="A shipped space or a YAML file (default: all are listed).", show_default=False
+    ),
+]
+Size = Annotated[int, option("--size", "Side of the input, in pixels (default: 28).")]
+SpaceSize = Annotated[
+    int,
+    option(
+        "--size",
+        "Side of the input, in pixels: large pictures have trees of their own (default: 28).",
+        "--image-size",
+    ),
+]
+InputChannels = Annotated[int, option("--channels", "Channels of the input, 1 or 3 (default: 1).")]
+Classes = Annotated[int, option("--classes", "Number of classes (default: 10).")]
+DataOf = Annotated[str, option("--data", "Data, as in search (default: fashion-mnist-mini).")]
+DeviceOf = Annotated[str, option("--device", "auto, cpu, cuda or cuda:N (default: auto).")]
+ImageSizeOf = Annotated[
+    int | None, option("--image-size", "Side of the images, in pixels (default: their own).")
+]
+ChannelsOf = Annotated[
+    int | None,
+    option("--channels", "Channels to which images are converted, 1 or 3 (default: their own)."),
+]
+Target = Annotated[
+    str, typer.Argument(help="A final (its folder, or STUDY/RANK) or an architecture.json.")
+]
+FinalOf = Annotated[str, typer.Argument(help="A final: STUDY/RANK, or its folder.")]
+OtherData = Annotated[
+    str | None,
+    option(
+        "--data",
+        "Other data with the same classes, as in search; all of them where they have no splits "
+        "(default: the study's own).",
+    ),
+]
+Part = Annotated[
+    str,
+    option(
+        "--split",
+        "test or audit; finals are reported on the test split, and evaluating chooses nothing "
+        "(default: test).",
+    ),
+]
+Engine = Annotated[
+    str,
+    option("--engine", "onnxruntime, torch, cuda or 'command:PROGRAM' (default: onnxruntime)."),
+]
+Threads = Annotated[int, option("--threads", "Threads of the engine (default: 1).")]
+BatchOf = Annotated[int, option("--batch", "Images at once (default: 1).")]
+Rank = Annotated[int, typer.Argument(help="Rank of the final, from 1.")]
+Format = Annotated[str, option("--format", "onnx or torch-export (default: onnx).")]
+OutFile = Annotated[
+    Path | None, option("--out", "File to write (default: STUDY-RANK.onnx or .pt2 here).")
+]
+
+# -- audit and tune -------------------------------------------------------------------------------
+
+AuditCount = Annotated[
+    int,
+    option("--count", "Trials to distil in full, at least 3 (default: 12)."),
+]
+AuditRepeats = Annotated[
+    int,
+    option("--repeats", "How many with a second seed, too (default: 3)."),
+]
+TuneTarget = Annotated[
+    str, typer.Argument(help="A study (its recommended final, or best trial) or architecture.json.")
+]
+Over = Annotated[str, option("--over", "temperature, alpha or both (default: temperature,alpha).")]
+Temperatures = Annotated[
+    str | None, option("--temperatures", "Temperatures to try (default: 1,2,3,5,7,10,15).")
+]
+Alphas = Annotated[
+    str | None,
+    option("--alphas", "Weights of the labels to try, 0 to 1 (default: 0,0.1,0.3,0.5,0.7)."),
+]
+TuneEpochs = Annotated[
+    int,
+    option("--epochs", "Epochs for each point (default: 2)."),
+]
+TuneData = Annotated[
+    str | None,
+    option("--data", "Data, for an architecture.json, as in search (default: the shipped ones)."),
+]
+TuneTeacher = Annotated[
+    str | None,
+    option("--teacher", "Teacher, for an architecture.json, as in search (default: auto)."),
+]
