@@ -30,7 +30,7 @@ space: pruned
 data: npz:blobs.npz
 teacher: folder:teacher
 study: small
-trials: 4
+trials: 3
 top_k: 1
 minimize: [params]
 max_params: 20k
@@ -84,6 +84,8 @@ def test_a_search_is_killed_and_resumed_and_its_final_stands_alone(bars: Path) -
     architecture: dict[str, Any] = json.loads((folder / "architecture.json").read_text())
     assert architecture["family"] == "pruned"
     assert architecture["values"]["base"] == {"family": "resnet", "values": VALUES}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["begin"], metrics["begin_weights"]) == ("teacher", "cut from folder:teacher")
     (bars / "teacher").rename(bars / "elsewhere")
     assert nasdistill.load(folder)(torch.rand(2, 1, 16, 16)).shape == (2, 3)
     # The teacher has moved, and the study with it.
@@ -109,3 +111,33 @@ def test_limits_that_no_cut_keeps(bars: Path) -> None:
 def test_what_students_cannot_be_cut_from(bars: Path, spec: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         nasdistill.search(load_recipe("recipe.yaml", {"teacher": spec}))
+
+
+def test_students_are_cut_from_steps_that_are_made_once(bars: Path) -> None:
+    """The net at half its width has 8 of 16 channels, so it is the only step there can be."""
+    study = bars / "studies" / "small"
+    recipe = load_recipe("recipe.yaml", {"trials": 1, "max_params": 8_000})
+    outcome = nasdistill.search(recipe)
+    student = nasdistill.load(study / "finals" / "1").net
+    steps = {path.name for path in (study / "cut").glob("*.safetensors")}
+    assert steps >= {"1-scores.safetensors", "0.5.safetensors", "0.5-scores.safetensors"}
+    assert outcome.record.stages["cutting"] > 0
+    # What was made is taken as it is; a damaged step is made again, and is the same.
+    step = study / "cut" / "0.5.safetensors"
+    before = step.read_bytes()
+    step.write_bytes(before[:100])
+    events: list[str] = []
+    changes = {"study": "small", "trial": outcome.record.finals[0].number}
+    (study / "finals" / "1" / "model.onnx").unlink()
+    nasdistill.distill(**changes, on_event=lambda event: events.append(event.text))
+    assert any("0.5.safetensors" in text and "is made again" in text for text in events)
+    assert step.read_bytes() == before
+    again = nasdistill.load(study / "finals" / "1").net
+    for name, weight in student.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name]), name
+
+
+def test_a_teacher_that_is_no_net_of_the_space(bars: Path) -> None:
+    recipe = load_recipe("recipe.yaml", {"begin": "pretrained"})
+    with pytest.raises(UserError, match="--begin pretrained: .* allowed: teacher, fresh"):
+        nasdistill.search(recipe)

@@ -83,7 +83,9 @@ def taylor(
     totals = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups}
     learn = [parameter.requires_grad for parameter in net.parameters()]
     net.requires_grad_(True)
+    seen = 0
     for images, labels in batches:
+        seen += 1
         net.zero_grad(set_to_none=True)
         with torch.enable_grad():
             loss = F.cross_entropy(forward(images).float(), labels)
@@ -98,7 +100,7 @@ def taylor(
     net.zero_grad(set_to_none=True)
     for parameter, flag in zip(net.parameters(), learn, strict=True):
         parameter.requires_grad_(flag)
-    return totals
+    return {name: total / max(seen, 1) for name, total in totals.items()}
 
 
 def activation(
@@ -137,17 +139,19 @@ def activation(
         for side in readers
         if isinstance(part_of(net, side.name), (nn.Conv2d, nn.Linear))
     ]
+    seen = 0
     try:
         with torch.no_grad():
             for images, _ in batches:
                 forward(images)
+                seen += 1
     finally:
         for handle in hooks:
             handle.remove()
 
     def of_side(side: Side) -> Tensor | None:
         met = _by_channel(part_of(net, side.name), side.side, torch.square)
-        return None if met is None or side.name not in squares else met * squares[side.name]
+        return None if met is None or side.name not in squares else met * squares[side.name] / seen
 
     return {group.name: _by_unit(group, of_side, _readers(group)) for group in groups}
 
