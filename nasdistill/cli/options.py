@@ -284,7 +284,8 @@ LearningRate = Annotated[
     str | None,
     option(
         "--learning-rate",
-        "Peak learning rate of AdamW (default: 0.008 for fresh students, 0.001 for others).",
+        "Peak learning rate of AdamW (default: 0.008 for fresh students, 0.006 for those that are "
+        "cut from their teacher, 0.001 for pretrained ones).",
     ),
 ]
 Alpha = Annotated[

@@ -196,7 +196,7 @@ def test_from_scratch_with_a_number_of_epochs(train: Train) -> None:
     card = train(architecture=write_perceptron(), epochs=40, half=True)
     assert card["epochs"] == 40 and card["stored"] == "fp16" and "scores" not in card
     assert card["learning_rate"] == 0.003
-    assert fine_tuning.RATES == {"head": 0.003, "all": 0.0001}
+    assert fine_tuning.RATES == {"head": 0.003, "all": 0.0005}
 
 
 def recalls(folder: str, data: str) -> list[float]:

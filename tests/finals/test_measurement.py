@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_the_teacher_itself_keeps_all_of_itself(context: StudyContext) -> None:
 
 def test_what_is_tested_is_what_the_student_says(context: StudyContext) -> None:
     (student,) = context.final.students(NET, context.dataset, 0)
-    candidate = Candidate(5, "complete", {}, "f", {})
+    candidate = Candidate(5, "complete", json.loads(NET.to_json()), "f", {})
     metrics, logits = measurement.measure_on_test(context, student, candidate, 2)
     data = context.dataset
     expected, labels = training.predict(student, data.test, data.input.size)
@@ -97,7 +98,7 @@ def test_retention_is_of_the_score_of_the_study(opened: OpenContext, tmp_path: P
     write_blobs(Path("blobs.npz"), uneven=True)
     context = opened(score="balanced-accuracy")
     (student,) = context.final.students(NET, context.dataset, 0)
-    candidate = Candidate(5, "complete", {}, "0123abcd", {})
+    candidate = Candidate(5, "complete", json.loads(NET.to_json()), "0123abcd", {})
     metrics, _ = measurement.measure_on_test(context, student, candidate, 2)
     key = "test_balanced_accuracy"
     expected = metrics[key] / metrics[f"teacher_{key}"]
@@ -113,7 +114,7 @@ def test_retention_is_of_the_score_of_the_study(opened: OpenContext, tmp_path: P
 
 def test_the_card_says_what_was_measured(context: StudyContext, tmp_path: Path) -> None:
     (student,) = context.final.students(NET, context.dataset, 0)
-    candidate = Candidate(5, "complete", {}, "0123abcd", {})
+    candidate = Candidate(5, "complete", json.loads(NET.to_json()), "0123abcd", {})
     metrics, _ = measurement.measure_on_test(context, student, candidate, 2)
     metrics |= measurement.export_student(context, student, tmp_path / "model.onnx")
     way = context.dataset.preparation
