@@ -279,6 +279,8 @@ def _scores(
         net: nn.Module = copy.deepcopy(whole)  # gradients would stay with the teacher
         assert isinstance(net, Classifier)
         batches = _batches(dataset, dataset.input.size)
+        if not dataset.has_training:  # no label of the score half may enter
+            batches = ((images, net(images).argmax(dim=1)) for images, _ in batches)
         scores = importance(study.recipe.importance, net.net, structure, batches, net)
         _write(path, scores)
         return scores
