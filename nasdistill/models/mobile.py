@@ -187,8 +187,9 @@ def _strides(input: Input, stages: Sequence[Mapping[str, Any]]) -> tuple[int, li
 
 def _head(value: Any, channels: int, classes: int, act: str) -> list[tuple[str, nn.Module]]:
     """All that follows the stages, by name."""
-    options = value if isinstance(value, Mapping) else {"type": "plain", "width": value}
-    features = whole(options, "width")
+    plain = not isinstance(value, Mapping)
+    options = {"type": "plain", "head": value} if plain else value
+    features = whole(options, "head" if plain else "width")
     layers: list[tuple[str, nn.Module]] = [
         ("mix", conv_bn(channels, features, 1, 1, act)),
         ("pool", nn.AdaptiveAvgPool2d(1)),
