@@ -282,7 +282,7 @@ def test_duplicate_keys_and_tags_and_bad_yaml() -> None:
 
 def test_load_by_name_and_path(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match="did you mean 'mobile'.*shipped: mlp, mobile, pruned, resn"
+        UserError, match="did you mean 'mobile'.*shipped: mlp, mobile, pretrained, pruned, r"
     ):
         SearchSpace.load("mobil")
     with pytest.raises(UserError, match="cannot read the file"):
