@@ -247,7 +247,8 @@ def counts_of(structure: Structure, keep: Mapping[str, Any]) -> dict[str, int]:
     if not isinstance(layers, Mapping):
         raise ValueError("keep.layers: an object is expected")
     ratios |= dict.fromkeys(structure.layers.values(), width)
-    for index, (stage, values) in enumerate(zip(structure.stages, stages, strict=False)):
+    rest: list[Any] = [{}] * (len(structure.stages) - len(stages))
+    for index, (stage, values) in enumerate(zip(structure.stages, [*stages, *rest], strict=True)):
         place = f"keep.stages.{index}"
         _check_keys(values, ("outer", "inner", "heads", "depth"), place)
         for axis, names in stage.axes.items():

@@ -152,6 +152,18 @@ def test_cutting_what_nothing_reads_changes_nothing(library: str, name: str) -> 
     assert sum(p.numel() for p in net.parameters()) < 0.5 * whole
 
 
+def test_a_width_is_a_share_of_all_channels_wherever_they_are() -> None:
+    structure = structure_of(build(RESNET, INPUT, 5), INPUT)
+    counts = counts_of(structure, {"width": 0.5, "stages": [{"outer": 0.5}]})
+    whole = {n: g.size for n, g in structure.groups.items() if not g.fixed}
+    assert counts.keys() == whole.keys() and set(whole.values()) == {16, 24, 48}
+    halves = {16: 8, 24: 16, 48: 24}  # multiples of 8; a quarter in the first stage's outer ones
+    outer = set(structure.stages[0].outer)
+    assert outer
+    for name, count in counts.items():
+        assert count == (8 if name in outer else halves[whole[name]]), name
+
+
 def test_a_net_that_was_cut_is_cut_further_as_if_it_had_been_traced_anew() -> None:
     net = build(RESNET, INPUT, 5)
     whole = structure_of(net, INPUT)
