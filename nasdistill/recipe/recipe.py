@@ -64,6 +64,9 @@ What a whole pretrained net knows is lost at such rates before it is of use: an 
 where networks are tuned.
 """
 
+_BEGIN_OF_SHIPPED: dict[str, Begin] = {"pruned": "teacher", "pretrained": "pretrained"}
+"""Where students of shipped spaces begin, other than `fresh`."""
+
 NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Names that a new study may be given."""
 
@@ -223,6 +226,8 @@ class Recipe(Closed):
         base = re.sub(r"[^A-Za-z0-9._-]+", "-", base).strip("-.") or "study"
         base = base[: MOST_NAME_BYTES - 7]  # a hash may follow
         default, shipped = Recipe().stored(), re.fullmatch(r"[\w-]+", self.space) is not None
+        if self.begin == _BEGIN_OF_SHIPPED.get(self.space, "fresh"):  # what `resolved` puts there
+            default["begin"] = self.begin
         named = {k: v for k, v in self.stored().items() if k not in (*UNNAMED, "space")}
         differs = {k: v for k, v in named.items() if v != default[k]}
         if shipped and not differs:

@@ -66,7 +66,8 @@ def _problem(error: Exception, first: Message) -> str | None:
 def _work(
     first: Message, tasks: queue.Queue[Message], emit: Emit, send: Callable[[Message], None]
 ) -> None:
-    recipe = Recipe.model_validate(first["recipe"])
+    # Its name does not follow from the recipe, where that says by now what was left open.
+    recipe = Recipe.model_validate(first["recipe"]).model_copy(update={"study": first["name"]})
     sys.path += [place for place in first["path"] if place not in sys.path]
     # After sys.path: what these import may be found there alone.
     from nasdistill.common.machine import set_threads

@@ -290,7 +290,15 @@ def test_where_students_begin_follows_from_the_space() -> None:
     assert own.begins == ("pretrained", "fresh")
     with pytest.raises(UserError, match="--begin teacher: .* allowed: pretrained, fresh"):
         Recipe(begin="teacher").resolved(own.family, own.begins)
-    assert Recipe(begin="fresh").study_name() == "mobile-begin-fresh"
+
+
+def test_a_study_is_found_again_by_the_recipe_that_it_stored() -> None:
+    for name in ("mobile", "pruned", "pretrained"):
+        space = SearchSpace.load(name)
+        recipe = Recipe(space=name)
+        stored = recipe.resolved(space.family, space.begins)
+        assert stored.study_name() == recipe.study_name() == name
+    assert Recipe(space="pruned", begin="fresh").study_name() == "pruned-begin-fresh"
 
 
 def test_the_learning_rate_follows_from_where_students_begin() -> None:
