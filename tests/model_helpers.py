@@ -176,3 +176,16 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return left.keys() == right.keys() and all(
         torch.equal(left[key], right[key]) for key in tensors
     )
+
+
+class Shuffled(nn.Module):
+    """Channels in another order, which tracing does not see."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(channels, 32, 1), nn.Conv2d(32, 32, 1)
+        self.head = nn.Linear(32, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.second(self.first(x).flip(1)).mean((2, 3)))
+        return logits

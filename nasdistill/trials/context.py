@@ -299,7 +299,7 @@ def open_context(
         study, emit, dataset, teachers, scoring, final, ladder, FullRuns(study.folder)
     )
     if isinstance(beginning, CutFrom):
-        beginning.context.append(context)
+        beginning.context = context
     study.write(keys.FINAL_EXAMPLES, context.final_examples)
     weights = teachers.main.weights_hash
     setting = setting_of(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event
+from nasdistill.common.events import Emit, Event, with_signs_of_life
 from nasdistill.common.files import set_aside, write_whole
 from nasdistill.common.seeds import hash_seed, seed_of
 from nasdistill.common.types import Begin
@@ -66,7 +66,7 @@ class Source:
     scores: Scores
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class CutFrom(Beginning):
     """Students cut from a net, with the weights of the channels that matter most there.
 
@@ -82,7 +82,7 @@ class CutFrom(Beginning):
     name: str = ""
     identity: str = ""
     sources: dict[float, Source] = field(default_factory=dict)
-    context: list[StudyContext] = field(default_factory=list, repr=False)
+    context: StudyContext | None = field(default=None, repr=False)
     _last: dict[str, Classifier] = field(default_factory=dict, repr=False)
 
     def student(self, architecture: Architecture, images: Dataset, fed: Dataset) -> Classifier:
@@ -108,9 +108,9 @@ class CutFrom(Beginning):
             if step < width:
                 break
             if step not in self.sources:
-                assert self.context, "students are asked for before the study is open"
+                assert self.context is not None, "students are asked for before the study is open"
                 keep = {"width": step, "whole": left_whole}
-                self.sources[step] = make_step(self.context[0], self.sources[1.0], source, keep)
+                self.sources[step] = make_step(self.context, self.sources[1.0], source, keep)
             source = self.sources[step]
         return source
 
@@ -281,6 +281,8 @@ def _scores(
         batches = _batches(dataset, dataset.input.size)
         if not dataset.has_training:  # no label of the score half may enter
             batches = ((images, net(images).argmax(dim=1)) for images, _ in batches)
+        looked_at = min(LOOKED_AT, len(dataset.sample))
+        batches = with_signs_of_life(batches, "judging channels", "teacher", looked_at, emit, BATCH)
         scores = importance(study.recipe.importance, net.net, structure, batches, net)
         _write(path, scores)
         return scores

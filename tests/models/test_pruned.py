@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from model_helpers import Shuffled
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
@@ -140,20 +140,8 @@ keep:
         pruned_space(late, RESNET, INPUT, 3)
 
 
-class Shuffled(nn.Module):
-    """Channels in another order, which tracing does not see."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(1, 32, 1), nn.Conv2d(32, 32, 1)
-        self.head = nn.Linear(32, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.second(self.first(x).flip(1)).mean((2, 3)))
-
-
 def test_what_cannot_be_cut_stays_whole_in_every_architecture() -> None:
-    register_nets({"shuffled": lambda classes, input: Shuffled()})
+    register_nets({"shuffled": lambda classes, input: Shuffled(1, 3)})
     base = Architecture("import", {"name": "shuffled"})
     made = pruned_space(SearchSpace.load("pruned"), base, INPUT, 3)
     least = smallest(made.space)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from model_helpers import Shuffled
 from torch import Tensor, nn
 
 from nasdistill.common.errors import UserError
@@ -222,20 +223,8 @@ def test_our_transformer_is_cut_like_any_other() -> None:
     assert net.eval()(torch.randn(1, 1, 16, 16)).shape == (1, 3)
 
 
-class Shuffled(nn.Module):
-    """Channels in another order, which tracing does not see."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 1)
-        self.head = nn.Linear(32, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.second(self.first(x).flip(1)).mean((2, 3)))
-
-
 def test_channels_that_do_not_belong_together_are_found_out() -> None:
-    net = Shuffled()
+    net = Shuffled(3, 4)
     wrong = wrong_groups(net, structure_of(net, INPUT), INPUT)
     assert wrong == {"first": "which of its channels belong together was not found"}
 
