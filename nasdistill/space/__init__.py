@@ -1,6 +1,6 @@
 """Search spaces: a tree of nodes read from YAML, and the points of it. No torch."""
 
 from nasdistill.space.nodes import Suggest
-from nasdistill.space.space import Architecture, SearchSpace
+from nasdistill.space.space import LARGE_PIXELS, Architecture, SearchSpace
 
-__all__ = ["Architecture", "SearchSpace", "Suggest"]
+__all__ = ["LARGE_PIXELS", "Architecture", "SearchSpace", "Suggest"]

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nasdistill.common.errors import UserError
+from nasdistill.common.events import Emit, Event, silent
 from nasdistill.common.types import Input
 from nasdistill.results import keys
-from nasdistill.space import SearchSpace
+from nasdistill.space import LARGE_PIXELS, SearchSpace
 
 if TYPE_CHECKING:
     from nasdistill.study.study import Study
@@ -33,7 +34,10 @@ def resolve_space(space: SearchSpace, pictures: Input | None) -> SearchSpace | N
 
 
 def settle_space(
-    study: Study, pictures: Input | None = None, make: MakeSpace | None = None
+    study: Study,
+    pictures: Input | None = None,
+    make: MakeSpace | None = None,
+    emit: Emit = silent,
 ) -> None:
     """Fixes a study's space as soon as it is known, and from then on holds it to that.
 
@@ -43,6 +47,7 @@ def settle_space(
         study: Its `space` becomes the one that is searched.
         pictures: See `resolve_space`.
         make: Makes the tree of a space that needs a net for it; None where no data were read yet.
+        emit: Told once for a study where its pictures are large ones, which have their own tree.
 
     Raises:
         UserError: If the space has changed since the study was made; the message says where.
@@ -53,6 +58,9 @@ def settle_space(
             space = None if make is None else make(space)
         if space is None:
             return
+        if space is study.space.large:
+            text = f"space {space.name}: its tree for pictures from {LARGE_PIXELS} pixels on"
+            emit(Event("note", text, stage="search"))
         study.write(keys.SPACE, space.to_dict())
         study.write(keys.SPACE_FINGERPRINT, space.fingerprint)
     study.space = _same_space(study)

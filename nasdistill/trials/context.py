@@ -267,7 +267,9 @@ def open_context(
     recipe = study.recipe
     device = _prepare_device(recipe)
     data = dataset or _load_dataset(recipe, device, emit)
-    settle_space(study, data.input, lambda space: space_of(recipe, space, data, plugins, emit))
+    settle_space(
+        study, data.input, lambda space: space_of(recipe, space, data, plugins, emit), emit
+    )
     if dataset is None:
         _adopt_dataset(study, data, emit)
     dataset = data

@@ -9,6 +9,7 @@ import pytest
 from small_study import TINY, OpenContext, write_blobs
 
 from nasdistill.common.errors import UserError
+from nasdistill.common.events import Event
 from nasdistill.common.types import Input
 from nasdistill.recipe import load_recipe
 from nasdistill.results import keys
@@ -44,7 +45,9 @@ def test_resolution() -> None:
     assert resolve_space(mlp, None) is mlp
 
 
-def test_large_pictures_have_the_large_tree(here: Path, opened: OpenContext) -> None:
+def test_large_pictures_have_the_large_tree(
+    here: Path, opened: OpenContext, events: list[Event]
+) -> None:
     space = spaces()
     assert not study().has(keys.SPACE_FINGERPRINT)  # the pictures are not read yet
     write_blobs(Path("blobs.npz"), size=96)
@@ -54,6 +57,10 @@ def test_large_pictures_have_the_large_tree(here: Path, opened: OpenContext) -> 
     assert context.study.require(keys.SPACE_FINGERPRINT) == space.large.fingerprint
     assert context.study.require(keys.SPACE) == space.large.to_dict()
     assert study().space == space.large  # also before its data are read again
+    told = [event.text for event in events if "its tree for pictures from 96" in event.text]
+    assert told == ["space tiny: its tree for pictures from 96 pixels on"]
+    opened()
+    assert [event.text for event in events if "its tree for" in event.text] == told  # once
     assert context.study.ask(0).architecture.values["layers"]["widths"][0] in (64, 128)
 
 
