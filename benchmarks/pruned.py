@@ -3,7 +3,7 @@
 Takes the finals of finished searches, one study for each seed, and trains the rivals in the same
 loop: the same images, teacher's answers, batches and epochs. Uniform cuts keep one share of all
 channels, as large as the limit of multiply-adds allows. FastNAS is NVIDIA ModelOpt's
-(`pip install nvidia-modelopt`; left out where it is not installed): it looks for the subnet that
+(`pip install nvidia-modelopt torchprofile==0.0.4`; left out where it is not installed): it looks for the subnet that
 loses least, and what it finds is distilled as the others are. Students are judged on test images.
 
     nasdistill search --space pruned --data folder:photographs --image-size 128 \\
@@ -120,6 +120,7 @@ def fastnas_cut(whole: Classifier, limit: float, dataset: Dataset, folder: Path)
 
     Raises:
         ImportError: If ModelOpt is not installed.
+        ValueError: If its smallest subnet is over the limit.
     """
     from modelopt.torch import prune
 
@@ -145,7 +146,7 @@ def fastnas_cut(whole: Classifier, limit: float, dataset: Dataset, folder: Path)
     subnet, _ = prune.prune(
         net,
         mode=[("fastnas", {"nn.Conv2d": {"*": {"channel_divisor": 8}}})],
-        constraints={"flops": limit},
+        constraints={"flops": 2 * limit},  # it counts a multiply-add as two
         dummy_input=loader[0][:1],
         config={
             "data_loader": loader,
@@ -234,7 +235,7 @@ def measure_rivals(options: argparse.Namespace, rows: list[dict[str, Any]], save
                 torch.manual_seed(seed)
                 try:
                     student = begun(rival, whole, limit, data)
-                except ImportError as error:
+                except (ImportError, ValueError) as error:
                     print(f"{name}: left out, {error}", flush=True)
                     continue
                 if student is None:
