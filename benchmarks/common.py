@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -185,3 +188,19 @@ def write(name: str, results: Mapping[str, Any], text: str, page: Path = PAGE) -
     whole = f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
     page.write_text(whole, encoding="utf-8")
     print(text)
+
+
+def save_picture(figure: Any, path: Path) -> None:
+    """Writes a Plotly figure with a width and a height as PNG, by headless Chromium."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    if browser is None:
+        print(f"no Chromium: {path.name} is not drawn")
+        return
+    size = f"{figure.layout.width + 16},{figure.layout.height + 16}"
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "page.html"
+        page.write_text(figure.to_html(config={"displayModeBar": False}))
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += [f"--window-size={size}", "--virtual-time-budget=8000"]
+        command += [f"--user-data-dir={folder}/profile", f"--screenshot={path}", page.as_uri()]
+        subprocess.run(command, check=True, capture_output=True)

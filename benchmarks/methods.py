@@ -19,10 +19,7 @@ import argparse
 import json
 import multiprocessing
 import resource
-import shutil
 import statistics
-import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -279,30 +276,7 @@ def draw(results: dict[str, Any]) -> None:
         font={"size": 14},
         xaxis_title="test accuracy (%): a dot per seed, a bar for the mean",
     )
-    browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-    if browser is None:
-        print("no Chromium: no picture")
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        page = Path(folder) / "page.html"
-        page.write_text(figure.to_html(config={"displayModeBar": False}))
-        size = f"--window-size=916,{136 + 32 * len(names)}"
-        subprocess.run(
-            [
-                browser,
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--hide-scrollbars",
-                size,
-                "--virtual-time-budget=8000",
-                f"--user-data-dir={folder}/profile",
-                f"--screenshot={PICTURE}",
-                page.as_uri(),
-            ],
-            check=True,
-            capture_output=True,
-        )
+    save_picture(figure, PICTURE)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from common import HERE, ROOT, machine, markdown, met, no_further, write
+from common import HERE, ROOT, machine, markdown, met, no_further, save_picture, write
 from torch import Tensor, nn
 
 from nasdistill import training
@@ -52,7 +52,7 @@ AHEAD = 0.02
 SEEDS = (0, 1, 2)
 HALVINGS = 8
 """Steps of the search for a uniform cut."""
-PAGE = ROOT / "docs" / "pruned.md"
+PAGE, PICTURE = ROOT / "docs" / "pruned.md", ROOT / "docs" / "pruned.png"
 
 
 class Rival(NamedTuple):
@@ -313,6 +313,32 @@ def report(rows: list[dict[str, Any]], finals: list[dict[str, Any]], epochs: int
     return f"{text}\n\n{markdown(head, table)}"
 
 
+def draw(rows: list[dict[str, Any]], finals: list[dict[str, Any]]) -> None:
+    """Accuracy on test images against multiply-adds: a mark for each student."""
+    import plotly.graph_objects as go
+
+    students: dict[str, list[tuple[float, float]]] = {}
+    for row in [*finals, *rows]:
+        point = row["macs"] / 1e6, 100 * row["test"]
+        students.setdefault(row["way"], []).append(point)
+    figure = go.Figure()
+    for way, points in students.items():
+        symbol = "circle" if way.startswith("search") else "x-thin-open"
+        x, y = zip(*sorted(set(points)), strict=True)
+        marker = {"size": 10, "symbol": symbol, "line": {"width": 2}}
+        figure.add_scatter(x=x, y=y, mode="markers", name=way, marker=marker)
+    figure.update_layout(
+        template="plotly_white",
+        width=900,
+        height=480,
+        margin={"l": 70, "r": 20, "t": 20, "b": 60},
+        font={"size": 14},
+        xaxis={"title": "million multiply-adds", "type": "log"},
+        yaxis={"title": "accuracy on test images (%)"},
+    )
+    save_picture(figure, PICTURE)
+
+
 def main() -> None:
     """Measures what is missing, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -338,6 +364,7 @@ def main() -> None:
 
     save()
     measure_rivals(options, rows, save)
+    draw(rows, finals)
     write("pruned", json.loads(path.read_text()), report(rows, finals, options.epochs), PAGE)
 
 
