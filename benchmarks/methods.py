@@ -153,7 +153,7 @@ def measure(
         Test accuracies by seed, seconds per 10,000 examples, and peak memory in MiB.
     """
     import torch
-    from common import no_further, quick_precision
+    from common import no_further, quick_precision, save_picture
 
     from nasdistill import training
     from nasdistill.data import load_data
