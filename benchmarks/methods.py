@@ -153,7 +153,7 @@ def measure(
         Test accuracies by seed, seconds per 10,000 examples, and peak memory in MiB.
     """
     import torch
-    from common import no_further, quick_precision, save_picture
+    from common import no_further, quick_precision
 
     from nasdistill import training
     from nasdistill.data import load_data
@@ -252,6 +252,7 @@ def table(results: dict[str, Any]) -> str:
 def draw(results: dict[str, Any]) -> None:
     """The figures as a picture: a mark for each seed."""
     import plotly.graph_objects as go
+    from common import save_picture
 
     ordered = sorted(results.items(), key=lambda item: statistics.fmean(item[1]["accuracies"]))
     names = [name for name, _ in ordered]
