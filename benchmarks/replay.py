@@ -14,9 +14,9 @@ from typing import Any
 from full_runs import EPOCHS, RUNGS, architectures_file, read_runs
 
 from nasdistill.analysis.experience import Experience
-from nasdistill.analysis.forecast import forecast
+from nasdistill.analysis.forecast import TYPICAL, forecast
 from nasdistill.analysis.rank_correlation import bootstrap, kendall, vote
-from nasdistill.analysis.stopping import stop_reason
+from nasdistill.analysis.stopping import floor_of, stop_reason
 from nasdistill.results.experience import EarlierRun, Untrained
 from nasdistill.results.rungs import examples_of
 
@@ -304,6 +304,7 @@ def climbed(
     by: str = "forecast",
     seed: int = 0,
     foretold: Foretold | None = None,
+    deviations: float = 0.0,
 ) -> tuple[dict[int, int], float]:
     """Replays the search's rungs, one architecture after the other.
 
@@ -312,9 +313,11 @@ def climbed(
         order: Places in `table.numbers`.
         ladder: Rungs, as shares of a full run.
         eta: One in eta goes on.
-        by: `forecast`, as the search does, or `score`: the score alone.
+        by: `forecast`, as the search does; `score`: the score alone; `interval`: whoever may still
+            reach the front goes on, see `beaten_at_best`.
         seed: Of the short runs.
         foretold: By earlier full runs; None without any.
+        deviations: The upper end of a forecast's interval above it, in standard deviations.
 
     Returns:
         How many rungs each passed (all of them: it was never stopped), and the CPU-seconds.
@@ -334,12 +337,34 @@ def climbed(
                 by_forecast = taught(table, scores, ladder, there, rung, foretold)
                 order_by = reached if by == "score" else by_forecast
                 theirs = [costs[i] for i in peers]
-                reason = stop_reason(len(peers) - 1, reached, order_by, theirs, eta, 0.1)
+                if by == "interval":
+                    reason = beaten_at_best(reached, by_forecast, theirs, deviations)
+                else:
+                    reason = stop_reason(len(peers) - 1, reached, order_by, theirs, eta, 0.1)
             passed[index] = rung + (reason is None)
             if reason is not None or rung == len(ladder) - 1:
                 spent += seconds[rung][index]
                 break
     return passed, spent
+
+
+def beaten_at_best(
+    scores: Sequence[float],
+    expected: Sequence[float],
+    costs: Sequence[Sequence[float]],
+    deviations: float,
+) -> str | None:
+    """Why the last of some trials is stopped, if only intervals decide; None if it goes on.
+
+    It is hopeless, or one that costs no more is expected to be better than the upper end of the
+    last one's interval.
+    """
+    best = expected[-1] + deviations * TYPICAL
+    cheaper = (all(a <= b for a, b in zip(row, costs[-1], strict=True)) for row in costs[:-1])
+    better = (guess >= best for guess in expected[:-1])
+    if scores[-1] < floor_of(scores, 0.1):
+        return "hopeless"
+    return "beaten" if any(a and b for a, b in zip(better, cheaper, strict=True)) else None
 
 
 def shuffled(

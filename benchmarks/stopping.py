@@ -9,6 +9,8 @@ parameters; its hypervolume is taken below the worst of all architectures in eac
     python benchmarks/stopping.py
     python benchmarks/stopping.py --ladder 0.05 0.10 --eta 2    # another ladder: printed alone
     python benchmarks/stopping.py --by score                    # without the forecast: likewise
+    python benchmarks/stopping.py --by interval --deviations 1  # whoever may still reach the front
+    python benchmarks/stopping.py --experience                  # taught by the others' full runs
 
 Target: at least twice the hypervolume per second.
 """
@@ -21,8 +23,8 @@ from statistics import fmean
 
 import numpy as np
 from common import markdown, met, quartiles, spread, write
-from full_runs import COUNT, RUNGS
-from replay import ETA, LADDER, ORDERS, Table, climbed, shuffled
+from full_runs import COUNT, RUNGS, SPACES
+from replay import ETA, LADDER, ORDERS, Table, climbed, left_out, shuffled
 
 from nasdistill.analysis.pareto import as_points, hypervolume
 
@@ -32,10 +34,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ladder", type=float, nargs="+", choices=RUNGS, default=list(LADDER))
     parser.add_argument("--eta", type=int, default=ETA)
-    parser.add_argument("--by", choices=("forecast", "score"), default="forecast")
+    parser.add_argument("--by", choices=("forecast", "score", "interval"), default="forecast")
+    parser.add_argument("--deviations", type=float, default=0.0)
+    parser.add_argument("--experience", action="store_true")
+    parser.add_argument("--space", choices=SPACES, default="mobile")
     asked = parser.parse_args()
     ladder = asked.ladder
-    table = Table.read()
+    table = Table.read(asked.space)
+    foretold = left_out(table) if asked.experience else None
     truth, count = table.truth("audit"), len(table.numbers)
     costs = zip(table.known("latency_ms"), table.known("params"), strict=True)
     points = as_points([[a, *row] for a, row in zip(truth, costs, strict=True)])
@@ -44,7 +50,9 @@ def main() -> None:
     shares, savings, lost = [], [], []
 
     def replay(order: Sequence[int], seed: int) -> float:
-        passed, spent = climbed(table, order, ladder, asked.eta, asked.by, seed)
+        passed, spent = climbed(
+            table, order, ladder, asked.eta, asked.by, seed, foretold, asked.deviations
+        )
         everything = sum(table.climbing(ladder, seed))
         reached = [i for i in range(count) if passed[i] == len(ladder)]
         kept = hypervolume(points[reached], reference)
@@ -65,7 +73,8 @@ def main() -> None:
         f"{count} of {COUNT} architectures, {table.full_seeds} seeds of full runs, {ORDERS} "
         f"orders, {seeds} seeds of rungs in turn (target 2: {met(ratios[1] >= 2)}).\n\n"
     )
-    if (tuple(ladder), asked.eta, asked.by) != (LADDER, ETA, "forecast"):
+    chosen = (tuple(ladder), asked.eta, asked.by, asked.experience, asked.space)
+    if chosen != (LADDER, ETA, "forecast", False, "mobile"):
         print(markdown(["figure", "median (quartiles)"], rows))
         return
     results = {"ratio": ratios, "kept": fmean(shares), "architectures": count}
