@@ -43,6 +43,7 @@ from nasdistill.teachers import load_teacher
 from nasdistill.training import LRSchedule
 from nasdistill.training.batch_norm import reestimate
 from nasdistill.training.metrics import accuracy
+from nasdistill.training.precision import emulates_bf16
 from nasdistill.trials.teacher_pool import TeacherPool
 from nasdistill.trials.training_setup import TrainingSetup, open_setup
 
@@ -196,7 +197,7 @@ def trained(
         horizon=total,
         lr_schedule=LRSchedule(rate, warm_up, warm_up, total),
         seed=seed,
-        precision="fp32",
+        precision="fp32" if emulates_bf16(student) else "bf16",
     )
     setup.prepare(total, 0)
     for _ in training.train(run, total):
