@@ -7,8 +7,8 @@ useful one falls below.
 
     python benchmarks/useless_experience.py
 
-At 5 % of a full run they can hardly be told apart on `mobile`, so experience loses its weight by full
-runs alone (docs/scoring.md).
+At 5 % of a full run they can hardly be told apart on `mobile`, so experience loses its weight by
+full runs alone (docs/scoring.md).
 """
 
 from __future__ import annotations
