@@ -17,6 +17,7 @@ from nasdistill.common.events import Emit, Event
 from nasdistill.common.types import Begin
 from nasdistill.data import Dataset
 from nasdistill.models import Classifier, build
+from nasdistill.models.classifier import Kept
 from nasdistill.models.counts import count_architecture
 from nasdistill.models.pretrained import inner_net, model_name
 from nasdistill.models.weights import load_weights
@@ -53,6 +54,10 @@ class Beginning(ABC):
             images: Whose shape and classes it has.
             fed: The data that it learns from, with the normalisation of fresh students.
         """
+
+    def kept(self, architecture: Architecture) -> Kept | None:
+        """What a student has kept of the net that it was cut from; None where it was not."""
+        return None
 
     def origin(self, architecture: Architecture) -> str:
         """Where a student's first weights come from, in words; empty for fresh ones."""
