@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.models.pruning import Structure, cut, structure_of
 from nasdistill.space import Architecture
@@ -55,6 +54,12 @@ def base_of(architecture: Architecture) -> Architecture:
     if sum(each.get("family") == FAMILY for each in _bases(architecture)) >= MOST_CUTS:
         raise ValueError(f"base: it was cut more than {MOST_CUTS} times")
     return Architecture(family, inner)
+
+
+def whole_of(architecture: Architecture) -> Architecture:
+    """The architecture of no such family that one of this family goes back to."""
+    *_, last = _bases(architecture)
+    return Architecture(last["family"], last["values"])
 
 
 def _bases(architecture: Architecture) -> Iterator[Mapping[str, Any]]:

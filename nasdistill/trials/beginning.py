@@ -19,7 +19,9 @@ from nasdistill.data import Dataset
 from nasdistill.models import Classifier, build
 from nasdistill.models.classifier import Kept
 from nasdistill.models.counts import count_architecture
+from nasdistill.models.initialised import initialise
 from nasdistill.models.pretrained import inner_net, model_name
+from nasdistill.models.pruned import FAMILY, build_base, whole_of
 from nasdistill.models.weights import load_weights
 from nasdistill.recipe import Recipe
 from nasdistill.results import keys
@@ -77,6 +79,9 @@ class Fresh(Beginning):
     def student(self, architecture: Architecture, images: Dataset, fed: Dataset) -> Classifier:
         """See `Beginning.student`."""
         net = build(architecture, images.input, len(images.classes))
+        if architecture.family == FAMILY:
+            base = whole_of(architecture)
+            initialise(net, lambda: build_base(base, images.input, len(images.classes)))
         return Classifier(net, fed.mean, fed.std)
 
 
