@@ -110,7 +110,7 @@ def test_features_are_matched_to_the_teachers_after_a_kill_as_before(bars: Path)
     resumed = api.resume("small", on_event=lambda event: notes.append(event.text))
     assert resumed.record.state == "complete"
     (matched,) = (text for text in notes if "the same layers of the teacher" in text)
-    assert matched.endswith("compared with the same layers of the teacher: stage0")
+    assert matched.endswith("compared with the same layers of the teacher: stem, stage0")
     assert not any("begins again" in text for text in notes)
     metrics = json.loads((bars / "studies/small/finals/1/metrics.json").read_text())
     assert metrics["begin"] == "teacher" and "fresh" in json.dumps(metrics)
