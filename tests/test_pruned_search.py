@@ -19,6 +19,7 @@ from nasdistill.data import load_data
 from nasdistill.models import Classifier, artifact, build
 from nasdistill.recipe import load_recipe
 from nasdistill.space import Architecture
+from nasdistill.training.checkpoint import read_checkpoint
 
 BLOCK = {"type": "basic"}
 VALUES = {
@@ -91,6 +92,28 @@ def test_a_search_is_killed_and_resumed_and_its_final_stands_alone(bars: Path) -
     # The teacher has moved, and the study with it.
     again = api.resume("small", overrides={"teacher": "folder:elsewhere"})
     assert again.already_complete
+
+
+def test_features_are_matched_to_the_teachers_after_a_kill_as_before(bars: Path) -> None:
+    """Steps and finals compare channels that were kept; the fresh control learns a projection."""
+    terms = "[{term: labels}, {term: kl}, {term: features, weight: 10}]"
+    recipe = RECIPE.replace("trials: 3", "trials: 1\nbaseline: true").replace("20k", "8k")
+    recipe = recipe.replace("1 epochs", "4 epochs") + f"final: {{terms: {terms}}}\n"
+    (bars / "recipe.yaml").write_text(recipe)
+    killed = subprocess.run([sys.executable, str(KILLED_SEARCH), "final"], cwd=bars, check=False)
+    assert killed.returncode == -9
+    work = bars / "studies" / "small" / "finals"
+    checkpoints = list(work.rglob("final.pt"))
+    assert len(checkpoints) == 1
+    assert dict(read_checkpoint(checkpoints[0])["auxiliaries"]) == {}
+    notes: list[str] = []
+    resumed = api.resume("small", on_event=lambda event: notes.append(event.text))
+    assert resumed.record.state == "complete"
+    (matched,) = (text for text in notes if "the same layers of the teacher" in text)
+    assert matched.endswith("compared with the same layers of the teacher: stem, stage0")
+    assert not any("begins again" in text for text in notes)
+    metrics = json.loads((bars / "studies/small/finals/1/metrics.json").read_text())
+    assert metrics["begin"] == "teacher" and "fresh" in json.dumps(metrics)
 
 
 def test_limits_that_no_cut_keeps(bars: Path) -> None:

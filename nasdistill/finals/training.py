@@ -212,6 +212,9 @@ def _train_in_full(context: StudyContext, full_run: FullRun, micro_batch: int | 
         precision=precision_for(context, setup, students, micro_batch),
         micro_batch=micro_batch,
     )
+    if run.objective.matched_layers:
+        names = ", ".join(run.objective.matched_layers)
+        context.note(f"compared with the same layers of the teacher: {names}", stage="finals")
     choose_capture(context, setup, run)
     with locks.busy(context.latency_lock):
         setup.prepare(total, 0)

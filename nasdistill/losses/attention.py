@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -124,11 +124,16 @@ class _AttentionPair:
         teachers: The teacher's.
         left_out: Number of special tokens before the patches that are left out of the student's
             attention, and of the teacher's.
+        heads: int64 on the models' device: the heads of the teacher's layer that are the student's,
+            where it was cut from that and has lost some; None for all.
+        matched: Whether the student was cut from the teacher, and this is the same layer of both.
     """
 
     student: AttentionLayer
     teachers: tuple[AttentionLayer, ...]
     left_out: tuple[int, int] = (0, 0)
+    heads: Tensor | None = field(default=None, compare=False)
+    matched: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,11 +165,18 @@ class AttentionRelations(Term):
         if teacher is None:
             raise LayerError("attention needs a teacher whose layers can be read")
         own, teachers = _attention_of(student, self.of), _attention_of(teacher, self.of)
+        kept = student.kept_of(teacher)
         if self.layers == "auto":
             share = student.params / max(1, teacher.params)
+            if kept is not None:  # Of a part of the teacher each layer is paired with itself.
+                teachers = tuple(_find(layer.name, teachers, teacher) for layer in own)
             pairs = [
                 _AttentionPair(layer, (paired,)) for layer, paired in by_depth(own, teachers, share)
             ]
+            if kept is not None:
+                device = next(student.module.parameters()).device
+                known = {name: heads.to(device) for name, heads in kept.heads.items()}
+                pairs = [replace(p, heads=known.get(p.student.name), matched=True) for p in pairs]
         else:
             pairs = [
                 _AttentionPair(
@@ -185,6 +197,11 @@ class AttentionRelations(Term):
         """See `Term`."""
         return tuple(name for p in self.pairs for layer in p.teachers for name in layer.layers)
 
+    @property
+    def matched_layers(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See `Term`."""
+        return tuple(pair.student.name for pair in self.pairs if pair.matched)
+
     def __call__(
         self,
         student: Outputs,
@@ -200,6 +217,11 @@ class AttentionRelations(Term):
             student_qkv = _read(student, pair.student)
             with torch.no_grad():
                 teacher_qkvs = [_read(teacher, layer) for layer in pair.teachers]
+                if pair.heads is not None:
+                    teacher_qkvs = [
+                        (q[:, pair.heads], k[:, pair.heads], v[:, pair.heads])
+                        for q, k, v in teacher_qkvs
+                    ]
             own_BRNN, *teacher_BRNNs = self._relations([student_qkv, *teacher_qkvs])
             of_student, of_teacher = pair.left_out
             rows_BRNN = _without_first(own_BRNN, of_student)

@@ -37,6 +37,7 @@ class Features(OnLayers):
     """
 
     Options: ClassVar[type[TermOptions]] = FeaturesOptions
+    relates_channels: ClassVar[bool] = True
     resize: Resize = "pool"
 
     def helper(self, pair: Pair) -> nn.Module | None:
@@ -83,6 +84,7 @@ class Gram(OnLayers):
 
     Options: ClassVar[type[TermOptions]] = GramOptions
     relates_places: ClassVar[bool] = True
+    relates_channels: ClassVar[bool] = True
     temperature: Schedule = constant(0.2)
 
     def helper(self, pair: Pair) -> nn.Module | None:

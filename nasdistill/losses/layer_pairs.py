@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import torch
@@ -36,6 +36,9 @@ class Pair:
         teacher_shapes: Shapes of the teacher's outputs.
         student_special: Special tokens before the patches in the student's output.
         teacher_special: Those in the teacher's outputs; none in any if empty.
+        kept: int64 on the models' device: the channels of the teacher's layer that the student's
+            are compared with, where it was cut from that; None for all.
+        matched: Whether the student was cut from the teacher, and this is the same layer of both.
     """
 
     student: str
@@ -44,12 +47,14 @@ class Pair:
     teacher_shapes: tuple[tuple[int, ...], ...]
     student_special: int = 0
     teacher_special: tuple[int, ...] = ()
+    kept: Tensor | None = field(default=None, compare=False)
+    matched: bool = False
 
     @classmethod
     def of(
         cls, student: ModelSummary, layer: str, teacher: ModelSummary, layers: tuple[str, ...]
     ) -> Pair:
-        """The pair of these layers of two models."""
+        """The pair of these layers of two models, with all channels."""
         return cls(
             layer,
             layers,
@@ -107,7 +112,8 @@ class Pair:
         size = teacher_maps[0].shape[-2:]
         sized = [resized(x.float(), size, "pool") for x in teacher_maps]
         if len(sized) == 1:
-            return student_map.float(), sized[0]
+            all_kept = sized[0] if self.kept is None else sized[0].index_select(1, self.kept)
+            return student_map.float(), all_kept
         joined = torch.cat(sized, dim=1) if combine == "concat" else torch.stack(sized).mean(dim=0)
         return student_map.float(), joined
 
@@ -158,6 +164,7 @@ class OnLayers(Term):
     teaches_classes: ClassVar[bool] = False
     whole_depth: ClassVar[bool] = True  # `auto` looks for pairs along the depth, else at the end
     relates_places: ClassVar[bool] = False  # its loss is constant where there is only one
+    relates_channels: ClassVar[bool] = False  # each of the student's with one of the teacher's
     layers: LayerPairs = "auto"
     combine: Combine = "mean"
     pairs: tuple[Pair, ...] = ()
@@ -170,6 +177,12 @@ class OnLayers(Term):
             Pair.of(student, name, teacher, names)
             for name, names in self._paired_names(student, teacher)
         )
+        kept = student.kept_of(teacher)
+        if kept is not None and self.layers == "auto":
+            device = next(student.module.parameters()).device
+            related = kept.channels if self.relates_channels else {}
+            known = {name: channels.to(device) for name, channels in related.items()}
+            pairs = tuple(replace(p, kept=known.get(p.student), matched=True) for p in pairs)
         bound = replace(self, pairs=pairs)
         for pair in pairs:
             bound.check(pair)
@@ -193,12 +206,12 @@ class OnLayers(Term):
         for model in (student, teacher):
             if not model.blocks:
                 raise LayerError(f"the {model.name} has no layers that could be found; name them")
+        # Of a part of the teacher each layer is paired with itself.
+        of_teacher = student.blocks if student.kept_of(teacher) is not None else teacher.blocks
         if not self.whole_depth:
-            return [(student.blocks[-1], (teacher.blocks[-1],))]
+            return [(student.blocks[-1], (of_teacher[-1],))]
         share = student.params / max(1, teacher.params)
-        return [
-            (layer, (paired,)) for layer, paired in by_depth(student.blocks, teacher.blocks, share)
-        ]
+        return [(layer, (paired,)) for layer, paired in by_depth(student.blocks, of_teacher, share)]
 
     def check(self, pair: Pair) -> None:
         """Refuses layers that do not fit.
@@ -237,6 +250,11 @@ class OnLayers(Term):
     def teacher_layers(self) -> tuple[str, ...]:  # type: ignore[override]
         """See `Term`."""
         return tuple(name for pair in self.pairs for name in pair.teachers)
+
+    @property
+    def matched_layers(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See `Term`."""
+        return tuple(pair.student for pair in self.pairs if pair.matched)
 
     def auxiliary(self) -> nn.Module | None:
         """See `Term`."""
@@ -359,9 +377,11 @@ class Channels(NamedTuple):
 
 
 def channels_of(pair: Pair, combine: Combine) -> Channels:
-    """Channels of the student's map, and of the teacher's layers combined."""
+    """Channels of the student's map, and those of the teacher's layers that it is compared with."""
     teachers = [map_shape(shape)[0] for shape in pair.teacher_shapes]
     teacher = sum(teachers) if combine == "concat" else teachers[0]
+    if pair.kept is not None:
+        teacher = len(pair.kept)
     return Channels(map_shape(pair.student_shape)[0], teacher)
 
 

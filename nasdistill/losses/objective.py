@@ -92,6 +92,11 @@ class Objective:
         return any(item.term.reads_layers for item in self.terms)
 
     @property
+    def matched_layers(self) -> tuple[str, ...]:
+        """Those of all its terms, once bound; see `Term`."""
+        return _union(item.term.matched_layers for item in self.terms)
+
+    @property
     def schedules(self) -> list[Schedule]:
         """All weights, temperatures and the like, in the order of `with_schedules`."""
         schedules: list[Schedule] = []

@@ -36,6 +36,8 @@ class Term(ABC):
             `teacher_layers` are read, which is known without.
         student_layers: Names of the student's layers that it reads.
         teacher_layers: Names of the teacher's.
+        matched_layers: Of a student that was cut from its teacher, the layers that are compared
+            with themselves as they were.
     """
 
     Options: ClassVar[type[TermOptions]]
@@ -50,6 +52,7 @@ class Term(ABC):
     capture_obstacle: ClassVar[str | None] = None
     student_layers: tuple[str, ...] = ()
     teacher_layers: tuple[str, ...] = ()
+    matched_layers: tuple[str, ...] = ()
 
     @classmethod
     def make(cls, **arguments: Any) -> Term:

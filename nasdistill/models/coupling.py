@@ -123,10 +123,13 @@ def groups_of(
     Raises:
         Exception: Of any kind, if the net cannot be traced.
     """
-    graph = torch_pruning().DependencyGraph()
-    with torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        graph.build_dependency(net, images, verbose=False)
+    try:
+        graph = _graph_of(net, images)
+    except Exception as error:
+        name = _module_that_fails(net, images, error)
+        if name:
+            error.add_note(f"in module {name}, whose channels Torch-Pruning cannot follow")
+        raise
     names = _names(graph, net)
     kinds, points, units = _components(graph, names, frozenset(apart))
     made = (
@@ -135,6 +138,44 @@ def groups_of(
     )
     groups = [group for group in made if group is not None]
     return sorted(groups, key=lambda g: (order.get(g.name, len(order)), g.name, -g.size))
+
+
+def _graph_of(net: nn.Module, *inputs: torch.Tensor) -> Any:
+    """Torch-Pruning's graph of a net."""
+    graph = torch_pruning().DependencyGraph()
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph.build_dependency(net, inputs if len(inputs) > 1 else inputs[0], verbose=False)
+    return graph
+
+
+def _module_that_fails(net: nn.Module, images: torch.Tensor, error: Exception) -> str:
+    """The first module, of those within each other the innermost, with which tracing fails alike.
+
+    Empty if that is none by itself.
+    """
+    seen: list[tuple[str, nn.Module, Any]] = []
+
+    def note(name: str) -> Any:
+        return lambda module, inputs, output: seen.append((name, module, inputs))
+
+    parts = [(name, part) for name, part in net.named_modules() if name and any(part.children())]
+    handles = [part.register_forward_hook(note(name)) for name, part in parts]
+    try:
+        with torch.no_grad():
+            net(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, module, inputs in seen:
+        if not all(isinstance(each, torch.Tensor) for each in inputs):
+            continue
+        try:
+            _graph_of(module, *inputs)
+        except Exception as found:
+            if (type(found), str(found)) == (type(error), str(error)):
+                return name
+    return ""
 
 
 def _components(

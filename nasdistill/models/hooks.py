@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from nasdistill.common.types import Input, nearest
-from nasdistill.models.classifier import Classifier
+from nasdistill.models.classifier import Classifier, Kept
+from nasdistill.models.slicing import Passes
 
 SPECIAL_TOKENS = (
     "cls_token",
@@ -104,11 +105,14 @@ class ModelSummary:
         shapes: Shape of each module's output by name, without the batch, in order of execution;
             modules whose output is no tensor are left out.
         blocks: The layers that a number stands for: transformer blocks; else the last layer at each
-            resolution; else all linear layers but the last.
+            resolution; else all linear layers but the last. None that was left out of the net that
+            it was cut from.
         params: Number of parameters.
         classes: Number of logits.
         special: Number of tokens that a transformer puts before its patches: class, distillation
             and register tokens; None where it does not tell.
+        weights: Hash of its weights, of a frozen teacher; else empty.
+        kept: What it has kept of the net that it was cut from.
     """
 
     name: str
@@ -118,6 +122,12 @@ class ModelSummary:
     params: int
     classes: int
     special: int | None = None
+    weights: str = ""
+    kept: Kept | None = None
+
+    def kept_of(self, whole: ModelSummary) -> Kept | None:
+        """What it has kept of a net; None if it was not cut from that."""
+        return self.kept if self.kept is not None and self.kept.of == whole.weights else None
 
     def special_tokens(self, layer: str) -> int:
         """Number of tokens before the patches in a layer's output; 0 if it is no tokens `[N, D]`.
@@ -200,6 +210,7 @@ def summarise(module: nn.Module, name: str, input: Input) -> ModelSummary:
         params=sum(p.numel() for p in inner.parameters()),
         classes=int(logits.shape[1]),
         special=_special_tokens(inner),
+        kept=module.kept if isinstance(module, Classifier) else None,
     )
 
 
@@ -223,8 +234,9 @@ def _transformer_blocks(
     for name, part in module.named_modules():
         if not isinstance(part, (nn.Sequential, nn.ModuleList)) or not len(part):
             continue
-        row = tuple(f"{name}.{child}" if name else child for child, _ in part.named_children())
-        alike = {(type(child), shapes.get(path)) for path, child in zip(row, part, strict=True)}
+        children = [(c, m) for c, m in part.named_children() if not isinstance(m, Passes)]
+        row = tuple(f"{name}.{child}" if name else child for child, _ in children)
+        alike = {(type(m), shapes.get(path)) for path, (_, m) in zip(row, children, strict=True)}
         tokens = len(alike) == 1 and len(shapes.get(row[0], ())) == 2
         if tokens and len(row) > len(longest):
             longest = row
@@ -268,7 +280,7 @@ def _main_path(module: nn.Module, path: str, shapes: Mapping[str, tuple[int, ...
     for name in sorted(_children(module, path, shapes), key=order.__getitem__):
         part = module.get_submodule(name.removeprefix(path).removeprefix("."))
         below = {shapes[n][1:] for n in _children(part, name, shapes) if len(shapes[n]) == 3}
-        if is_channels_last(shapes[name]):
+        if is_channels_last(shapes[name]) or isinstance(part, Passes):
             continue
         is_map = len(shapes[name]) == 3
         if not is_map or (len(below - {(1, 1)}) > 1 and not _is_block(part, name, shapes)):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import nn
 
-from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.models.pruning import Structure, cut, structure_of
 from nasdistill.space import Architecture
@@ -15,6 +15,8 @@ from nasdistill.space import Architecture
 FAMILY = "pruned"
 IMPORTED = "import"
 """The family of bases that a function of the user's own file builds."""
+MOST_CUTS = 8
+"""How often a net may have been cut, each time from one that had been cut before."""
 _MOST_KEPT = 16
 _structures: OrderedDict[tuple[str, Input, int], Structure] = OrderedDict()
 
@@ -29,16 +31,16 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
         classes: Number of logits.
     """
     base = base_of(architecture)
-    net = _build_base(base, input, classes)
+    net = build_base(base, input, classes)
     cut(net, structure_for(base, input, classes, net), architecture.values["keep"])
     return net
 
 
 def base_of(architecture: Architecture) -> Architecture:
-    """The architecture that one of this family is cut from.
+    """The architecture that one of this family is cut from; it may be of this family, too.
 
     Raises:
-        ValueError: If there is none, or it is of this family, too.
+        ValueError: If there is none, or it was cut too often.
     """
     values = architecture.values
     if set(values) != {"base", "keep"}:
@@ -49,9 +51,23 @@ def base_of(architecture: Architecture) -> Architecture:
     family, inner = base["family"], base["values"]
     if not isinstance(family, str) or not isinstance(inner, Mapping):
         raise ValueError("base: family must be a text and values an object")
-    if family == FAMILY:
-        raise ValueError("base: it is of the family 'pruned' itself; it must be a whole net")
+    if sum(each.get("family") == FAMILY for each in _bases(architecture)) >= MOST_CUTS:
+        raise ValueError(f"base: it was cut more than {MOST_CUTS} times")
     return Architecture(family, inner)
+
+
+def whole_of(architecture: Architecture) -> Architecture:
+    """The architecture of no such family that one of this family goes back to."""
+    *_, last = _bases(architecture)
+    return Architecture(last["family"], last["values"])
+
+
+def _bases(architecture: Architecture) -> Iterator[Mapping[str, Any]]:
+    """The base, the base of that, and so on, as they are written."""
+    values: Any = architecture.values
+    while isinstance(values, Mapping) and isinstance(values.get("base"), Mapping):
+        yield values["base"]
+        values = values["base"].get("values")
 
 
 def build_base(base: Architecture, input: Input, classes: int) -> nn.Module:
@@ -60,15 +76,6 @@ def build_base(base: Architecture, input: Input, classes: int) -> nn.Module:
     Raises:
         UserError: If it cannot be built.
     """
-    if base.family == FAMILY:
-        raise UserError(
-            "students cannot be cut from a net of the family 'pruned'; give the teacher that it "
-            "was cut from"
-        )
-    return _build_base(base, input, classes)
-
-
-def _build_base(base: Architecture, input: Input, classes: int) -> nn.Module:
     from nasdistill.models import families  # which holds this family
 
     if base.family == IMPORTED:
@@ -78,8 +85,7 @@ def _build_base(base: Architecture, input: Input, classes: int) -> nn.Module:
 
 def has_imported_base(architecture: Architecture) -> bool:
     """Whether an architecture is cut from a net that a user's own file builds."""
-    base = architecture.values.get("base")
-    own = isinstance(base, Mapping) and base.get("family") == IMPORTED
+    own = any(base.get("family") == IMPORTED for base in _bases(architecture))
     return architecture.family == FAMILY and own
 
 
@@ -99,7 +105,7 @@ def structure_for(
     """
     key = (base.to_json(), input, classes)
     if key not in _structures:
-        whole = _build_base(base, input, classes) if net is None else net
+        whole = build_base(base, input, classes) if net is None else net
         _structures[key] = structure_of(whole, input)
         if len(_structures) > _MOST_KEPT:
             _structures.popitem(last=False)

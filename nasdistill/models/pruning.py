@@ -286,6 +286,25 @@ def _ratio(value: Any, place: str) -> float:
     return float(value)
 
 
+def chosen_units(
+    structure: Structure,
+    keep: Mapping[str, Any],
+    scores: Mapping[str, Tensor] | None = None,
+    whole: Structure | None = None,
+) -> dict[str, Tensor]:
+    """The units that a choice leaves; see `cut`."""
+    kept: dict[str, Tensor] = {}
+    for name, count in counts_of(whole or structure, keep).items():
+        score = (scores or {}).get(name)
+        if count < structure.groups[name].size:
+            kept[name] = (
+                torch.arange(count, device="cpu")
+                if score is None
+                else score.detach().cpu().topk(count).indices.sort().values
+            )
+    return kept
+
+
 def cut(
     net: nn.Module,
     structure: Structure,
@@ -310,15 +329,7 @@ def cut(
     Raises:
         ValueError: If `keep` does not fit the net.
     """
-    kept: dict[str, Tensor] = {}
-    for name, count in counts_of(whole or structure, keep).items():
-        score = (scores or {}).get(name)
-        if count < structure.groups[name].size:
-            kept[name] = (
-                torch.arange(count, device="cpu")
-                if score is None
-                else score.detach().cpu().topk(count).indices.sort().values
-            )
+    kept = chosen_units(structure, keep, scores, whole)
     stages = zip(structure.stages, keep.get("stages", []), strict=False)
     gone = [
         name

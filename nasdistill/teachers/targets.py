@@ -113,7 +113,8 @@ class CachedTargets(TeacherTargets):
     def summary(self, student: ModelSummary | None) -> ModelSummary:
         """See `TeacherTargets`."""
         if self._summary is None:
-            self._summary = hooks.summarise(self.teacher.module, "teacher", self.teacher.input)
+            summary = hooks.summarise(self.teacher.module, "teacher", self.teacher.input)
+            self._summary = replace(summary, weights=self.identity)
         return self._summary
 
     def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:

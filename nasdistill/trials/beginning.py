@@ -17,8 +17,11 @@ from nasdistill.common.events import Emit, Event
 from nasdistill.common.types import Begin
 from nasdistill.data import Dataset
 from nasdistill.models import Classifier, build
+from nasdistill.models.classifier import Kept
 from nasdistill.models.counts import count_architecture
+from nasdistill.models.initialised import initialise
 from nasdistill.models.pretrained import inner_net, model_name
+from nasdistill.models.pruned import FAMILY, build_base, whole_of
 from nasdistill.models.weights import load_weights
 from nasdistill.recipe import Recipe
 from nasdistill.results import keys
@@ -54,6 +57,10 @@ class Beginning(ABC):
             fed: The data that it learns from, with the normalisation of fresh students.
         """
 
+    def kept(self, architecture: Architecture) -> Kept | None:
+        """What a student has kept of the net that it was cut from; None where it was not."""
+        return None
+
     def origin(self, architecture: Architecture) -> str:
         """Where a student's first weights come from, in words; empty for fresh ones."""
         return ""
@@ -72,6 +79,9 @@ class Fresh(Beginning):
     def student(self, architecture: Architecture, images: Dataset, fed: Dataset) -> Classifier:
         """See `Beginning.student`."""
         net = build(architecture, images.input, len(images.classes))
+        if architecture.family == FAMILY:
+            base = whole_of(architecture)
+            initialise(net, lambda: build_base(base, images.input, len(images.classes)))
         return Classifier(net, fed.mean, fed.std)
 
 

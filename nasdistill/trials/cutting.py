@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,12 @@ from nasdistill.common.seeds import hash_seed, seed_of
 from nasdistill.common.types import Begin
 from nasdistill.data import Dataset
 from nasdistill.models import Classifier
+from nasdistill.models.classifier import Kept
+from nasdistill.models.coupling import Side
 from nasdistill.models.importance import Scores, importance
+from nasdistill.models.kept import composed, giving_sides, kept_channels, kept_heads
 from nasdistill.models.pruned import base_of, build_base, structure_for
-from nasdistill.models.pruning import Structure, counts_of, cut, narrowed
+from nasdistill.models.pruning import Structure, chosen_units, counts_of, cut, narrowed
 from nasdistill.models.weights import load_weights, read_weights
 from nasdistill.space import Architecture
 from nasdistill.study import Study
@@ -59,11 +63,13 @@ class Source:
         whole: The net, normalisation inside; not changed.
         structure: What can be cut from it.
         scores: How much each channel matters, by group.
+        units: Those of the first net that it has, by group that was cut.
     """
 
     whole: Classifier
     structure: Structure
     scores: Scores
+    units: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -74,6 +80,7 @@ class CutFrom(Beginning):
         kind: `teacher`, or `pretrained` where the space names another net.
         name: The net's, in words.
         identity: See `Beginning.identity`.
+        weights: Hash of the net's weights.
         sources: The net as it is (1.0) and its steps so far, by the share of channels kept.
         context: The study's, set once there is one; makes the steps.
     """
@@ -81,6 +88,7 @@ class CutFrom(Beginning):
     kind: Begin = "teacher"  # type: ignore[misc]
     name: str = ""
     identity: str = ""
+    weights: str = ""
     sources: dict[float, Source] = field(default_factory=dict)
     context: StudyContext | None = field(default=None, repr=False)
     _last: dict[str, Classifier] = field(default_factory=dict, repr=False)
@@ -96,6 +104,25 @@ class CutFrom(Beginning):
             self._last.clear()
             self._last[key] = student
         return copy.deepcopy(self._last[key])
+
+    def kept(self, architecture: Architecture) -> Kept:
+        """See `Beginning.kept`."""
+        keep, first = architecture.values["keep"], self.sources[1.0].structure
+        source = self._source(keep.get("width", 1.0), keep.get("whole", []))
+        units = chosen_units(source.structure, keep, source.scores, first)
+        return self.kept_of(composed(source.units, units))
+
+    def kept_of(self, units: Mapping[str, Tensor]) -> Kept:
+        """What a part has kept that has these units of the net, by group that was cut."""
+        net, structure = self.sources[1.0].whole.net, self.sources[1.0].structure
+        channels = kept_channels(net, structure, self._sides, units)
+        return Kept(self.weights, channels, kept_heads(structure, units))
+
+    @cached_property
+    def _sides(self) -> dict[str, Side]:
+        assert self.context is not None, "students are asked for before the study is open"
+        first = self.sources[1.0]
+        return giving_sides(first.whole.net, first.structure, self.context.dataset.input)
 
     def origin(self, architecture: Architecture) -> str:
         """See `Beginning.origin`."""
@@ -151,8 +178,9 @@ def open_cut(study: Study, teacher: Teacher, dataset: Dataset, emit: Emit) -> Cu
     scores = _scores(
         study.folder / "cut" / "1-scores.safetensors", study, whole, structure, dataset, emit
     )
-    identity = f"{kind} {weights_hash(whole)} {study.recipe.importance}"
-    return CutFrom(kind, name, identity, {1.0: Source(whole, structure, scores)})
+    weights = weights_hash(whole)
+    identity = f"{kind} {weights} {study.recipe.importance}"
+    return CutFrom(kind, name, identity, weights, {1.0: Source(whole, structure, scores)})
 
 
 def _module_of(teacher: Teacher, base: Architecture, dataset: Dataset) -> Classifier:
@@ -207,11 +235,12 @@ def make_step(context: StudyContext, first: Source, above: Source, keep: dict[st
     path = context.folder / "cut" / f"{width:g}.safetensors"
     student = copy.deepcopy(above.whole)
     kept = cut(student.net, above.structure, keep, above.scores, first.structure)
-    structure = narrowed(above.structure, kept)
+    structure, units = narrowed(above.structure, kept), composed(above.units, kept)
     with locks.alone(path.with_suffix(".lock")):
         if not _read_step(path, student, context.emit):
             start = time.perf_counter()
             reestimate(student, (images for images, _ in _batches(dataset, size)))
+            student.kept = _kept_of(context, units)
             student = _distil(context, student, width, path.with_suffix(".checkpoint"))
             _write(path, student.state_dict())
             path.with_suffix(".checkpoint").unlink(missing_ok=True)
@@ -219,7 +248,13 @@ def make_step(context: StudyContext, first: Source, above: Source, keep: dict[st
     student.eval().requires_grad_(False)
     file = path.with_name(f"{width:g}-scores.safetensors")
     scores = _scores(file, study, student, structure, dataset, context.emit)
-    return Source(student, structure, scores)
+    return Source(student, structure, scores, units)
+
+
+def _kept_of(context: StudyContext, units: Mapping[str, Tensor]) -> Kept | None:
+    beginning = context.final.beginning
+    assert isinstance(beginning, CutFrom)
+    return beginning.kept_of(units) if context.final.objective.reads_layers else None
 
 
 def _distil(

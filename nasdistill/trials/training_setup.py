@@ -90,6 +90,8 @@ class TrainingSetup:
             peer = (number,) if number else ()
             training.seed_weights(seed, architecture.fingerprint, *peer)
             student = self.beginning.student(architecture, dataset, self.stream.dataset)
+            if self.objective.reads_layers:
+                student.kept = self.beginning.kept(architecture)
             students.append(student)
         return students
 

@@ -37,6 +37,31 @@ def pruned(**keep: Any) -> Architecture:
     return Architecture("pruned", {"base": BASE, "keep": keep})
 
 
+def cut_often(times: int) -> dict[str, Any]:
+    values: dict[str, Any] = {"base": BASE, "keep": {}}
+    for _ in range(times - 1):
+        values = {"base": {"family": "pruned", "values": values}, "keep": {}}
+    return values
+
+
+def test_a_net_that_was_cut_is_cut_further_and_stands_alone() -> None:
+    once = pruned(width=0.5, stages=[{}, {"depth": 2}])
+    made = pruned_space(SearchSpace.load("pruned"), once, INPUT, 3)
+    # Half of 16 and 32 channels, and what is left of the blocks.
+    cuts = {axis.name: (axis.least, axis.most, axis.whole) for axis in made.axes}
+    assert cuts["stages.1.depth"] == (1, 2, 2)
+    assert cuts["stages.1.outer"] == (8, 16, 16)
+    half = {"width": 0.5, "stages": [{}, {"depth": 1}]}
+    values = {"base": {"family": "pruned", "values": once.values}, "keep": half}
+    architecture = Architecture.from_json(Architecture("pruned", values).to_json())
+    net = build(architecture, INPUT, 3)
+    assert net.get_parameter("stage1.0.body.0.weight").shape[0] == 8
+    names = [n for n, _ in net.named_parameters() if n.startswith("stage1")]
+    assert names and all(name.startswith("stage1.0.") for name in names)
+    assert net.eval()(torch.randn(2, 1, 16, 16)).shape == (2, 3)
+    build(Architecture("pruned", cut_often(8)), INPUT, 3)
+
+
 def test_a_cut_resnet_is_built_with_the_names_of_its_base() -> None:
     whole, net = (
         build(RESNET, INPUT, 3),
@@ -61,7 +86,8 @@ def test_its_counts_are_those_of_the_built_net() -> None:
     [
         ({"base": BASE}, "base and keep are expected"),
         ({"base": BASE, "keep": {}, "more": 1}, "base and keep are expected"),
-        ({"base": {"family": "pruned", "values": {}}, "keep": {}}, "of the family 'pruned' itself"),
+        ({"base": {"family": "pruned", "values": {}}, "keep": {}}, "base and keep are expected"),
+        (cut_often(9), "it was cut more than 8 times"),
         ({"base": {"family": "resnet"}, "keep": {}}, "with family and values alone"),
         ({"base": {"family": "nose", "values": {}}, "keep": {}}, "unknown family 'nose'"),
         ({"base": BASE, "keep": {"stages": [{"outer": 1.5}]}}, "found 1.5, allowed: above 0"),

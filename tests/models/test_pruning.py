@@ -246,6 +246,15 @@ def test_what_cannot_be_traced_is_named() -> None:
         structure_of(nn.Sequential(nn.Conv2d(3, 8, 1), Sulks()), INPUT)
 
 
+def test_the_module_is_named_whose_channels_cannot_be_followed() -> None:
+    from nasdistill.models.libraries import torchvision_net
+
+    net = torchvision_net("shufflenet_v2_x0_5", 4, 32)
+    message = r"ShuffleNetV2 cannot be traced.*\(in module stage2, whose channels Torch-Prun"
+    with pytest.raises(UserError, match=message):
+        structure_of(net, INPUT)
+
+
 @pytest.mark.parametrize(
     ("keep", "message"),
     [
