@@ -289,11 +289,15 @@ def _scores(
 
 
 def _batches(dataset: Dataset, size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some images and their labels, the same ones whenever they are asked for."""
+    """Some images and their labels, the same ones whenever they are asked for.
+
+    Batches are of nearly equal size: all count alike, and one image has no variance on a 1×1 map.
+    """
     generator = torch.Generator().manual_seed(0)
     split = dataset.sample
     ids = torch.randperm(len(split), generator=generator)[:LOOKED_AT]
-    for batch in split.batches([(part, None) for part in torch.split(ids, BATCH)], size):
+    parts = ids.tensor_split(-(-len(ids) // BATCH))
+    for batch in split.batches([(part, None) for part in parts], size):
         yield batch.images, batch.labels
 
 
