@@ -16,10 +16,19 @@ import nasdistill
 from nasdistill import api
 from nasdistill.common.errors import UserError
 from nasdistill.data import load_data
+from nasdistill.finals import estimate
+from nasdistill.finals.estimate import Pace, duration
 from nasdistill.models import Classifier, artifact, build
+from nasdistill.models.counts import count_architecture
 from nasdistill.recipe import load_recipe
 from nasdistill.space import Architecture
+from nasdistill.study import Study
+from nasdistill.training.batch_norm import reestimate
 from nasdistill.training.checkpoint import read_checkpoint
+from nasdistill.trials import cutting
+from nasdistill.trials.context import StudyContext, open_context
+from nasdistill.trials.cutting import steps_to_make
+from nasdistill.trials.plugins import load_plugins
 
 BLOCK = {"type": "basic"}
 VALUES = {
@@ -158,6 +167,46 @@ def test_students_are_cut_from_steps_that_are_made_once(bars: Path) -> None:
     again = nasdistill.load(study / "finals" / "1").net
     for name, weight in student.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
+
+
+def opened(**options: Any) -> StudyContext:
+    recipe = load_recipe("recipe.yaml", options)
+    study = Study.open(recipe, Path("studies"), "a test")
+    return open_context(study, load_plugins(None), lambda event: None)
+
+
+def test_the_steps_of_the_cut_are_in_the_time_that_is_foretold(bars: Path) -> None:
+    """At three quarters of its width the net still has 16 channels, at a quarter 8 as at a half."""
+    context = opened()
+    (step,) = steps_to_make(context)
+    assert step.values["keep"]["width"] == 0.5
+    macs = count_architecture(step, context.dataset.input, 3).macs
+    pace = Pace(0.001, 0.0003, 2 * macs, counted=0.0, answer=0.002, tested=0.003, latency=0.0)
+    parts = duration(context, pace, 2)
+    # Two epochs of 500 images, and 320 to judge channels and batch norm by, of half the work.
+    assert parts.cutting == pytest.approx((2 * 500 * 0.001 + 320 * 0.0013) / 2)
+    fresh = duration(opened(study="fresh", begin="fresh"), pace, 2)
+    assert fresh.cutting == 0
+    # Each of three students has its batch norm estimated anew on 320 images, two at a time.
+    assert parts.trials - fresh.trials == pytest.approx(3 * 320 * 0.0003 / 2)
+    estimate._measure_pace(context, 1)
+    made = bars / "studies" / "small" / "cut" / "0.5.safetensors"
+    assert not made.exists(), "students are timed without what they are cut from"
+    made.touch()
+    assert steps_to_make(context) == []
+
+
+def test_no_picture_is_alone_where_batch_norm_is_estimated(
+    bars: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image has no variance on a map of 1x1."""
+    monkeypatch.setattr(cutting, "LOOKED_AT", 33)
+    context = opened()
+    batches = [images for images, _ in cutting._batches(context.dataset, (16, 16))]
+    assert [len(images) for images in batches] == [17, 16]
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.BatchNorm2d(1))
+    reestimate(net, [images.float() for images in batches])
+    assert not torch.isnan(net[1].running_var).any()
 
 
 def test_a_teacher_that_is_no_net_of_the_space(bars: Path) -> None:

@@ -30,6 +30,13 @@ TUNED = ("head", "all")
 FINE_TUNING_EPOCHS = 10
 
 
+_ADVICE = (
+    "It was not written. Train for longer (--epochs), at another --learning-rate, or see whether "
+    "the pictures tell the classes apart."
+)
+"""What to do where what was trained is barely better than chance."""
+
+
 @dataclass(frozen=True)
 class _Order:
     """What is asked for, checked; see `teacher_train`."""
@@ -310,7 +317,7 @@ def _write(
         "sampling": order.sampling,
         "class_weights": order.class_weights,
         "stored": "fp16" if half else "fp32",
-        **evaluate_teacher(teacher, dataset, test=True, emit=emit),
+        **evaluate_teacher(teacher, dataset, test=True, emit=emit, advice=_ADVICE),
     }
     for text in warnings_of(card):
         emit(Event("warning", text))

@@ -4,39 +4,45 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from nasdistill.common import formats, locks
 from nasdistill.common.errors import UserError
+from nasdistill.data import Split
 from nasdistill.evaluation.comparison import CORRUPTED
 from nasdistill.evaluation.corruptions import CORRUPTIONS
+from nasdistill.finals.measurement import TIMED_BATCHES, TIMED_SECONDS
+from nasdistill.models.counts import count_architecture
 from nasdistill.models.inference import SMALL
 from nasdistill.teachers import LogitPrecision
 from nasdistill.teachers.logit_cache import LogitCache
 from nasdistill.teachers.targets import CachedTargets, needed_students
-from nasdistill.training import quick_seconds_per_step
+from nasdistill.training import Run, quick_seconds_per_step
 from nasdistill.training.failures import FAILURES
 from nasdistill.trials.autotune import NO_LEARNING, draw_within_limits, precision_for
+from nasdistill.trials.candidate_pool import POOL
 from nasdistill.trials.context import StudyContext
+from nasdistill.trials.cutting import LOOKED_AT, STEP_EPOCHS, CutFrom, steps_to_make
 from nasdistill.trials.loop import expected_examples, expected_trials, full_runs
+from nasdistill.trials.screening import draws_candidates
 from nasdistill.trials.training_setup import TrainingSetup
 
 STUDENTS = 6
 """Students that are drawn and timed: they differ by a factor of ten."""
-TEACHER_IMAGES = 64
-"""Images of which the teacher's logits are timed."""
-FORWARD = 1 / 3
-"""Share of a training step that is its forward pass: backwards it is gone through twice."""
-ASK_SECONDS, EXPORT_SECONDS = 0.2, 5.5
-"""The sampler's for a trial, and those of a final's export with latencies, which are timed for a
-fixed time: of one machine (docs/time.md)."""
+TIMED_IMAGES = 64
+"""Images of which the logits of students and of the teacher are timed."""
+ASKS, EXPORTS = 3, 80
+"""What asking for a trial, and a final's export, take in architectures counted: all three are
+Python's own work, of which one is timed here (docs/time.md)."""
 
 
 class Pace(NamedTuple):
@@ -44,12 +50,18 @@ class Pace(NamedTuple):
 
     Attributes:
         example: Of training the students of a run on an example, in the mean over some.
+        forward: Of a student's logits of an image in fp32, in the mean over these.
+        macs: Multiply-adds of a student, in the mean over these; no seconds.
+        counted: Of drawing an architecture within the limits and counting it.
         answer: Of the teacher's logits of an image, as they are kept.
         tested: The same in fp32, as it is tested on the test split.
         latency: Of a measurement of latency; 0 where there are none.
     """
 
     example: float
+    forward: float
+    macs: float
+    counted: float
     answer: float
     tested: float
     latency: float
@@ -59,11 +71,13 @@ class Parts(NamedTuple):
     """Seconds of all workers together, from the beginning to the end of each part.
 
     Attributes:
+        cutting: Of the net that students are cut from, step by step, for which all wait.
         trials: Asked for, measured, trained and scored.
         answers: That all wait for the teacher's logits.
         finals: Trained, tested, exported, evaluated.
     """
 
+    cutting: float
     trials: float
     answers: float
     finals: float
@@ -109,11 +123,39 @@ def duration(context: StudyContext, pace: Pace, workers: int) -> Parts:
     recipe, data = context.recipe, context.dataset
     examples, reached = expected_examples(context), expected_trials(context)
     live = pace.example + _live(context.scoring, pace)
-    score = len(data.score) * FORWARD * pace.example
-    shared = examples.trials * live + sum(reached) * score + recipe.trials * ASK_SECONDS
+    score = len(data.score) * pace.forward
+    each = ASKS * pace.counted + _begin_seconds(context, pace)
+    shared = examples.trials * live + sum(reached) * score + recipe.trials * each
     trials = shared / min(workers, recipe.trials) + recipe.trials * pace.latency  # others pause
-    finals = _finals_seconds(context, pace, workers)
-    return Parts(trials, _answers_seconds(context, pace, workers), finals)
+    known = len(context.study.space.start)  # the space's own designs are tried first
+    if draws_candidates(context) and recipe.trials > known:  # the other workers wait
+        trials += POOL * pace.counted
+    answers, finals = (
+        _answers_seconds(context, pace, workers),
+        _finals_seconds(context, pace, workers),
+    )
+    return Parts(_cutting_seconds(context, pace), trials, answers, finals)
+
+
+def _cutting_seconds(context: StudyContext, pace: Pace) -> float:
+    """Steps of the cut, each trained, and its channels judged, as long as its size says.
+
+    All that students may ask for count: trials of small ones ask for them early.
+    """
+    per_epoch, seconds = context.final.stream.examples_per_epoch, 0.0
+    for step in steps_to_make(context):
+        macs = count_architecture(step, context.dataset.input, context.classes).macs
+        share = macs / pace.macs
+        learned = STEP_EPOCHS * per_epoch * (pace.example * share + _live(context.final, pace))
+        judged = LOOKED_AT * (pace.example + pace.forward) * share
+        seconds += learned + judged
+    return seconds
+
+
+def _begin_seconds(context: StudyContext, pace: Pace) -> float:
+    """Seconds until a student can begin: batch norm of those that are cut is estimated anew."""
+    cut = isinstance(context.scoring.beginning, CutFrom)
+    return LOOKED_AT * pace.forward if cut else 0.0
 
 
 def _live(setup: TrainingSetup, pace: Pace) -> float:
@@ -126,10 +168,13 @@ def _finals_seconds(context: StudyContext, pace: Pace, workers: int) -> float:
     """All workers train finals; one of them tests, exports and evaluates all, one by one."""
     data, count = context.dataset, context.recipe.top_k
     a_run = context.final_examples * (pace.example + _live(context.final, pace))
+    a_run += _begin_seconds(context, pace)
     each = full_runs(context.recipe) / count
     corrupted = len(CORRUPTIONS) * min(CORRUPTED, len(data.test))
     seen = len(data.test) + corrupted
-    tested = (seen + len(data.audit)) * FORWARD * pace.example + EXPORT_SECONDS
+    models = 1 + context.teacher.runs
+    exported = EXPORTS * pace.counted + models * len(TIMED_BATCHES) * TIMED_SECONDS
+    tested = (seen + len(data.audit)) * pace.forward + exported
     turns = math.ceil(count / workers)
     return turns * each * a_run + count * tested + seen * pace.tested
 
@@ -149,11 +194,14 @@ def _answers_seconds(context: StudyContext, pace: Pace, workers: int) -> float:
 
     seen, waiting = 0, 0.0
     scoring, final = _caches(context.scoring), _caches(context.final)
+    if final and steps_to_make(context):  # one worker cuts, and the others wait
+        waiting = seen = min(most, STEP_EPOCHS)
     if scoring:
-        first, seen = views(budgets[0]), views(budgets[-1])
-        waiting += math.ceil(first / workers) + (seen - first) / workers
+        known = seen if final == scoring else 0
+        first, last = (max(known, views(budgets[place])) for place in (0, -1))
+        waiting += math.ceil((first - known) / workers) + (last - first) / workers
+        seen = max(seen, last) if final == scoring else seen
     if final:
-        seen = seen if final == scoring else 0
         waiting += math.ceil(max(0, min(most, context.final_epochs) - seen) / workers)
     return waiting * a_view
 
@@ -168,10 +216,16 @@ def _measure_pace(context: StudyContext, workers: int) -> Pace:
 
     Other threads stand for them: whether they have begun yet is chance.
     """
-    rng, setup = random.Random(context.recipe.seed), context.scoring.labels_only()
-    runs = []
-    for _ in range(STUDENTS):
-        students = setup.students(draw_within_limits(context, rng), context.dataset, 0)[:1]
+    rng, setup = random.Random(context.recipe.seed), context.scoring.labels_only().begun_fresh()
+    draw_within_limits(context, rng)  # the first one imports
+    start = time.perf_counter()
+    drawn = [draw_within_limits(context, rng) for _ in range(STUDENTS)]
+    counted = (time.perf_counter() - start) / STUDENTS
+    shape, classes = context.dataset.input, context.classes
+    macs = statistics.fmean(count_architecture(each, shape, classes).macs for each in drawn)
+    runs, split = list[Run](), context.dataset.score
+    for architecture in drawn:
+        students = setup.students(architecture, context.dataset, 0)[:1]
         precision = precision_for(context, setup, students)  # probed here, the trials need not
         runs.append(
             setup.run(students, horizon=1, lr_schedule=NO_LEARNING, seed=0, precision=precision)
@@ -182,11 +236,14 @@ def _measure_pace(context: StudyContext, workers: int) -> Pace:
             context.latency_now(students[0])
         latency = time.perf_counter() - start if context.needs_latency else 0.0
         with _others_at_work(workers - 1):
-            step = sum(map(quick_seconds_per_step, runs)) / len(runs)
+            step = statistics.fmean(map(quick_seconds_per_step, runs))
+            modules = (run.student.eval() for run in runs)
+            forward = statistics.fmean(_seconds_per_image(m, split, shape.size) for m in modules)
             answer = _seconds_per_answer(context, context.teacher.precision)
             tested = _seconds_per_answer(context, "fp32")
     together = needed_students(context.scoring.needed_targets)
-    return Pace(together * step / setup.stream.batch_size, answer, tested, latency)
+    example = together * step / setup.stream.batch_size
+    return Pace(example, forward, macs, counted, answer, tested, latency)
 
 
 @contextmanager
@@ -216,9 +273,16 @@ def _seconds_per_answer(context: StudyContext, precision: LogitPrecision) -> flo
         return 0.0
     teacher = replace(context.teacher, precision=precision)
     train = context.scoring.stream.dataset.train
-    ids = torch.arange(min(TEACHER_IMAGES, len(train)))
-    [batch] = train.batches([(ids, None)], teacher.input.size)
-    teacher.logits(batch.images).cpu()  # the first of a shape chooses kernels
-    start = time.perf_counter()
-    teacher.logits(batch.images).cpu()
+    return _seconds_per_image(teacher.logits, train, teacher.input.size)
+
+
+def _seconds_per_image(
+    logits_of: Callable[[Tensor], Tensor], split: Split, size: tuple[int, int]
+) -> float:
+    ids = torch.arange(min(TIMED_IMAGES if max(size) <= SMALL else TIMED_IMAGES // 4, len(split)))
+    [batch] = split.batches([(ids, None)], size)
+    with torch.inference_mode():
+        logits_of(batch.images)  # the first of a shape chooses kernels
+        start = time.perf_counter()
+        logits_of(batch.images)
     return (time.perf_counter() - start) / len(ids)

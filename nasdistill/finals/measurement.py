@@ -40,7 +40,8 @@ from nasdistill.training.metrics import (
 from nasdistill.trials.autotune import predict
 from nasdistill.trials.context import StudyContext
 
-TIMED_BATCHES = (1, 64)
+TIMED_BATCHES, TIMED_SECONDS = (1, 64), 0.5
+"""Images in a call whose latency is measured, and the seconds that each model is given."""
 _HASHES = TypeAdapter(dict[str, str])
 
 
@@ -197,7 +198,7 @@ def _measure_latencies(
                 engine=engine,
                 batch=batch,
                 threads=context.threads,
-                seconds=0.5,
+                seconds=TIMED_SECONDS,
             )
             latencies |= {(name, batch): latency for name, latency in measured.items()}
     return latencies

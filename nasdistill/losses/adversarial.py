@@ -93,6 +93,10 @@ class AdversarialLogits(Term):
     sure, the reversed gradient fades; that of −log σ(D) does not, and on features it keeps the
     student from learning its classes (`benchmarks/adversarial.py`).
 
+    Left out against Xu et al.: the discriminator names no class, so it compares the answers of all
+    classes at once; it is not regularised; it sees logits without their level and scale; the
+    distance L1 between logits, for which another term stands; and steps of both sides in turn.
+
     Attributes:
         strength: Of the reversed gradient, over progress.
         width: Of the discriminator's hidden layers.
@@ -141,6 +145,10 @@ class AdversarialLogits(Term):
 @dataclass(frozen=True)
 class AdversarialFeatures(OnLayers):
     """The discriminator sees pooled features; the student's through a linear projection.
+
+    Several pairs of layers have a discriminator each (Shen et al., "MEAL", 2019). Left out against
+    that paper: a loss of similarity beside each discriminator, a weight for each of them, and a
+    teacher drawn anew for each step from several.
 
     Attributes:
         strength: See `AdversarialLogits`.

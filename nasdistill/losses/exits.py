@@ -55,7 +55,10 @@ class Exits(Term):
     """Classifiers on shallow layers, taught by the labels and by the student's own last layer.
 
     The mean over exits of (1 − soft)·cross-entropy + soft·T²·KL(own answer ‖ exit) (Zhang et al.,
-    "Be Your Own Teacher", 2019). The exits are thrown away after training.
+    "Be Your Own Teacher", 2019). The exits are thrown away after training. Left out against the
+    paper: bottlenecks of convolutions between a layer and its exit; the hint, an L2 loss from the
+    features before the last classifier to those of each exit, and its weight; the sum over exits,
+    which grows with their number; and their use afterwards, as an ensemble or for stopping early.
 
     Attributes:
         layers: Names or numbers of the student's layers; all but the last if `auto`.

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.models.cut_check import wrong_groups
@@ -76,7 +78,11 @@ def pruned_space(space: SearchSpace, base: Architecture, input: Input, classes: 
     """
     assert space.template is not None
     net = build_base(base, input, classes)
-    structure = structure_for(base, input, classes, net)
+    try:
+        structure = structure_for(base, input, classes, net)
+    except UserError:
+        _check_channels(net, input, space.name)
+        raise
     wrong = wrong_groups(net.cpu(), structure, input)
     structure = without(structure, set(wrong))
     template = space.template
@@ -113,6 +119,21 @@ def smallest(space: SearchSpace) -> Architecture:
     """The architecture of a made space that keeps the least."""
     value = _value(space.root, 0.0, least=True)
     return Architecture(space.family, value)
+
+
+def _check_channels(net: nn.Module, input: Input, name: str) -> None:
+    """Refuses images of other channels than a net's first convolution takes.
+
+    Raises:
+        UserError: If they are others.
+    """
+    first = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is not None and first.in_channels != input.channels:
+        raise UserError(
+            f"space {name}: the net that students are cut from takes images of "
+            f"{first.in_channels} channels, the data have {input.channels}; --channels "
+            f"{first.in_channels} shows them so, to the training of a teacher of your own as well"
+        ) from None
 
 
 def _check_stages(template: Template, structure: Structure, name: str) -> None:

@@ -228,7 +228,7 @@ class Reader:
             return Row(tuple(self._node(item, (*path, i)) for i, item in enumerate(node)))
         if not isinstance(node, Mapping):
             if _is_scalar(node):
-                return Constant(node)
+                return Constant(plain(node))
             self._wrong(path, f"found {node!r}", "a value, a node, or names and nodes")
             return Constant(0)
         kinds = [kind for kind in _KINDS if kind in node]
@@ -276,7 +276,7 @@ class Reader:
                 self._wrong((*path, index), f"found {option!r}", "texts and finite numbers")
         if any(option in options[:index] for index, option in enumerate(options)):
             self._wrong(path, f"found {list(options)!r} with a value twice", "different values")
-        return Choice(tuple(options))
+        return Choice(tuple(plain(options)))
 
     def _range(self, kind: str, node: Mapping[str, Any], path: tuple[Any, ...]) -> Node:
         ends, log, step = node[kind], node.get("log", False), node.get("step", 1)
@@ -297,7 +297,7 @@ class Reader:
             step = 1
         if (ends[1] - ends[0]) % step:
             self._wrong((*path, "step"), f"found {step}", f"a divisor of {ends[1] - ends[0]}")
-        return Int(ends[0], ends[1], step, bool(log))
+        return Int(int(ends[0]), int(ends[1]), int(step), bool(log))
 
     def _float(self, low: float, high: float, log: bool, step: Any, path: tuple[Any, ...]) -> Float:
         if step is None:

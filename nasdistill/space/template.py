@@ -76,7 +76,7 @@ def problem_of(axis: str, node: Node) -> tuple[str, str] | None:
     if axis == "depth":
         allowed = "numbers of blocks from 1: a value, or {int: [low, high]}"
         fits = values and all(type(v) is int and v >= 1 for v in values)
-        return None if fits and not isinstance(node, Choice) else ("found others", allowed)
+        return None if fits and not isinstance(node, Choice) else (f"found {plain(node)}", allowed)
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     fits = values and len(numbers) == len(values) and all(0 < v <= 1 for v in numbers)
-    return None if fits else ("found others", allowed)
+    return None if fits else (f"found {plain(node)}", allowed)

@@ -295,7 +295,7 @@ def unknown_teacher(spec: Spec, imported: TeacherBuilders) -> UserError:
     hint = nearest(spec.kind or spec.name, names)
     forms = ", ".join(["auto", "shipped", *(f"{kind}:NAME" for kind in KINDS)])
     return UserError(
-        f"--teacher {spec.text}: unknown teacher{hint}. Known: {forms}, final:STUDY/RANK, "
+        f"{spec.flag} {spec.text}: unknown teacher{hint}. Known: {forms}, final:STUDY/RANK, "
         f"folder:PATH, table:FILE, or a function of the --import file{_in_brackets(imported)}"
     )
 

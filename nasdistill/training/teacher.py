@@ -52,6 +52,11 @@ TRAIN_SAMPLE = 2000
 LARGE_SAMPLE = 500, 0.02
 """Least training examples of large pictures on which it is, and half the width of the 95 % interval
 for whose sake there may be more."""
+WHY_NO_BETTER = (
+    "Its classes may be in another order, or its inputs prepared in another way. Train one on "
+    "these data with `nasdistill teacher train`."
+)
+"""What to do about a teacher that is barely better than chance."""
 OVERFITTED_GAP = 0.1
 """Difference of training and validation accuracy above which the user is warned."""
 BF16_WORTH = 0.8
@@ -114,7 +119,12 @@ def train_through(
 
 
 def evaluate_teacher(
-    teacher: Teacher, dataset: Dataset, *, test: bool = False, emit: Emit = silent
+    teacher: Teacher,
+    dataset: Dataset,
+    *,
+    test: bool = False,
+    emit: Emit = silent,
+    advice: str = WHY_NO_BETTER,
 ) -> dict[str, Any]:
     """Evaluates a teacher on the data.
 
@@ -123,6 +133,7 @@ def evaluate_teacher(
         dataset: The data.
         test: Whether to evaluate it on the test split too.
         emit: Told how far it is, where that takes a while.
+        advice: What to do where it is barely better than chance.
 
     Returns:
         Accuracy on the validation split with its interval, expected calibration error, accuracy on
@@ -174,8 +185,7 @@ def evaluate_teacher(
     if reason is not None:
         raise UserError(
             f"teacher {teacher.name!r} is barely better than chance on {dataset.name!r}: {reason}. "
-            "Its classes may be in another order, or its inputs prepared in another way. Train one "
-            "on these data with `nasdistill teacher train`."
+            + advice
         )
     return card
 

@@ -198,7 +198,7 @@ def example_run(context: StudyContext) -> Run:
     """
     recipe = context.recipe
     architecture = draw_within_limits(context, random.Random(recipe.seed))
-    setup = context.scoring.for_architecture(architecture)
+    setup = context.scoring.for_architecture(architecture).begun_fresh()  # weights take no time
     students = setup.students(architecture, context.dataset, recipe.seed)
     run = setup.run(
         students,

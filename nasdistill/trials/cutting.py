@@ -31,7 +31,8 @@ from nasdistill.models.classifier import Kept
 from nasdistill.models.coupling import Side
 from nasdistill.models.importance import Scores, importance
 from nasdistill.models.kept import composed, giving_sides, kept_channels, kept_heads
-from nasdistill.models.pruned import base_of, build_base, structure_for
+from nasdistill.models.pruned import FAMILY, base_of, build_base, structure_for
+from nasdistill.models.pruned_space import smallest
 from nasdistill.models.pruning import Structure, chosen_units, counts_of, cut, narrowed
 from nasdistill.models.weights import load_weights, read_weights
 from nasdistill.space import Architecture
@@ -215,6 +216,32 @@ def _tell_other_size(teacher: Teacher, dataset: Dataset, emit: Emit) -> None:
         emit(Event("warning", text, stage="teacher"))
 
 
+def steps_to_make(context: StudyContext) -> list[Architecture]:
+    """The steps that a study's students may ask for and that are not made yet, widest first.
+
+    None where students are not cut from a net.
+    """
+    beginning = context.scoring.beginning
+    if not isinstance(beginning, CutFrom):
+        return []
+    least, structure = smallest(context.study.space).values, beginning.sources[1.0].structure
+    whole = least["keep"].get("whole", [])
+    nets, before = list[Architecture](), counts_of(structure, {"whole": whole})
+    for width in WIDTHS:
+        if width < least["keep"]["width"]:
+            break
+        keep = {"width": width, "whole": whole}
+        counts = counts_of(structure, keep)
+        if counts != before and not _file_of(context, width).exists():
+            nets.append(Architecture(FAMILY, {"base": least["base"], "keep": keep}))
+        before = counts
+    return nets
+
+
+def _file_of(context: StudyContext, width: float) -> Path:
+    return context.folder / "cut" / f"{width:g}.safetensors"
+
+
 def make_step(context: StudyContext, first: Source, above: Source, keep: dict[str, Any]) -> Source:
     """Cuts a net to a share of all its channels and distils what is left; or reads what was made.
 
@@ -232,7 +259,7 @@ def make_step(context: StudyContext, first: Source, above: Source, keep: dict[st
     counts = counts_of(first.structure, keep)
     if all(above.structure.groups[name].size <= count for name, count in counts.items()):
         return above
-    path = context.folder / "cut" / f"{width:g}.safetensors"
+    path = _file_of(context, width)
     student = copy.deepcopy(above.whole)
     kept = cut(student.net, above.structure, keep, above.scores, first.structure)
     structure, units = narrowed(above.structure, kept), composed(above.units, kept)
@@ -324,11 +351,15 @@ def _scores(
 
 
 def _batches(dataset: Dataset, size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some images and their labels, the same ones whenever they are asked for."""
+    """Some images and their labels, the same ones whenever they are asked for.
+
+    Batches are of nearly equal size: all count alike, and one image has no variance on a 1×1 map.
+    """
     generator = torch.Generator().manual_seed(0)
     split = dataset.sample
     ids = torch.randperm(len(split), generator=generator)[:LOOKED_AT]
-    for batch in split.batches([(part, None) for part in torch.split(ids, BATCH)], size):
+    parts = ids.tensor_split(-(-len(ids) // BATCH))
+    for batch in split.batches([(part, None) for part in parts], size):
         yield batch.images, batch.labels
 
 

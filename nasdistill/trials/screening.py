@@ -39,6 +39,11 @@ class Foretold(NamedTuple):
     guess: float
 
 
+def draws_candidates(context: StudyContext) -> bool:
+    """Whether a study chooses some of its trials from a pool of candidates."""
+    return context.recipe.sampler == "tpe" and context.experience.weight >= LEAST_WEIGHT
+
+
 def foretell(context: StudyContext, index: int) -> Foretold | None:
     """The candidate of the pool that is expected to add the most to the front of those tried.
 
@@ -49,9 +54,7 @@ def foretell(context: StudyContext, index: int) -> Foretold | None:
     Returns:
         None where it is the sampler's turn, or earlier full runs say too little.
     """
-    if context.recipe.sampler != "tpe" or index % TURNS == 0:
-        return None
-    if context.experience.weight < LEAST_WEIGHT:
+    if index % TURNS == 0 or not draws_candidates(context):
         return None
     candidates = context.study.candidates()
     experience = _with_scores(context, candidates)

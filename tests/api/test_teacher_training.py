@@ -199,6 +199,15 @@ def test_from_scratch_with_a_number_of_epochs(train: Train) -> None:
     assert fine_tuning.RATES == {"head": 0.003, "all": 0.0005}
 
 
+def test_what_learned_nothing_is_not_written_and_told_to_learn_longer(data: str) -> None:
+    """Its classes are in the data's order, and it was trained on these data."""
+    told = r"barely better than chance .* It was not written. Train for longer \(--epochs\)"
+    with pytest.raises(UserError, match=told) as caught:
+        slow = {"architecture": write_perceptron(), "epochs": 1, "learning_rate": 1e-8}
+        api.teacher_train(data=data, out=Path("made"), device="cpu", precision="fp32", **slow)
+    assert "teacher train" not in str(caught.value) and not Path("made").exists()
+
+
 def recalls(folder: str, data: str) -> list[float]:
     """Share of each class's test images that a teacher puts in it."""
     dataset = load_data(data, device=torch.device("cpu"))

@@ -182,3 +182,21 @@ def test_a_net_with_nothing_to_cut() -> None:
     mlp = Architecture("mlp", {"activation": "relu", "dropout": 0.0, "layers": {"widths": [8]}})
     with warnings.catch_warnings(), pytest.raises(UserError, match="nothing can be cut"):
         pruned_space(SearchSpace.load("pruned"), mlp, INPUT, 3)
+
+
+@pytest.mark.parametrize("width", ["0.5", "{choice: [0.5]}"])
+def test_a_width_that_a_yaml_fixes_is_a_plain_number(width: str) -> None:
+    """What the reader of YAML gives knows how it was written, and is no plain float."""
+    text = f"name: half\nfamily: pruned\ndescription: d\nkeep: {{width: {width}}}\n"
+    space = pruned_space(SearchSpace.from_yaml(text, "x.yaml"), RESNET, INPUT, 3).space
+    architecture = space.random(random.Random(0))
+    assert type(architecture.values["keep"]["width"]) is float
+    assert build(architecture, INPUT, 3).eval()(torch.rand(2, 1, 16, 16)).shape == (2, 3)
+
+
+def test_grey_pictures_and_a_net_of_colour() -> None:
+    pytest.importorskip("timm")
+    base, space = Architecture("timm", {"name": "test_resnet"}), SearchSpace.load("pruned")
+    with pytest.raises(UserError, match=r"takes images of 3 channels, the data have 1; --chann"):
+        pruned_space(space, base, Input(1, 32, 32), 3)
+    assert pruned_space(space, base, Input(3, 32, 32), 3).axes

@@ -82,7 +82,7 @@ def test_a_template() -> None:
         ("[1, 3]", "[0, 3]", "x.yaml:6: keep.depth"),
         ("  depth", "  dept", "x.yaml:6: keep.dept: unknown key"),
         ("    2:", "    two:", "x.yaml:8: keep.stages.two"),
-        ("inner: 0.5", "inner: 1.5", "x.yaml:8: keep.stages.2.inner"),
+        ("inner: 0.5", "inner: 1.5", "x.yaml:8: keep.stages.2.inner: found 1.5; allowed"),
         ("base: timm:resnet18", "base: 7", "x.yaml:3: base: found 7"),
         ("base: timm:resnet18", "parameters: {a: 1}", "x.yaml:3: parameters: unknown key"),
     ],
