@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from nasdistill.space.nodes import (
     parameters_of,
 )
 
-_TOP = ("name", "family", "description", "parameters", "start", "large", "weights")
+_TOP = ("name", "family", "description", "parameters", "start", "large", "weights", "keep")
 _LARGE = ("description", "parameters", "start")
 _TEMPLATE_TOP = ("name", "family", "description", "base", "keep")
 _TEXTS = ("name", "family", "description")
@@ -73,8 +74,10 @@ class Reader:
         name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
         self._check_keys(self._tree, (), _TOP, ("name", "family", "parameters"))
         root, start = self._variant(self._tree, ())
-        weights = self._weights(family, root)
-        small = Content(name, family, description.strip(), root, start, weights=weights)
+        weights, made = self._weights(family, root), self._kept_of_models(family, root)
+        small = Content(
+            name, family, description.strip(), root, start, weights=weights, template=made
+        )
         if "large" not in self._tree:
             return small
         tree = self._tree["large"]
@@ -90,24 +93,52 @@ class Reader:
         """Reads a space whose tree is made from a net."""
         self._check_keys(self._tree, (), _TEMPLATE_TOP, ("name",))
         name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
-        base, keep = self._tree.get("base"), self._tree.get("keep", {})
+        base = self._tree.get("base")
         if base is not None and (not isinstance(base, str) or not base):
             self._wrong(("base",), f"found {base!r}", "a net as --teacher names one")
             base = None
-        known = (*template.DEFAULTS, "stages")
-        axes = self._axes(keep, ("keep",), known)
+        made = replace(self._kept(self._tree.get("keep", {}), ("keep",)), base=base)
+        return Content(name, family, description.strip(), Group({}), template=made)
+
+    def _kept(self, keep: Any, path: tuple[Any, ...]) -> template.Template:
+        """What is kept of one net."""
+        axes = self._axes(keep, path, (*template.DEFAULTS, "stages"))
         stages, numbered = keep.get("stages", {}) if isinstance(keep, Mapping) else {}, {}
         if not isinstance(stages, Mapping):
-            self._wrong(("keep", "stages"), f"found {stages!r}", "numbers of stages and ranges")
+            self._wrong((*path, "stages"), f"found {stages!r}", "numbers of stages and ranges")
             stages = {}
-        for number, ranges in stages.items():
-            path = ("keep", "stages", number)
-            if type(number) is not int or number < 0:
-                self._wrong(path, f"found the key {number!r}", "a number of a stage, from 0")
+        for key, ranges in stages.items():
+            place, number = (*path, "stages", key), _stage_number(key)
+            if number is None:
+                self._wrong(place, f"found the key {key!r}", "a number of a stage, from 0")
             else:
-                numbered[number] = self._axes(ranges, path, template.STAGE_KEYS)
-        made = template.Template(base, axes, numbered)
-        return Content(name, family, description.strip(), Group({}), template=made)
+                numbered[number] = self._axes(ranges, place, template.STAGE_KEYS)
+        return template.Template(None, axes, numbered)
+
+    def _kept_of_models(self, family: str, root: Group) -> template.Template | None:
+        """What is kept of each model, of a space of named nets; None where all stay whole."""
+        keep = self._tree.get("keep")
+        if keep is None:
+            return None
+        if family != "pretrained":
+            allowed = "none here; the families pruned and pretrained have it"
+            self._wrong(("keep",), f"the family {family!r} is not cut", allowed)
+            return None
+        for key in ("start", "large"):
+            if key in self._tree:
+                self._wrong((key,), "beside keep: the tree is made from the nets", "one of the two")
+        models = models_of(root)
+        if not isinstance(keep, Mapping) or not any(":" in str(key) for key in keep):
+            return template.Template(models=dict.fromkeys(models, self._kept(keep, ("keep",))))
+        kept: dict[str, template.Template | None] = dict.fromkeys(models)
+        for model, ranges in keep.items():
+            if model in models:
+                kept[model] = self._kept(ranges, ("keep", model))
+            else:
+                problem = f"unknown model{nearest(str(model), models)}"
+                allowed = "models under parameters.model, or ranges for all of them"
+                self._wrong(("keep", model), problem, allowed)
+        return template.Template(models=kept)
 
     def _axes(self, ranges: Any, path: tuple[Any, ...], known: tuple[str, ...]) -> dict[str, Node]:
         """Ranges of what is kept, by axis."""
@@ -314,9 +345,18 @@ class Reader:
         return Float(low, high, log, float(step))
 
 
+def _stage_number(key: Any) -> int | None:
+    """The stage that a key names; None if it names none. Keys of stored recipes are texts."""
+    if type(key) is str and key.isdecimal():
+        return int(key)
+    return key if type(key) is int and key >= 0 else None
+
+
 def models_of(root: Group) -> tuple[str, ...]:
     """The models that a space of the family `pretrained` names, in its order."""
     node = root.children.get("model")
+    if isinstance(node, Branch):
+        return tuple(node.options)
     if isinstance(node, Constant):
         return (str(node.value),)
     return tuple(map(str, node.options)) if isinstance(node, Choice) else ()

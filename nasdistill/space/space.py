@@ -15,6 +15,7 @@ from nasdistill.common.json_files import parse_json, read_text
 from nasdistill.common.types import Begin, nearest
 from nasdistill.common.yaml import parse_yaml
 from nasdistill.space.nodes import (
+    Branch,
     Group,
     Suggest,
     constants,
@@ -179,13 +180,15 @@ class SearchSpace:
     @property
     def begins(self) -> tuple[Begin, ...]:
         """Where its students can begin, the default first."""
-        if self.template is not None:
+        if self.template is not None and not self.template.models:
             return ("teacher" if self.template.base is None else "pretrained", "fresh")
         return ("pretrained", "fresh") if self.family == "pretrained" else ("fresh",)
 
     @property
     def needs_base(self) -> bool:
-        """Whether its tree is still to be made from a net."""
+        """Whether its tree is still to be made from a net, or from several."""
+        if self.template is not None and self.template.models:
+            return not isinstance(self.root.children["model"], Branch)
         return self.template is not None and not self.root.children
 
     def with_tree_of(self, stored: Mapping[str, Any]) -> SearchSpace:
@@ -195,7 +198,10 @@ class SearchSpace:
             stored: Of `to_dict`.
         """
         parts = stored["parameters"]
-        root = Group({"base": constants(parts["base"]), "keep": from_plain(parts["keep"])})
+        if "base" in parts:
+            root = Group({"base": constants(parts["base"]), "keep": from_plain(parts["keep"])})
+        else:
+            root = Group({name: from_plain(part) for name, part in parts.items()})
         return replace(self, root=root, start=tuple(stored["start"]))
 
     def sample(self, suggest: Suggest) -> Architecture:

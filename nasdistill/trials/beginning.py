@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
 
@@ -17,8 +17,9 @@ from nasdistill.common.events import Emit, Event
 from nasdistill.common.types import Begin
 from nasdistill.data import Dataset
 from nasdistill.models import Classifier, build
-from nasdistill.models.counts import count_architecture
+from nasdistill.models.counts import Counts, count_architecture
 from nasdistill.models.pretrained import inner_net, model_name
+from nasdistill.models.pruned_space import smallest
 from nasdistill.models.weights import load_weights
 from nasdistill.recipe import Recipe
 from nasdistill.results import keys
@@ -27,6 +28,10 @@ from nasdistill.study import Study
 from nasdistill.teachers.at_hand import own_weights
 from nasdistill.teachers.heads import all_heads
 from nasdistill.teachers.pretrained import Pretrained, from_timm, from_torchvision
+from nasdistill.trials.spaces import check_limits
+
+if TYPE_CHECKING:
+    from nasdistill.trials.context import StudyContext
 
 _LOADERS = {"timm": from_timm, "torchvision": from_torchvision}
 _SHOWN = 30
@@ -62,6 +67,9 @@ class Beginning(ABC):
     def identity(self) -> str:
         """What full runs that begin here have in common; empty for fresh ones."""
         return ""
+
+    def at_work(self, context: StudyContext) -> None:
+        """Takes the study's context, which is made later; those that train themselves need it."""
 
 
 class Fresh(Beginning):
@@ -143,8 +151,10 @@ def _take_over(net: nn.Module, known: nn.Module, model: str) -> None:
     load_weights(net, {**known.state_dict(), **own}, f"the pretrained weights of {model}")
 
 
-def open_beginning(study: Study, dataset: Dataset, emit: Emit) -> Beginning:
+def open_beginning(study: Study, dataset: Dataset, emit: Emit) -> Fresh | OwnPretrained:
     """Finds where a study's students begin, and sees that the weights of all of them can be had.
+
+    Of cuts of named nets it says where those begin.
 
     Args:
         study: The study; what its students begin with is stored there once.
@@ -219,21 +229,30 @@ def _needed(recipe: Recipe, space: SearchSpace, dataset: Dataset, emit: Emit) ->
     limits = {"params": recipe.max_params, "macs": recipe.max_macs, "bytes": recipe.max_bytes}
     if recipe.iterate is not None and recipe.iterate.assistants is not None:
         limits = {}
-    needed, unfit = list[str](), list[str]()
-    for model in space.models:
-        architecture = Architecture(space.family, {"model": model})
+    needed, unfit, counted = list[str](), list[str](), list[Counts]()
+    for model, architecture in _smallest_by_model(space).items():
         try:
             counts = count_architecture(architecture, dataset.input, len(dataset.classes))
         except UserError:
             unfit.append(model)
             continue
+        counted.append(counts)
         if all(limit is None or getattr(counts, cost) <= limit for cost, limit in limits.items()):
             needed.append(model)
     if unfit:
         size = f"{dataset.input.height}x{dataset.input.width}"
         text = f"images of {size} are too small for {', '.join(unfit)}: trials of these will fail"
         emit(Event("warning", f"{text}; --image-size makes them larger", stage="teacher"))
+    if counted and not needed:
+        check_limits(recipe, space.name, counted)
     return needed
+
+
+def _smallest_by_model(space: SearchSpace) -> dict[str, Architecture]:
+    """The smallest architecture of each model: its cut, or the whole net."""
+    if space.template is None:
+        return {model: Architecture(space.family, {"model": model}) for model in space.models}
+    return dict(zip(space.models, smallest(space), strict=True))
 
 
 def _cannot_be_had(

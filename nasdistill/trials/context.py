@@ -36,8 +36,9 @@ from nasdistill.teachers import Teacher
 from nasdistill.teachers.recorded import table_hash
 from nasdistill.training.memory import free
 from nasdistill.training.metrics import MEASURES, Accuracy
-from nasdistill.trials.beginning import open_beginning
-from nasdistill.trials.cutting import CutFrom, open_cut
+from nasdistill.trials.beginning import Beginning, OwnPretrained, open_beginning
+from nasdistill.trials.cut_named import CutFromNamed
+from nasdistill.trials.cutting import open_cut
 from nasdistill.trials.data_free import check_data_free
 from nasdistill.trials.plugins import Plugins
 from nasdistill.trials.same_content import check_same_data, describe_data
@@ -271,13 +272,12 @@ def open_context(
     if dataset is None:
         _adopt_dataset(study, data, emit)
     dataset = data
-    cuts = study.space.template is not None and study.recipe.begin != "fresh"
+    cut_of_one = study.space.template is not None and not study.space.template.models
     # Before the teacher is loaded: whoever has to bring weights is told at once.
-    beginning = None if cuts else open_beginning(study, dataset, emit)
+    begins = None if cut_of_one and recipe.begin != "fresh" else _begin(study, dataset, emit)
     emit(Event("stage", f"teacher {recipe.teacher}", stage="teacher"))
     teachers = open_teacher_pool(study, dataset, device, plugins, emit)
-    if beginning is None:
-        beginning = open_cut(study, teachers.main, dataset, emit)
+    beginning = open_cut(study, teachers.main, dataset, emit) if begins is None else begins
     free()  # training needs other tensors than evaluating large pictures did
     _warn_of_scoring(recipe, emit)
     study.get_or_measure(keys.MACHINE, lambda: describe_machine(device))
@@ -298,8 +298,7 @@ def open_context(
     context = StudyContext(
         study, emit, dataset, teachers, scoring, final, ladder, FullRuns(study.folder)
     )
-    if isinstance(beginning, CutFrom):
-        beginning.context = context
+    beginning.at_work(context)
     study.write(keys.FINAL_EXAMPLES, context.final_examples)
     weights = teachers.main.weights_hash
     setting = setting_of(
@@ -317,6 +316,14 @@ def open_context(
             keys.ASSISTANT_ARCHITECTURES, lambda: _choose_assistants(context, sizes)
         )
     return context
+
+
+def _begin(study: Study, dataset: Dataset, emit: Emit) -> Beginning:
+    """Where students begin that are cut from nothing, or from named nets."""
+    begins = open_beginning(study, dataset, emit)
+    if study.space.template is None or not isinstance(begins, OwnPretrained):
+        return begins
+    return CutFromNamed(study, dataset, emit, begins)
 
 
 def _prepare_device(recipe: Recipe) -> torch.device:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,15 +27,17 @@ from nasdistill.common.types import Begin
 from nasdistill.data import Dataset
 from nasdistill.models import Classifier
 from nasdistill.models.importance import Scores, importance
-from nasdistill.models.pruned import base_of, build_base, structure_for
+from nasdistill.models.pruned import base_of, build_base, keep_of, structure_for
 from nasdistill.models.pruning import Structure, counts_of, cut, narrowed
 from nasdistill.models.weights import load_weights, read_weights
 from nasdistill.space import Architecture
 from nasdistill.study import Study
 from nasdistill.teachers import Teacher, weights_hash
 from nasdistill.teachers.fine_tunable import load_fine_tunable
+from nasdistill.teachers.heads import all_heads
 from nasdistill.training import LRSchedule
 from nasdistill.training.batch_norm import reestimate
+from nasdistill.training.first_head import fit_head
 from nasdistill.training.teacher import train_through
 from nasdistill.trials.beginning import Beginning
 
@@ -74,6 +76,7 @@ class CutFrom(Beginning):
         kind: `teacher`, or `pretrained` where the space names another net.
         name: The net's, in words.
         identity: See `Beginning.identity`.
+        folder: Where what is measured and made of the net is kept.
         sources: The net as it is (1.0) and its steps so far, by the share of channels kept.
         context: The study's, set once there is one; makes the steps.
     """
@@ -81,6 +84,7 @@ class CutFrom(Beginning):
     kind: Begin = "teacher"  # type: ignore[misc]
     name: str = ""
     identity: str = ""
+    folder: Path = Path("cut")
     sources: dict[float, Source] = field(default_factory=dict)
     context: StudyContext | None = field(default=None, repr=False)
     _last: dict[str, Classifier] = field(default_factory=dict, repr=False)
@@ -89,7 +93,7 @@ class CutFrom(Beginning):
         """See `Beginning.student`; batch norm is estimated anew on what the student is fed."""
         key = f"{architecture.fingerprint} {fed.fingerprint}"
         if key not in self._last:  # a trial builds its student several times
-            keep = architecture.values["keep"]
+            keep = keep_of(architecture)
             source = self._source(keep.get("width", 1.0), keep.get("whole", []))
             student = _cut(source, keep, self.sources[1.0].structure)
             reestimate(student, (batch for batch, _ in _batches(fed, images.input.size)))
@@ -97,11 +101,20 @@ class CutFrom(Beginning):
             self._last[key] = student
         return copy.deepcopy(self._last[key])
 
+    @property
+    def named_in_news(self) -> str:
+        """The net in the words of progress."""
+        return "teacher" if self.kind == "teacher" else self.name
+
     def origin(self, architecture: Architecture) -> str:
         """See `Beginning.origin`."""
         return f"cut from {self.name}"
 
-    def _source(self, width: float, left_whole: list[str]) -> Source:
+    def at_work(self, context: StudyContext) -> None:
+        """See `Beginning.at_work`."""
+        self.context = context
+
+    def _source(self, width: float, left_whole: Sequence[str]) -> Source:
         """The smallest step that has all channels of a student of some width."""
         source = self.sources[1.0]
         for step in WIDTHS:
@@ -110,7 +123,7 @@ class CutFrom(Beginning):
             if step not in self.sources:
                 assert self.context is not None, "students are asked for before the study is open"
                 keep = {"width": step, "whole": left_whole}
-                self.sources[step] = make_step(self.context, self.sources[1.0], source, keep)
+                self.sources[step] = make_step(self, self.context, source, keep)
             source = self.sources[step]
         return source
 
@@ -143,16 +156,65 @@ def open_cut(study: Study, teacher: Teacher, dataset: Dataset, emit: Emit) -> Cu
         _tell_other_size(teacher, dataset, emit)
     else:
         kind, name = "pretrained", template.base
-        torch.manual_seed(seed_of(study.recipe.seed, "head of the base"))
         whole = load_fine_tunable(name, None, dataset).module
-        whole = whole.to(dataset.score.labels.device).eval().requires_grad_(False)
-    emit(Event("stage", f"judging the channels of {name}", stage="teacher"))
+    cut_from = CutFrom(kind, name, folder=study.folder / "cut")
+    open_source(cut_from, study, base, whole, dataset, emit)
+    return cut_from
+
+
+def open_source(
+    cut_from: CutFrom,
+    study: Study,
+    base: Architecture,
+    whole: Classifier,
+    dataset: Dataset,
+    emit: Emit,
+) -> None:
+    """Finds which channels of a net matter, and makes it the one that students are cut from.
+
+    Args:
+        cut_from: Gets its first source, and its identity.
+        study: The study.
+        base: The net's architecture.
+        whole: The net.
+        dataset: The study's data.
+        emit: Told of what takes long.
+    """
+    emit(Event("stage", f"judging the channels of {cut_from.name}", stage="teacher"))
+    whole = whole.to(dataset.score.labels.device).eval().requires_grad_(False)
+    cut_from.identity = f"{cut_from.kind} {weights_hash(whole)} {study.recipe.importance}"
+    if cut_from.kind == "pretrained":
+        _fit_head(cut_from.folder / "1-head.safetensors", study, whole, dataset, emit)
     structure = structure_for(base, dataset.input, len(dataset.classes))
-    scores = _scores(
-        study.folder / "cut" / "1-scores.safetensors", study, whole, structure, dataset, emit
-    )
-    identity = f"{kind} {weights_hash(whole)} {study.recipe.importance}"
-    return CutFrom(kind, name, identity, {1.0: Source(whole, structure, scores)})
+    path = cut_from.folder / "1-scores.safetensors"
+    scores = _scores(path, study, whole, structure, dataset, emit)
+    cut_from.sources[1.0] = Source(whole, structure, scores)
+
+
+def _fit_head(path: Path, study: Study, whole: Classifier, dataset: Dataset, emit: Emit) -> None:
+    """Gives a net whose head knows nothing of the classes one that does; kept in a file.
+
+    It sees other images than those by which channels are judged: on its own it is too sure.
+    """
+    heads = [head.layer for head in all_heads(whole)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locks.alone(path.with_suffix(".lock")):
+        stored = _read(path, emit)
+        if stored is None:
+            torch.manual_seed(seed_of(study.recipe.seed, "head of the base"))
+            for head in heads:
+                head.reset_parameters()
+            if dataset.has_training:  # no label of the score half may enter
+                batches = _batches(dataset, dataset.input.size, LOOKED_AT)
+                text, most = "fitting a first head", min(LOOKED_AT, len(dataset.sample))
+                fit_head(
+                    whole, heads, with_signs_of_life(batches, text, "teacher", most, emit, BATCH)
+                )
+            stored = {f"{i}.{k}": v for i, h in enumerate(heads) for k, v in h.state_dict().items()}
+            _write(path, stored)
+    for index, head in enumerate(heads):
+        own = {k.partition(".")[2]: v for k, v in stored.items() if k.startswith(f"{index}.")}
+        load_weights(head, own, str(path))
 
 
 def _module_of(teacher: Teacher, base: Architecture, dataset: Dataset) -> Classifier:
@@ -187,24 +249,26 @@ def _tell_other_size(teacher: Teacher, dataset: Dataset, emit: Emit) -> None:
         emit(Event("warning", text, stage="teacher"))
 
 
-def make_step(context: StudyContext, first: Source, above: Source, keep: dict[str, Any]) -> Source:
+def make_step(
+    cut_from: CutFrom, context: StudyContext, above: Source, keep: dict[str, Any]
+) -> Source:
     """Cuts a net to a share of all its channels and distils what is left; or reads what was made.
 
     Args:
-        context: The study's; the step is kept in its folder.
-        first: The net as it was.
+        cut_from: The net as it was, and where the step is kept.
+        context: The study's.
         above: The step before, which is cut.
-        keep: The share of `first` that stays, as `pruning.counts_of` takes it.
+        keep: The share of the whole net that stays, as `pruning.counts_of` takes it.
 
     Returns:
         The step; `above` itself where no channel can go.
     """
-    study, dataset = context.study, context.dataset
+    study, dataset, first = context.study, context.dataset, cut_from.sources[1.0]
     width, size = keep["width"], dataset.input.size
     counts = counts_of(first.structure, keep)
     if all(above.structure.groups[name].size <= count for name, count in counts.items()):
         return above
-    path = context.folder / "cut" / f"{width:g}.safetensors"
+    path = cut_from.folder / f"{width:g}.safetensors"
     student = copy.deepcopy(above.whole)
     kept = cut(student.net, above.structure, keep, above.scores, first.structure)
     structure = narrowed(above.structure, kept)
@@ -212,7 +276,8 @@ def make_step(context: StudyContext, first: Source, above: Source, keep: dict[st
         if not _read_step(path, student, context.emit):
             start = time.perf_counter()
             reestimate(student, (images for images, _ in _batches(dataset, size)))
-            student = _distil(context, student, width, path.with_suffix(".checkpoint"))
+            name, checkpoint = cut_from.named_in_news, path.with_suffix(".checkpoint")
+            student = _distil(context, student, width, name, checkpoint)
             _write(path, student.state_dict())
             path.with_suffix(".checkpoint").unlink(missing_ok=True)
             study.add_seconds("cutting", time.perf_counter() - start)
@@ -223,7 +288,7 @@ def make_step(context: StudyContext, first: Source, above: Source, keep: dict[st
 
 
 def _distil(
-    context: StudyContext, student: Classifier, width: float, checkpoint: Path
+    context: StudyContext, student: Classifier, width: float, name: str, checkpoint: Path
 ) -> Classifier:
     """Trains a step as finals are trained; goes on where its checkpoint stands."""
     from nasdistill.trials.autotune import choose_capture, precision_for
@@ -240,7 +305,7 @@ def _distil(
         precision=precision_for(context, setup, students, None),
     )
     choose_capture(context, setup, run)
-    labelled = context.labelled(f"teacher cut to {width:g} of its channels")
+    labelled = context.labelled(f"{name} cut to {width:g} of its channels")
     with locks.busy(context.latency_lock):
         setup.prepare(total, 0)
     steps = train_through(
@@ -253,7 +318,7 @@ def _distil(
     return trained
 
 
-def _cut(source: Source, keep: dict[str, Any], whole: Structure) -> Classifier:
+def _cut(source: Source, keep: Mapping[str, Any], whole: Structure) -> Classifier:
     """A student of a step, before batch norm is estimated anew."""
     net = copy.deepcopy(source.whole.net).requires_grad_(True)
     cut(net, source.structure, keep, source.scores, whole)
@@ -271,7 +336,7 @@ def _scores(
 ) -> Scores:
     """How much each channel matters, measured once and kept in a file."""
     sizes = {name: (group.size,) for name, group in structure.groups.items() if not group.fixed}
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with locks.alone(path.with_suffix(".lock")):
         stored = _read(path, emit)
         if stored is not None and {k: tuple(v.shape) for k, v in stored.items()} == sizes:
@@ -288,11 +353,20 @@ def _scores(
         return scores
 
 
-def _batches(dataset: Dataset, size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some images and their labels, the same ones whenever they are asked for."""
+def _batches(
+    dataset: Dataset, size: tuple[int, int], skipped: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some images and their labels, the same ones whenever they are asked for.
+
+    Args:
+        dataset: The study's.
+        size: Of the images, in pixels.
+        skipped: So many others are left out before them, where there are more than these.
+    """
     generator = torch.Generator().manual_seed(0)
     split = dataset.sample
-    ids = torch.randperm(len(split), generator=generator)[:LOOKED_AT]
+    order = torch.randperm(len(split), generator=generator)
+    ids = order[skipped if skipped < len(order) else 0 :][:LOOKED_AT]
     for batch in split.batches([(part, None) for part in torch.split(ids, BATCH)], size):
         yield batch.images, batch.labels
 

@@ -1,0 +1,71 @@
+"""Students cut from several named nets, each with its own weights."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from nasdistill.common.events import Emit
+from nasdistill.common.types import Begin
+from nasdistill.data import Dataset
+from nasdistill.models import Classifier
+from nasdistill.models.pruned import base_of
+from nasdistill.space import Architecture
+from nasdistill.study import Study
+from nasdistill.trials.beginning import Beginning, OwnPretrained
+from nasdistill.trials.cutting import CutFrom, open_source
+
+if TYPE_CHECKING:
+    from nasdistill.trials.context import StudyContext
+
+
+@dataclass(eq=False)
+class CutFromNamed(Beginning):
+    """Students cut from one of several nets, see `CutFrom`; each net is judged when first asked for.
+
+    Attributes:
+        study: The study.
+        dataset: Its data.
+        emit: Told of what takes long.
+        own: The weights of the nets.
+    """
+
+    kind: ClassVar[Begin] = "pretrained"
+    study: Study
+    dataset: Dataset
+    emit: Emit
+    own: OwnPretrained
+    _nets: dict[str, CutFrom] = field(default_factory=dict, repr=False)
+    _context: StudyContext | None = field(default=None, repr=False)
+
+    def student(self, architecture: Architecture, images: Dataset, fed: Dataset) -> Classifier:
+        """See `CutFrom.student`."""
+        base = base_of(architecture)
+        model = str(base.values["model"])
+        if model not in self._nets:
+            with torch.random.fork_rng():  # the student's own draws stay what they were
+                self._nets[model] = self._open(model, base)
+        return self._nets[model].student(architecture, images, fed)
+
+    def origin(self, architecture: Architecture) -> str:
+        """See `Beginning.origin`."""
+        return f"cut from {self.own.origin(base_of(architecture))}"
+
+    @property
+    def identity(self) -> str:
+        """See `Beginning.identity`."""
+        return f"cut {self.own.identity} {self.study.recipe.importance}"
+
+    def at_work(self, context: StudyContext) -> None:
+        """See `Beginning.at_work`."""
+        self._context = context
+
+    def _open(self, model: str, base: Architecture) -> CutFrom:
+        folder = self.study.folder / "cut" / re.sub(r"[^\w.-]", "-", model)
+        cut_from = CutFrom("pretrained", model, folder=folder, context=self._context)
+        whole = self.own.student(base, self.dataset, self.dataset)
+        open_source(cut_from, self.study, base, whole, self.dataset, self.emit)
+        return cut_from
