@@ -8,6 +8,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from ruamel.yaml.comments import CommentedMap
+
 from nasdistill.common.types import nearest
 from nasdistill.common.yaml import line_of, plain
 from nasdistill.space import template
@@ -62,17 +64,28 @@ class Content(NamedTuple):
 class Reader:
     """Turns parsed YAML into nodes, and collects every error on the way."""
 
-    def __init__(self, tree: Any, source: str) -> None:
+    def __init__(self, tree: Any, source: str, inside: str | None = None, line: int = 1) -> None:
+        """A reader of one space.
+
+        Args:
+            tree: The parsed YAML.
+            source: The file's name.
+            inside: The key of that file that the space stands under, if it is not the file's whole
+                content; it needs no name then.
+            line: Where that key stands.
+        """
         self._tree = tree
         self._source = source
+        self._inside = inside
+        self._line = line
         self.errors: list[str] = []
 
     def read(self) -> Content:
         """Reads the whole tree; of use only where there are no `errors` afterwards."""
         if self._tree.get("family") == template.FAMILY:
             return self._read_template()
-        name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
-        self._check_keys(self._tree, (), _TOP, ("name", "family", "parameters"))
+        name, family, description = self._texts()
+        self._check_keys(self._tree, (), _TOP, (*self._needed, "family", "parameters"))
         root, start = self._variant(self._tree, ())
         weights, made = self._weights(family, root), self._kept_of_models(family, root)
         small = Content(
@@ -89,10 +102,19 @@ class Reader:
         description = str(tree.get("description", description)).strip()
         return small._replace(large=Content(name, family, description, root, start))
 
+    @property
+    def _needed(self) -> tuple[str, ...]:
+        return ("name",) if self._inside is None else ()
+
+    def _texts(self) -> tuple[str, str, str]:
+        """Name, family and description; a space within another file is named by its family."""
+        name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
+        return name or family, family, description
+
     def _read_template(self) -> Content:
         """Reads a space whose tree is made from a net."""
-        self._check_keys(self._tree, (), _TEMPLATE_TOP, ("name",))
-        name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
+        self._check_keys(self._tree, (), _TEMPLATE_TOP, self._needed)
+        name, family, description = self._texts()
         base = self._tree.get("base")
         if base is not None and (not isinstance(base, str) or not base):
             self._wrong(("base",), f"found {base!r}", "a net as --teacher names one")
@@ -240,9 +262,11 @@ class Reader:
                 self._wrong((*path, name), "found values outside", f"numbers in [{low}, {high}]")
 
     def _wrong(self, path: tuple[Any, ...], problem: str, allowed: str) -> None:
-        where = ".".join(map(str, path))
-        line = line_of(self._tree, path)
-        self.errors.append(f"{self._source}:{line}: {where}: {problem}; allowed: {allowed}")
+        inside = () if self._inside is None else (self._inside,)
+        where = ".".join(map(str, (*inside, *path)))
+        positions = isinstance(self._tree, CommentedMap)  # of a stored space there are none
+        line = f":{max(self._line, line_of(self._tree, path))}" if positions else ""
+        self.errors.append(f"{self._source}{line}: {where}: {problem}; allowed: {allowed}")
 
     def _group(self, node: Mapping[Any, Any], path: tuple[Any, ...]) -> Group:
         children = {}

@@ -117,12 +117,14 @@ class SearchSpace:
     template: Template | None = None
 
     @classmethod
-    def load(cls, name_or_path: str) -> SearchSpace:
-        """Reads a shipped space by name, or a YAML file by path.
+    def load(cls, name_or_path: str | Mapping[str, Any]) -> SearchSpace:
+        """Reads a shipped space by name, a YAML file by path, or a recipe's own space.
 
         Raises:
             UserError: If there is no such space, or the file is wrong.
         """
+        if not isinstance(name_or_path, str):
+            return cls.from_tree(name_or_path, "the recipe", inside="space")
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
             if name_or_path not in cls.shipped():
@@ -149,15 +151,32 @@ class SearchSpace:
         Raises:
             UserError: With every error at once.
         """
-        tree = parse_yaml(text, source)
-        reader = Reader(tree, source)
+        return cls.from_tree(parse_yaml(text, source), source)
+
+    @classmethod
+    def from_tree(
+        cls, tree: Mapping[str, Any], source: str, inside: str | None = None, line: int = 1
+    ) -> SearchSpace:
+        """Reads a space from parsed YAML.
+
+        Args:
+            tree: The YAML.
+            source: Its name in errors.
+            inside: The key that it stands under, where the file holds more; its own files lie by
+                their path from the current folder then, as a recipe's do.
+            line: Where that key stands.
+
+        Raises:
+            UserError: With every error at once.
+        """
+        reader = Reader(tree, source, inside, line)
         try:
             content = reader.read()
         except RecursionError:
             raise UserError(f"{source}: nested too deeply, or an alias holds itself") from None
         if reader.errors:
             raise UserError("\n".join(reader.errors))
-        return cls._of(content, Path(source).parent)
+        return cls._of(content, Path(source).parent if inside is None else Path())
 
     @classmethod
     def _of(cls, content: Content, folder: Path) -> SearchSpace:

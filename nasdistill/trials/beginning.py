@@ -68,8 +68,8 @@ class Beginning(ABC):
         """What full runs that begin here have in common; empty for fresh ones."""
         return ""
 
-    def at_work(self, context: StudyContext) -> None:
-        """Takes the study's context, which is made later; those that train themselves need it."""
+    def at_work(self, context: StudyContext) -> None:  # noqa: B027
+        """Takes the study's context, made later than this; for those that train something."""
 
 
 class Fresh(Beginning):
@@ -174,7 +174,7 @@ def open_beginning(study: Study, dataset: Dataset, emit: Emit) -> Fresh | OwnPre
             raise UserError(
                 f"study {study.folder.name!r}: the weights of {model} are not those that it was "
                 f"made with: was {before}, now {now or 'those of its library'}. Put the file back "
-                f"under weights: in {recipe.space}, or give another --study NAME"
+                f"under weights: in {recipe.space_name}, or give another --study NAME"
             )
     return OwnPretrained(space.weights, stored, f"pretrained {sorted(stored.items())}")
 
@@ -268,9 +268,9 @@ def _cannot_be_had(
         else "No other model of the space has its weights here."
     )
     return UserError(
-        f"the space {recipe.space!r}: the pretrained weights of {len(away)} of its models do not "
-        f"lie here and could not be fetched ({_reason(reason)}):\n{files}\nBring these files from "
-        "a machine that has a connection, and name them in a YAML file of your own for --space "
+        f"the space {recipe.space_name!r}: the pretrained weights of {len(away)} of its models do "
+        f"not lie here and could not be fetched ({_reason(reason)}):\n{files}\nBring these files "
+        "from a machine that has a connection, and name them in a YAML file of your own for --space "
         f"(a copy of the space, with a key such as {example}). {others} --begin fresh needs no "
         "weights"
     )

@@ -38,7 +38,7 @@ from nasdistill.training.memory import free
 from nasdistill.training.metrics import MEASURES, Accuracy
 from nasdistill.trials.beginning import Beginning, OwnPretrained, open_beginning
 from nasdistill.trials.cut_named import CutFromNamed
-from nasdistill.trials.cutting import open_cut
+from nasdistill.trials.cutting import open_cut, refuse_peers
 from nasdistill.trials.data_free import check_data_free
 from nasdistill.trials.plugins import Plugins
 from nasdistill.trials.same_content import check_same_data, describe_data
@@ -323,6 +323,7 @@ def _begin(study: Study, dataset: Dataset, emit: Emit) -> Beginning:
     begins = open_beginning(study, dataset, emit)
     if study.space.template is None or not isinstance(begins, OwnPretrained):
         return begins
+    refuse_peers(study)
     return CutFromNamed(study, dataset, emit, begins)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class CutFromNamed(Beginning):
-    """Students cut from one of several nets, see `CutFrom`; each net is judged when first asked for.
+    """Students cut from one of several nets, see `CutFrom`; each is judged when first asked for.
 
     Attributes:
         study: The study.

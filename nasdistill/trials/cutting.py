@@ -143,12 +143,7 @@ def open_cut(study: Study, teacher: Teacher, dataset: Dataset, emit: Emit) -> Cu
     """
     template = study.space.template
     assert template is not None
-    peers = [name for name, each in study.recipe.teachers.items() if each.peers is not None]
-    if peers:
-        raise UserError(
-            f"teachers.{peers[0]}: peers that begin as the same part of one net stay equal and "
-            "teach each other nothing; allowed: --begin fresh, or teachers other than peers"
-        )
+    refuse_peers(study)
     base = base_of(study.space.random(random.Random(0)))  # all have the same
     if template.base is None:
         kind: Begin = "teacher"
@@ -160,6 +155,20 @@ def open_cut(study: Study, teacher: Teacher, dataset: Dataset, emit: Emit) -> Cu
     cut_from = CutFrom(kind, name, folder=study.folder / "cut")
     open_source(cut_from, study, base, whole, dataset, emit)
     return cut_from
+
+
+def refuse_peers(study: Study) -> None:
+    """Refuses peers among students that are cut from a net.
+
+    Raises:
+        UserError: If the recipe has some.
+    """
+    peers = [name for name, each in study.recipe.teachers.items() if each.peers is not None]
+    if peers:
+        raise UserError(
+            f"teachers.{peers[0]}: peers that begin as the same part of one net stay equal and "
+            "teach each other nothing; allowed: --begin fresh, or teachers other than peers"
+        )
 
 
 def open_source(
