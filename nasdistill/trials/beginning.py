@@ -270,9 +270,9 @@ def _cannot_be_had(
     return UserError(
         f"the space {recipe.space_name!r}: the pretrained weights of {len(away)} of its models do "
         f"not lie here and could not be fetched ({_reason(reason)}):\n{files}\nBring these files "
-        "from a machine that has a connection, and name them in a YAML file of your own for --space "
-        f"(a copy of the space, with a key such as {example}). {others} --begin fresh needs no "
-        "weights"
+        "from a machine that has a connection, and name them in a YAML file of your own for "
+        f"--space (a copy of the space, with a key such as {example}). {others} --begin fresh "
+        "needs no weights"
     )
 
 
