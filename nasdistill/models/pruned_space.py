@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.models.cut_check import wrong_groups
@@ -78,7 +80,8 @@ def pruned_space(space: SearchSpace, base: Architecture, input: Input, classes: 
             that it has not.
     """
     assert space.template is not None
-    cuts = _cuts_of(space.template, base, input, classes, f"space {space.name}")
+    net = build_base(base, input, classes)
+    cuts = _cuts_of(space.template, base, net, input, classes, f"space {space.name}")
     values = {"family": base.family, "values": base.values}
     root = Group({"base": constants(values), "keep": cuts.keep})
     made = replace(space, root=root, start=_start(root, values))
@@ -109,14 +112,15 @@ def pretrained_space(
             continue
         tell(model)
         base, where = Architecture(PRETRAINED, {"model": model}), f"space {space.name}: {model}"
+        net = build_base(base, input, classes)
         try:
-            cuts = _cuts_of(template, base, input, classes, where)
+            structure_for(base, input, classes, net)
         except UserError as error:
-            text = str(error) if str(error).startswith(where) else f"{where}: {error}"
             raise UserError(
-                f"{text}. To keep it whole beside others that are cut, name those under keep:, "
-                "such as keep: {MODEL: {width: …}}"
+                f"{where}: {error}. To keep it whole beside others that are cut, name those under "
+                "keep:, such as keep: {MODEL: {width: …}}"
             ) from None
+        cuts = _cuts_of(template, base, net, input, classes, where)
         branches[model] = Group({"keep": cuts.keep})
         axes += [axis._replace(name=f"{model} {axis.name}") for axis in cuts.axes]
         left_whole |= {f"{model} {name}": reason for name, reason in cuts.left_whole.items()}
@@ -134,10 +138,14 @@ class _Cuts(NamedTuple):
 
 
 def _cuts_of(
-    template: Template, base: Architecture, input: Input, classes: int, where: str
+    template: Template,
+    base: Architecture,
+    net: nn.Module,
+    input: Input,
+    classes: int,
+    where: str,
 ) -> _Cuts:
     """Makes the part of a tree that says what is kept of a net."""
-    net = build_base(base, input, classes)
     structure = structure_for(base, input, classes, net)
     wrong = wrong_groups(net.cpu(), structure, input)
     structure = without(structure, set(wrong))

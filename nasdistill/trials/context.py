@@ -36,9 +36,8 @@ from nasdistill.teachers import Teacher
 from nasdistill.teachers.recorded import table_hash
 from nasdistill.training.memory import free
 from nasdistill.training.metrics import MEASURES, Accuracy
-from nasdistill.trials.beginning import Beginning, OwnPretrained, open_beginning
-from nasdistill.trials.cut_named import CutFromNamed
-from nasdistill.trials.cutting import open_cut, refuse_peers
+from nasdistill.trials.cut_named import open_without_teacher
+from nasdistill.trials.cutting import open_cut
 from nasdistill.trials.data_free import check_data_free
 from nasdistill.trials.plugins import Plugins
 from nasdistill.trials.same_content import check_same_data, describe_data
@@ -272,9 +271,8 @@ def open_context(
     if dataset is None:
         _adopt_dataset(study, data, emit)
     dataset = data
-    cut_of_one = study.space.template is not None and not study.space.template.models
     # Before the teacher is loaded: whoever has to bring weights is told at once.
-    begins = None if cut_of_one and recipe.begin != "fresh" else _begin(study, dataset, emit)
+    begins = open_without_teacher(study, dataset, emit)
     emit(Event("stage", f"teacher {recipe.teacher}", stage="teacher"))
     teachers = open_teacher_pool(study, dataset, device, plugins, emit)
     beginning = open_cut(study, teachers.main, dataset, emit) if begins is None else begins
@@ -316,15 +314,6 @@ def open_context(
             keys.ASSISTANT_ARCHITECTURES, lambda: _choose_assistants(context, sizes)
         )
     return context
-
-
-def _begin(study: Study, dataset: Dataset, emit: Emit) -> Beginning:
-    """Where students begin that are cut from nothing, or from named nets."""
-    begins = open_beginning(study, dataset, emit)
-    if study.space.template is None or not isinstance(begins, OwnPretrained):
-        return begins
-    refuse_peers(study)
-    return CutFromNamed(study, dataset, emit, begins)
 
 
 def _prepare_device(recipe: Recipe) -> torch.device:

@@ -15,8 +15,8 @@ from nasdistill.models import Classifier
 from nasdistill.models.pruned import base_of
 from nasdistill.space import Architecture
 from nasdistill.study import Study
-from nasdistill.trials.beginning import Beginning, OwnPretrained
-from nasdistill.trials.cutting import CutFrom, open_source
+from nasdistill.trials.beginning import Beginning, OwnPretrained, open_beginning
+from nasdistill.trials.cutting import CutFrom, open_source, refuse_peers
 
 if TYPE_CHECKING:
     from nasdistill.trials.context import StudyContext
@@ -69,3 +69,27 @@ class CutFromNamed(Beginning):
         whole = self.own.student(base, self.dataset, self.dataset)
         open_source(cut_from, self.study, base, whole, self.dataset, self.emit)
         return cut_from
+
+
+def open_without_teacher(study: Study, dataset: Dataset, emit: Emit) -> Beginning | None:
+    """Where students begin that are not cut from the teacher or another single net.
+
+    Args:
+        study: The study.
+        dataset: Its data.
+        emit: Told of what takes long.
+
+    Returns:
+        None for those that are; see `cutting.open_cut`.
+
+    Raises:
+        UserError: As of `open_beginning`, or if peers would stay equal.
+    """
+    template = study.space.template
+    if template is not None and not template.models and study.recipe.begin != "fresh":
+        return None
+    begins = open_beginning(study, dataset, emit)
+    if template is None or not isinstance(begins, OwnPretrained):
+        return begins
+    refuse_peers(study)
+    return CutFromNamed(study, dataset, emit, begins)
