@@ -62,7 +62,7 @@ def test_a_search_goes_on_without_its_recipe(nets: Path) -> None:
     steps = {"0.75.safetensors", "0.75-scores.safetensors"}
     assert names == {"1-head.safetensors", "1-scores.safetensors"} | steps
     scores = read_weights(made / "1-scores.safetensors")
-    assert all(float(score.max()) > 0 for score in scores.values())
+    assert float(scores["net.conv1.0"].min()) > 0  # behind a head of zeros all were 0
     _stands_alone(record.finals[0].folder, nets)
     assert "cut from timm:test_" in record.finals[0].metrics["begin_weights"]
     assert "the space `pretrained`" in (record.finals[0].folder / "README.md").read_text()
@@ -107,7 +107,7 @@ def _stands_alone(final: Path, folder: Path) -> None:
 def test_limits_that_no_model_keeps(nets: Path) -> None:
     cut = load_recipe("recipe.yaml", {"max_params": 500})
     whole = load_recipe("recipe.yaml", {"max_params": 500, "space": "own.yaml"})
-    for recipe, least in ((cut, r"9[\d,]{4}"), (whole, r"\d{3},\d{3}")):
+    for recipe, least in ((cut, "60,419"), (whole, r"[\d,]+")):
         message = f"--max-params 500: the smallest net of the space '.*' has {least} parameters"
         with pytest.raises(UserError, match=message):
             nasdistill.search(recipe)

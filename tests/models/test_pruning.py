@@ -229,7 +229,6 @@ def test_a_transformer_of_transformers_is_cut_by_width_heads_and_layers(kind: st
 
 
 def test_of_a_transformer_of_torchvision_only_perceptrons_and_layers_are_cut() -> None:
-    """Twelve blocks without their norms are more than fp32 can be checked in."""
     from torchvision.models import VisionTransformer
 
     net = VisionTransformer(32, 8, 12, 4, 64, 128, num_classes=4)
@@ -242,6 +241,27 @@ def test_of_a_transformer_of_torchvision_only_perceptrons_and_layers_are_cut() -
     assert wrong_groups(net, structure, INPUT) == {}
     cut(net, structure, {"stages": [{"inner": 0.25, "depth": 5}]})
     assert net.eval()(torch.randn(1, 3, 32, 32)).shape == (1, 4)
+
+
+class Steep(nn.Module):
+    """Makes ten million times as much of what its middle layer rounds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(3, 64, 1)
+        self.narrow = nn.Conv2d(64, 8, 1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.narrow(self.wide(x)).mean(dim=(2, 3))
+        return self.head(torch.sin(1e7 * x))
+
+
+def test_rounding_is_not_taken_for_a_wrong_cut() -> None:
+    net = Steep()
+    structure = structure_of(net, INPUT)
+    assert not structure.groups["wide"].fixed
+    assert wrong_groups(net, structure, INPUT) == {}
 
 
 def test_our_transformer_is_cut_like_any_other() -> None:
