@@ -248,8 +248,8 @@ class Steep(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.wide = nn.Conv2d(3, 64, 1)
-        self.narrow = nn.Conv2d(64, 8, 1)
+        self.wide = nn.Conv2d(3, 2048, 1)
+        self.narrow = nn.Conv2d(2048, 8, 1)
         self.head = nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
