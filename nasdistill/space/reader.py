@@ -283,7 +283,7 @@ class Reader:
             return Row(tuple(self._node(item, (*path, i)) for i, item in enumerate(node)))
         if not isinstance(node, Mapping):
             if _is_scalar(node):
-                return Constant(node)
+                return Constant(plain(node))  # the parser's own floats know how they were written
             self._wrong(path, f"found {node!r}", "a value, a node, or names and nodes")
             return Constant(0)
         kinds = [kind for kind in _KINDS if kind in node]
@@ -331,7 +331,7 @@ class Reader:
                 self._wrong((*path, index), f"found {option!r}", "texts and finite numbers")
         if any(option in options[:index] for index, option in enumerate(options)):
             self._wrong(path, f"found {list(options)!r} with a value twice", "different values")
-        return Choice(tuple(options))
+        return Choice(tuple(map(plain, options)))
 
     def _range(self, kind: str, node: Mapping[str, Any], path: tuple[Any, ...]) -> Node:
         ends, log, step = node[kind], node.get("log", False), node.get("step", 1)

@@ -6,7 +6,15 @@ import pytest
 
 from nasdistill.common.errors import UserError
 from nasdistill.space import SearchSpace
-from nasdistill.space.nodes import Float, Group, NotInSpaceError, from_plain, parameters_of, plain
+from nasdistill.space.nodes import (
+    Constant,
+    Float,
+    Group,
+    NotInSpaceError,
+    from_plain,
+    parameters_of,
+    plain,
+)
 
 STEPPED = """\
 name: stepped
@@ -98,6 +106,15 @@ def test_what_is_kept_of_named_nets() -> None:
     assert (
         set(of_all.template.models) == set(models) and None not in of_all.template.models.values()
     )
+
+
+def test_ratios_are_plain_numbers_however_they_are_written() -> None:
+    for text, values in (("0.50", [0.5]), ("{choice: [0.50, 1.0]}", [0.5, 1.0])):
+        space = SearchSpace.from_yaml(f"name: x\nfamily: pruned\nkeep: {{width: {text}}}\n", "x")
+        assert space.template is not None
+        node = space.template.node("width")
+        found = [node.value] if isinstance(node, Constant) else list(node.options)  # type: ignore[union-attr]
+        assert found == values and {type(value) for value in found} == {float}
 
 
 @pytest.mark.parametrize(
