@@ -25,7 +25,8 @@ from nasdistill.space import Architecture
 from nasdistill.study import Study
 from nasdistill.training.batch_norm import reestimate
 from nasdistill.training.checkpoint import read_checkpoint
-from nasdistill.trials import cutting
+from nasdistill.trials import channels
+from nasdistill.trials.channels import looked_at_batches
 from nasdistill.trials.context import StudyContext, open_context
 from nasdistill.trials.cutting import steps_to_make
 from nasdistill.trials.plugins import load_plugins
@@ -200,9 +201,9 @@ def test_no_picture_is_alone_where_batch_norm_is_estimated(
     bars: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One image has no variance on a map of 1x1."""
-    monkeypatch.setattr(cutting, "LOOKED_AT", 33)
+    monkeypatch.setattr(channels, "LOOKED_AT", 33)
     context = opened()
-    batches = [images for images, _ in cutting._batches(context.dataset, (16, 16))]
+    batches = [images for images, _ in looked_at_batches(context.dataset, (16, 16))]
     assert [len(images) for images in batches] == [17, 16]
     net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.BatchNorm2d(1))
     reestimate(net, [images.float() for images in batches])

@@ -170,6 +170,8 @@ def cut_space(
     """
     check_shape(size, channels, classes)
     assert space.template is not None
+    if space.template.models:
+        return _cut_of_named(space, teacher, size=size, channels=channels, classes=classes)
     spec = space.template.base or teacher
     if spec is None:
         raise UserError(
@@ -184,6 +186,18 @@ def cut_space(
     plugins = load_plugins(import_file)
     base = base_architecture(spec, studies_root=STUDIES, imported=plugins.teachers)
     return pruned_space(space, base, Input(channels, size, size), classes)
+
+
+def _cut_of_named(
+    space: SearchSpace, teacher: str | None, *, size: int, channels: int, classes: int
+) -> MadeSpace:
+    """See `cut_space`; of a space of named nets."""
+    if teacher is not None:
+        raise UserError(f"--teacher {teacher}: the space {space.name!r} names its own nets")
+    from nasdistill.common.types import Input
+    from nasdistill.models.pruned_space import pretrained_space
+
+    return pretrained_space(space, Input(channels, size, size), classes, lambda model: None)
 
 
 def spread(

@@ -79,8 +79,8 @@ def missing_files(recipe: Recipe, studies_root: Path) -> Iterator[MissingFile]:
         recipe: The recipe.
         studies_root: Folder of studies, in which `final:STUDY/RANK` lies.
     """
-    space = Path(recipe.space)
-    if space.suffix in (".yaml", ".yml") and not space.exists():
+    space = Path(recipe.space) if isinstance(recipe.space, str) else None
+    if space is not None and space.suffix in (".yaml", ".yml") and not space.exists():
         yield MissingFile(f"space {recipe.space}", "--space NEW.yaml")
     kind, _, path = recipe.data.partition(":")
     if kind in ("folder", "npz") and path and not Path(path).expanduser().exists():

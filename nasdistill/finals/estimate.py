@@ -30,8 +30,9 @@ from nasdistill.training import Run, quick_seconds_per_step
 from nasdistill.training.failures import FAILURES
 from nasdistill.trials.autotune import NO_LEARNING, draw_within_limits, precision_for
 from nasdistill.trials.candidate_pool import POOL
+from nasdistill.trials.channels import LOOKED_AT
 from nasdistill.trials.context import StudyContext
-from nasdistill.trials.cutting import LOOKED_AT, STEP_EPOCHS, CutFrom, steps_to_make
+from nasdistill.trials.cutting import STEP_EPOCHS, CutFrom, steps_to_make
 from nasdistill.trials.loop import expected_examples, expected_trials, full_runs
 from nasdistill.trials.screening import draws_candidates
 from nasdistill.trials.training_setup import TrainingSetup

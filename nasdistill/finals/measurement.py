@@ -299,7 +299,7 @@ def model_card(study: Study, metrics: dict[str, Any], preparation: Preparation) 
     rivals = _rivals_text(metrics)
     return f"""# {study.folder.name}, final {metrics["rank"]}
 
-Found by nasdistill in the space `{study.recipe.space}` on `{study.recipe.data}`, trial
+Found by nasdistill in the space `{study.recipe.space_name}` on `{study.recipe.data}`, trial
 {metrics["trial"]}, architecture `{metrics["fingerprint"]}`;
 distilled for {formats.counted(metrics["epochs"], "epoch")}{fed}{in_parts}.{begun}
 

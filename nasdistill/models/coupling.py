@@ -349,6 +349,8 @@ def _why_fixed(
         part = part_of(net, side.name)
         if isinstance(part, nn.Parameter):
             continue
+        if isinstance(part, nn.MultiheadAttention):
+            return f"{side.name} is a MultiheadAttention, whose heads share the width that it gets"
         if not isinstance(part, CUT_LAYERS):
             return f"{side.name} is a {type(part).__name__}, which is not cut"
         if is_parametrized(part):

@@ -37,7 +37,11 @@ class Attention:
 
 
 def attentions_of(net: nn.Module) -> list[Attention]:
-    """The attention modules of a net that are of a kind whose heads can be cut: timm's and ours."""
+    """The attention modules of a net that are of a kind whose heads can be cut.
+
+    These are ours, timm's, and those of ViT and its like in transformers. `nn.MultiheadAttention`
+    is none: its heads share the width of what it takes in.
+    """
     found = []
     for name, module in net.named_modules():
         if isinstance(module, vit.Attention):
@@ -48,6 +52,10 @@ def attentions_of(net: nn.Module) -> list[Attention]:
             parts = {f"{name}.qkv": 3}
             heads, width = module.num_heads, module.head_dim
             found.append(Attention(name, parts, f"{name}.proj", heads, width))  # type: ignore[arg-type]
+        elif _is_of_transformers(module):
+            parts = {f"{name}.{part}_proj": 1 for part in "qkv"}
+            heads, width = module.num_attention_heads, module.head_dim
+            found.append(Attention(name, parts, f"{name}.o_proj", heads, width))  # type: ignore[arg-type]
     return found
 
 
@@ -60,6 +68,19 @@ def _is_of_timm(module: nn.Module) -> bool:
     plain = plain and isinstance(getattr(module, "norm", None), nn.Identity)
     linear = isinstance(qkv, nn.Linear) and isinstance(proj, nn.Linear)
     return bool(plain and linear and qkv.out_features == 3 * width)  # type: ignore[union-attr]
+
+
+def _is_of_transformers(module: nn.Module) -> bool:
+    """Whether a module has as many queries, keys and values, by head as `head_dim` says."""
+    if not type(module).__module__.startswith("transformers."):
+        return False
+    heads, width = (getattr(module, key, None) for key in ("num_attention_heads", "head_dim"))
+    makes = [getattr(module, f"{part}_proj", None) for part in "qkv"]
+    reads = getattr(module, "o_proj", None)
+    if type(heads) is not int or type(width) is not int or not isinstance(reads, nn.Linear):
+        return False
+    sizes = {each.out_features if isinstance(each, nn.Linear) else 0 for each in makes}
+    return sizes == {heads * width} == {reads.in_features}
 
 
 def heads_group(attention: Attention) -> Group:
@@ -82,6 +103,9 @@ def set_heads(net: nn.Module, name: str, heads: int) -> None:
     module = net.get_submodule(name)
     if isinstance(module, vit.Attention):
         module.heads = heads
+        return
+    if hasattr(module, "o_proj"):
+        module.num_attention_heads = heads  # type: ignore[assignment]
         return
     module.num_heads = heads  # type: ignore[assignment]
     module.attn_dim = heads * module.head_dim  # type: ignore[operator, assignment]

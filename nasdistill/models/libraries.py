@@ -65,6 +65,8 @@ def build_transformers(architecture: Architecture, input: Input, classes: int) -
     values = {**options, "num_labels": classes}
     made = read_config(lambda: transformers.AutoConfig.for_model(**values))
     auto = transformers.AutoModelForImageClassification
+    # Of kinds with several classifiers, such as DeiT, the library looks through this list.
+    made.architectures = made.architectures or []
     return LogitsOnly(auto.from_config(made, trust_remote_code=False))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -45,10 +46,22 @@ class RepeatedGrey(nn.Module):
 
 
 def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
-    """Builds the net that `model` names, its weights drawn at random."""
+    """Builds the net that `model` names, its weights drawn at random.
+
+    Args:
+        architecture: `model` is a name, or an object with the name under `type` and, under `keep`,
+            what is kept of the net, see `pruning.counts_of`.
+        input: The image.
+        classes: Number of logits.
+    """
     if input.channels not in (1, 3):
         raise ValueError(f"images of {input.channels} channels; allowed: 1 or 3")
-    library, name = model_name(str(architecture.values["model"]))
+    model = architecture.values["model"]
+    if isinstance(model, Mapping):
+        from nasdistill.models.pruned import build_cut  # which builds its base by this function
+
+        return build_cut(architecture, input, classes)
+    library, name = model_name(str(model))
     net = LIBRARIES[library](Architecture(library, {"name": name}), input, classes)
     return RepeatedGrey(net) if input.channels == 1 else net
 

@@ -13,6 +13,8 @@ from nasdistill.models.pruning import Structure, cut, structure_of
 from nasdistill.space import Architecture
 
 FAMILY = "pruned"
+PRETRAINED = "pretrained"
+"""The family of named nets, some of whose architectures are cuts of these."""
 IMPORTED = "import"
 """The family of bases that a function of the user's own file builds."""
 MOST_CUTS = 8
@@ -30,19 +32,41 @@ def build(architecture: Architecture, input: Input, classes: int) -> nn.Module:
         input: The image.
         classes: Number of logits.
     """
-    base = base_of(architecture)
+    return build_cut(architecture, input, classes)
+
+
+def build_cut(architecture: Architecture, input: Input, classes: int) -> nn.Module:
+    """Builds a cut of another net; see `build`, and `pretrained.build` for named ones."""
+    base, keep = base_of(architecture), keep_of(architecture)
     net = build_base(base, input, classes)
-    cut(net, structure_for(base, input, classes, net), architecture.values["keep"])
+    if keep:
+        cut(net, structure_for(base, input, classes, net), keep)
     return net
 
 
+def keep_of(architecture: Architecture) -> Mapping[str, Any]:
+    """What an architecture keeps of its base, see `pruning.counts_of`; empty if all of it."""
+    values = architecture.values
+    kept = values["model"].get("keep", {}) if architecture.family == PRETRAINED else values["keep"]
+    if not isinstance(kept, Mapping):
+        raise ValueError("keep: an object is expected")
+    return kept
+
+
 def base_of(architecture: Architecture) -> Architecture:
-    """The architecture that one of this family is cut from; it may be of this family, too.
+    """The architecture that one of this family, or of named nets, is cut from.
+
+    It may be of this family, too.
 
     Raises:
         ValueError: If there is none, or it was cut too often.
     """
     values = architecture.values
+    if architecture.family == PRETRAINED:
+        model = values["model"]
+        if not isinstance(model.get("type"), str) or not {"type", "keep"} >= set(model):
+            raise ValueError("model: a name is expected, or an object with type and keep alone")
+        return Architecture(PRETRAINED, {"model": model["type"]})
     if set(values) != {"base", "keep"}:
         raise ValueError(f"base and keep are expected, found {', '.join(map(str, values))[:80]}")
     base = values["base"]

@@ -1,8 +1,8 @@
-"""The tree of a `pruned` space, made from the net that students are cut from."""
+"""The tree of a space whose students are cut from a net, or from several, made from these."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,10 +11,11 @@ from torch import nn
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.models.cut_check import wrong_groups
-from nasdistill.models.pruned import build_base, structure_for
+from nasdistill.models.pruned import PRETRAINED, build_base, structure_for
 from nasdistill.models.pruning import Structure, units_of, without
 from nasdistill.space import Architecture, SearchSpace
 from nasdistill.space.nodes import (
+    Branch,
     Choice,
     Constant,
     Float,
@@ -29,6 +30,8 @@ from nasdistill.space.template import Template
 
 _UNIFORM = (0.75, 0.5, 0.25)
 """Shares of channels that the first designs keep everywhere."""
+_MOST_FIRST = 6
+"""First designs of a space of several nets."""
 
 
 class Axis(NamedTuple):
@@ -78,15 +81,79 @@ def pruned_space(space: SearchSpace, base: Architecture, input: Input, classes: 
     """
     assert space.template is not None
     net = build_base(base, input, classes)
+    cuts = _cuts_of(space.template, base, net, input, classes, f"space {space.name}")
+    values = {"family": base.family, "values": base.values}
+    root = Group({"base": constants(values), "keep": cuts.keep})
+    made = replace(space, root=root, start=_start(root, values))
+    return MadeSpace(made, cuts.axes, cuts.left_whole)
+
+
+def pretrained_space(
+    space: SearchSpace, input: Input, classes: int, tell: Callable[[str], None]
+) -> MadeSpace:
+    """Makes the tree of a space of named nets that says how much of them is kept.
+
+    Args:
+        space: With a template by model.
+        input: The students' image.
+        classes: Number of their logits.
+        tell: Told of each net that is looked at.
+
+    Raises:
+        UserError: If one of those that are to be cut cannot be built, traced or cut at all.
+    """
+    assert space.template is not None
+    branches: dict[str, Node] = {}
+    axes: list[Axis] = []
+    left_whole: dict[str, str] = {}
+    for model, template in space.template.models.items():
+        branches[model] = Group({})
+        if template is None:
+            continue
+        tell(model)
+        base, where = Architecture(PRETRAINED, {"model": model}), f"space {space.name}: {model}"
+        net = build_base(base, input, classes)
+        try:
+            structure_for(base, input, classes, net)
+        except UserError as error:
+            raise UserError(
+                f"{where}: {error}. To keep it whole beside others that are cut, name those under "
+                "keep:, such as keep: {MODEL: {width: …}}"
+            ) from None
+        cuts = _cuts_of(template, base, net, input, classes, where)
+        branches[model] = Group({"keep": cuts.keep})
+        axes += [axis._replace(name=f"{model} {axis.name}") for axis in cuts.axes]
+        left_whole |= {f"{model} {name}": reason for name, reason in cuts.left_whole.items()}
+    root = Group({**space.root.children, "model": Branch(branches)})
+    start = _first_of_models(branches) if len(root.children) == 1 else ()
+    return MadeSpace(replace(space, root=root, start=start), tuple(axes), left_whole)
+
+
+class _Cuts(NamedTuple):
+    """What can be kept of one net; see `MadeSpace`."""
+
+    keep: Group
+    axes: tuple[Axis, ...]
+    left_whole: dict[str, str]
+
+
+def _cuts_of(
+    template: Template,
+    base: Architecture,
+    net: nn.Module,
+    input: Input,
+    classes: int,
+    where: str,
+) -> _Cuts:
+    """Makes the part of a tree that says what is kept of a net."""
     try:
         structure = structure_for(base, input, classes, net)
     except UserError:
-        _check_channels(net, input, space.name)
+        _check_channels(net, input, where)
         raise
     wrong = wrong_groups(net.cpu(), structure, input)
     structure = without(structure, set(wrong))
-    template = space.template
-    _check_stages(template, structure, space.name)
+    _check_stages(template, structure, where)
     axes: list[Axis] = []
     stages = Row(tuple(_stage(i, structure, template, axes) for i in range(len(structure.stages))))
     layers = {
@@ -101,7 +168,7 @@ def pruned_space(space: SearchSpace, base: Architecture, input: Input, classes: 
     if not axes:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_whole.items())[:3])
         raise UserError(
-            f"space {space.name}: nothing can be cut from the {base.family} net"
+            f"{where}: nothing can be cut from the {base.family} net"
             + (
                 f" ({reasons})"
                 if reasons
@@ -109,19 +176,21 @@ def pruned_space(space: SearchSpace, base: Architecture, input: Input, classes: 
                 "together nor blocks that can be left out"
             )
         )
-    values = {"family": base.family, "values": base.values}
-    root = Group({"base": constants(values), "keep": Group(keep)})
-    made = replace(space, root=root, start=_start(root, values))
-    return MadeSpace(made, tuple(axes), left_whole)
+    return _Cuts(Group(keep), tuple(axes), left_whole)
 
 
-def smallest(space: SearchSpace) -> Architecture:
-    """The architecture of a made space that keeps the least."""
-    value = _value(space.root, 0.0, least=True)
-    return Architecture(space.family, value)
+def smallest(space: SearchSpace) -> list[Architecture]:
+    """The architectures of a made space that keep the least: one, or one of each model."""
+    model = space.root.children.get("model")
+    if not isinstance(model, Branch):
+        return [Architecture(space.family, _value(space.root, 0.0, least=True))]
+    return [
+        Architecture(space.family, {"model": {"type": name, **_value(node, 0.0, least=True)}})
+        for name, node in model.options.items()
+    ]
 
 
-def _check_channels(net: nn.Module, input: Input, name: str) -> None:
+def _check_channels(net: nn.Module, input: Input, where: str) -> None:
     """Refuses images of other channels than a net's first convolution takes.
 
     Raises:
@@ -130,18 +199,18 @@ def _check_channels(net: nn.Module, input: Input, name: str) -> None:
     first = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
     if first is not None and first.in_channels != input.channels:
         raise UserError(
-            f"space {name}: the net that students are cut from takes images of "
+            f"{where}: the net that students are cut from takes images of "
             f"{first.in_channels} channels, the data have {input.channels}; --channels "
             f"{first.in_channels} shows them so, to the training of a teacher of your own as well"
         ) from None
 
 
-def _check_stages(template: Template, structure: Structure, name: str) -> None:
+def _check_stages(template: Template, structure: Structure, where: str) -> None:
     there = len(structure.stages)
     for number in template.stages:
         if number >= there:
             raise UserError(
-                f"space {name}: keep.stages.{number}: the net has {there} stages"
+                f"{where}: keep.stages.{number}: the net has {there} stages"
                 + (f", 0 to {there - 1}" if there else "")
             )
 
@@ -208,6 +277,21 @@ def _start(root: Group, base: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         if parameters not in designs:
             designs.append(parameters)
     return tuple(designs)
+
+
+def _first_of_models(branches: Mapping[str, Node]) -> tuple[dict[str, Any], ...]:
+    """Parameters of uniform cuts of named nets: the mildest of each, then the next."""
+    designs: list[dict[str, Any]] = []
+    for ratio in _UNIFORM:
+        for model, node in branches.items():
+            value = {"type": model, **_value(node, 1.0)}
+            if "keep" in value:
+                assert isinstance(node, Group) and isinstance(node.children["keep"], Group)
+                value["keep"]["width"] = _value(node.children["keep"].children["width"], ratio)
+            parameters = parameters_of(Branch(branches), value, "model")
+            if parameters not in designs:
+                designs.append(parameters)
+    return tuple(designs[:_MOST_FIRST])
 
 
 def _value(node: Node, ratio: float, least: bool = False) -> Any:

@@ -28,6 +28,7 @@ from nasdistill.recipe.objective import (
 from nasdistill.recipe.recipe import FORMER, Recipe, Rungs
 from nasdistill.recipe.teachers import IterateOptions, TeacherOptions
 from nasdistill.recipe.terms import known_terms
+from nasdistill.space import SearchSpace
 
 
 def load_recipe(path: str | Path | None, overrides: Mapping[str, Any]) -> Recipe:
@@ -122,11 +123,34 @@ def _validate(
             check_utf8(
                 f"--{key.replace('_', '-')}" if (key,) in flags else f"{source}: {key}", value
             )
+    of_space = _problems_of_space(data.get("space"), tree, source, flags) if new else []
     try:
-        return Recipe.model_validate_json(json.dumps(data), strict=True, context={"new": new})
+        recipe = Recipe.model_validate_json(json.dumps(data), strict=True, context={"new": new})
     except ValidationError as error:
         lines = sorted(_explain(item, tree, source, flags) for item in error.errors())
-        raise UserError("\n".join(dict.fromkeys(line for _, line in lines))) from None
+        problems = [*dict.fromkeys(line for _, line in lines), *of_space]
+        raise UserError("\n".join(problems)) from None
+    if of_space:
+        raise UserError("\n".join(of_space))
+    return recipe
+
+
+def _problems_of_space(
+    space: Any, tree: CommentedMap | None, source: str, flags: set[tuple[str, ...]]
+) -> list[str]:
+    """What is wrong with a space that the recipe itself holds."""
+    if not isinstance(space, dict) or not space:
+        return []
+    line = 1
+    if tree is not None and ("space",) not in flags:
+        space, line = tree["space"], line_of(tree, ("space",))
+    else:
+        source = "the given values"
+    try:
+        SearchSpace.from_tree(space, source, "space", line)
+    except UserError as error:
+        return str(error).splitlines()
+    return []
 
 
 def _fed_from_teacher(objective: Any, images: Any) -> Any:

@@ -6,9 +6,9 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PlainValidator, ValidationInfo, field_validator, model_validator
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import (
@@ -84,10 +84,20 @@ class Rungs(Closed):
     count: int = Field(default=1, ge=1, le=8)
 
 
+def _a_space(value: Any) -> str | dict[str, Any]:
+    """A space's name or file, or the space itself; its content is checked where it is read."""
+    if isinstance(value, str) or (isinstance(value, dict) and value):
+        return value
+    raise ValueError(
+        "allowed: a shipped space, the path of a .yaml file, or a space's own keys, such as "
+        "{family: pruned, keep: {width: 0.5}}"
+    )
+
+
 class Recipe(Closed):
     """Everything that makes a study. Nearly each key is a flag of `nasdistill search`, too."""
 
-    space: str = "mobile"
+    space: Annotated[str | dict[str, Any], PlainValidator(_a_space)] = "mobile"
     data: str = "fashion-mnist-mini"
     data_root: str | None = None
     image_size: int | None = Field(default=None, ge=16, le=256)
@@ -200,7 +210,7 @@ class Recipe(Closed):
                 "fresh": "",
             }[begin]
             raise UserError(
-                f"--begin {begin}: students of the space {self.space!r} (family {family}) "
+                f"--begin {begin}: students of the space {self.space_name!r} (family {family}) "
                 f"{reason}; allowed: {', '.join(begins)}"
             )
         return self.model_copy(update={"begin": begin})
@@ -215,18 +225,26 @@ class Recipe(Closed):
             return self.learning_rate
         return LEARNING_RATES[begin or self.begin or "fresh"]
 
+    @property
+    def space_name(self) -> str:
+        """The space in messages: its name or file, or what it is named in the recipe."""
+        if isinstance(self.space, str):
+            return self.space
+        return str(self.space.get("name") or self.space.get("family"))
+
     def study_name(self) -> str:
         """The study's name: as given, or made from what differs from the defaults."""
         if self.study is not None:
             return self.study
-        base = Path(self.space).stem
+        base = Path(self.space_name).stem
         if self.data != Recipe().data:
             data = self.data.split(":")[-1].rstrip("/").rsplit("/", 1)[-1]
             base += "-" + (Path(data).stem or "data")
         base = re.sub(r"[^A-Za-z0-9._-]+", "-", base).strip("-.") or "study"
         base = base[: MOST_NAME_BYTES - 7]  # a hash may follow
-        default, shipped = Recipe().stored(), re.fullmatch(r"[\w-]+", self.space) is not None
-        if self.begin == _BEGIN_OF_SHIPPED.get(self.space, "fresh"):  # what `resolved` puts there
+        own = self.space if isinstance(self.space, str) else ""
+        default, shipped = Recipe().stored(), re.fullmatch(r"[\w-]+", own) is not None
+        if self.begin == _BEGIN_OF_SHIPPED.get(own, "fresh"):  # what `resolved` puts there
             default["begin"] = self.begin
         named = {k: v for k, v in self.stored().items() if k not in (*UNNAMED, "space")}
         differs = {k: v for k, v in named.items() if v != default[k]}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+from ruamel.yaml.comments import CommentedMap
 
 from nasdistill.common.types import nearest
 from nasdistill.common.yaml import line_of, plain
@@ -23,7 +26,7 @@ from nasdistill.space.nodes import (
     parameters_of,
 )
 
-_TOP = ("name", "family", "description", "parameters", "start", "large", "weights")
+_TOP = ("name", "family", "description", "parameters", "start", "large", "weights", "keep")
 _LARGE = ("description", "parameters", "start")
 _TEMPLATE_TOP = ("name", "family", "description", "base", "keep")
 _TEXTS = ("name", "family", "description")
@@ -61,20 +64,33 @@ class Content(NamedTuple):
 class Reader:
     """Turns parsed YAML into nodes, and collects every error on the way."""
 
-    def __init__(self, tree: Any, source: str) -> None:
+    def __init__(self, tree: Any, source: str, inside: str | None = None, line: int = 1) -> None:
+        """A reader of one space.
+
+        Args:
+            tree: The parsed YAML.
+            source: The file's name.
+            inside: The key of that file that the space stands under, if it is not the file's whole
+                content; it needs no name then.
+            line: Where that key stands.
+        """
         self._tree = tree
         self._source = source
+        self._inside = inside
+        self._line = line
         self.errors: list[str] = []
 
     def read(self) -> Content:
         """Reads the whole tree; of use only where there are no `errors` afterwards."""
         if self._tree.get("family") == template.FAMILY:
             return self._read_template()
-        name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
-        self._check_keys(self._tree, (), _TOP, ("name", "family", "parameters"))
+        name, family, description = self._texts()
+        self._check_keys(self._tree, (), _TOP, (*self._needed, "family", "parameters"))
         root, start = self._variant(self._tree, ())
-        weights = self._weights(family, root)
-        small = Content(name, family, description.strip(), root, start, weights=weights)
+        weights, made = self._weights(family, root), self._kept_of_models(family, root)
+        small = Content(
+            name, family, description.strip(), root, start, weights=weights, template=made
+        )
         if "large" not in self._tree:
             return small
         tree = self._tree["large"]
@@ -86,28 +102,65 @@ class Reader:
         description = str(tree.get("description", description)).strip()
         return small._replace(large=Content(name, family, description, root, start))
 
+    @property
+    def _needed(self) -> tuple[str, ...]:
+        return ("name",) if self._inside is None else ()
+
+    def _texts(self) -> tuple[str, str, str]:
+        """Name, family and description; a space within another file is named by its family."""
+        name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
+        return name or family, family, description
+
     def _read_template(self) -> Content:
         """Reads a space whose tree is made from a net."""
-        self._check_keys(self._tree, (), _TEMPLATE_TOP, ("name",))
-        name, family, description = (str(self._tree.get(key, "")) for key in _TEXTS)
-        base, keep = self._tree.get("base"), self._tree.get("keep", {})
+        self._check_keys(self._tree, (), _TEMPLATE_TOP, self._needed)
+        name, family, description = self._texts()
+        base = self._tree.get("base")
         if base is not None and (not isinstance(base, str) or not base):
             self._wrong(("base",), f"found {base!r}", "a net as --teacher names one")
             base = None
-        known = (*template.DEFAULTS, "stages")
-        axes = self._axes(keep, ("keep",), known)
+        made = replace(self._kept(self._tree.get("keep", {}), ("keep",)), base=base)
+        return Content(name, family, description.strip(), Group({}), template=made)
+
+    def _kept(self, keep: Any, path: tuple[Any, ...]) -> template.Template:
+        """What is kept of one net."""
+        axes = self._axes(keep, path, (*template.DEFAULTS, "stages"))
         stages, numbered = keep.get("stages", {}) if isinstance(keep, Mapping) else {}, {}
         if not isinstance(stages, Mapping):
-            self._wrong(("keep", "stages"), f"found {stages!r}", "numbers of stages and ranges")
+            self._wrong((*path, "stages"), f"found {stages!r}", "numbers of stages and ranges")
             stages = {}
-        for number, ranges in stages.items():
-            path = ("keep", "stages", number)
-            if type(number) is not int or number < 0:
-                self._wrong(path, f"found the key {number!r}", "a number of a stage, from 0")
+        for key, ranges in stages.items():
+            place, number = (*path, "stages", key), _stage_number(key)
+            if number is None:
+                self._wrong(place, f"found the key {key!r}", "a number of a stage, from 0")
             else:
-                numbered[number] = self._axes(ranges, path, template.STAGE_KEYS)
-        made = template.Template(base, axes, numbered)
-        return Content(name, family, description.strip(), Group({}), template=made)
+                numbered[number] = self._axes(ranges, place, template.STAGE_KEYS)
+        return template.Template(None, axes, numbered)
+
+    def _kept_of_models(self, family: str, root: Group) -> template.Template | None:
+        """What is kept of each model, of a space of named nets; None where all stay whole."""
+        keep = self._tree.get("keep")
+        if keep is None:
+            return None
+        if family != "pretrained":
+            allowed = "none here; the families pruned and pretrained have it"
+            self._wrong(("keep",), f"the family {family!r} is not cut", allowed)
+            return None
+        for key in ("start", "large"):
+            if key in self._tree:
+                self._wrong((key,), "beside keep: the tree is made from the nets", "one of the two")
+        models = models_of(root)
+        if not isinstance(keep, Mapping) or not any(":" in str(key) for key in keep):
+            return template.Template(models=dict.fromkeys(models, self._kept(keep, ("keep",))))
+        kept: dict[str, template.Template | None] = dict.fromkeys(models)
+        for model, ranges in keep.items():
+            if model in models:
+                kept[model] = self._kept(ranges, ("keep", model))
+            else:
+                problem = f"unknown model{nearest(str(model), models)}"
+                allowed = "models under parameters.model, or ranges for all of them"
+                self._wrong(("keep", model), problem, allowed)
+        return template.Template(models=kept)
 
     def _axes(self, ranges: Any, path: tuple[Any, ...], known: tuple[str, ...]) -> dict[str, Node]:
         """Ranges of what is kept, by axis."""
@@ -209,9 +262,11 @@ class Reader:
                 self._wrong((*path, name), "found values outside", f"numbers in [{low}, {high}]")
 
     def _wrong(self, path: tuple[Any, ...], problem: str, allowed: str) -> None:
-        where = ".".join(map(str, path))
-        line = line_of(self._tree, path)
-        self.errors.append(f"{self._source}:{line}: {where}: {problem}; allowed: {allowed}")
+        inside = () if self._inside is None else (self._inside,)
+        where = ".".join(map(str, (*inside, *path)))
+        positions = isinstance(self._tree, CommentedMap)  # of a stored space there are none
+        line = f":{max(self._line, line_of(self._tree, path))}" if positions else ""
+        self.errors.append(f"{self._source}{line}: {where}: {problem}; allowed: {allowed}")
 
     def _group(self, node: Mapping[Any, Any], path: tuple[Any, ...]) -> Group:
         children = {}
@@ -228,7 +283,7 @@ class Reader:
             return Row(tuple(self._node(item, (*path, i)) for i, item in enumerate(node)))
         if not isinstance(node, Mapping):
             if _is_scalar(node):
-                return Constant(plain(node))
+                return Constant(plain(node))  # the parser's own floats know how they were written
             self._wrong(path, f"found {node!r}", "a value, a node, or names and nodes")
             return Constant(0)
         kinds = [kind for kind in _KINDS if kind in node]
@@ -276,7 +331,7 @@ class Reader:
                 self._wrong((*path, index), f"found {option!r}", "texts and finite numbers")
         if any(option in options[:index] for index, option in enumerate(options)):
             self._wrong(path, f"found {list(options)!r} with a value twice", "different values")
-        return Choice(tuple(plain(options)))
+        return Choice(tuple(map(plain, options)))
 
     def _range(self, kind: str, node: Mapping[str, Any], path: tuple[Any, ...]) -> Node:
         ends, log, step = node[kind], node.get("log", False), node.get("step", 1)
@@ -314,9 +369,18 @@ class Reader:
         return Float(low, high, log, float(step))
 
 
+def _stage_number(key: Any) -> int | None:
+    """The stage that a key names; None if it names none. Keys of stored recipes are texts."""
+    if type(key) is str and key.isdecimal():
+        return int(key)
+    return key if type(key) is int and key >= 0 else None
+
+
 def models_of(root: Group) -> tuple[str, ...]:
     """The models that a space of the family `pretrained` names, in its order."""
     node = root.children.get("model")
+    if isinstance(node, Branch):
+        return tuple(node.options)
     if isinstance(node, Constant):
         return (str(node.value),)
     return tuple(map(str, node.options)) if isinstance(node, Choice) else ()

@@ -15,6 +15,7 @@ from nasdistill.common.json_files import parse_json, read_text
 from nasdistill.common.types import Begin, nearest
 from nasdistill.common.yaml import parse_yaml
 from nasdistill.space.nodes import (
+    Branch,
     Group,
     Suggest,
     constants,
@@ -116,12 +117,14 @@ class SearchSpace:
     template: Template | None = None
 
     @classmethod
-    def load(cls, name_or_path: str) -> SearchSpace:
-        """Reads a shipped space by name, or a YAML file by path.
+    def load(cls, name_or_path: str | Mapping[str, Any]) -> SearchSpace:
+        """Reads a shipped space by name, a YAML file by path, or a recipe's own space.
 
         Raises:
             UserError: If there is no such space, or the file is wrong.
         """
+        if not isinstance(name_or_path, str):
+            return cls.from_tree(name_or_path, "the recipe", inside="space")
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
             if name_or_path not in cls.shipped():
@@ -148,15 +151,32 @@ class SearchSpace:
         Raises:
             UserError: With every error at once.
         """
-        tree = parse_yaml(text, source)
-        reader = Reader(tree, source)
+        return cls.from_tree(parse_yaml(text, source), source)
+
+    @classmethod
+    def from_tree(
+        cls, tree: Mapping[str, Any], source: str, inside: str | None = None, line: int = 1
+    ) -> SearchSpace:
+        """Reads a space from parsed YAML.
+
+        Args:
+            tree: The YAML.
+            source: Its name in errors.
+            inside: The key that it stands under, where the file holds more; its own files lie by
+                their path from the current folder then, as a recipe's do.
+            line: Where that key stands.
+
+        Raises:
+            UserError: With every error at once.
+        """
+        reader = Reader(tree, source, inside, line)
         try:
             content = reader.read()
         except RecursionError:
             raise UserError(f"{source}: nested too deeply, or an alias holds itself") from None
         if reader.errors:
             raise UserError("\n".join(reader.errors))
-        return cls._of(content, Path(source).parent)
+        return cls._of(content, Path(source).parent if inside is None else Path())
 
     @classmethod
     def _of(cls, content: Content, folder: Path) -> SearchSpace:
@@ -179,13 +199,15 @@ class SearchSpace:
     @property
     def begins(self) -> tuple[Begin, ...]:
         """Where its students can begin, the default first."""
-        if self.template is not None:
+        if self.template is not None and not self.template.models:
             return ("teacher" if self.template.base is None else "pretrained", "fresh")
         return ("pretrained", "fresh") if self.family == "pretrained" else ("fresh",)
 
     @property
     def needs_base(self) -> bool:
-        """Whether its tree is still to be made from a net."""
+        """Whether its tree is still to be made from a net, or from several."""
+        if self.template is not None and self.template.models:
+            return not isinstance(self.root.children["model"], Branch)
         return self.template is not None and not self.root.children
 
     def with_tree_of(self, stored: Mapping[str, Any]) -> SearchSpace:
@@ -195,7 +217,10 @@ class SearchSpace:
             stored: Of `to_dict`.
         """
         parts = stored["parameters"]
-        root = Group({"base": constants(parts["base"]), "keep": from_plain(parts["keep"])})
+        if "base" in parts:
+            root = Group({"base": constants(parts["base"]), "keep": from_plain(parts["keep"])})
+        else:
+            root = Group({name: from_plain(part) for name, part in parts.items()})
         return replace(self, root=root, start=tuple(stored["start"]))
 
     def sample(self, suggest: Suggest) -> Architecture:

@@ -28,17 +28,19 @@ STAGE_KEYS = ("outer", "inner", "heads", "depth")
 
 @dataclass(frozen=True)
 class Template:
-    """Ranges of what is kept of a net.
+    """Ranges of what is kept of a net, or of several.
 
     Attributes:
         base: The net, as `--teacher` names one; None for the study's teacher.
         keep: Nodes by axis, of those in `DEFAULTS` that the YAML narrows.
         stages: The same for single stages, by number from 0.
+        models: Of a space of named nets, what is kept of each; None where it stays whole.
     """
 
     base: str | None = None
     keep: Mapping[str, Node] = field(default_factory=dict)
     stages: Mapping[int, Mapping[str, Node]] = field(default_factory=dict)
+    models: Mapping[str, Template | None] = field(default_factory=dict)
 
     def node(self, axis: str, stage: int | None = None) -> Node:
         """The range of an axis, in a stage if one is named."""
@@ -47,6 +49,9 @@ class Template:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
+        if self.models:
+            nets = self.models.items()
+            return {"models": {name: each and each.to_dict() for name, each in nets}}
         return {
             "base": self.base,
             "keep": {axis: plain(node) for axis, node in self.keep.items()},

@@ -81,8 +81,8 @@ def _same_space(study: Study) -> SearchSpace:
     changed = min(changes, key=len)
     places = f" ({'; '.join(changed[:3])}{'; …' if len(changed) > 3 else ''})" if changed else ""
     raise UserError(
-        f"study {study.folder.name!r}: the search space {study.recipe.space!r} has changed since "
-        f"the study was made{places}. Put it back, or give another --study NAME"
+        f"study {study.folder.name!r}: the search space {study.recipe.space_name!r} has changed "
+        f"since the study was made{places}. Put it back, or give another --study NAME"
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
 
@@ -18,10 +18,11 @@ from nasdistill.common.types import Begin
 from nasdistill.data import Dataset
 from nasdistill.models import Classifier, build
 from nasdistill.models.classifier import Kept
-from nasdistill.models.counts import count_architecture
+from nasdistill.models.counts import Counts, count_architecture
 from nasdistill.models.initialised import initialise
 from nasdistill.models.pretrained import inner_net, model_name
 from nasdistill.models.pruned import FAMILY, build_base, whole_of
+from nasdistill.models.pruned_space import smallest
 from nasdistill.models.weights import load_weights
 from nasdistill.recipe import Recipe
 from nasdistill.results import keys
@@ -30,6 +31,10 @@ from nasdistill.study import Study
 from nasdistill.teachers.at_hand import own_weights
 from nasdistill.teachers.heads import all_heads
 from nasdistill.teachers.pretrained import Pretrained, from_timm, from_torchvision
+from nasdistill.trials.spaces import check_limits
+
+if TYPE_CHECKING:
+    from nasdistill.trials.context import StudyContext
 
 _LOADERS = {"timm": from_timm, "torchvision": from_torchvision}
 _SHOWN = 30
@@ -69,6 +74,9 @@ class Beginning(ABC):
     def identity(self) -> str:
         """What full runs that begin here have in common; empty for fresh ones."""
         return ""
+
+    def at_work(self, context: StudyContext) -> None:  # noqa: B027
+        """Takes the study's context, made later than this; for those that train something."""
 
 
 class Fresh(Beginning):
@@ -153,8 +161,10 @@ def _take_over(net: nn.Module, known: nn.Module, model: str) -> None:
     load_weights(net, {**known.state_dict(), **own}, f"the pretrained weights of {model}")
 
 
-def open_beginning(study: Study, dataset: Dataset, emit: Emit) -> Beginning:
+def open_beginning(study: Study, dataset: Dataset, emit: Emit) -> Fresh | OwnPretrained:
     """Finds where a study's students begin, and sees that the weights of all of them can be had.
+
+    Of cuts of named nets it says where those begin.
 
     Args:
         study: The study; what its students begin with is stored there once.
@@ -174,7 +184,7 @@ def open_beginning(study: Study, dataset: Dataset, emit: Emit) -> Beginning:
             raise UserError(
                 f"study {study.folder.name!r}: the weights of {model} are not those that it was "
                 f"made with: was {before}, now {now or 'those of its library'}. Put the file back "
-                f"under weights: in {recipe.space}, or give another --study NAME"
+                f"under weights: in {recipe.space_name}, or give another --study NAME"
             )
     return OwnPretrained(space.weights, stored, f"pretrained {sorted(stored.items())}")
 
@@ -229,21 +239,30 @@ def _needed(recipe: Recipe, space: SearchSpace, dataset: Dataset, emit: Emit) ->
     limits = {"params": recipe.max_params, "macs": recipe.max_macs, "bytes": recipe.max_bytes}
     if recipe.iterate is not None and recipe.iterate.assistants is not None:
         limits = {}
-    needed, unfit = list[str](), list[str]()
-    for model in space.models:
-        architecture = Architecture(space.family, {"model": model})
+    needed, unfit, counted = list[str](), list[str](), list[Counts]()
+    for model, architecture in _smallest_by_model(space).items():
         try:
             counts = count_architecture(architecture, dataset.input, len(dataset.classes))
         except UserError:
             unfit.append(model)
             continue
+        counted.append(counts)
         if all(limit is None or getattr(counts, cost) <= limit for cost, limit in limits.items()):
             needed.append(model)
     if unfit:
         size = f"{dataset.input.height}x{dataset.input.width}"
         text = f"images of {size} are too small for {', '.join(unfit)}: trials of these will fail"
         emit(Event("warning", f"{text}; --image-size makes them larger", stage="teacher"))
+    if counted and not needed:
+        check_limits(recipe, space.name, counted)
     return needed
+
+
+def _smallest_by_model(space: SearchSpace) -> dict[str, Architecture]:
+    """The smallest architecture of each model: its cut, or the whole net."""
+    if space.template is None:
+        return {model: Architecture(space.family, {"model": model}) for model in space.models}
+    return dict(zip(space.models, smallest(space), strict=True))
 
 
 def _cannot_be_had(
@@ -259,11 +278,11 @@ def _cannot_be_had(
         else "No other model of the space has its weights here."
     )
     return UserError(
-        f"the space {recipe.space!r}: the pretrained weights of {len(away)} of its models do not "
-        f"lie here and could not be fetched ({_reason(reason)}):\n{files}\nBring these files from "
-        "a machine that has a connection, and name them in a YAML file of your own for --space "
-        f"(a copy of the space, with a key such as {example}). {others} --begin fresh needs no "
-        "weights"
+        f"the space {recipe.space_name!r}: the pretrained weights of {len(away)} of its models do "
+        f"not lie here and could not be fetched ({_reason(reason)}):\n{files}\nBring these files "
+        "from a machine that has a connection, and name them in a YAML file of your own for "
+        f"--space (a copy of the space, with a key such as {example}). {others} --begin fresh "
+        "needs no weights"
     )
 
 

@@ -36,8 +36,8 @@ from nasdistill.teachers import Teacher
 from nasdistill.teachers.recorded import table_hash
 from nasdistill.training.memory import free
 from nasdistill.training.metrics import MEASURES, Accuracy
-from nasdistill.trials.beginning import open_beginning
-from nasdistill.trials.cutting import CutFrom, open_cut
+from nasdistill.trials.cut_named import open_without_teacher
+from nasdistill.trials.cutting import open_cut
 from nasdistill.trials.data_free import check_data_free
 from nasdistill.trials.plugins import Plugins
 from nasdistill.trials.same_content import check_same_data, describe_data
@@ -273,13 +273,11 @@ def open_context(
     if dataset is None:
         _adopt_dataset(study, data, emit)
     dataset = data
-    cuts = study.space.template is not None and study.recipe.begin != "fresh"
     # Before the teacher is loaded: whoever has to bring weights is told at once.
-    beginning = None if cuts else open_beginning(study, dataset, emit)
+    begins = open_without_teacher(study, dataset, emit)
     emit(Event("stage", f"teacher {recipe.teacher}", stage="teacher"))
     teachers = open_teacher_pool(study, dataset, device, plugins, emit)
-    if beginning is None:
-        beginning = open_cut(study, teachers.main, dataset, emit)
+    beginning = open_cut(study, teachers.main, dataset, emit) if begins is None else begins
     free()  # training needs other tensors than evaluating large pictures did
     _warn_of_scoring(recipe, emit)
     study.get_or_measure(keys.MACHINE, lambda: describe_machine(device))
@@ -300,8 +298,7 @@ def open_context(
     context = StudyContext(
         study, emit, dataset, teachers, scoring, final, ladder, FullRuns(study.folder)
     )
-    if isinstance(beginning, CutFrom):
-        beginning.context = context
+    beginning.at_work(context)
     study.write(keys.FINAL_EXAMPLES, context.final_examples)
     weights = teachers.main.weights_hash
     setting = setting_of(

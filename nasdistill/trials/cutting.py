@@ -10,39 +10,49 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, with_signs_of_life
-from nasdistill.common.files import set_aside, write_whole
 from nasdistill.common.seeds import hash_seed, seed_of
 from nasdistill.common.types import Begin
 from nasdistill.data import Dataset
 from nasdistill.models import Classifier
 from nasdistill.models.classifier import Kept
 from nasdistill.models.coupling import Side
-from nasdistill.models.importance import Scores, importance
+from nasdistill.models.importance import Scores
 from nasdistill.models.kept import composed, giving_sides, kept_channels, kept_heads
-from nasdistill.models.pruned import FAMILY, base_of, build_base, structure_for
+from nasdistill.models.pruned import FAMILY, base_of, build_base, keep_of, structure_for
 from nasdistill.models.pruned_space import smallest
 from nasdistill.models.pruning import Structure, chosen_units, counts_of, cut, narrowed
-from nasdistill.models.weights import load_weights, read_weights
+from nasdistill.models.weights import load_weights
 from nasdistill.space import Architecture
 from nasdistill.study import Study
 from nasdistill.teachers import Teacher, weights_hash
 from nasdistill.teachers.fine_tunable import load_fine_tunable
+from nasdistill.teachers.heads import all_heads
 from nasdistill.training import LRSchedule
 from nasdistill.training.batch_norm import reestimate
+from nasdistill.training.first_head import fit_head
 from nasdistill.training.teacher import train_through
 from nasdistill.trials.beginning import Beginning
+from nasdistill.trials.channels import (
+    BATCH,
+    LOOKED_AT,
+    channel_scores,
+    looked_at_batches,
+    read_step,
+    read_tensors,
+    write_tensors,
+)
 
 if TYPE_CHECKING:
     from nasdistill.trials.context import StudyContext
@@ -51,9 +61,6 @@ WIDTHS = (0.75, 0.5, 0.375, 0.25, 0.125)
 """Shares of all channels that the steps keep."""
 STEP_EPOCHS = 2
 """Passes over the training split after each step."""
-LOOKED_AT = 320
-"""Training images by which channels are judged, and batch norm is estimated anew."""
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ class CutFrom(Beginning):
         name: The net's, in words.
         identity: See `Beginning.identity`.
         weights: Hash of the net's weights.
+        folder: Where what is measured and made of the net is kept.
         sources: The net as it is (1.0) and its steps so far, by the share of channels kept.
         context: The study's, set once there is one; makes the steps.
     """
@@ -90,6 +98,7 @@ class CutFrom(Beginning):
     name: str = ""
     identity: str = ""
     weights: str = ""
+    folder: Path = Path("cut")
     sources: dict[float, Source] = field(default_factory=dict)
     context: StudyContext | None = field(default=None, repr=False)
     _last: dict[str, Classifier] = field(default_factory=dict, repr=False)
@@ -98,17 +107,17 @@ class CutFrom(Beginning):
         """See `Beginning.student`; batch norm is estimated anew on what the student is fed."""
         key = f"{architecture.fingerprint} {fed.fingerprint}"
         if key not in self._last:  # a trial builds its student several times
-            keep = architecture.values["keep"]
+            keep = keep_of(architecture)
             source = self._source(keep.get("width", 1.0), keep.get("whole", []))
             student = _cut(source, keep, self.sources[1.0].structure)
-            reestimate(student, (batch for batch, _ in _batches(fed, images.input.size)))
+            reestimate(student, (batch for batch, _ in looked_at_batches(fed, images.input.size)))
             self._last.clear()
             self._last[key] = student
         return copy.deepcopy(self._last[key])
 
     def kept(self, architecture: Architecture) -> Kept:
         """See `Beginning.kept`."""
-        keep, first = architecture.values["keep"], self.sources[1.0].structure
+        keep, first = keep_of(architecture), self.sources[1.0].structure
         source = self._source(keep.get("width", 1.0), keep.get("whole", []))
         units = chosen_units(source.structure, keep, source.scores, first)
         return self.kept_of(composed(source.units, units))
@@ -125,11 +134,24 @@ class CutFrom(Beginning):
         first = self.sources[1.0]
         return giving_sides(first.whole.net, first.structure, self.context.dataset.input)
 
+    def file_of(self, width: float) -> Path:
+        """Where the step of a width is kept."""
+        return self.folder / f"{width:g}.safetensors"
+
+    @property
+    def named_in_news(self) -> str:
+        """The net in the words of progress."""
+        return "teacher" if self.kind == "teacher" else self.name
+
     def origin(self, architecture: Architecture) -> str:
         """See `Beginning.origin`."""
         return f"cut from {self.name}"
 
-    def _source(self, width: float, left_whole: list[str]) -> Source:
+    def at_work(self, context: StudyContext) -> None:
+        """See `Beginning.at_work`."""
+        self.context = context
+
+    def _source(self, width: float, left_whole: Sequence[str]) -> Source:
         """The smallest step that has all channels of a student of some width."""
         source = self.sources[1.0]
         for step in WIDTHS:
@@ -138,7 +160,7 @@ class CutFrom(Beginning):
             if step not in self.sources:
                 assert self.context is not None, "students are asked for before the study is open"
                 keep = {"width": step, "whole": left_whole}
-                self.sources[step] = make_step(self.context, self.sources[1.0], source, keep)
+                self.sources[step] = make_step(self, self.context, source, keep)
             source = self.sources[step]
         return source
 
@@ -158,12 +180,7 @@ def open_cut(study: Study, teacher: Teacher, dataset: Dataset, emit: Emit) -> Cu
     """
     template = study.space.template
     assert template is not None
-    peers = [name for name, each in study.recipe.teachers.items() if each.peers is not None]
-    if peers:
-        raise UserError(
-            f"teachers.{peers[0]}: peers that begin as the same part of one net stay equal and "
-            "teach each other nothing; allowed: --begin fresh, or teachers other than peers"
-        )
+    refuse_peers(study)
     base = base_of(study.space.random(random.Random(0)))  # all have the same
     if template.base is None:
         kind: Begin = "teacher"
@@ -171,17 +188,80 @@ def open_cut(study: Study, teacher: Teacher, dataset: Dataset, emit: Emit) -> Cu
         _tell_other_size(teacher, dataset, emit)
     else:
         kind, name = "pretrained", template.base
-        torch.manual_seed(seed_of(study.recipe.seed, "head of the base"))
         whole = load_fine_tunable(name, None, dataset).module
-        whole = whole.to(dataset.score.labels.device).eval().requires_grad_(False)
-    emit(Event("stage", f"judging the channels of {name}", stage="teacher"))
+    cut_from = CutFrom(kind, name, folder=study.folder / "cut")
+    open_source(cut_from, study, base, whole, dataset, emit)
+    return cut_from
+
+
+def refuse_peers(study: Study) -> None:
+    """Refuses peers among students that are cut from a net.
+
+    Raises:
+        UserError: If the recipe has some.
+    """
+    peers = [name for name, each in study.recipe.teachers.items() if each.peers is not None]
+    if peers:
+        raise UserError(
+            f"teachers.{peers[0]}: peers that begin as the same part of one net stay equal and "
+            "teach each other nothing; allowed: --begin fresh, or teachers other than peers"
+        )
+
+
+def open_source(
+    cut_from: CutFrom,
+    study: Study,
+    base: Architecture,
+    whole: Classifier,
+    dataset: Dataset,
+    emit: Emit,
+) -> None:
+    """Finds which channels of a net matter, and makes it the one that students are cut from.
+
+    Args:
+        cut_from: Gets its first source, and its identity.
+        study: The study.
+        base: The net's architecture.
+        whole: The net.
+        dataset: The study's data.
+        emit: Told of what takes long.
+    """
+    emit(Event("stage", f"judging the channels of {cut_from.name}", stage="teacher"))
+    whole = whole.to(dataset.score.labels.device).eval().requires_grad_(False)
+    cut_from.identity = f"{cut_from.kind} {weights_hash(whole)} {study.recipe.importance}"
+    if cut_from.kind == "pretrained":
+        _fit_head(cut_from.folder / "1-head.safetensors", study, whole, dataset, emit)
+    cut_from.weights = weights_hash(whole)
     structure = structure_for(base, dataset.input, len(dataset.classes))
-    scores = _scores(
-        study.folder / "cut" / "1-scores.safetensors", study, whole, structure, dataset, emit
-    )
-    weights = weights_hash(whole)
-    identity = f"{kind} {weights} {study.recipe.importance}"
-    return CutFrom(kind, name, identity, weights, {1.0: Source(whole, structure, scores)})
+    path = cut_from.folder / "1-scores.safetensors"
+    scores = channel_scores(path, study, whole, structure, dataset, emit)
+    cut_from.sources[1.0] = Source(whole, structure, scores)
+
+
+def _fit_head(path: Path, study: Study, whole: Classifier, dataset: Dataset, emit: Emit) -> None:
+    """Gives a net whose head knows nothing of the classes one that does; kept in a file.
+
+    It sees other images than those by which channels are judged: on its own it is too sure.
+    """
+    heads = [head.layer for head in all_heads(whole)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locks.alone(path.with_suffix(".lock")):
+        stored = read_tensors(path, emit)
+        if stored is None:
+            torch.manual_seed(seed_of(study.recipe.seed, "head of the base"))
+            for head in heads:
+                head.reset_parameters()
+            if dataset.has_training:  # no label of the score half may enter
+                batches = looked_at_batches(dataset, dataset.input.size, LOOKED_AT)
+                text, most = "fitting a first head", min(LOOKED_AT, len(dataset.sample))
+                fit_head(
+                    whole, heads, with_signs_of_life(batches, text, "teacher", most, emit, BATCH)
+                )
+            stored = {f"{i}.{k}": v for i, h in enumerate(heads) for k, v in h.state_dict().items()}
+            write_tensors(path, stored)
+    for index, head in enumerate(heads):
+        own = {k.partition(".")[2]: v for k, v in stored.items() if k.startswith(f"{index}.")}
+        load_weights(head, own, str(path))
 
 
 def _module_of(teacher: Teacher, base: Architecture, dataset: Dataset) -> Classifier:
@@ -224,7 +304,8 @@ def steps_to_make(context: StudyContext) -> list[Architecture]:
     beginning = context.scoring.beginning
     if not isinstance(beginning, CutFrom):
         return []
-    least, structure = smallest(context.study.space).values, beginning.sources[1.0].structure
+    (smallest_one,), structure = smallest(context.study.space), beginning.sources[1.0].structure
+    least = smallest_one.values
     whole = least["keep"].get("whole", [])
     nets, before = list[Architecture](), counts_of(structure, {"whole": whole})
     for width in WIDTHS:
@@ -232,60 +313,54 @@ def steps_to_make(context: StudyContext) -> list[Architecture]:
             break
         keep = {"width": width, "whole": whole}
         counts = counts_of(structure, keep)
-        if counts != before and not _file_of(context, width).exists():
+        if counts != before and not beginning.file_of(width).exists():
             nets.append(Architecture(FAMILY, {"base": least["base"], "keep": keep}))
         before = counts
     return nets
 
 
-def _file_of(context: StudyContext, width: float) -> Path:
-    return context.folder / "cut" / f"{width:g}.safetensors"
-
-
-def make_step(context: StudyContext, first: Source, above: Source, keep: dict[str, Any]) -> Source:
+def make_step(
+    cut_from: CutFrom, context: StudyContext, above: Source, keep: dict[str, Any]
+) -> Source:
     """Cuts a net to a share of all its channels and distils what is left; or reads what was made.
 
     Args:
-        context: The study's; the step is kept in its folder.
-        first: The net as it was.
+        cut_from: The net as it was, and where the step is kept.
+        context: The study's.
         above: The step before, which is cut.
-        keep: The share of `first` that stays, as `pruning.counts_of` takes it.
+        keep: The share of the whole net that stays, as `pruning.counts_of` takes it.
 
     Returns:
         The step; `above` itself where no channel can go.
     """
-    study, dataset = context.study, context.dataset
+    study, dataset, first = context.study, context.dataset, cut_from.sources[1.0]
     width, size = keep["width"], dataset.input.size
     counts = counts_of(first.structure, keep)
     if all(above.structure.groups[name].size <= count for name, count in counts.items()):
         return above
-    path = _file_of(context, width)
+    path = cut_from.file_of(width)
     student = copy.deepcopy(above.whole)
     kept = cut(student.net, above.structure, keep, above.scores, first.structure)
     structure, units = narrowed(above.structure, kept), composed(above.units, kept)
     with locks.alone(path.with_suffix(".lock")):
-        if not _read_step(path, student, context.emit):
+        if not read_step(path, student, context.emit):
             start = time.perf_counter()
-            reestimate(student, (images for images, _ in _batches(dataset, size)))
-            student.kept = _kept_of(context, units)
-            student = _distil(context, student, width, path.with_suffix(".checkpoint"))
-            _write(path, student.state_dict())
+            reestimate(student, (images for images, _ in looked_at_batches(dataset, size)))
+            if context.final.objective.reads_layers:
+                student.kept = cut_from.kept_of(units)
+            name, checkpoint = cut_from.named_in_news, path.with_suffix(".checkpoint")
+            student = _distil(context, student, width, name, checkpoint)
+            write_tensors(path, student.state_dict())
             path.with_suffix(".checkpoint").unlink(missing_ok=True)
             study.add_seconds("cutting", time.perf_counter() - start)
     student.eval().requires_grad_(False)
     file = path.with_name(f"{width:g}-scores.safetensors")
-    scores = _scores(file, study, student, structure, dataset, context.emit)
+    scores = channel_scores(file, study, student, structure, dataset, context.emit)
     return Source(student, structure, scores, units)
 
 
-def _kept_of(context: StudyContext, units: Mapping[str, Tensor]) -> Kept | None:
-    beginning = context.final.beginning
-    assert isinstance(beginning, CutFrom)
-    return beginning.kept_of(units) if context.final.objective.reads_layers else None
-
-
 def _distil(
-    context: StudyContext, student: Classifier, width: float, checkpoint: Path
+    context: StudyContext, student: Classifier, width: float, name: str, checkpoint: Path
 ) -> Classifier:
     """Trains a step as finals are trained; goes on where its checkpoint stands."""
     from nasdistill.trials.autotune import choose_capture, precision_for
@@ -302,7 +377,7 @@ def _distil(
         precision=precision_for(context, setup, students, None),
     )
     choose_capture(context, setup, run)
-    labelled = context.labelled(f"teacher cut to {width:g} of its channels")
+    labelled = context.labelled(f"{name} cut to {width:g} of its channels")
     with locks.busy(context.latency_lock):
         setup.prepare(total, 0)
     steps = train_through(
@@ -315,86 +390,9 @@ def _distil(
     return trained
 
 
-def _cut(source: Source, keep: dict[str, Any], whole: Structure) -> Classifier:
+def _cut(source: Source, keep: Mapping[str, Any], whole: Structure) -> Classifier:
     """A student of a step, before batch norm is estimated anew."""
     net = copy.deepcopy(source.whole.net).requires_grad_(True)
     cut(net, source.structure, keep, source.scores, whole)
     mean, std = (tuple(x.flatten().tolist()) for x in (source.whole.mean, source.whole.std))
     return Classifier(net, mean, std).to(source.whole.mean.device)
-
-
-def _scores(
-    path: Path,
-    study: Study,
-    whole: Classifier,
-    structure: Structure,
-    dataset: Dataset,
-    emit: Emit,
-) -> Scores:
-    """How much each channel matters, measured once and kept in a file."""
-    sizes = {name: (group.size,) for name, group in structure.groups.items() if not group.fixed}
-    path.parent.mkdir(exist_ok=True)
-    with locks.alone(path.with_suffix(".lock")):
-        stored = _read(path, emit)
-        if stored is not None and {k: tuple(v.shape) for k, v in stored.items()} == sizes:
-            return stored
-        net: nn.Module = copy.deepcopy(whole)  # gradients would stay with the teacher
-        assert isinstance(net, Classifier)
-        batches = _batches(dataset, dataset.input.size)
-        if not dataset.has_training:  # no label of the score half may enter
-            batches = ((images, net(images).argmax(dim=1)) for images, _ in batches)
-        looked_at = min(LOOKED_AT, len(dataset.sample))
-        batches = with_signs_of_life(batches, "judging channels", "teacher", looked_at, emit, BATCH)
-        scores = importance(study.recipe.importance, net.net, structure, batches, net)
-        _write(path, scores)
-        return scores
-
-
-def _batches(dataset: Dataset, size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some images and their labels, the same ones whenever they are asked for.
-
-    Batches are of nearly equal size: all count alike, and one image has no variance on a 1×1 map.
-    """
-    generator = torch.Generator().manual_seed(0)
-    split = dataset.sample
-    ids = torch.randperm(len(split), generator=generator)[:LOOKED_AT]
-    parts = ids.tensor_split(-(-len(ids) // BATCH))
-    for batch in split.batches([(part, None) for part in parts], size):
-        yield batch.images, batch.labels
-
-
-def _read_step(path: Path, student: Classifier, emit: Emit) -> bool:
-    """Loads a step's weights, if they are there."""
-    weights = _read(path, emit)
-    if weights is None:
-        return False
-    try:
-        load_weights(student, weights, str(path))
-    except UserError as error:
-        _put_aside(path, str(error), emit)
-        return False
-    return True
-
-
-def _read(path: Path, emit: Emit) -> dict[str, Tensor] | None:
-    """Tensors that `_write` wrote; None where there are none, or they are damaged."""
-    if not path.exists():
-        return None
-    try:
-        return read_weights(path)
-    except UserError as error:
-        _put_aside(path, str(error), emit)
-        return None
-
-
-def _put_aside(path: Path, problem: str, emit: Emit) -> None:
-    aside = set_aside(path)
-    text = f"{problem}; it was put aside as {aside.name}, and is made again"
-    emit(Event("warning", text, stage="teacher"))
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors.torch import save
-
-    content = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
-    write_whole(path, save(content))

@@ -129,7 +129,7 @@ def test_the_space_of_a_resnet() -> None:
 def test_the_space_draws_nets_that_can_be_built_and_are_no_larger() -> None:
     space = pruned_space(SearchSpace.load("pruned"), RESNET, INPUT, 3).space
     whole = count_architecture(RESNET, INPUT, 3).params
-    least = count_architecture(smallest(space), INPUT, 3).params
+    least = count_architecture(smallest(space)[0], INPUT, 3).params
     for seed in range(5):
         params = count_architecture(space.random(random.Random(seed)), INPUT, 3).params
         assert least <= params <= whole
@@ -170,7 +170,7 @@ def test_what_cannot_be_cut_stays_whole_in_every_architecture() -> None:
     register_nets({"shuffled": lambda classes, input: Shuffled(1, 3)})
     base = Architecture("import", {"name": "shuffled"})
     made = pruned_space(SearchSpace.load("pruned"), base, INPUT, 3)
-    least = smallest(made.space)
+    (least,) = smallest(made.space)
     assert list(made.left_whole) == least.values["keep"]["whole"] == ["first"]
     net = build(least, INPUT, 3)
     assert net.get_parameter("first.weight").shape[0] == 32

@@ -206,6 +206,64 @@ def test_a_vision_transformer_is_cut_by_width_heads_and_layers(distilled: bool) 
     assert net.eval()(torch.randn(1, 3, 32, 32)).shape == (1, 4)
 
 
+@pytest.mark.parametrize("kind", ["vit", "deit"])
+def test_a_transformer_of_transformers_is_cut_by_width_heads_and_layers(kind: str) -> None:
+    config = {
+        "model_type": kind,
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    net = build(Architecture("transformers", {"config": config}), INPUT, 4)
+    structure = structure_of(net, INPUT)
+    (stage,) = structure.stages
+    assert (len(stage.outer), len(stage.inner), len(stage.heads)) == (1, 3, 3)
+    assert wrong_groups(net, structure, INPUT) == {}
+    cut(net, structure, {"stages": [{"outer": 0.5, "inner": 0.25, "heads": 0.5, "depth": 2}]})
+    shapes = [v.shape for k, v in net.state_dict().items() if k.endswith("q_proj.weight")]
+    assert shapes == [(32, 32)] * 2
+    assert net.eval()(torch.randn(1, 3, 32, 32)).shape == (1, 4)
+
+
+def test_of_a_transformer_of_torchvision_only_perceptrons_and_layers_are_cut() -> None:
+    from torchvision.models import VisionTransformer
+
+    net = VisionTransformer(32, 8, 12, 4, 64, 128, num_classes=4)
+    for each in (net.heads.head, net.conv_proj):
+        nn.init.normal_(each.weight)
+    structure = structure_of(net, INPUT)
+    (stage,) = structure.stages
+    assert (len(stage.outer), len(stage.inner), len(stage.heads)) == (0, 12, 0)
+    assert "MultiheadAttention, whose heads share the width" in structure.whole["conv_proj"]
+    assert wrong_groups(net, structure, INPUT) == {}
+    cut(net, structure, {"stages": [{"inner": 0.25, "depth": 5}]})
+    assert net.eval()(torch.randn(1, 3, 32, 32)).shape == (1, 4)
+
+
+class Steep(nn.Module):
+    """Makes ten million times as much of what its middle layer rounds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(3, 2048, 1)
+        self.narrow = nn.Conv2d(2048, 8, 1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.narrow(self.wide(x)).mean(dim=(2, 3))
+        return self.head(torch.sin(1e7 * x))
+
+
+def test_rounding_is_not_taken_for_a_wrong_cut() -> None:
+    net = Steep()
+    structure = structure_of(net, INPUT)
+    assert not structure.groups["wide"].fixed
+    assert wrong_groups(net, structure, INPUT) == {}
+
+
 def test_our_transformer_is_cut_like_any_other() -> None:
     values = {
         "tokens": 4,

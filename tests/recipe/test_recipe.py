@@ -42,6 +42,57 @@ def test_a_race_is_refused_and_read_over_in_stored_recipes(
         assert stored == Recipe() and "race" not in stored.to_yaml()
 
 
+INLINE = """\
+trials: 3
+space:
+  family: pruned
+  keep:
+    width: {float: [0.25, 0.75], step: 0.25}
+    stages: {3: {inner: 0.5}}
+"""
+
+
+def test_a_space_in_the_recipe_itself(tmp_path: Path) -> None:
+    recipe = load_recipe(_write(tmp_path, INLINE), {})
+    space = SearchSpace.load(recipe.space)
+    assert (recipe.space_name, space.name, space.family) == ("pruned", "pruned", "pruned")
+    again = from_stored(yaml_of(recipe))
+    assert again == recipe and SearchSpace.load(again.space) == space
+    # As a file with the same content, whatever its name.
+    lines = [line.removeprefix("  ") for line in INLINE.splitlines()[2:]]
+    file = SearchSpace.from_yaml("\n".join(["name: own", *lines]), "own.yaml")
+    assert file.template == space.template and file.fingerprint == space.fingerprint
+    named = INLINE.replace("family", "name: my own\n  family", 1)
+    assert SearchSpace.load(load_recipe(_write(tmp_path, named), {}).space).name == "my own"
+    assert recipe.study_name() != load_recipe(None, {"space": "pruned", "trials": 3}).study_name()
+
+
+def yaml_of(recipe: Recipe) -> Any:
+    from nasdistill.common.yaml import parse_yaml
+
+    return parse_yaml(recipe.to_yaml(), "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("pruned", "prund", ":2: space.parameters: this key is missing"),
+        ("width", "widht", ":5: space.keep.widht: unknown key; did you mean"),
+        ("0.5}", "5}", ":6: space.keep.stages.3.inner: found others"),
+        ("  keep", "  kept", ":4: space.kept: unknown key"),
+    ],
+)
+def test_what_is_wrong_with_such_a_space(tmp_path: Path, old: str, new: str, told: str) -> None:
+    message = _message(_write(tmp_path, INLINE.replace(old, new, 1)), {"views": 0})
+    assert f"{tmp_path}/recipe.yaml{told}" in message and "--views: found 0" in message
+
+
+@pytest.mark.parametrize("space", [3, [1], {}, None])
+def test_what_is_no_space(space: Any) -> None:
+    assert "--space: " in (message := _message(None, {"space": space})), message
+    assert "allowed: a shipped space, the path of a .yaml file, or a space's own keys" in message
+
+
 def test_defaults() -> None:
     recipe = load_recipe(None, {})
     assert recipe == Recipe()

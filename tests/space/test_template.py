@@ -6,7 +6,15 @@ import pytest
 
 from nasdistill.common.errors import UserError
 from nasdistill.space import SearchSpace
-from nasdistill.space.nodes import Float, Group, NotInSpaceError, from_plain, parameters_of, plain
+from nasdistill.space.nodes import (
+    Constant,
+    Float,
+    Group,
+    NotInSpaceError,
+    from_plain,
+    parameters_of,
+    plain,
+)
 
 STEPPED = """\
 name: stepped
@@ -72,6 +80,58 @@ def test_a_template() -> None:
     assert template.base == "timm:resnet18"
     assert template.node("outer", 0) == Float(0.25, 1.0, step=0.25)
     assert template.node("inner", 2) != template.node("inner", 1)
+
+
+NAMED = """\
+name: mine
+family: pretrained
+parameters:
+  model: {choice: [timm:lcnet_050, timm:resnet18]}
+keep:
+  timm:resnet18: {width: {float: [0.25, 0.75], step: 0.25}, stages: {2: {inner: 0.5}}}
+"""
+
+
+def test_what_is_kept_of_named_nets() -> None:
+    space = SearchSpace.from_yaml(NAMED, "x.yaml")
+    assert space.needs_base and space.begins == ("pretrained", "fresh")
+    assert space.models == ("timm:lcnet_050", "timm:resnet18")
+    assert space.template is not None
+    models = space.template.models
+    residual = models["timm:resnet18"]
+    assert models["timm:lcnet_050"] is None and residual is not None
+    assert residual.node("width") == Float(0.25, 0.75, step=0.25)
+    of_all = SearchSpace.from_yaml(NAMED.partition("  timm:resnet18: ")[0] + "  inner: 0.5\n", "x")
+    assert of_all.template is not None
+    assert (
+        set(of_all.template.models) == set(models) and None not in of_all.template.models.values()
+    )
+
+
+def test_ratios_are_plain_numbers_however_they_are_written() -> None:
+    for text, values in (("0.50", [0.5]), ("{choice: [0.50, 1.0]}", [0.5, 1.0])):
+        space = SearchSpace.from_yaml(f"name: x\nfamily: pruned\nkeep: {{width: {text}}}\n", "x")
+        assert space.template is not None
+        node = space.template.node("width")
+        found = [node.value] if isinstance(node, Constant) else list(node.options)  # type: ignore[union-attr]
+        assert found == values and {type(value) for value in found} == {float}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("  timm:resnet18:", "  timm:resnet19:", "x.yaml:6: keep.timm:resnet19: unknown model"),
+        ("{width: {", "{widht: {", "x.yaml:6: keep.timm:resnet18.widht: unknown key"),
+        ("[0.25, 0.75]", "[0.0, 0.75]", "x.yaml:6: keep.timm:resnet18.width: found others"),
+        ("{2: {", "{two: {", "keep.timm:resnet18.stages.two: found the key 'two'"),
+        ("keep:", "start: [{model: timm:resnet18}]\nkeep:", "x.yaml:5: start: beside keep"),
+        ("family: pretrained", "family: mlp", "x.yaml:5: keep: the family 'mlp' is not cut"),
+    ],
+)
+def test_what_is_wrong_with_named_nets(old: str, new: str, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        SearchSpace.from_yaml(NAMED.replace(old, new), "x.yaml")
+    assert line in str(caught.value)
 
 
 @pytest.mark.parametrize(
