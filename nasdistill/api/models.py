@@ -1,4 +1,4 @@
-"""Finals and architectures: counted, timed, exported, loaded."""
+"""Finals and architectures: counted, timed, loaded."""
 
 from __future__ import annotations
 
@@ -94,36 +94,6 @@ def _final(study: str, rank: str) -> Path:
     folder = final_folder(study, rank)
     load_plugins(recipe_of(load_study(study, STUDIES)).import_file)
     return folder
-
-
-def export(study: str, rank: int, format: str, out: Path | None = None) -> Path:
-    """Exports a final.
-
-    Args:
-        study: The study's name.
-        rank: The final's rank.
-        format: `onnx` or `torch-export`.
-        out: The file to write; by default it lies in the current folder.
-
-    Raises:
-        UserError: If there is no such final, the format is unknown, or the file exists.
-    """
-    from nasdistill.models import artifact
-    from nasdistill.models.export import export_onnx, export_program
-
-    folder = _final(study, str(rank))
-    suffixes = {"onnx": ".onnx", "torch-export": ".pt2"}
-    if format not in suffixes:
-        raise UserError(f"--format {format!r}: allowed are {', '.join(suffixes)}")
-    path = out or Path(f"{study}-{rank}{suffixes[format]}")
-    if path.exists():
-        raise UserError(f"{path} exists already; give another --out")
-    module, shape = artifact.load(folder), artifact.input_of(folder)
-    if format == "onnx":
-        export_onnx(module, shape, path)
-    else:
-        export_program(module, shape, path)
-    return path
 
 
 def load(folder: str | Path) -> Any:

@@ -19,6 +19,7 @@ from nasdistill.common.errors import DamagedFileError, UserError
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.files import set_aside, write_whole
 from nasdistill.common.json_files import read_json
+from nasdistill.deployment.files import Setting, make_files
 from nasdistill.finals.measurement import (
     accuracy_on_test,
     export_student,
@@ -94,6 +95,7 @@ def make_finals(context: StudyContext, chosen: Sequence[int]) -> list[Final]:
     )
     for final in load_finals(context.folder):
         _evaluate(context, comparison, final.folder)
+        _make_files(context, final.folder)
     late: list[int] = []
     numbers = missing_finals(study, chosen)
     for number in locks.in_turn(numbers, lambda n: _lock(study, n), wait=True):
@@ -105,7 +107,9 @@ def make_finals(context: StudyContext, chosen: Sequence[int]) -> list[Final]:
             continue
         with _failing_alone(context, number, rank):
             logits = _make_final(context, candidates[number], rank)
-            _evaluate(context, comparison, context.folder / "finals" / str(rank), logits)
+            folder = context.folder / "finals" / str(rank)
+            _evaluate(context, comparison, folder, logits)
+            _make_files(context, folder)
     if late:
         context.warn(f"no time left for finals: {', '.join(map(str, sorted(late)))}")
     for lock in (context.folder / "finals").glob(".work-*.lock"):
@@ -233,6 +237,25 @@ def _evaluate(
     except (*FAILURES, UserError) as error:
         context.warn(f"final {folder.name} could not be evaluated: {failure_reason(error)}")
     context.study.add_seconds("quality", time.perf_counter() - start)
+
+
+def _make_files(context: StudyContext, folder: Path) -> None:
+    """Makes the files that the recipe asks for and a final lacks; a kill leaves only whole ones."""
+    recipe, start = context.recipe, time.perf_counter()
+    if not recipe.formats:
+        return
+    setting = Setting(
+        context.folder.name,
+        context.dataset,
+        context.dataset.attribution,
+        recipe.score,
+        recipe.max_loss,
+        context.threads,
+        context.latency_lock,
+        context.emit,
+    )
+    make_files(folder, recipe.formats, setting)
+    context.study.add_seconds("files", time.perf_counter() - start)
 
 
 def _work_folder(study: Study, number: int) -> Path:
