@@ -435,6 +435,7 @@ def _run_and_summarise(
     """Runs a search, or what goes on with one, and prints how it ended."""
     outcome = with_progress(run, study)
     from nasdistill.cli.display import finals_table, outcome_lines, study_summary
+    from nasdistill.cli.display_files import problem_lines
 
     record = outcome.record
     if as_json:
@@ -448,4 +449,6 @@ def _run_and_summarise(
         return
     if record.finals:
         console().print(finals_table(record.finals))
+    for line in problem_lines(record.finals):
+        console().print(line)
     print("\n".join(outcome_lines(record, outcome.report, outcome.already_complete)))

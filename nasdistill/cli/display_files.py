@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
 
 from nasdistill.common import formats
+from nasdistill.results import Final
 
 
 def file_lines(made: Mapping[str, Any]) -> list[Text]:
@@ -35,3 +36,13 @@ def file_lines(made: Mapping[str, Any]) -> list[Text]:
             f"({row['engine']}, {formats.counted(row['threads'], 'thread')})"
         )
     return [*map(Text, lines), *(Text(f"This file {text}", "red") for text in made["problems"])]
+
+
+def problem_lines(finals: Sequence[Final]) -> list[Text]:
+    """What is wrong with the files of finals, in red; none where all are well."""
+    return [
+        Text(f"final {final.rank}, {name}: {problem}", "red")
+        for final in finals
+        for name, file in final.metrics.get("files", {}).items()
+        for problem in (file.get("problems") or filter(None, [file.get("failed")]))
+    ]

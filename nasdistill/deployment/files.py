@@ -155,7 +155,9 @@ def _source(folder: Path, name: FormatName, setting: Setting) -> Source:
         artifact.load(folder),
         artifact.input_of(folder),
         folder / "model.onnx",
-        metadata_of(folder, setting.study, metrics["fingerprint"], setting.licence),
+        metadata_of(
+            artifact.read_input(folder), setting.study, metrics["fingerprint"], setting.licence
+        ),
         calibration,
         setting.max_loss,
         setting.emit,

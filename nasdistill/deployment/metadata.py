@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import nasdistill
-from nasdistill.models import artifact
 
-
-def metadata_of(folder: Path, study: str, fingerprint: str, licence: str) -> dict[str, str]:
+def metadata_of(
+    description: Mapping[str, Any], study: str, fingerprint: str, licence: str
+) -> dict[str, str]:
     """The metadata of a final's files, by key.
 
     Args:
-        folder: The final's.
+        description: The content of its input.json.
         study: The study's name.
         fingerprint: The architecture's.
         licence: Credits and licence of the data; empty where they are not known.
@@ -24,14 +23,13 @@ def metadata_of(folder: Path, study: str, fingerprint: str, licence: str) -> dic
         `classes` (a JSON list of names by label), `input` (JSON: input.json without the classes),
         `study`, `fingerprint`, `nasdistill` (its version), `data_licence` where it is known.
     """
-    description = artifact.read_input(folder)
     input = {key: value for key, value in description.items() if key != "classes"}
     values = {
         "classes": _compact(description["classes"]),
         "input": _compact(input),
         "study": study,
         "fingerprint": fingerprint,
-        "nasdistill": nasdistill.__version__,
+        "nasdistill": str(sys.modules["nasdistill"].__version__),
         "data_licence": licence,
     }
     return {key: value for key, value in values.items() if value}

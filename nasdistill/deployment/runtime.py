@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -90,12 +91,16 @@ class FreshRuntime:
 
 
 def _send(stream: IO[bytes], array: NDArray[Any]) -> None:
-    np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+    buffer = io.BytesIO()  # NumPy asks a pipe where it stands
+    np.save(buffer, array, allow_pickle=False)
+    content = buffer.getvalue()
+    stream.write(f"{len(content)}\n".encode() + content)
     stream.flush()
 
 
 def _receive(stream: IO[bytes]) -> NDArray[Any]:
-    array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    content = stream.read(int(stream.readline()))
+    array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
     return array
 
 

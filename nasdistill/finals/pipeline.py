@@ -335,8 +335,9 @@ def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tenso
             for stage, rival in rivals.items()
         }
         metrics, logits = measure_on_test(context, student, candidate, rank)
+    spec = artifact.ModelSpec(architecture_of(candidate), dataset.preparation, dataset.classes)
     with _timed(context, work, "export"):
-        metrics |= export_student(context, student, work / "model.onnx")
+        metrics |= export_student(context, student, work / "model.onnx", spec)
     target = context.folder / "finals" / str(rank)
     if target.exists():
         _set_aside(target, f"{target}: its metrics.json is missing or damaged", context.emit)
@@ -349,7 +350,7 @@ def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tenso
     artifact.write_final(
         target,
         module=student,
-        spec=artifact.ModelSpec(architecture_of(candidate), dataset.preparation, dataset.classes),
+        spec=spec,
         metrics=metrics,
         card=model_card(study, metrics, dataset.preparation),
         onnx=work / "model.onnx",
