@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nasdistill.api.evaluating import locate, own_data
 from nasdistill.api.paths import recipe_of
@@ -12,6 +12,7 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent, warning_once
 
 if TYPE_CHECKING:
+    from nasdistill.common.types import FormatName
     from nasdistill.data import Dataset
     from nasdistill.recipe import Recipe
     from nasdistill.results import StudyRecord
@@ -71,7 +72,7 @@ def export(
         record.folder / "latency.lock",
         emit,
     )
-    made = make_file(folder, format, setting)
+    made = make_file(folder, cast("FormatName", format), setting)
     for part in made["parts"]:
         place = path.with_suffix(Path(part).suffix) if part != kind.file else path
         _copy(folder / part, place)

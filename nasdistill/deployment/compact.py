@@ -60,8 +60,9 @@ def _drop_zero_points(graph: Any) -> None:
         if node.op_type != "DequantizeLinear" or len(node.input) < 3:
             continue
         weights, zero_point = stored.get(node.input[0]), stored.get(node.input[2])
-        both = weights is not None and zero_point is not None
-        if both and not numpy_helper.to_array(zero_point).any():
+        if weights is None or zero_point is None:
+            continue
+        if not numpy_helper.to_array(zero_point).any():
             del node.input[2]
 
 

@@ -162,11 +162,12 @@ def format_of(name: str) -> Format:
     Raises:
         UserError: If there is none, or a package that it takes is not installed.
     """
-    if name not in FORMATS:
+    by_name: Mapping[str, Format] = {**FORMATS}
+    if name not in by_name:
         raise UserError(
-            f"--format {name!r}{nearest(name, FORMATS)}: allowed are {', '.join(FORMATS)}"
+            f"--format {name!r}{nearest(name, by_name)}: allowed are {', '.join(by_name)}"
         )
-    format = FORMATS[name]
+    format = by_name[name]
     missing = [package for package in format.packages if not _is_installed(package)]
     if missing:
         raise UserError(

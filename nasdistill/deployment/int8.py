@@ -199,7 +199,7 @@ class _Quantiser:
             quantization.quantize_static(
                 str(self._prepared),
                 str(path),
-                None if ranges.exists() else _reader(self.calibration.pictures),
+                None if ranges.exists() else reader(self.calibration.pictures),
                 quant_format=quantization.QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
@@ -255,8 +255,8 @@ def _prepare(content: bytes, file: Path, path: Path) -> None:
         quant_pre_process(model, str(path), skip_optimization=True, skip_symbolic_shape=True)
 
 
-def _reader(pictures: NDArray[np.uint8]) -> Any:
-    """What ONNX Runtime asks for pictures to calibrate by."""
+def reader(pictures: NDArray[np.uint8]) -> Any:
+    """What ONNX Runtime asks for pictures to calibrate by, uint8 `[N, C, H, W]`."""
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]

@@ -122,7 +122,7 @@ def main() -> None:
             continue
         for _ in range(WARM_UP):
             answer(pictures)
-        times, until = [], time.perf_counter() + seconds
+        times, until = list[float](), time.perf_counter() + seconds
         while not times or time.perf_counter() < until:
             start = time.perf_counter()
             answer(pictures)
