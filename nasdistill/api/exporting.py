@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nasdistill.api.evaluating import locate, own_data
-from nasdistill.api.paths import recipe_of
+from nasdistill.api.paths import final_folder, recipe_of
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent, warning_once
+from nasdistill.common.files import STUDIES
+from nasdistill.results import load_study
 
 if TYPE_CHECKING:
     from nasdistill.common.types import FormatName
@@ -53,7 +55,10 @@ def export(
     from nasdistill.trials.plugins import load_plugins
 
     kind = format_of(format)
-    folder, record = locate(target if rank is None else f"{target}/{rank}", "export")
+    if rank is None:
+        folder, record = locate(target, "export")
+    else:
+        folder, record = final_folder(target, str(rank)), load_study(target, STUDIES)
     stem, suffix = kind.file.partition(".")[::2]
     name = f"{record.name}-{folder.name}{stem.removeprefix('model')}.{suffix}"
     path = out or Path(name)

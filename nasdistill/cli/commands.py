@@ -420,13 +420,12 @@ def export(
     made = with_progress(
         lambda api, emit: api.export(final, rank, format, out, max_loss=max_loss, on_event=emit)
     )
-    if as_json:
-        print(json.dumps(made))
-        return
     from nasdistill.cli.display_files import file_lines
 
-    for line in file_lines(made):
-        console().print(line)
+    if as_json:
+        print(json.dumps(made))
+    else:
+        console().print(*file_lines(made), sep="\n")
 
 
 def _run_and_summarise(
@@ -448,7 +447,5 @@ def _run_and_summarise(
         print(json.dumps(result))
         return
     if record.finals:
-        console().print(finals_table(record.finals))
-    for line in problem_lines(record.finals):
-        console().print(line)
+        console().print(finals_table(record.finals), *problem_lines(record.finals), sep="\n")
     print("\n".join(outcome_lines(record, outcome.report, outcome.already_complete)))

@@ -162,7 +162,7 @@ def format_of(name: str) -> Format:
     Raises:
         UserError: If there is none, or a package that it takes is not installed.
     """
-    by_name: Mapping[str, Format] = {**FORMATS}
+    by_name = {str(key): format for key, format in FORMATS.items()}
     if name not in by_name:
         raise UserError(
             f"--format {name!r}{nearest(name, by_name)}: allowed are {', '.join(by_name)}"
