@@ -367,10 +367,8 @@ def tune(
 
 def _parse_numbers(text: str | None) -> tuple[float, ...] | None:
     """Reads numbers that are separated by commas."""
-    if text is None:
-        return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        return None if text is None else tuple(float(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"{text!r}: write numbers separated by commas") from None
 
