@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from small_study import prepare
 
 from nasdistill import api
@@ -114,6 +117,20 @@ def test_onnx_files_say_what_they_are(final: Path) -> None:
         assert json.loads(said["input"]) == description
         assert said["study"] == "small" and said["nasdistill"]
         assert said["fingerprint"] == metrics_of(final)["fingerprint"]
+
+
+def test_the_page_classifies_a_picture_without_nasdistill(final: Path) -> None:
+    page = (Path(api.__file__).parents[2] / "docs" / "deploy.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    Path("mobile-1-int8.onnx").write_bytes((final / "model-int8.onnx").read_bytes())
+    [batch] = blobs().test.batches([(torch.arange(1), None)], (16, 16))
+    pixels = batch.images.numpy()
+    Image.fromarray(pixels[0, 0]).save("picture.png")
+    with FreshRuntime(final / "model-int8.onnx", "onnx-int8", 1) as runtime:
+        label = int(runtime.answers(pixels).argmax())
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == blobs().classes[label], done.stderr
+    assert "nasdistill" not in code
 
 
 def test_a_search_goes_on_with_the_files_that_are_missing(final: Path) -> None:
