@@ -11,12 +11,12 @@ from nasdistill.api.paths import final_folder, recipe_of
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent, warning_once
 from nasdistill.common.files import STUDIES
+from nasdistill.recipe import Recipe, from_stored
 from nasdistill.results import load_study
 
 if TYPE_CHECKING:
     from nasdistill.common.types import FormatName
     from nasdistill.data import Dataset
-    from nasdistill.recipe import Recipe
     from nasdistill.results import StudyRecord
 
 
@@ -64,7 +64,7 @@ def export(
     path = out or Path(name)
     if path.exists():
         raise UserError(f"{path} exists already; give another --out")
-    emit, recipe = warning_once(on_event or silent), recipe_of(record)
+    emit, recipe = warning_once(on_event or silent), from_stored(record.recipe)
     load_plugins(recipe.import_file)
     set_threads(1)
     setting = Setting(
@@ -94,7 +94,7 @@ def _data(record: StudyRecord, recipe: Recipe, needed: bool, emit: Emit) -> Data
 
     emit(Event("stage", f"data {recipe.data}", stage="files"))
     try:
-        return own_data(record, recipe, pick_device("cpu"), emit)
+        return own_data(record, recipe_of(record), pick_device("cpu"), emit)
     except UserError as error:
         if needed:
             raise UserError(f"{error}. Pictures of the study's data are needed for this") from None

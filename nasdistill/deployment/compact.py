@@ -27,7 +27,7 @@ def compact(model: Any) -> bytes:
         node.ClearField("name")
     _drop_zero_points(graph)
     _share_equal_values(graph)
-    _drop_unused(graph)
+    drop_unused(graph)
     _shorten_names(graph)
     content: bytes = model.SerializeToString()
     return content
@@ -79,7 +79,8 @@ def _share_equal_values(graph: Any) -> None:
             node.input[index] = same.get(name, name)
 
 
-def _drop_unused(graph: Any) -> None:
+def drop_unused(graph: Any) -> None:
+    """Leaves out stored values that no operator reads."""
     used = {name for node in graph.node for name in node.input}
     used |= {value.name for value in graph.output}
     kept = [value for value in graph.initializer if value.name in used]

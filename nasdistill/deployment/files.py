@@ -21,7 +21,7 @@ from nasdistill.data import Dataset
 from nasdistill.deployment.calibration import calibration_of
 from nasdistill.deployment.formats import FORMATS, Remarks, format_of
 from nasdistill.deployment.metadata import metadata_of
-from nasdistill.deployment.proof import Proving
+from nasdistill.deployment.proof import Proving, problems_of
 from nasdistill.deployment.source import Source
 from nasdistill.models import artifact
 from nasdistill.models.export import ExportError
@@ -107,7 +107,7 @@ def make_file(folder: Path, name: FormatName, setting: Setting) -> dict[str, Any
     with locks.alone(folder.parent / f".files-{folder.name}.lock"):
         known = read_final(folder).metrics.get("files", {}).get(name)
         if known is not None and _is_proven(folder, known, setting):
-            return dict(known)
+            return {**known, "problems": problems_of(known, setting.max_loss)}
         start = time.perf_counter()
         setting.emit(Event("note", f"final {folder.name}: {name}: writing", stage="files"))
         source = _source(folder, name, setting)
@@ -165,13 +165,17 @@ def _source(folder: Path, name: FormatName, setting: Setting) -> Source:
 
 
 def _proving(folder: Path, source: Source, setting: Setting) -> Proving:
+    metrics = read_final(folder).metrics
+    limits, engines = dict(metrics["limits"]), {row["engine"] for row in metrics["latency"]}
+    if engines != {"onnxruntime"}:  # a limit that was held elsewhere says nothing of this machine
+        limits.pop("latency", None)
     return Proving(
         source.module,
         source.input,
         folder / "model.onnx",
         setting.dataset,
         setting.score,
-        read_final(folder).metrics["limits"],
+        limits,
         setting.max_loss,
         setting.threads,
         setting.latency_lock,

@@ -23,7 +23,7 @@ from nasdistill.common import formats
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import with_signs_of_life
 from nasdistill.deployment.calibration import Calibration, as_floats
-from nasdistill.deployment.compact import compact, drop_default_attributes
+from nasdistill.deployment.compact import compact, drop_default_attributes, drop_unused
 from nasdistill.deployment.formats import Remarks
 from nasdistill.deployment.metadata import with_metadata
 from nasdistill.deployment.source import Source
@@ -250,6 +250,7 @@ def _prepare(content: bytes, file: Path, path: Path) -> None:
         )
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
+    drop_unused(model.graph)
     with silence():
         # Its optimisation takes HardSwish apart, which then is quantised piece by piece.
         quant_pre_process(model, str(path), skip_optimization=True, skip_symbolic_shape=True)
