@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,10 @@ def main() -> None:
     nncf_is_there = find_spec("nncf") is not None
     results = {"machine": machine(), "nncf": nncf_is_there, "targets": targets, "rows": rows}
     said = "; ".join(f"{target}: {met(reached)}" for target, reached in targets.items())
-    beside = "" if nncf_is_there else " NNCF was not installed, and is left out."
-    text = f"{place('cpu', 1).capitalize()}.\n\n{table(rows)}\n\nFor each final, {said}.{beside}"
+    beside = " NNCF was not installed, and is left out."
+    if nncf_is_there:
+        beside = f" NNCF {version('nncf')}, its default preset."
+    text = f"Measured {place('cpu', 1)}.\n\n{table(rows)}\n\nFor each final, {said}.{beside}"
     write("deployment", results, text, ROOT / "docs" / "deploy.md")
 
 

@@ -15,7 +15,7 @@ from nasdistill.common.types import ScoreName
 from nasdistill.data import Dataset, Split
 
 PICTURES = 256
-"""That calibrate. More moved no figure of the shipped finals (docs/deploy.md)."""
+"""That calibrate, at most."""
 MOST_BYTES = 256 << 20
 """Of the pictures of the score half that candidates are compared on, as uint8."""
 
