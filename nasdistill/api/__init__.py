@@ -2,9 +2,9 @@
 
 from nasdistill.api.auditing import AuditOutcome, audit
 from nasdistill.api.evaluating import evaluate
+from nasdistill.api.exporting import export
 from nasdistill.api.models import (
     cut_space,
-    export,
     load,
     pretrained_weights,
     profile,

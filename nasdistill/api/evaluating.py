@@ -59,14 +59,14 @@ def evaluate(
 
     if split not in ("test", "audit"):
         raise UserError(f"--split {split!r}: allowed are test and audit")
-    folder, record = _locate(target)
+    folder, record = locate(target, "evaluate")
     recipe = recipe_of(record)
     plugins, emit = load_plugins(recipe.import_file), warning_once(on_event or silent)
     module, preparation = artifact.load(folder), artifact.preparation_of(folder)
     set_threads(1)
     place = pick_device(device)
     emit(Event("stage", f"data {recipe.data}, teacher {recipe.teacher}", stage="evaluate"))
-    dataset = _own_data(record, recipe, place, emit)
+    dataset = own_data(record, recipe, place, emit)
     dataset.tell_notes(emit, "evaluate")
     teacher = _teacher(record, recipe, dataset, place, plugins, emit)
     compared, order = dataset, None
@@ -130,20 +130,29 @@ def _warn_of_seen(examples: Split, own: Dataset, name: str, emit: Emit) -> None:
         emit(Event("warning", text, stage="evaluate"))
 
 
-def _locate(target: str) -> tuple[Path, StudyRecord]:
-    """A final's folder and its study, from `STUDY/RANK` or from the folder itself."""
+def locate(target: str, command: str) -> tuple[Path, StudyRecord]:
+    """A final's folder and its study, from `STUDY/RANK` or from the folder itself.
+
+    Raises:
+        UserError: If there is no such final; the message begins with the command.
+    """
     path = Path(target)
     if path.is_dir() and path.resolve().parent.name == "finals":
         study = path.resolve().parents[1]
         record = load_study(study.name, study.parent)
         return path, record
     if target.count("/") != 1:
-        raise UserError(f"evaluate: {target!r} is neither STUDY/RANK nor the folder of a final")
+        raise UserError(f"{command}: {target!r} is neither STUDY/RANK nor the folder of a final")
     study_name, rank = target.split("/")
     return final_folder(study_name, rank), load_study(study_name, STUDIES)
 
 
-def _own_data(record: StudyRecord, recipe: Recipe, place: torch.device, emit: Emit) -> Dataset:
+def own_data(record: StudyRecord, recipe: Recipe, place: torch.device, emit: Emit) -> Dataset:
+    """Loads the data of a study.
+
+    Raises:
+        UserError: If they cannot be had, or are not those that it was made with.
+    """
     from nasdistill.trials.same_content import check_same_data
 
     dataset = _load(recipe.data, recipe, place, emit)

@@ -1,4 +1,4 @@
-"""Finals and architectures: counted, timed, exported, loaded."""
+"""Finals and architectures: counted, timed, loaded."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def profile(
     classes: int = 10,
     import_file: str | None = None,
 ) -> dict[str, Any]:
-    """Counts and times a final, or an architecture.
+    """Counts and times a final, an architecture, or any ONNX file.
 
     Args:
-        target: A final's folder, `STUDY/RANK`, or an architecture.json.
+        target: A final's folder, `STUDY/RANK`, an architecture.json, or an ONNX file.
         engine: See `nasdistill.profile.ENGINES`.
         threads: Threads of the engine.
         batch: Images at once.
@@ -40,7 +40,8 @@ def profile(
         import_file: Python file with the family; `STUDY/RANK` brings its own.
 
     Returns:
-        `params`, `macs`, `bytes` and `latency` (median and quartiles in milliseconds).
+        `params`, `macs`, `bytes` and `latency` (median and quartiles in milliseconds); of an ONNX
+        file `inputs`, its inputs' shapes, instead of `macs`.
 
     Raises:
         UserError: If there is no such thing, its family is not known, the engine cannot run it, a
@@ -61,6 +62,14 @@ def profile(
 
     load_plugins(import_file)
     path = Path(target)
+    if path.suffix == ".onnx" and path.is_file():
+        if engine != "onnxruntime":
+            raise UserError(
+                f"--engine {engine}: an ONNX file is run by onnxruntime; allowed is that"
+            )
+        from nasdistill.deployment.onnx_file import profile_onnx
+
+        return profile_onnx(path, batch, threads)
     if not path.exists() and target.count("/") == 1:
         path = _final(*target.split("/"))
     if path.is_dir():
@@ -71,7 +80,9 @@ def profile(
         net = build(architecture, shape, classes)
         module = Classifier(net, (0.0,) * shape.channels, (1.0,) * shape.channels).eval()
     else:
-        raise UserError(f"profile: {target!r} is neither a final nor an architecture.json")
+        raise UserError(
+            f"profile: {target!r} is neither a final, an architecture.json nor an ONNX file"
+        )
     counts = count_module(module, shape)
     needed, free = batch * bytes_of_widest_layer(module, shape), free_bytes()
     if needed > free:
@@ -94,36 +105,6 @@ def _final(study: str, rank: str) -> Path:
     folder = final_folder(study, rank)
     load_plugins(recipe_of(load_study(study, STUDIES)).import_file)
     return folder
-
-
-def export(study: str, rank: int, format: str, out: Path | None = None) -> Path:
-    """Exports a final.
-
-    Args:
-        study: The study's name.
-        rank: The final's rank.
-        format: `onnx` or `torch-export`.
-        out: The file to write; by default it lies in the current folder.
-
-    Raises:
-        UserError: If there is no such final, the format is unknown, or the file exists.
-    """
-    from nasdistill.models import artifact
-    from nasdistill.models.export import export_onnx, export_program
-
-    folder = _final(study, str(rank))
-    suffixes = {"onnx": ".onnx", "torch-export": ".pt2"}
-    if format not in suffixes:
-        raise UserError(f"--format {format!r}: allowed are {', '.join(suffixes)}")
-    path = out or Path(f"{study}-{rank}{suffixes[format]}")
-    if path.exists():
-        raise UserError(f"{path} exists already; give another --out")
-    module, shape = artifact.load(folder), artifact.input_of(folder)
-    if format == "onnx":
-        export_onnx(module, shape, path)
-    else:
-        export_program(module, shape, path)
-    return path
 
 
 def load(folder: str | Path) -> Any:

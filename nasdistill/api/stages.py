@@ -9,6 +9,7 @@ from nasdistill.analysis.selection import SelectionRule, select_finals
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.machine import set_threads
 from nasdistill.data import Dataset
+from nasdistill.deployment.files import missing_files
 from nasdistill.finals.estimate import tell_estimate
 from nasdistill.finals.pipeline import make_finals, missing_finals
 from nasdistill.results import COUNTED, keys, load_finals
@@ -130,7 +131,10 @@ def is_complete(study: Study) -> bool:
     counted = sum(c.state in COUNTED for c in study.candidates())
     if counted < recipe.trials and study.read(keys.EXHAUSTED_AT) != recipe.trials:
         return False
-    done = {final.number for final in load_finals(study.folder)}
+    finals = load_finals(study.folder)
+    if any(missing_files(final.folder, final.metrics, recipe.formats) for final in finals):
+        return False
+    done = {final.number for final in finals}
     failed = keys.FINAL_FAILED.among(attributes).items()
     done |= {int(number) for (number,), reason in failed if reason}
     return study.read(keys.CHOSEN_FROM) == _basis(study) and done >= set(study.require(keys.FINALS))

@@ -81,6 +81,8 @@ def search(
     alpha: options.Alpha = None,
     temperature: options.Temperature = None,
     synthetic: options.Synthetic = None,
+    formats: options.Formats = None,
+    max_loss: options.MaxLoss = None,
     as_json: options.Json = False,
 ) -> None:
     """Search, distil the best in full, and write the report.
@@ -120,6 +122,8 @@ def resume(
     top_k: options.MoreFinals = None,
     workers: options.NewWorkers = None,
     cache_size: options.NewCacheSize = None,
+    formats: options.NewFormats = None,
+    max_loss: options.NewMaxLoss = None,
     space: options.NewSpace = None,
     data: options.NewData = None,
     data_root: options.NewDataRoot = None,
@@ -136,6 +140,8 @@ def resume(
         "top_k": top_k,
         "workers": workers,
         "cache_size": cache_size,
+        "formats": formats,
+        "max_loss": max_loss,
         "space": space,
         "data": data,
         "data_root": data_root,
@@ -361,10 +367,8 @@ def tune(
 
 def _parse_numbers(text: str | None) -> tuple[float, ...] | None:
     """Reads numbers that are separated by commas."""
-    if text is None:
-        return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        return None if text is None else tuple(float(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"{text!r}: write numbers separated by commas") from None
 
@@ -403,18 +407,23 @@ def profile(
 
 @app.command()
 def export(
-    study: options.Study,
-    rank: model_options.Rank,
+    final: model_options.ExportOf,
+    rank: model_options.Rank = None,
     format: model_options.Format = "onnx",
     out: model_options.OutFile = None,
+    max_loss: model_options.MaxLossOf = None,
     as_json: options.Json = False,
 ) -> None:
-    """Export a final."""
-    with error_messages():
-        from nasdistill import api
+    """Write a final in a format that devices take, and prove the file in its own runtime."""
+    made = with_progress(
+        lambda api, emit: api.export(final, rank, format, out, max_loss=max_loss, on_event=emit)
+    )
+    from nasdistill.cli.display_files import file_lines
 
-        path = api.export(study, rank, format, out)
-        print(json.dumps({"path": str(path)}) if as_json else f"Written: {path}")
+    if as_json:
+        print(json.dumps(made))
+    else:
+        console().print(*file_lines(made), sep="\n")
 
 
 def _run_and_summarise(
@@ -423,6 +432,7 @@ def _run_and_summarise(
     """Runs a search, or what goes on with one, and prints how it ended."""
     outcome = with_progress(run, study)
     from nasdistill.cli.display import finals_table, outcome_lines, study_summary
+    from nasdistill.cli.display_files import problem_lines
 
     record = outcome.record
     if as_json:
@@ -435,5 +445,5 @@ def _run_and_summarise(
         print(json.dumps(result))
         return
     if record.finals:
-        console().print(finals_table(record.finals))
+        console().print(finals_table(record.finals), *problem_lines(record.finals), sep="\n")
     print("\n".join(outcome_lines(record, outcome.report, outcome.already_complete)))

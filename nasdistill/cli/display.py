@@ -292,11 +292,16 @@ def cut_lines(made: MadeSpace) -> list[str]:
 
 
 def profile_lines(figures: Mapping[str, Any]) -> list[str]:
-    """A profile in four lines."""
+    """A profile in four lines; an ONNX file has inputs where a net has multiply-adds."""
     latency = figures["latency"]
+    if "macs" in figures:
+        second = f"multiply-adds  {figures['macs']:,} an image"
+    else:
+        shapes = (f"{n} {'x'.join(map(str, sizes))}" for n, sizes in figures["inputs"].items())
+        second = f"inputs         {', '.join(shapes)}"
     return [
         f"parameters     {figures['params']:,}",
-        f"multiply-adds  {figures['macs']:,} an image",
+        second,
         f"bytes          {figures['bytes']:,}",
         f"latency        {latency['median_ms']:.3f} ms median, quartiles "
         f"{latency['q1_ms']:.3f} to {latency['q3_ms']:.3f} ms ({latency['engine']}, batch "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from nasdistill.cli.options import option
+from nasdistill.common.types import FormatName
 
 SpaceName = Annotated[
     str | None,
@@ -36,7 +37,10 @@ ChannelsOf = Annotated[
     option("--channels", "Channels to which images are converted, 1 or 3 (default: their own)."),
 ]
 Target = Annotated[
-    str, typer.Argument(help="A final (its folder, or STUDY/RANK) or an architecture.json.")
+    str,
+    typer.Argument(
+        help="A final (its folder, or STUDY/RANK), an architecture.json, or any ONNX file."
+    ),
 ]
 FinalOf = Annotated[str, typer.Argument(help="A final: STUDY/RANK, or its folder.")]
 OtherData = Annotated[
@@ -61,10 +65,28 @@ Engine = Annotated[
 ]
 Threads = Annotated[int, option("--threads", "Threads of the engine (default: 1).")]
 BatchOf = Annotated[int, option("--batch", "Images at once (default: 1).")]
-Rank = Annotated[int, typer.Argument(help="Rank of the final, from 1.")]
-Format = Annotated[str, option("--format", "onnx or torch-export (default: onnx).")]
+ExportOf = Annotated[
+    str, typer.Argument(help="A final: STUDY/RANK, its folder, or its study beside a RANK.")
+]
+Rank = Annotated[
+    int | None,
+    typer.Argument(help="Rank of the final, from 1, beside a STUDY.", show_default=False),
+]
+Format = Annotated[
+    str,
+    option("--format", f"{', '.join(get_args(FormatName))} (default: onnx)."),
+]
 OutFile = Annotated[
-    Path | None, option("--out", "File to write (default: STUDY-RANK.onnx or .pt2 here).")
+    Path | None,
+    option("--out", "File to write (default: STUDY-RANK here, with the ending of the format)."),
+]
+MaxLossOf = Annotated[
+    float | None,
+    option(
+        "--max-loss",
+        "Points of accuracy that the file may lose against fp32 without being warned of (default: "
+        "as in the study).",
+    ),
 ]
 
 # -- audit and tune -------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
+
+from nasdistill.common.types import FormatName
 
 
 def option(flag: str, text: str, *others: str) -> Any:
@@ -308,6 +310,22 @@ Temperature = Annotated[
     str | None,
     option("--temperature", "Softens the teacher's answers, in rungs and finals (default: 4)."),
 ]
+Formats = Annotated[
+    str | None,
+    option(
+        "--formats",
+        f"Files that are made and proven with each final, with commas, of "
+        f"{', '.join(get_args(FormatName))} (default: none but model.onnx).",
+    ),
+]
+MaxLoss = Annotated[
+    str | None,
+    option(
+        "--max-loss",
+        "Points of accuracy that such a file may lose against fp32 without being marked (default: "
+        "0.5).",
+    ),
+]
 
 # -- resume and distill ---------------------------------------------------------------------------
 
@@ -326,6 +344,13 @@ NewWorkers = Annotated[str | None, option("--workers", "Local processes (default
 NewCacheSize = Annotated[
     str | None,
     option("--cache-size", "Most bytes in studies/.cache, e.g. 500M (default: as before)."),
+]
+NewFormats = Annotated[
+    str | None,
+    option("--formats", "Files that are made with each final, as in search (default: as before)."),
+]
+NewMaxLoss = Annotated[
+    str | None, option("--max-loss", "As in search, in points (default: as before).")
 ]
 NewSpace = Annotated[
     str | None, option("--space", "Where the space's YAML file lies now (default: as before).")

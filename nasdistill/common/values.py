@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from nasdistill.common.types import Closed, Cost, parse_count, parse_duration
+from nasdistill.common.types import Closed, Cost, FormatName, parse_count, parse_duration
 
 
 def _fraction(value: Any) -> Any:
@@ -50,6 +50,12 @@ def _listed(value: Any) -> Any:
 def _distinct(value: tuple[Cost, ...]) -> tuple[Cost, ...]:
     if len(set(value)) != len(value):
         raise ValueError("a cost is named twice")
+    return value
+
+
+def _distinct_formats(value: tuple[FormatName, ...]) -> tuple[FormatName, ...]:
+    if len(set(value)) != len(value):
+        raise ValueError("a format is named twice")
     return value
 
 
@@ -88,6 +94,9 @@ Count = Annotated[int, BeforeValidator(_count)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 Milliseconds = Annotated[float, BeforeValidator(_milliseconds)]
 Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, le=1, allow_inf_nan=False)]
+Formats = Annotated[
+    tuple[FormatName, ...], BeforeValidator(_listed), AfterValidator(_distinct_formats)
+]
 Costs = Annotated[tuple[Cost, ...], BeforeValidator(_listed), AfterValidator(_distinct)]
 
 

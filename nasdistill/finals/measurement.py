@@ -21,7 +21,9 @@ from nasdistill.common.files import set_aside, write_whole
 from nasdistill.common.json_files import read_json
 from nasdistill.common.types import ScoreName
 from nasdistill.data.pictures import Preparation
+from nasdistill.deployment.metadata import metadata_of, with_metadata
 from nasdistill.models import Classifier
+from nasdistill.models.artifact import ModelSpec, describe_input
 from nasdistill.models.counts import count_module
 from nasdistill.models.export import export_onnx, quick_onnx, verify_onnx
 from nasdistill.models.latency import Latency, measure_latencies
@@ -132,10 +134,27 @@ def _against_teacher(
     }
 
 
-def export_student(context: StudyContext, student: Classifier, path: Path) -> dict[str, Any]:
-    """Exports, compares and measures the exported file, side by side with the teacher."""
+def export_student(
+    context: StudyContext, student: Classifier, path: Path, spec: ModelSpec | None = None
+) -> dict[str, Any]:
+    """Exports, compares and measures the exported file, side by side with the teacher.
+
+    Args:
+        context: The study's.
+        student: The final.
+        path: The file.
+        spec: What the file says of itself is taken from it; without, it says nothing.
+    """
     student, shape = student.cpu(), context.dataset.input
     export_onnx(student, shape, path)
+    if spec is not None:
+        metadata = metadata_of(
+            describe_input(student, spec),
+            context.folder.name,
+            spec.architecture.fingerprint,
+            context.dataset.attribution,
+        )
+        write_whole(path, with_metadata(path.read_bytes(), metadata))
     verified = verify_onnx(student, shape, path)
     counts = count_module(student, shape)
     teacher = context.teacher

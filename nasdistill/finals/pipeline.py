@@ -19,6 +19,7 @@ from nasdistill.common.errors import DamagedFileError, UserError
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.files import set_aside, write_whole
 from nasdistill.common.json_files import read_json
+from nasdistill.deployment.files import Setting, make_files
 from nasdistill.finals.measurement import (
     accuracy_on_test,
     export_student,
@@ -94,6 +95,7 @@ def make_finals(context: StudyContext, chosen: Sequence[int]) -> list[Final]:
     )
     for final in load_finals(context.folder):
         _evaluate(context, comparison, final.folder)
+        _make_files(context, final.folder)
     late: list[int] = []
     numbers = missing_finals(study, chosen)
     for number in locks.in_turn(numbers, lambda n: _lock(study, n), wait=True):
@@ -105,7 +107,9 @@ def make_finals(context: StudyContext, chosen: Sequence[int]) -> list[Final]:
             continue
         with _failing_alone(context, number, rank):
             logits = _make_final(context, candidates[number], rank)
-            _evaluate(context, comparison, context.folder / "finals" / str(rank), logits)
+            folder = context.folder / "finals" / str(rank)
+            _evaluate(context, comparison, folder, logits)
+            _make_files(context, folder)
     if late:
         context.warn(f"no time left for finals: {', '.join(map(str, sorted(late)))}")
     for lock in (context.folder / "finals").glob(".work-*.lock"):
@@ -235,6 +239,25 @@ def _evaluate(
     context.study.add_seconds("quality", time.perf_counter() - start)
 
 
+def _make_files(context: StudyContext, folder: Path) -> None:
+    """Makes the files that the recipe asks for and a final lacks; a kill leaves only whole ones."""
+    recipe, start = context.recipe, time.perf_counter()
+    if not recipe.formats:
+        return
+    setting = Setting(
+        context.folder.name,
+        context.dataset,
+        context.dataset.attribution,
+        recipe.score,
+        recipe.max_loss,
+        context.threads,
+        context.latency_lock,
+        context.emit,
+    )
+    make_files(folder, recipe.formats, setting)
+    context.study.add_seconds("files", time.perf_counter() - start)
+
+
 def _work_folder(study: Study, number: int) -> Path:
     return study.folder / "finals" / f".work-{number}"
 
@@ -312,8 +335,9 @@ def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tenso
             for stage, rival in rivals.items()
         }
         metrics, logits = measure_on_test(context, student, candidate, rank)
+    spec = artifact.ModelSpec(architecture_of(candidate), dataset.preparation, dataset.classes)
     with _timed(context, work, "export"):
-        metrics |= export_student(context, student, work / "model.onnx")
+        metrics |= export_student(context, student, work / "model.onnx", spec)
     target = context.folder / "finals" / str(rank)
     if target.exists():
         _set_aside(target, f"{target}: its metrics.json is missing or damaged", context.emit)
@@ -326,7 +350,7 @@ def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tenso
     artifact.write_final(
         target,
         module=student,
-        spec=artifact.ModelSpec(architecture_of(candidate), dataset.preparation, dataset.classes),
+        spec=spec,
         metrics=metrics,
         card=model_card(study, metrics, dataset.preparation),
         onnx=work / "model.onnx",

@@ -69,7 +69,7 @@ def write_final(
     module = module.cpu().eval()
     texts = {
         "architecture.json": spec.architecture.to_json(),
-        "input.json": json.dumps(_input_content(module, spec), indent=1),
+        "input.json": json.dumps(describe_input(module, spec), indent=1),
         "metrics.json": json.dumps(metrics, indent=1),
         "README.md": card,
     }
@@ -93,7 +93,8 @@ def write_final(
         raise
 
 
-def _input_content(module: Classifier, spec: ModelSpec) -> dict[str, Any]:
+def describe_input(module: Classifier, spec: ModelSpec) -> dict[str, Any]:
+    """The content of a final's input.json."""
     input = spec.preparation.input
     return {
         "channels": input.channels,

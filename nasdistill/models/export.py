@@ -175,7 +175,7 @@ def _first_of(exporters: Sequence[Exporter], module: nn.Module, input: Input) ->
     errors: list[Exception] = []
     for exporter in exporters:
         try:
-            with _evaluated(module), _silence():
+            with _evaluated(module), silence():
                 return exporter(module, input)
         except Exception as error:  # Exporters raise nearly anything.
             errors.append(error)
@@ -211,16 +211,17 @@ def _traced(module: nn.Module, input: Input) -> bytes:
 def _captured(module: nn.Module, input: Input) -> bytes:
     """Exports through torch.export, without the stack traces that it notes at every node."""
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    program = torch.onnx.export(
-        module,
-        (_example(module, input, 2),),
-        dynamo=True,
-        verbose=False,
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=({0: batch},),
-        external_data=False,
-    )
+    with _pools_as_means(module):
+        program = torch.onnx.export(
+            module,
+            (_example(module, input, 2),),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: batch},),
+            external_data=False,
+        )
     assert program is not None
     proto: Any = program.model_proto
     graph = proto.graph
@@ -228,9 +229,55 @@ def _captured(module: nn.Module, input: Input) -> bytes:
         item.ClearField("metadata_props")
         item.ClearField("doc_string")
     graph.ClearField("metadata_props")
+    _means_as_pools(graph)
     graph.ClearField("value_info")
     content: bytes = proto.SerializeToString()
     return content
+
+
+@contextlib.contextmanager
+def _pools_as_means(module: nn.Module) -> Iterator[None]:
+    """Has global average pools be means: else the exporter writes half a dozen operators for each.
+
+    Of a small net these take as long as its convolutions.
+    """
+    pools = [
+        part
+        for part in module.modules()
+        if type(part) is nn.AdaptiveAvgPool2d and part.output_size in (1, (1, 1))
+    ]
+    for pool in pools:
+        pool.forward = _mean_of_planes  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        for pool in pools:
+            del pool.forward
+
+
+def _mean_of_planes(images: Tensor) -> Tensor:
+    return images.mean((-2, -1), keepdim=True)
+
+
+def _means_as_pools(graph: Any) -> None:
+    """Turns means over the last two of four dimensions into pools, which can be quantised."""
+    from onnx import helper, numpy_helper
+
+    stored = {value.name: value for value in graph.initializer}
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.value_info}
+    for node in graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in stored:
+            continue
+        axes = sorted(numpy_helper.to_array(stored[node.input[1]]).tolist())
+        kept = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+        if ranks.get(node.input[0]) == 4 and axes in ([-2, -1], [2, 3]) and kept.get("keepdims", 1):
+            pool = helper.make_node(
+                "GlobalAveragePool", [node.input[0]], list(node.output), name=node.name
+            )
+            node.CopyFrom(pool)
+    used = {name for node in graph.node for name in node.input}
+    for value in [value for value in graph.initializer if value.name not in used]:
+        graph.initializer.remove(value)
 
 
 def _example(module: nn.Module, input: Input, batch: int) -> Tensor:
@@ -255,7 +302,7 @@ def _evaluated(module: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Suppresses the exporters' logs, warnings and prints."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)

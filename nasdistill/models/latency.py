@@ -96,14 +96,19 @@ def measure_latencies(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        times = _in_turn(calls, seconds)
+        times = time_in_turn(calls, seconds)
     finally:
         torch.set_num_threads(before)
-    return {name: _summary(engine, batch, threads, ms) for name, ms in times.items()}
+    return {name: timed(engine, batch, threads, ms) for name, ms in times.items()}
 
 
-def _in_turn(calls: Mapping[str, Call], seconds: float) -> dict[str, list[float]]:
-    """Times of each call in milliseconds, by name."""
+def time_in_turn(calls: Mapping[str, Call], seconds: float) -> dict[str, list[float]]:
+    """Times of each call in milliseconds, by name.
+
+    Args:
+        calls: What is timed, in turn, after a warm-up.
+        seconds: For each.
+    """
     for call in calls.values():
         for _ in range(WARM_UP):
             call()
@@ -117,7 +122,8 @@ def _in_turn(calls: Mapping[str, Call], seconds: float) -> dict[str, list[float]
     return times
 
 
-def _summary(engine: str, batch: int, threads: int, times: list[float]) -> Latency:
+def timed(engine: str, batch: int, threads: int, times: list[float]) -> Latency:
+    """The latency that times in milliseconds come to."""
     q1, median, q3 = times * 3 if len(times) == 1 else statistics.quantiles(times, n=4)
     return Latency(engine, batch, threads, median, q1, q3, len(times), min(times))
 
@@ -199,4 +205,4 @@ def _by_command(engine: str, model: nn.Module | Path, input: Input, batch: int) 
             raise UserError(f"latency engine {engine!r} failed: {error}") from None
     if not times or not all(0 < time_ms < math.inf for time_ms in times):
         raise UserError(f"latency engine {engine!r} printed no milliseconds")
-    return _summary(engine, batch, 0, times)
+    return timed(engine, batch, 0, times)

@@ -27,6 +27,7 @@ from nasdistill.common.values import (
     ClassWeights,
     Costs,
     Count,
+    Formats,
     Fraction,
     Milliseconds,
     Seconds,
@@ -36,7 +37,7 @@ from nasdistill.common.yaml import write_yaml
 from nasdistill.recipe.objective import ObjectiveOptions
 from nasdistill.recipe.teachers import IterateOptions, TeacherOptions, check_teachers
 
-FREE = ("trials", "time_limit", "top_k", "workers", "cache_size")
+FREE = ("trials", "time_limit", "top_k", "workers", "cache_size", "formats", "max_loss")
 """Keys that may change when a study goes on."""
 
 MOVABLE = ("space", "data", "data_root", "teacher", "weights", "teachers", "import")
@@ -145,6 +146,8 @@ class Recipe(Closed):
     scoring: ObjectiveOptions = ObjectiveOptions()
     final: ObjectiveOptions = ObjectiveOptions()
     iterate: IterateOptions | None = None
+    formats: Formats = ()
+    max_loss: float = Field(default=0.5, ge=0, le=100, allow_inf_nan=False)
 
     @field_validator("study")
     @classmethod

@@ -18,6 +18,7 @@ from nasdistill.report import (
     evaluation,
     evaluation_text,
     figures,
+    files,
     progress,
     rivals,
     statistics,
@@ -89,6 +90,7 @@ def render(record: StudyRecord) -> Page:
     sections = [
         _trade_off(record),
         _finals(record),
+        _files(record),
         _steps(record),
         _quality(record, damage),
         _rungs(record),
@@ -170,6 +172,17 @@ def _finals(record: StudyRecord) -> Section:
         "split chose nothing."
     )
     return section("Finals", tables.finals_table(record), remark)
+
+
+def _files(record: StudyRecord) -> Section:
+    """The files that ship, where there are any; else no section."""
+    body = files.files_table(record)
+    remark = (
+        "Each file was loaded by its own runtime in a fresh process and run on the whole test "
+        "split there; fp32 was timed beside it, in turn. What had to be chosen, such as how it was "
+        "calibrated, was chosen on the score half."
+    )
+    return section("What ships", body, remark) if body else Section("", {})
 
 
 def _steps(record: StudyRecord) -> Section:

@@ -60,6 +60,39 @@ class Majority(BaseModel):
     even: Share
 
 
+class FileLatencyRow(BaseModel):
+    """The latency of a file at one batch size, and that of fp32 beside it."""
+
+    engine: str
+    batch: int
+    threads: int
+    median_ms: Number
+    q1_ms: Number
+    q3_ms: Number
+    fp32_ms: Number
+
+
+class ShippedFile(BaseModel):
+    """A file of a final in one format, or why there is none."""
+
+    failed: str | None = None
+    file: str = ""
+    parts: list[str] = []
+    engine: str = ""
+    bytes: int = 0
+    pictures: int = 0
+    largest_difference: float | None = None
+    mean_difference: float | None = None
+    test_accuracy: Share | None = None
+    test_interval: Interval | None = None
+    loss_points: Number | None = None
+    agreement: Share | None = None
+    latency: list[FileLatencyRow] = []
+    limits: dict[str, CheckedLimit] = {}
+    problems: list[str] = []
+    remarks: dict[str, Any] = {}
+
+
 class FullRun(BaseModel):
     """The part of a final's metrics.json that tells of its full run."""
 
@@ -111,6 +144,7 @@ class FinalMetrics(FullRun):
     micro_batch: int | None = None
     synthetic_images: int | None = None
     onnx_max_abs_difference: float | None = None
+    files: dict[str, ShippedFile] = {}
 
 
 class Recommended(BaseModel):

@@ -287,6 +287,7 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
         ({"minimize": "params"}, "mobile-minimize-params"),
         ({"trials": 99, "time_limit": "5m", "top_k": 7, "workers": 2}, "mobile"),
         ({"cache_size": "500M"}, "mobile"),
+        ({"formats": "onnx-int8", "max_loss": 1}, "mobile"),
         ({"storage": "journal:x.log"}, "mobile"),
         ({"study": "mine"}, "mine"),
     ],
@@ -324,7 +325,7 @@ def test_names_differ_where_recipes_do() -> None:
 def test_changed_keys_leave_out_what_may_change() -> None:
     old = Recipe()
     free = {"trials": 48, "time_limit": 60, "top_k": 5, "workers": 2, "study": "x"}
-    free["cache_size"] = "1.5G"
+    free |= {"cache_size": "1.5G", "formats": "onnx-int8,torch-export", "max_loss": "0.2"}
     assert load_recipe(None, free).cache_size == 1_500_000_000
     assert changed_keys(old, load_recipe(None, free)) == []
     new = load_recipe(None, {**free, "seed": 1, "final_budget": "3 epochs"})

@@ -214,6 +214,36 @@ def test_a_final_that_breaks_a_limit_is_never_shown_as_meeting_it(
     assert "✗ breaks audit accuracy: 82.0 % &lt; 83.0 %" in (tmp_path / "r.html").read_text("utf-8")
 
 
+def test_files_that_ship_and_what_is_wrong_with_them(record: StudyRecord, tmp_path: Path) -> None:
+    file = {
+        "file": "model-int8.onnx",
+        "engine": "onnxruntime 1.31.1",
+        "bytes": 100_250,
+        "pictures": 5000,
+        "largest_difference": 1.9,
+        "mean_difference": 0.08,
+        "test_accuracy": 0.901,
+        "test_interval": [0.893, 0.909],
+        "loss_points": 1.1,
+        "agreement": 0.987,
+        "latency": [],
+        "problems": ["loses 1.10 points against fp32; allowed are 0.5"],
+        "remarks": {"text": ["calibrated on <b>"]},
+    }
+    failed = {"failed": "onnx-fp16: no <operator>"}
+    first, *rest = record.finals
+    shown = {**first.metrics, "files": {"onnx-int8": file, "onnx-fp16": failed}}
+    shipped = dataclasses.replace(record, finals=[dataclasses.replace(first, metrics=shown), *rest])
+    write_report(shipped, tmp_path / "index.html")
+    html = (tmp_path / "index.html").read_text()
+    assert "What ships" in html and "<td>25 %</td>" in html and "1.10 points" in html
+    assert '<span class="bad">✗ loses 1.10 points against fp32; allowed are 0.5</span>' in html
+    assert '<span class="bad">onnx-fp16: no &lt;operator&gt;</span>' in html
+    assert "calibrated on &lt;b&gt;" in html
+    write_report(record, tmp_path / "none.html")
+    assert "What ships" not in (tmp_path / "none.html").read_text()
+
+
 def test_study_in_progress_has_a_report(record: StudyRecord, tmp_path: Path) -> None:
     few = [c for c in record.candidates if c.state in ("rejected", "stopped")][:3]
     write_report(

@@ -1,0 +1,160 @@
+"""What does 8 bits cost, and what does it bring?
+
+Finals of a search, quantised by `--format onnx-int8`, held against their fp32 files, against the
+same finals quantised by ONNX Runtime's defaults on the same pictures, and against NNCF's
+post-training quantisation where that is installed (`pip install nncf`). Accuracy on the whole test
+split; latency in ONNX Runtime with one thread, call by call in turn.
+
+    python benchmarks/deployment.py studies/mobile/finals/1 studies/mobile/finals/2 …
+
+Targets: within 0.5 points of fp32; at most 0.30 of its bytes; a latency no worse than its.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from common import ROOT, machine, markdown, met, place, write
+
+from nasdistill.common.events import silent
+from nasdistill.data import Dataset, load_data
+from nasdistill.deployment.calibration import Calibration, as_floats, calibration_of
+from nasdistill.deployment.formats import FORMATS
+from nasdistill.deployment.int8 import BATCH, reader
+from nasdistill.deployment.source import Source
+from nasdistill.models import artifact
+from nasdistill.models.export import silence
+from nasdistill.models.latency import measure_latencies
+
+SECONDS = 3.0
+MOST_LOSS, MOST_BYTES, MOST_LATENCY = 0.5, 0.30, 1.0
+
+
+def ours(folder: Path, calibration: Calibration, path: Path) -> None:
+    module, input = artifact.load(folder), artifact.input_of(folder)
+    source = Source(module, input, folder / "model.onnx", {}, calibration, MOST_LOSS, silent)
+    FORMATS["onnx-int8"].write(source, path)
+
+
+def defaults(folder: Path, calibration: Calibration, path: Path) -> None:
+    from onnxruntime.quantization import quantize_static
+
+    with silence():
+        quantize_static(str(folder / "model.onnx"), str(path), reader(calibration.pictures))
+
+
+def nncf(folder: Path, calibration: Calibration, path: Path) -> None:
+    import nncf
+
+    pictures = [{"images": as_floats(part[None])} for part in calibration.pictures]
+    model = onnx.load(folder / "model.onnx")
+    onnx.save(nncf.quantize(model, nncf.Dataset(pictures)), path)
+
+
+WAYS: dict[str, Callable[[Path, Calibration, Path], None]] = {
+    "onnx-int8": ours,
+    "ONNX Runtime's defaults": defaults,
+    "NNCF": nncf,
+}
+
+
+def right_on_test(path: Path, data: Dataset) -> float:
+    answer, ids = FORMATS["onnx"].open(path, 1), torch.arange(len(data.test))
+    batches = data.test.batches([(part, None) for part in torch.split(ids, BATCH)], data.input.size)
+    answers = [answer(as_floats(batch.images.numpy())).argmax(1) for batch in batches]
+    return float((np.concatenate(answers) == data.test.labels.numpy()).mean())
+
+
+def rows_of(folder: Path, data: Dataset, calibration: Calibration) -> Iterator[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as temporary:
+        files = {"fp32": folder / "model.onnx"}
+        for number, (name, quantise) in enumerate(WAYS.items()):
+            if name == "NNCF" and find_spec("nncf") is None:
+                continue
+            files[name] = Path(temporary) / f"{number}.onnx"
+            quantise(folder, calibration, files[name])
+        inputs = dict.fromkeys(files, data.input)
+        latencies = {
+            batch: measure_latencies(
+                files, inputs, engine="onnxruntime", batch=batch, seconds=SECONDS
+            )
+            for batch in (1, 64)
+        }
+        fp32 = {"accuracy": right_on_test(files["fp32"], data), "bytes": _bytes(files["fp32"])}
+        for name, path in files.items():
+            share = right_on_test(path, data)
+            row = {
+                "final": folder.name,
+                "file": name,
+                "accuracy": share,
+                "loss_points": 100 * (fp32["accuracy"] - share),
+                "bytes": _bytes(path),
+                "bytes_ratio": _bytes(path) / fp32["bytes"],
+            }
+            for batch, measured in latencies.items():
+                own, beside = measured[name], measured["fp32"]
+                row |= {
+                    f"ms_{batch}": own.median_ms,
+                    f"ratio_{batch}": own.median_ms / beside.median_ms,
+                    f"least_ratio_{batch}": own.least_ms / beside.least_ms,
+                }
+            yield row
+
+
+def _bytes(path: Path) -> int:
+    return path.stat().st_size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("finals", nargs="+", type=Path)
+    parser.add_argument("--data", default="fashion-mnist-mini")
+    arguments = parser.parse_args()
+    data = load_data(arguments.data, device=torch.device("cpu"), seed=0)
+    calibration = calibration_of(data, "accuracy", synthetic=False)
+    rows = [row for folder in arguments.finals for row in rows_of(folder, data, calibration)]
+    own = [row for row in rows if row["file"] == "onnx-int8"]
+    targets = {
+        f"at most {MOST_LOSS} points lost": all(row["loss_points"] <= MOST_LOSS for row in own),
+        f"at most {MOST_BYTES:.2f} of the bytes": all(r["bytes_ratio"] <= MOST_BYTES for r in own),
+        "batch 1 no slower": all(row["ratio_1"] <= MOST_LATENCY for row in own),
+        "batch 64 no slower": all(row["ratio_64"] <= MOST_LATENCY for row in own),
+    }
+    nncf_is_there = find_spec("nncf") is not None
+    results = {"machine": machine(), "nncf": nncf_is_there, "targets": targets, "rows": rows}
+    said = "; ".join(f"{target}: {met(reached)}" for target, reached in targets.items())
+    beside = " NNCF was not installed, and is left out."
+    if nncf_is_there:
+        beside = f" NNCF {version('nncf')}, its default preset."
+    text = f"Measured {place('cpu', 1)}.\n\n{table(rows)}\n\nFor each final, {said}.{beside}"
+    write("deployment", results, text, ROOT / "docs" / "deploy.md")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    titles = ("final", "file", "test accuracy", "bytes", "of fp32", "batch 1", "batch 64")
+    cells = [
+        (
+            row["final"],
+            row["file"],
+            f"{100 * row['accuracy']:.2f} %",
+            f"{row['bytes']:,}",
+            f"{row['bytes_ratio']:.3f}",
+            f"{row['ms_1']:.3f} ms, {row['ratio_1']:.2f}×",
+            f"{row['ms_64']:.2f} ms, {row['ratio_64']:.2f}×",
+        )
+        for row in rows
+    ]
+    return markdown(titles, cells)
+
+
+if __name__ == "__main__":
+    main()

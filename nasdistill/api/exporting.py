@@ -1,0 +1,113 @@
+"""A final's files in the formats that devices take."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from nasdistill.api.evaluating import locate, own_data
+from nasdistill.api.paths import final_folder, recipe_of
+from nasdistill.common.errors import UserError
+from nasdistill.common.events import Emit, Event, silent, warning_once
+from nasdistill.common.files import STUDIES
+from nasdistill.recipe import Recipe, from_stored
+from nasdistill.results import load_study
+
+if TYPE_CHECKING:
+    from nasdistill.common.types import FormatName
+    from nasdistill.data import Dataset
+    from nasdistill.results import StudyRecord
+
+
+def export(
+    target: str,
+    rank: int | None = None,
+    format: str = "onnx",
+    out: Path | None = None,
+    *,
+    max_loss: float | None = None,
+    on_event: Emit | None = None,
+) -> dict[str, Any]:
+    """Writes a final in a format, proves the file, and copies it.
+
+    The file lies in the final's folder, too, and its record in metrics.json there; one that is
+    there already and whole is not made again.
+
+    Args:
+        target: The study's name, `STUDY/RANK`, or a final's folder inside its study.
+        rank: The final's rank, beside the study's name.
+        format: One of `deployment.formats.FORMATS`.
+        out: The file to write; by default it lies in the current folder.
+        max_loss: Points that the file may lose against fp32; by default the recipe's.
+        on_event: Told what happens.
+
+    Returns:
+        The file's record (see `deployment.files.make_file`) and `path`.
+
+    Raises:
+        UserError: If there is no such final, the format is unknown or its runtime is not installed,
+            the file exists, or cannot be written.
+    """
+    from nasdistill.common.machine import set_threads
+    from nasdistill.deployment.files import Setting, make_file
+    from nasdistill.deployment.formats import format_of
+    from nasdistill.trials.plugins import load_plugins
+
+    kind = format_of(format)
+    if rank is None:
+        folder, record = locate(target, "export")
+    else:
+        folder, record = final_folder(target, str(rank)), load_study(target, STUDIES)
+    stem, suffix = kind.file.partition(".")[::2]
+    name = f"{record.name}-{folder.name}{stem.removeprefix('model')}.{suffix}"
+    path = out or Path(name)
+    if path.exists():
+        raise UserError(f"{path} exists already; give another --out")
+    emit, recipe = warning_once(on_event or silent), from_stored(record.recipe)
+    load_plugins(recipe.import_file)
+    set_threads(1)
+    setting = Setting(
+        record.name,
+        _data(record, recipe, kind.needs_pictures, emit),
+        str(record.data.get("attribution") or ""),
+        recipe.score,
+        recipe.max_loss if max_loss is None else max_loss,
+        1,
+        record.folder / "latency.lock",
+        emit,
+    )
+    made = make_file(folder, cast("FormatName", format), setting)
+    for part in made["parts"]:
+        place = path.with_suffix(Path(part).suffix) if part != kind.file else path
+        _copy(folder / part, place)
+    return {**made, "format": format, "path": str(path)}
+
+
+def _data(record: StudyRecord, recipe: Recipe, needed: bool, emit: Emit) -> Dataset | None:
+    """The study's data; None, and told why, where they cannot be had and need not be.
+
+    Raises:
+        UserError: If they are needed.
+    """
+    from nasdistill.common.machine import pick_device
+
+    emit(Event("stage", f"data {recipe.data}", stage="files"))
+    try:
+        return own_data(record, recipe_of(record), pick_device("cpu"), emit)
+    except UserError as error:
+        if needed:
+            raise UserError(f"{error}. Pictures of the study's data are needed for this") from None
+        emit(Event("warning", f"{error}; accuracy is not measured", stage="files"))
+        return None
+
+
+def _copy(source: Path, path: Path) -> None:
+    """Copies a file: whole, or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

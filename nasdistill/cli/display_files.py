@@ -1,0 +1,48 @@
+"""The terminal's display of a final's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.text import Text
+
+from nasdistill.common import formats
+from nasdistill.results import Final
+
+
+def file_lines(made: Mapping[str, Any]) -> list[Text]:
+    """A file that was exported, in a few lines; what is wrong with it in red.
+
+    Args:
+        made: The result of `api.export`.
+    """
+    lines = [f"Written: {made['path']}, {formats.size(made['bytes'])}"]
+    if made.get("test_accuracy") is not None:
+        bounds = formats.interval(made["test_interval"])
+        lines.append(
+            f"accuracy     {formats.percent(made['test_accuracy'])} on test ({bounds}), "
+            f"{-made['loss_points']:+.2f} points against fp32; as fp32 answers "
+            f"{formats.percent(made['agreement'])}"
+        )
+    lines.append(
+        f"difference   {made['largest_difference']:.2g} at most, {made['mean_difference']:.2g} on "
+        f"average, between its logits and the module's ({made['pictures']:,} pictures)"
+    )
+    for row in made["latency"]:
+        lines.append(
+            f"latency      {row['median_ms']:.3f} ms median, quartiles {row['q1_ms']:.3f} to "
+            f"{row['q3_ms']:.3f} ms, batch {row['batch']}; fp32 beside it {row['fp32_ms']:.3f} ms "
+            f"({row['engine']}, {formats.counted(row['threads'], 'thread')})"
+        )
+    return [*map(Text, lines), *(Text(f"This file {text}", "red") for text in made["problems"])]
+
+
+def problem_lines(finals: Sequence[Final]) -> list[Text]:
+    """What is wrong with the files of finals, in red; none where all are well."""
+    return [
+        Text(f"final {final.rank}, {name}: {problem}", "red")
+        for final in finals
+        for name, file in final.metrics.get("files", {}).items()
+        for problem in (file.get("problems") or filter(None, [file.get("failed")]))
+    ]
