@@ -2,7 +2,7 @@
 
 The storage holds what happened: one Optuna trial per architecture that was proposed, written whole
 in one transaction, so that no half-sampled trial can exist. What the sampler is told is made from
-that anew for every ask (`sampling.sampler_view`).
+that anew for every ask (`view.sampler_view`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from nasdistill.results import (
     COUNTED,
     Candidate,
     RungScore,
-    candidate_of,
     keys,
     open_storage,
     storage_errors,
@@ -38,6 +37,7 @@ from nasdistill.results import (
 )
 from nasdistill.results.keys import Key
 from nasdistill.space import SearchSpace
+from nasdistill.study.history import History
 from nasdistill.study.leases import (
     GIVEN_BACK,
     TrialEnded,
@@ -101,6 +101,7 @@ class Study:
             sampler=optuna.samplers.RandomSampler(),
             load_if_exists=True,
         )
+        self._history = History(self.recipe.minimize)
         self._identity = identity_of(self.url, self._study.study_name)
         if not self.has(keys.RECIPE):
             with warnings.catch_warnings():
@@ -208,14 +209,17 @@ class Study:
         """All trials of the storage, by number."""
         return self._study.get_trials(deepcopy=False)
 
+    def _up_to_date(self) -> History:
+        self._history.update(self.trials())
+        return self._history
+
     def candidates(self) -> list[Candidate]:
         """All trials as candidates."""
-        candidates = (candidate_of(trial) for trial in self.trials())
-        return [candidate for candidate in candidates if candidate is not None]
+        return self._up_to_date().known()
 
     def candidate(self, number: int) -> Candidate:
         """One trial as a candidate."""
-        candidate = candidate_of(self.trials()[number])
+        candidate = self._up_to_date().candidates[number]
         assert candidate is not None
         return candidate
 
@@ -267,13 +271,13 @@ class Study:
 
     def ask(self, attempt: int, foretold: Mapping[str, Any] | None = None) -> Proposal:
         """Asks for an architecture; see `sampling.sample`."""
-        trials, directions = self.trials(), self._study.directions
-        return sample(trials, directions, self.recipe, self.space, attempt, foretold)
+        history, directions = self._up_to_date(), self._study.directions
+        return sample(history, directions, self.recipe, self.space, attempt, foretold)
 
     @property
     def has_untried_start(self) -> bool:
         """Whether one of the space's own designs was not proposed yet."""
-        return untried(self.space, self.trials()) is not None
+        return untried(self.space, self._up_to_date()) is not None
 
     # -- claims and leases -----------------------------------------------------------------------
 

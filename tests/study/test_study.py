@@ -16,8 +16,9 @@ from optuna.trial import TrialState
 from nasdistill.recipe import load_recipe
 from nasdistill.results import RungScore, keys
 from nasdistill.study import Proposal, Study, TrialEnded
-from nasdistill.study.sampling import sampler_view
+from nasdistill.study.history import History
 from nasdistill.study.study import MOST_DEATHS
+from nasdistill.study.view import sampler_view
 
 COSTS = {"params": 1000, "macs": 1000, "bytes": 4000}
 
@@ -204,7 +205,9 @@ def test_what_the_sampler_is_told(here: Path) -> None:
         study.reject(study.ask(50 + attempt), {**COSTS, "params": 99_000}, {"params": 8.9})
     states = [trial.state for trial in study.trials()]
     assert states[:3] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
-    told = sampler_view(study.trials(), study.recipe)
+    history = History(study.recipe.minimize)
+    history.update(study.trials())
+    told = sampler_view(history, study.recipe).trials
     assert [trial.state for trial in told] == [TrialState.COMPLETE] * 4
     # The stopped one's score is raised by what the complete one gained after the same rung.
     assert [trial.values for trial in told[:2]] == [[0.90, 3000.0], [pytest.approx(0.80), 2000.0]]
