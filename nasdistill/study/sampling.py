@@ -13,6 +13,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nasdistill.recipe import Recipe
 from nasdistill.results import Candidate, keys
@@ -29,6 +30,32 @@ class Proposal:
     params: Mapping[str, Any]
     distributions: Mapping[str, BaseDistribution]
     system_attrs: Mapping[str, Any]
+
+    def as_trial(
+        self,
+        state: TrialState,
+        attributes: Mapping[str, Any],
+        constraints: Mapping[str, float] | None = None,
+    ) -> FrozenTrial:
+        """A trial to be stored whole.
+
+        Args:
+            state: Optuna's.
+            attributes: Stored with it; figures by the names of their keys.
+            constraints: How far over each broken limit it is.
+        """
+        own = {
+            keys.ARCHITECTURE.name: self.architecture.to_json(),
+            keys.FINGERPRINT.name: self.architecture.fingerprint,
+        }
+        return create_trial(
+            state=state,
+            params=dict(self.params),
+            distributions=dict(self.distributions),
+            user_attrs={**own, **attributes},
+            system_attrs=dict(self.system_attrs),
+            constraints=None if constraints is None else dict(constraints),
+        )
 
 
 def sample(
