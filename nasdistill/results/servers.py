@@ -36,6 +36,9 @@ METHODS = (
 """Methods of storages that we call, and those with which Optuna's cache reads a database. All may
 be done twice: a trial that was stored twice has the same token, and the second is withdrawn."""
 
+PROXY_IS_CUT_OFF = ("UNAVAILABLE", "An exception is raised during the commit")
+"""What the proxy's errors hold if it cannot be reached, or cannot reach its database."""
+
 Waiting = Callable[[str], object]
 """Told in words that a server is waited for."""
 
@@ -116,7 +119,7 @@ def is_away(error: BaseException) -> bool:
         module, name = type(cause).__module__, type(cause).__name__
         if module.startswith("sqlalchemy") and name in ("OperationalError", "InterfaceError"):
             return True
-        if module.startswith("grpc") and "UNAVAILABLE" in str(cause):
+        if module.startswith("grpc") and any(sign in str(cause) for sign in PROXY_IS_CUT_OFF):
             return True
         cause = cause.__cause__ or cause.__context__
     return False
