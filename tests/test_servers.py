@@ -24,6 +24,7 @@ from nasdistill.recipe import load_recipe
 from nasdistill.results import Candidate, load_study, open_storage
 from nasdistill.results.servers import Patience
 from nasdistill.study import Study
+from nasdistill.workers.pool import started_workers
 
 pytest.importorskip("psycopg")
 pytestmark = pytest.mark.skipif(programs() is None, reason="PostgreSQL is not installed")
@@ -108,6 +109,22 @@ def test_the_password_stands_in_the_owner_s_file_alone(url: str, tmp_path: Path)
     assert PASSWORD in kept.read_text() and kept.stat().st_mode & 0o077 == 0
     others = [path for path in tmp_path.rglob("*") if path.is_file() and path != kept]
     assert others and not any(PASSWORD.encode() in path.read_bytes() for path in others)
+
+
+def test_a_worker_is_told_the_password_and_its_command_line_is_not(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(prepare(tmp_path))
+    study = opened(url, Path(), workers=2)
+    with started_workers(study, lambda event: None) as pool:
+        pool.assign("open", 2)
+        assert pool.wait_for_replies(90) == [0.0], "it has opened the study"
+        (worker,) = pool.others
+        listed = subprocess.run(
+            ["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True
+        )
+        assert str(worker.pid) in listed.stdout
+        assert PASSWORD not in listed.stdout
 
 
 def refused(url: str, purpose: str = "create") -> str:
