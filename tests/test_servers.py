@@ -59,12 +59,18 @@ def started(url: str, folder: Path) -> subprocess.Popen[str]:
     )
 
 
+def end(workers: list[subprocess.Popen[str]]) -> None:
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+
+
 def ended(candidates: list[Candidate]) -> int:
     return sum(candidate.state == "complete" for candidate in candidates)
 
 
 def wait_for(study: Study, count: int) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 200
     while ended(study.candidates()) < count:
         assert time.monotonic() < until, Counter(c.state for c in study.candidates())
         time.sleep(0.05)
@@ -89,13 +95,17 @@ def test_nothing_is_lost_with_workers_killed_connections_cut_and_the_server_rest
     prepare(tmp_path)
     study = opened(url, tmp_path)
     workers = [started(url, tmp_path) for _ in range(4)]
-    wait_for(study, 3)
-    workers[0].send_signal(signal.SIGKILL)
-    wait_for(study, 7)
-    assert server.cut_connections() >= 4
-    wait_for(study, 11)
-    server.control("restart")
-    said = [worker.communicate(timeout=120)[0] for worker in workers]
+    try:
+        wait_for(study, 3)
+        workers[0].send_signal(signal.SIGKILL)
+        wait_for(study, 7)
+        assert server.cut_connections() >= 4
+        wait_for(study, 11)
+        server.control("restart")
+    except BaseException:
+        end(workers)
+        raise
+    said = [worker.communicate(timeout=200)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [-signal.SIGKILL, 0, 0, 0], said
     assert_whole(study, TRIALS)
     assert any("does not answer; waiting for it" in text for text in said)
