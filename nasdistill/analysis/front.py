@@ -90,5 +90,5 @@ def front(candidates: Sequence[Candidate], costs: Sequence[Cost]) -> list[Candid
     if not scored:
         return []
     rows = [[c.score or 0.0, *(c.cost(name) or 0.0 for name in costs)] for c in scored]
-    ranks = non_dominated_ranks(as_points(rows))
+    ranks = non_dominated_ranks(as_points(rows), 1)
     return [c for c, rank in zip(scored, ranks, strict=True) if rank == 0]

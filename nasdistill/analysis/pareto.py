@@ -9,30 +9,57 @@ from numpy.typing import NDArray
 
 Points = NDArray[np.float64]
 
+SAME = 1e-9
+"""Share of a hypervolume within which two differ by rounding alone."""
 
-def non_dominated_ranks(points: Points) -> NDArray[np.int64]:
+
+def non_dominated_ranks(points: Points, enough: int | None = None) -> NDArray[np.int64]:
     """Sorts points into fronts (Deb et al., NSGA-II, 2002).
 
     Args:
         points: float64 `[N, M]`, every column minimised.
+        enough: Points after which no further front is looked for; None for all.
 
     Returns:
-        int64 `[N]`: 0 for the front, 1 for the front of what is left, and so on.
+        int64 `[N]`: 0 for the front, 1 for the front of what is left, and so on; those that were
+        not looked at have the rank after the last.
     """
-    count = len(points)
-    no_worse = (points[:, None, :] <= points[None, :, :]).all(axis=2)
-    better = (points[:, None, :] < points[None, :, :]).any(axis=2)
-    dominates = no_worse & better
-    ranks = np.full(count, -1, dtype=np.int64)
-    left = np.ones(count, dtype=bool)
-    rank = 0
-    while left.any():
-        dominated = (dominates & left[:, None]).any(axis=0)
-        front = left & ~dominated
+    if len(points) == 0:
+        return np.empty(0, dtype=np.int64)
+    distinct, place = np.unique(points, axis=0, return_inverse=True)
+    place = place.reshape(-1)
+    times = np.bincount(place)
+    ranks = np.full(len(distinct), -1, dtype=np.int64)
+    left, rank, found = np.arange(len(distinct)), 0, 0
+    while len(left) and (enough is None or found < enough):
+        front = left[_front_of_sorted(distinct[left])]
         ranks[front] = rank
-        left &= ~front
+        found += int(times[front].sum())
+        left = left[ranks[left] < 0]
         rank += 1
-    return ranks
+    ranks[left] = rank
+    sorted_ranks: NDArray[np.int64] = ranks[place]
+    return sorted_ranks
+
+
+def _front_of_sorted(points: Points) -> NDArray[np.bool_]:
+    """Which of some points no other dominates; they are distinct, and sorted column by column.
+
+    None dominates one that comes before it, so that the first that is left is always on the front
+    (Kung, Luccio and Preparata, 1975).
+    """
+    if points.shape[1] <= 2:
+        lowest = np.minimum.accumulate(points[:, -1])
+        on_front = np.ones(len(points), dtype=bool)
+        on_front[1:] = points[1:, -1] < lowest[:-1]
+        return on_front
+    on_front = np.zeros(len(points), dtype=bool)
+    left = np.arange(len(points))
+    while len(left):
+        first = left[0]
+        on_front[first] = True
+        left = left[(points[left, 1:] < points[first, 1:]).any(axis=1)]
+    return on_front
 
 
 def hypervolume(points: Points, reference: Points) -> float:
@@ -50,6 +77,8 @@ def hypervolume(points: Points, reference: Points) -> float:
         return 0.0
     if points.shape[1] == 1:
         return float(reference[0] - inside.min())
+    if points.shape[1] == 2:
+        return _area(inside, reference)
     inside = inside[np.argsort(inside[:, -1], kind="stable")]
     ends = np.append(inside[1:, -1], reference[-1])
     volume = 0.0
@@ -57,6 +86,14 @@ def hypervolume(points: Points, reference: Points) -> float:
         if end > start:
             volume += (end - start) * hypervolume(inside[: index + 1, :-1], reference[:-1])
     return volume
+
+
+def _area(inside: Points, reference: Points) -> float:
+    """The hypervolume of points in two dimensions, all strictly below `reference`."""
+    inside = inside[np.argsort(inside[:, 1], kind="stable")]
+    heights = np.append(inside[1:, 1], reference[1]) - inside[:, 1]
+    widths = reference[0] - np.minimum.accumulate(inside[:, 0])
+    return float(np.cumsum(heights * widths)[-1])
 
 
 def select_by_hypervolume(points: Points, reference: Points, count: int, first: int) -> list[int]:
@@ -72,10 +109,19 @@ def select_by_hypervolume(points: Points, reference: Points, count: int, first: 
         Indices in the order picked; points that add nothing come last, by index.
     """
     chosen = [first] if len(points) else []
+    # A point never adds more to many than to few, so most need not be looked at anew.
+    most = np.full(len(points), np.inf)
+    there = hypervolume(points[chosen], reference)
     while len(chosen) < min(count, len(points)):
-        rest = [i for i in range(len(points)) if i not in chosen]
-        gains = [hypervolume(points[[*chosen, i]], reference) for i in rest]
-        chosen.append(rest[int(np.argmax(gains))])
+        totals = np.full(len(points), -np.inf)
+        for i in np.argsort(-most, kind="stable"):
+            if most[i] + there < totals.max() - SAME * abs(there):
+                break
+            if i not in chosen:
+                totals[i] = hypervolume(points[[*chosen, i]], reference)
+                most[i] = totals[i] - there
+        chosen.append(int(np.argmax(totals)))
+        there = float(totals.max())
     return chosen
 
 
@@ -97,14 +143,28 @@ def best(points: Points, count: int) -> list[int]:
     Returns:
         Indices in the order picked.
     """
-    ranks = non_dominated_ranks(points)
-    reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0) + 1e-9
+    ranks = non_dominated_ranks(points, count)
     picked: list[int] = []
     for rank in range(int(ranks.max(initial=-1)) + 1):
-        members = np.flatnonzero(ranks == rank)
-        first = int(np.argmin(points[members, 0]))
-        chosen = select_by_hypervolume(points[members], reference, count - len(picked), first)
-        picked += [int(members[i]) for i in chosen]
+        picked += _best_of_rank(points, np.flatnonzero(ranks == rank), count - len(picked))
         if len(picked) >= count:
             break
     return picked
+
+
+def is_among_best(index: int, points: Points, count: int) -> bool:
+    """Whether a point is one of the `best`, without an order of all of them."""
+    ranks = non_dominated_ranks(points, count)
+    before = int((ranks < ranks[index]).sum())
+    members = np.flatnonzero(ranks == ranks[index])
+    if before >= count or before + len(members) <= count:
+        return before < count
+    return index in _best_of_rank(points, members, count - before)
+
+
+def _best_of_rank(points: Points, members: NDArray[np.int64], count: int) -> list[int]:
+    """The best of one rank; see `best`."""
+    reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0) + 1e-9
+    first = int(np.argmin(points[members, 0]))
+    chosen = select_by_hypervolume(points[members], reference, count, first)
+    return [int(members[i]) for i in chosen]

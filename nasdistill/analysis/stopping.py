@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nasdistill.analysis.pareto import as_points, best
+from nasdistill.analysis.pareto import as_points, is_among_best
 
 HOPELESS = 0.5
 """Share of the way from chance to the best score, below which a trial is hopeless at any cost.
@@ -57,6 +57,6 @@ def stop_reason(
         return f"{score} {accuracies[index]:.3f} is below the rung's floor of {floor:.3f}"
     points = as_points([[f, *row] for f, row in zip(forecasts, costs, strict=True)])
     places = -(-len(points) // eta)
-    if index not in best(points, places):
+    if not is_among_best(index, points, places):
         return f"not among the best {places} of {len(points)} at this rung"
     return None

@@ -51,7 +51,7 @@ class Key(Generic[Value]):
 # -- of a study ----------------------------------------------------------------------------------
 
 RECIPE = Key[dict[str, Any]](
-    "recipe", "the resolved recipe", "study.study", "study.study, results.loading"
+    "recipe", "the resolved recipe", "study.study", "study.study, study.place, results.loading"
 )
 SPACE = Key[dict[str, Any]](
     "space", "the search space as a tree",
@@ -176,9 +176,9 @@ STUDY_KEYS: tuple[Key[Any], ...] = (
 
 # -- of a trial ----------------------------------------------------------------------------------
 
-ARCHITECTURE = Key[str]("architecture", "canonical JSON", "study.study", "results.loading")
+ARCHITECTURE = Key[str]("architecture", "canonical JSON", "study.sampling", "results.loading")
 FINGERPRINT = Key[str](
-    "fingerprint", "the architecture's", "study.study",
+    "fingerprint", "the architecture's", "study.sampling",
     "study.study, study.sampling, results.loading",
 )
 PARAMS = Key[int]("params", "parameters", "study.study", "results.loading")
@@ -208,7 +208,7 @@ CLAIM = Key[dict[str, Any]](
     "study.study",
 )
 DEATHS = Key[dict[str, int]](
-    "deaths", "of its process since its last rung", "study.study", "study.study"
+    "deaths", "of its process since its last rung", "study.study", "study.study, study.leases"
 )
 LATENCY = Key[float]("latency", "at batch 1, in milliseconds", "trials.trial", "results.loading")
 TRIAL_SECONDS = Key[float](
@@ -221,7 +221,9 @@ SCORE = Key[float](
     "score_{}", "score at a rung, in [0, 1]: for those who read the storage with pandas",
     "study.study", "nobody",
 )
-RUNG = Key[dict[str, Any]]("rung_{}", "a RungScore", "study.study", "results.loading")
+RUNG = Key[dict[str, Any]](
+    "rung_{}", "a RungScore", "study.study", "study.leases, results.loading"
+)
 PASSED = Key[int](
     "passed", "rungs at which it was judged and went on", "study.study", "results.loading"
 )

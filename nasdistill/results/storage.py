@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from nasdistill.common.errors import DamagedFileError, UserError
 from nasdistill.common.json_files import read_text
 from nasdistill.common.types import without_password
+from nasdistill.results import servers
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -24,6 +25,9 @@ BUSY_SECONDS = 100.0
 PROBE_SECONDS = 20.0
 """How long a database may be locked when it is opened."""
 SQLITE_HEADER = b"SQLite format 3\0"
+
+LIBRARIES = ("sqlalchemy", "sqlite3", "psycopg", "grpc")
+"""Packages whose exceptions come of a storage."""
 
 Purpose = Literal["create", "write", "read"]
 """What a storage is opened for; only `create` makes a file that is not there."""
@@ -99,7 +103,7 @@ def open_storage(url: str, purpose: Purpose = "read") -> BaseStorage:
     """Opens an Optuna storage.
 
     Args:
-        url: `sqlite:///…`, `journal:PATH`, or any URL that SQLAlchemy knows.
+        url: `sqlite:///…`, `journal:PATH`, `grpc://HOST:PORT`, or any URL that SQLAlchemy knows.
         purpose: What for.
 
     Raises:
@@ -114,8 +118,11 @@ def open_storage(url: str, purpose: Purpose = "read") -> BaseStorage:
             from optuna.storages.journal import JournalFileBackend
 
             return optuna.storages.JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
+        if url.startswith(servers.GRPC):
+            return servers.open_proxy(url)
         # Writers of SQLite wait for each other instead of failing.
         kwargs = {"connect_args": {"timeout": BUSY_SECONDS}} if url.startswith("sqlite") else {}
+        kwargs |= servers.engine_options(url)
         path = storage_path(url)
         if purpose == "create" and path is not None and not path.exists():
             _create_whole(url, path)
@@ -215,12 +222,15 @@ def storage_problem(error: BaseException, url: str, *, opening: bool = False) ->
         None where the storage is not the reason, or the disk is full.
     """
     causes = list(_causes(error))
-    ours = any(type(c).__module__.startswith(("sqlalchemy", "sqlite3")) for c in causes)
+    ours = any(type(c).__module__.startswith(LIBRARIES) for c in causes)
     text = " ".join(str(cause) for cause in causes).lower()
     if not (opening or ours) or "disk is full" in text:
         return None
     where, path = f"the storage {without_password(url)!r}", storage_path(url)
-    for phrases, explanation in _explanations(url, path).items():
+    known = _explanations(url, path)
+    if path is None:
+        known |= servers.explanations(url)
+    for phrases, explanation in known.items():
         if any(phrase in text for phrase in phrases):
             return f"{where} {explanation}"
     if isinstance(error, ValueError) and url.startswith("journal:"):

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import shlex
 import socket
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.study import StudyDirection
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.files import write_private
-from nasdistill.common.types import without_password
+from nasdistill.common.types import Cost, without_password
 from nasdistill.recipe import FREE, MOVABLE, Recipe, changed_keys
 from nasdistill.results import (
     STORAGE_FILE,
     check_writable,
     is_same_storage,
+    keys,
     no_study_in,
     noted_storage,
     storage_of,
@@ -114,6 +117,32 @@ def name_in_storage(storage: BaseStorage, folder: Path, url: str) -> str:
     )
     note_storage(folder, noted.url, folder.name)
     return folder.name
+
+
+def open_in(storage: BaseStorage, folder: Path, url: str, costs: Sequence[Cost]) -> optuna.Study:
+    """Opens the study of a folder in its storage; makes it there if it is new.
+
+    Args:
+        storage: Opened.
+        folder: The study's.
+        url: The storage's.
+        costs: All minimised; accuracy comes first.
+
+    Raises:
+        UserError: If the storage does not hold the study.
+    """
+    study = optuna.create_study(
+        study_name=name_in_storage(storage, folder, url),
+        storage=storage,
+        directions=[StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * len(costs),
+        sampler=optuna.samplers.RandomSampler(),
+        load_if_exists=True,
+    )
+    if keys.RECIPE.name not in study.user_attrs:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna calls this experimental
+            study.set_metric_names(["accuracy", *costs])
+    return study
 
 
 def note_storage(folder: Path, url: str, name: str) -> None:

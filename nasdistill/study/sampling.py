@@ -1,4 +1,4 @@
-"""The sampler: its view of the trials so far, and its proposals."""
+"""The sampler and its proposals."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nasdistill.common.types import Cost
 from nasdistill.recipe import Recipe
-from nasdistill.results import Candidate, candidate_of, keys
+from nasdistill.results import Candidate, keys
 from nasdistill.space import Architecture, SearchSpace
+from nasdistill.study.history import History
+from nasdistill.study.view import GENERATION, View, sampler_view
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,35 @@ class Proposal:
     distributions: Mapping[str, BaseDistribution]
     system_attrs: Mapping[str, Any]
 
+    def as_trial(
+        self,
+        state: TrialState,
+        attributes: Mapping[str, Any],
+        constraints: Mapping[str, float] | None = None,
+    ) -> FrozenTrial:
+        """A trial to be stored whole.
+
+        Args:
+            state: Optuna's.
+            attributes: Stored with it; figures by the names of their keys.
+            constraints: How far over each broken limit it is.
+        """
+        own = {
+            keys.ARCHITECTURE.name: self.architecture.to_json(),
+            keys.FINGERPRINT.name: self.architecture.fingerprint,
+        }
+        return create_trial(
+            state=state,
+            params=dict(self.params),
+            distributions=dict(self.distributions),
+            user_attrs={**own, **attributes},
+            system_attrs=dict(self.system_attrs),
+            constraints=None if constraints is None else dict(constraints),
+        )
+
 
 def sample(
-    trials: Sequence[FrozenTrial],
+    history: History,
     directions: Sequence[StudyDirection],
     recipe: Recipe,
     space: SearchSpace,
@@ -44,36 +72,39 @@ def sample(
     study that was interrupted asks for the same ones.
 
     Args:
-        trials: All trials of the storage.
+        history: Of the study, up to date.
         directions: Of the study's objectives.
         recipe: Names sampler and seed.
         space: Where architectures come from.
         attempt: How many proposals were thrown away as duplicates since the last trial.
         foretold: Parameters of a candidate that is to be tried in the sampler's place.
     """
-    index = len(trials)
+    index = len(history.trials)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls group and QMC experimental
-        memory = optuna.create_study(
-            directions=directions, sampler=_sampler(recipe, index, attempt)
-        )
-        memory.add_trials(sampler_view(trials, recipe))
-        if recipe.sampler == "qmc":
-            for _ in range(index + attempt):
-                memory.ask()
-        first = untried(space, trials) or foretold
+        sampler, storage = _sampler(recipe, index, attempt), InMemoryStorage()
+        memory = optuna.create_study(storage=storage, directions=directions, sampler=sampler)
+        ignores = isinstance(sampler, optuna.samplers.RandomSampler)
+        view = View([], 0) if ignores else sampler_view(history, recipe)
+        for told in view.trials:
+            storage.create_new_trial(memory._study_id, told)
+        first = untried(space, history) or foretold
         if first is not None:
             memory.enqueue_trial(dict(first))
         trial = memory.ask()
         architecture = space.sample(trial)
-    frozen = memory.trials[trial.number]
+    frozen = storage.get_trial(trial._trial_id)
     system = {k: v for k, v in frozen.system_attrs.items() if not k.startswith("constraints")}
+    if GENERATION in system:
+        system[GENERATION] += view.generations
     return Proposal(architecture, trial.params, frozen.distributions, system)
 
 
-def untried(space: SearchSpace, trials: Sequence[FrozenTrial]) -> Mapping[str, Any] | None:
+def untried(space: SearchSpace, history: History) -> Mapping[str, Any] | None:
     """Parameters of the first of the space's own designs that was not proposed yet."""
-    seen = {trial.user_attrs.get(keys.FINGERPRINT.name) for trial in trials}
+    if not space.start:
+        return None
+    seen = {trial.user_attrs.get(keys.FINGERPRINT.name) for trial in history.trials}
     for parameters in space.start:
         fixed = optuna.trial.FixedTrial(dict(parameters))
         if space.sample(fixed).fingerprint not in seen:
@@ -88,7 +119,8 @@ def _sampler(recipe: Recipe, index: int, attempt: int) -> BaseSampler:
     if recipe.sampler == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=12)
     if recipe.sampler == "qmc":
-        return optuna.samplers.QMCSampler(
+        return _QMCSampler(
+            index + attempt,
             scramble=True,
             seed=recipe.seed,
             warn_independent_sampling=False,
@@ -98,67 +130,20 @@ def _sampler(recipe: Recipe, index: int, attempt: int) -> BaseSampler:
     return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
 
-def sampler_view(trials: Sequence[FrozenTrial], recipe: Recipe) -> list[FrozenTrial]:
-    """The trials as the sampler sees them.
+class _QMCSampler(optuna.samplers.QMCSampler):
+    """Optuna's sampler at a given place of its sequence.
 
-    A stopped trial counts as complete, with its last score raised by the typical later gain, so
-    that neither its score is lost nor a low rung compared with a high one. A rejected one counts as
-    complete with its broken constraints, never more of them than trials with a score; failed ones
-    are left out.
+    Args:
+        place: From 0.
+        **options: Optuna's.
     """
-    view: list[FrozenTrial] = []
-    rejected: list[FrozenTrial] = []
-    read = (candidate_of(trial) for trial in trials)
-    candidates = {c.number: c for c in read if c is not None}
-    gains = _later_gains(list(candidates.values()))
-    for trial in trials:
-        candidate = candidates.get(trial.number)
-        if candidate is None:
-            continue
-        costs = _costs(candidate, recipe.minimize)
-        if candidate.state in ("complete", "stopped") and candidate.score is not None:
-            accuracy = min(1.0, candidate.score + gains.get(candidate.rungs[-1].rung, 0.0))
-            if None not in costs:
-                view.append(_copied(trial, TrialState.COMPLETE, [accuracy, *costs]))
-        elif candidate.state == "running":
-            view.append(_copied(trial, TrialState.RUNNING, None))
-        elif candidate.state == "rejected":
-            rejected.append(trial)
-    scored = [t for t in view if t.state == TrialState.COMPLETE]
-    if scored:
-        worst = [max(t.values[i + 1] for t in scored) for i in range(len(recipe.minimize))]
-        for trial in rejected[-len(scored) :]:
-            costs = _costs(candidates[trial.number], recipe.minimize)
-            known = [w if c is None else c for c, w in zip(costs, worst, strict=True)]
-            view.append(_copied(trial, TrialState.COMPLETE, [0.0, *known]))
-    return view
 
+    def __init__(self, place: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._place = place
 
-def _copied(
-    trial: FrozenTrial, state: TrialState, values: Sequence[float | None] | None
-) -> FrozenTrial:
-    return create_trial(
-        state=state,
-        values=None if values is None else [float(v) for v in values if v is not None],
-        params=trial.params,
-        distributions=trial.distributions,
-        system_attrs=dict(trial.system_attrs),
-    )
-
-
-def _costs(candidate: Candidate, names: Sequence[Cost]) -> list[float | None]:
-    return [candidate.cost(name) for name in names]
-
-
-def _later_gains(candidates: Sequence[Candidate]) -> dict[int, float]:
-    """Median gain from each rung to the last, over the trials that climbed every rung."""
-    complete = [c for c in candidates if c.state == "complete"]
-    gains: dict[int, float] = {}
-    if complete:
-        for rung in range(len(complete[0].rungs)):
-            differences = sorted(c.rungs[-1].score - c.rungs[rung].score for c in complete)
-            gains[rung] = differences[len(differences) // 2]
-    return gains
+    def _find_sample_id(self, study: optuna.Study, search_space: Mapping[str, Any]) -> int:
+        return self._place
 
 
 def architecture_of(candidate: Candidate) -> Architecture:

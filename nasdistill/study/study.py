@@ -2,7 +2,7 @@
 
 The storage holds what happened: one Optuna trial per architecture that was proposed, written whole
 in one transaction, so that no half-sampled trial can exist. What the sampler is told is made from
-that anew for every ask (`sampling.sampler_view`).
+that anew for every ask (`view.sampler_view`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -19,8 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from nasdistill.common.files import write_whole
 from nasdistill.common.locks import alone
@@ -30,20 +28,23 @@ from nasdistill.results import (
     COUNTED,
     Candidate,
     RungScore,
-    candidate_of,
     keys,
     open_storage,
     storage_errors,
     storage_url,
 )
 from nasdistill.results.keys import Key
+from nasdistill.results.servers import Patience
+from nasdistill.results.storage import storage_path
 from nasdistill.space import SearchSpace
+from nasdistill.study.history import History
 from nasdistill.study.leases import (
-    GIVEN_BACK,
     TrialEnded,
-    abandoned,
+    Watch,
+    deaths_of,
     ended_elsewhere,
     given_back,
+    is_of_this_host,
     lease_in,
     lease_of,
     renewing,
@@ -55,8 +56,8 @@ from nasdistill.study.place import (
     is_of_original,
     is_study,
     locate_storage,
-    name_in_storage,
     note_storage,
+    open_in,
 )
 from nasdistill.study.resolving import settle_space
 from nasdistill.study.sampling import Proposal, sample, untried
@@ -81,6 +82,8 @@ class Study:
         url: Of its Optuna storage, password and all.
         worker: This process's name in leases and claims.
         created: Whether this process made the study, which was not there before.
+        patience: With a storage that is away.
+        news: Told in words that the storage is away.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, space: SearchSpace) -> None:
@@ -93,19 +96,20 @@ class Study:
         self.created = False
         self.url = storage_url(folder, storage)
         self._storage = open_storage(self.url, "write" if is_study(folder) else "create")
-        directions = [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * len(recipe.minimize)
-        self._study = optuna.create_study(
-            study_name=name_in_storage(self._storage, folder, self.url),
-            storage=self._storage,
-            directions=directions,
-            sampler=optuna.samplers.RandomSampler(),
-            load_if_exists=True,
-        )
+        self.patience = Patience(self.url)
+        self._study = open_in(self._storage, folder, self.url, recipe.minimize)
+        if storage_path(self.url) is None:
+            self.patience.over(self._storage)
+        self.patience.tell = self._wait
+        self.news: Callable[[str], None] = lambda text: None
         self._identity = identity_of(self.url, self._study.study_name)
-        if not self.has(keys.RECIPE):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Optuna calls this experimental
-                self._study.set_metric_names(["accuracy", *recipe.minimize])
+        self._watch = Watch(self.worker)
+        self._history = History(self.recipe.minimize)
+        self._identity = identity_of(self.url, self._study.study_name)
+
+    def _wait(self, text: str) -> None:
+        self._watch.begin_anew()
+        self.news(text)
 
     @classmethod
     def open(cls, recipe: Recipe, root: Path, command: str, *, moving: bool = False) -> Study:
@@ -208,14 +212,17 @@ class Study:
         """All trials of the storage, by number."""
         return self._study.get_trials(deepcopy=False)
 
+    def _up_to_date(self) -> History:
+        self._history.update(self.trials())
+        return self._history
+
     def candidates(self) -> list[Candidate]:
         """All trials as candidates."""
-        candidates = (candidate_of(trial) for trial in self.trials())
-        return [candidate for candidate in candidates if candidate is not None]
+        return self._up_to_date().known()
 
     def candidate(self, number: int) -> Candidate:
         """One trial as a candidate."""
-        candidate = candidate_of(self.trials()[number])
+        candidate = self._up_to_date().candidates[number]
         assert candidate is not None
         return candidate
 
@@ -267,13 +274,13 @@ class Study:
 
     def ask(self, attempt: int, foretold: Mapping[str, Any] | None = None) -> Proposal:
         """Asks for an architecture; see `sampling.sample`."""
-        trials, directions = self.trials(), self._study.directions
-        return sample(trials, directions, self.recipe, self.space, attempt, foretold)
+        history, directions = self._up_to_date(), self._study.directions
+        return sample(history, directions, self.recipe, self.space, attempt, foretold)
 
     @property
     def has_untried_start(self) -> bool:
         """Whether one of the space's own designs was not proposed yet."""
-        return untried(self.space, self.trials()) is not None
+        return untried(self.space, self._up_to_date()) is not None
 
     # -- claims and leases -----------------------------------------------------------------------
 
@@ -288,9 +295,8 @@ class Study:
             excess: How far over each broken limit, as a share of it; above zero.
         """
         worst = ", ".join(f"{name} {share:.0%} over its limit" for name, share in excess.items())
-        attributes = self._first_attributes(proposal, figures)
-        attributes |= {keys.TRIAL_STATE.name: "rejected", keys.REASON.name: worst}
-        self._store(proposal, TrialState.PRUNED, attributes, constraints=dict(excess))
+        attributes = {**figures, keys.TRIAL_STATE.name: "rejected", keys.REASON.name: worst}
+        self._study.add_trial(proposal.as_trial(TrialState.PRUNED, attributes, excess))
 
     def claim(self, proposal: Proposal, figures: Mapping[str, float]) -> int | None:
         """Takes a slot for a proposal: write, read again, the lowest number wins.
@@ -299,11 +305,9 @@ class Study:
             The trial's number, or None if another worker has the architecture or the last slot.
         """
         token = uuid.uuid4().hex
-        attributes = self._first_attributes(proposal, figures)
-        attributes[keys.TRIAL_STATE.name] = "running"
-        attributes[keys.TOKEN.name] = token
+        attributes = {**figures, keys.TRIAL_STATE.name: "running", keys.TOKEN.name: token}
         attributes[keys.LEASE.name] = self._new_lease(0)
-        self._store(proposal, TrialState.RUNNING, attributes)
+        self._study.add_trial(proposal.as_trial(TrialState.RUNNING, attributes))
         trials = self.trials()
         claimed = next(t for t in reversed(trials) if t.user_attrs.get(keys.TOKEN.name) == token)
         earlier = [
@@ -318,29 +322,6 @@ class Study:
         else:
             return claimed.number
         return None
-
-    def _store(
-        self, proposal: Proposal, state: TrialState, attributes: dict[str, Any], **more: Any
-    ) -> None:
-        """Writes a proposal as one trial, whole."""
-        self._study.add_trial(
-            create_trial(
-                state=state,
-                params=dict(proposal.params),
-                distributions=dict(proposal.distributions),
-                user_attrs=attributes,
-                system_attrs=dict(proposal.system_attrs),
-                **more,
-            )
-        )
-
-    def _first_attributes(self, proposal: Proposal, figures: Mapping[str, float]) -> dict[str, Any]:
-        """The first attributes of a trial; the names of figures are those of their keys."""
-        return {
-            keys.ARCHITECTURE.name: proposal.architecture.to_json(),
-            keys.FINGERPRINT.name: proposal.architecture.fingerprint,
-            **figures,
-        }
 
     def take_up(self) -> int | None:
         """Takes up a trial whose worker is gone: its lease has ended, or its process is dead.
@@ -362,25 +343,21 @@ class Study:
 
     def _deaths(self, trial: FrozenTrial) -> int:
         """How often a trial's process died since its last rung, this time included."""
-        attributes, lease = trial.user_attrs, lease_in(trial)
-        rungs = len(keys.RUNG.among(attributes))
-        if lease["worker"] == self.worker or lease["started"] == GIVEN_BACK:
-            return 0
-        before = attributes.get(keys.DEATHS.name, {"rungs": rungs, "count": 0})
-        count = 1 + (before["count"] if before["rungs"] == rungs else 0)
-        self.note(trial.number, keys.DEATHS, {"rungs": rungs, "count": count})
-        return count
+        deaths = deaths_of(trial, self.worker)
+        if deaths["count"]:
+            self.note(trial.number, keys.DEATHS, deaths)
+        return deaths["count"]
 
     def has_abandoned(self) -> bool:
         """Whether a trial is there to be taken up."""
-        running = [lease_in(t) for t in self.trials() if t.state == TrialState.RUNNING]
-        return any(map(self._abandoned, running))
+        running = (lease_in(t) for t in self.trials() if t.state == TrialState.RUNNING)
+        return any([self._abandoned(lease) for lease in running])  # each is looked at
 
     def _new_lease(self, generation: int) -> dict[str, Any]:
         return {**lease_of(self.worker, generation), "study": self._identity}
 
     def _abandoned(self, lease: Mapping[str, Any]) -> bool:
-        return is_of_original(lease, self._identity) or abandoned(lease, self.worker)
+        return is_of_original(lease, self._identity) or self._watch.abandoned(lease)
 
     def _take(self, trial: FrozenTrial) -> bool:
         generation = lease_in(trial)["generation"] + 1
@@ -410,7 +387,7 @@ class Study:
         generation = lease_in(self.trials()[number])["generation"]
 
         def renew() -> None:
-            if lease_in(self.trials()[number])["worker"] == self.worker:
+            if lease_in(self._storage.get_trial(self._id(number)))["worker"] == self.worker:
                 self.note(number, keys.LEASE, self._new_lease(generation))
 
         def give_back() -> None:
@@ -427,8 +404,7 @@ class Study:
     @contextmanager
     def finals_lease(self) -> Iterator[bool]:
         """Gives True to the one process that may do the finals."""
-        lease = self.read(keys.FINALS_LEASE)
-        if lease is not None and not self._abandoned(lease):
+        if self._finals_held():
             yield False
             return
 
@@ -446,3 +422,13 @@ class Study:
                 yield True
         finally:  # Also after an error: this process may live on, in a notebook.
             self.write(keys.FINALS_LEASE, None)
+
+    def _finals_held(self) -> bool:
+        """Whether a living process holds the finals; one elsewhere is given time to renew."""
+        first = lease = self.read(keys.FINALS_LEASE)
+        while lease is not None and not self._abandoned(lease):
+            if is_of_this_host(lease) or lease != first:
+                return True
+            time.sleep(1.0)
+            lease = self.read(keys.FINALS_LEASE)
+        return False

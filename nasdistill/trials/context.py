@@ -265,6 +265,7 @@ def open_context(
         UserError: If data, teacher or device cannot be used.
     """
     recipe = study.recipe
+    study.news = lambda text: emit(Event("warning", text))
     device = _prepare_device(recipe)
     data = dataset or _load_dataset(recipe, device, emit)
     settle_space(

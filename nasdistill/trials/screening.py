@@ -57,11 +57,11 @@ def foretell(context: StudyContext, index: int) -> Foretold | None:
     if index % TURNS == 0 or not draws_candidates(context):
         return None
     candidates = context.study.candidates()
-    experience = _with_scores(context, candidates)
     seen = {candidate.fingerprint for candidate in candidates}
     pool = [drawn for drawn in candidate_pool(context) if drawn.fingerprint not in seen]
     if not pool:
         return None
+    experience = _with_scores(context, candidates)
     tried = [c for c in candidates if c.state != "failed"]
     known = [one for c in tried if (one := untrained_of(c)) is not None]
     guesses = experience.guess([drawn.untrained for drawn in pool])

@@ -4,20 +4,27 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from nasdistill.recipe import load_recipe
 from nasdistill.results import RungScore, keys
-from nasdistill.study import Proposal, Study, TrialEnded
-from nasdistill.study.sampling import sampler_view
+from nasdistill.space import SearchSpace
+from nasdistill.study import Proposal, Study, TrialEnded, leases, view
+from nasdistill.study import history as history_module
+from nasdistill.study.history import History
+from nasdistill.study.sampling import sample
 from nasdistill.study.study import MOST_DEATHS
+from nasdistill.study.view import GENERATION, sampler_view
 
 COSTS = {"params": 1000, "macs": 1000, "bytes": 4000}
 
@@ -126,15 +133,37 @@ def test_a_trial_that_takes_its_process_down_again_and_again_fails(here: Path) -
     assert candidate.state == "failed" and "died 5 times at one rung" in str(candidate.reason)
 
 
-def test_an_expired_lease_is_taken_up_by_one_worker(here: Path) -> None:
+def test_a_lease_that_is_not_renewed_is_taken_up_by_one_worker(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study, other = opened(), opened()
     number = claimed(study)
     lease = study.trials()[number].user_attrs["lease"]
-    study.note(number, keys.LEASE, {**lease, "until": 0.0})
-    assert other.take_up() is None, "the machine may have slept, the process lives"
     study.note(number, keys.LEASE, {**lease, "host": "elsewhere", "until": 0.0})
+    assert other.take_up() is None, "its clock may be wrong: it is given time to renew"
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.0)
+    study.note(number, keys.LEASE, lease)
+    assert other.take_up() is None, "the machine may have slept, the process lives"
+    study.note(number, keys.LEASE, {**lease, "host": "elsewhere"})
     assert other.take_up() == number
     assert opened().take_up() is None
+
+
+def test_finals_of_a_host_that_is_gone_are_made_by_another(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, other = opened(), opened()
+    lease = {**leases.lease_of("0" * 12, 0), "host": "elsewhere"}
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 1.5)
+    study.write(keys.FINALS_LEASE, lease)
+    with other.finals_lease() as mine:
+        assert mine
+    study.write(keys.FINALS_LEASE, lease)
+    renew = threading.Timer(0.5, lambda: study.write(keys.FINALS_LEASE, {**lease, "until": 1.0}))
+    renew.start()
+    with other.finals_lease() as mine:
+        assert not mine, "it was renewed, so somebody lives"
+    renew.join()
 
 
 def test_who_claims_and_dies_keeps_nobody_out(here: Path) -> None:
@@ -204,13 +233,99 @@ def test_what_the_sampler_is_told(here: Path) -> None:
         study.reject(study.ask(50 + attempt), {**COSTS, "params": 99_000}, {"params": 8.9})
     states = [trial.state for trial in study.trials()]
     assert states[:3] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
-    told = sampler_view(study.trials(), study.recipe)
+    history = History(study.recipe.minimize)
+    history.update(study.trials())
+    told = sampler_view(history, study.recipe).trials
     assert [trial.state for trial in told] == [TrialState.COMPLETE] * 4
     # The stopped one's score is raised by what the complete one gained after the same rung.
     assert [trial.values for trial in told[:2]] == [[0.90, 3000.0], [pytest.approx(0.80), 2000.0]]
     # As many rejected ones as scored ones, with the constraint that they break.
     assert [trial.constraints for trial in told[2:]] == [{"params": 8.9}] * 2
     assert told[2].values == [0.0, 99_000.0]
+
+
+def made_up(count: int, costs: int) -> list[optuna.trial.FrozenTrial]:
+    """Trials of a study as its storage holds them: half stopped, one in four rejected."""
+    space, trials = SearchSpace.load("tiny.yaml"), []
+    for number in range(count):
+        trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(number)).ask()
+        architecture = space.sample(trial)
+        score = 0.5 + (number * 37 % 100) / 250
+        attributes = {"architecture": architecture.to_json(), "fingerprint": str(number)}
+        attributes |= {"params": 1000 + number * 53 % 997, "macs": 1000 + number * 91 % 997}
+        scored = {**asdict(rung(0, score)), "peers": []}
+        state, values = TrialState.PRUNED, None
+        if number % 4 == 3:
+            attributes |= {"state": "rejected"}
+        elif number % 2:
+            attributes |= {"state": "stopped", "rung_0": scored}
+        else:
+            attributes |= {"state": "complete", "rung_0": scored}
+            state, values = TrialState.COMPLETE, [score, *[1.0] * costs]
+        trials.append(
+            optuna.trial.create_trial(
+                state=state,
+                values=values,
+                params=trial.params,
+                distributions=trial.distributions,
+                user_attrs=attributes,
+                system_attrs={GENERATION: number // 12},
+                constraints={"params": 0.5} if number % 4 == 3 else None,
+            )
+        )
+        trials[-1].number = number
+    return trials
+
+
+def test_of_thousands_the_sampler_sees_the_best_and_the_latest(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view, "MOST_SCORED", 30)
+    monkeypatch.setattr(view, "MOST_REJECTED", 5)
+    recipe = load_recipe("recipe.yaml", {"sampler": "nsga2"})
+    history = History(recipe.minimize)
+    history.update(made_up(200, 1))
+    told = sampler_view(history, recipe)
+    scored, rejected = told.trials[:30], told.trials[30:]
+    assert [trial.values[0] for trial in rejected] == [0.0] * 5
+    numbers = [trial.number for trial in scored]
+    with_score = [number for number in range(200) if number % 4 != 3]
+    assert numbers[10:] == with_score[-20:]
+    best = max(history.scored().values[:, 0])
+    assert max(trial.values[0] for trial in scored[:10]) == best
+    generations = [trial.system_attrs[GENERATION] for trial in scored]
+    assert generations[:10] == [0] * 10 and generations[-1] == 198 // 12 - told.generations
+    proposal = sample(
+        history, [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE], recipe,
+        SearchSpace.load("tiny.yaml"), 0,
+    )  # fmt: skip
+    assert proposal.system_attrs[GENERATION] in (16, 17), "it goes on with the study's own count"
+
+
+def test_a_trial_that_has_ended_is_read_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = opened()
+    first = claimed(study)
+    study.record_rung(first, rung(0, 0.7))
+    study.complete(first, 0.7, [1000.0])
+    second, read = claimed(study), list[int]()
+    study.candidates()
+    original = history_module.candidate_of
+    monkeypatch.setattr(
+        history_module, "candidate_of", lambda trial: read.append(trial.number) or original(trial)
+    )
+    other = opened()
+    assert [c.state for c in study.candidates()] == ["complete", "running"] and read == [second]
+    other.record_rung(second, rung(0, 0.6))
+    assert study.candidate(second).score == 0.6
+
+
+def test_a_qmc_sampler_goes_on_in_its_sequence(here: Path) -> None:
+    study = opened(sampler="qmc", trials=40)
+    number = claimed(study)
+    study.record_rung(number, rung(0, 0.7))
+    study.complete(number, 0.7, [1000.0])
+    asked = {str(study.ask(attempt).params) for attempt in range(12)}
+    assert len(asked) > 6, "the first point of the sequence, again and again"
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "qmc"])
