@@ -28,8 +28,9 @@ from nasdistill.space.nodes import (
 )
 from nasdistill.space.template import Template
 
-_UNIFORM = (0.75, 0.5, 0.25)
-"""Shares of channels that the first designs keep everywhere."""
+_UNIFORM = (0.75, 0.5, 0.375, 0.25, 0.125)
+"""Shares of channels that the first designs keep everywhere: those of the steps in
+`trials/cutting.py`, which have been distilled already."""
 _MOST_FIRST = 6
 """First designs of a space of several nets."""
 
