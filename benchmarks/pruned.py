@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from nasdistill import training
 from nasdistill.data import Dataset, load_data
-from nasdistill.models import Classifier, artifact
+from nasdistill.models import Classifier
 from nasdistill.models.counts import count_module
 from nasdistill.models.importance import importance
 from nasdistill.models.libraries import timm_net
@@ -277,7 +277,7 @@ def finals_of(study: Path) -> Iterator[dict[str, Any]]:
     for folder in sorted(path for path in (study / "finals").iterdir() if path.name.isdigit()):
         metrics = json.loads((folder / "metrics.json").read_text())
         yield {
-            "way": f"search, {artifact.read_spec(folder).architecture.family}",
+            "way": f"search, {json.loads((folder / 'architecture.json').read_text())['family']}",
             "study": study.name,
             "seed": recipe.seed,
             "audit": metrics["audit_accuracy"],
