@@ -78,7 +78,7 @@ def yaml_of(recipe: Recipe) -> Any:
     [
         ("pruned", "prund", ":2: space.parameters: this key is missing"),
         ("width", "widht", ":5: space.keep.widht: unknown key; did you mean"),
-        ("0.5}", "5}", ":6: space.keep.stages.3.inner: found others"),
+        ("0.5}", "5}", ":6: space.keep.stages.3.inner: found 5"),
         ("  keep", "  kept", ":4: space.kept: unknown key"),
     ],
 )

@@ -122,7 +122,7 @@ def test_ratios_are_plain_numbers_however_they_are_written() -> None:
     [
         ("  timm:resnet18:", "  timm:resnet19:", "x.yaml:6: keep.timm:resnet19: unknown model"),
         ("{width: {", "{widht: {", "x.yaml:6: keep.timm:resnet18.widht: unknown key"),
-        ("[0.25, 0.75]", "[0.0, 0.75]", "x.yaml:6: keep.timm:resnet18.width: found others"),
+        ("[0.25, 0.75]", "[0.0, 0.75]", "x.yaml:6: keep.timm:resnet18.width: found {'float': [0.0"),
         ("{2: {", "{two: {", "keep.timm:resnet18.stages.two: found the key 'two'"),
         ("keep:", "start: [{model: timm:resnet18}]\nkeep:", "x.yaml:5: start: beside keep"),
         ("family: pretrained", "family: mlp", "x.yaml:5: keep: the family 'mlp' is not cut"),
