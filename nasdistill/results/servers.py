@@ -90,13 +90,16 @@ def explanations(url: str) -> dict[tuple[str, ...], str]:
         "does not answer. See that host and port are right, that the server runs and lets this "
         "machine in, then give the same command again: what is stored is kept"
     )
-    extra = "postgres" if url.startswith("postgresql") else None
-    install = f"pip install 'nasdistill[{extra}]'" if extra else "pip install it"
-    spelled = "; write postgresql+psycopg://USER@HOST/DATABASE" if extra else ""
+    driver = (
+        "needs a driver that is not installed: pip install 'nasdistill[postgres]'; write "
+        "postgresql+psycopg://USER@HOST/DATABASE"
+        if url.startswith("postgresql")
+        else "is of a kind for which no driver is installed; allowed: "
+        "postgresql+psycopg://USER@HOST/DATABASE, grpc://HOST:PORT, sqlite:///FILE, journal:FILE, "
+        "or what a driver of SQLAlchemy opens once it is installed"
+    )
     return {
-        ("failed to import db access module", "no module named", "can't load plugin"): (
-            f"needs a driver that is not installed: {install}{spelled}"
-        ),
+        ("failed to import db access module", "no module named", "can't load plugin"): driver,
         ("password authentication failed", "no password supplied", "authentication failed"): (
             f"refuses the user or the password: {server} does not let them in"
         ),
