@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from nasdistill.common.interruption import handle_signals
@@ -12,6 +13,9 @@ def main() -> None:
     """Runs the command line; before anything large is imported, signals are handled."""
     prepare_streams()
     handle_signals(lambda: "Interrupted before anything began. Go on with the same command.")
+    # OpenMP reads it as torch is imported. Threads that spin while they wait for each other take
+    # the cores from those they wait for, as soon as others are at work too (docs/time.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         try:
             from nasdistill.cli.commands import app

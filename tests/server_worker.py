@@ -1,6 +1,6 @@
 """Works at the small study of the current folder without training: what it stores is real.
 
-The storage's URL comes by the environment.
+The storage's URL comes by the environment. Work begins with a line on standard input.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def main() -> None:
     trials = int(sys.argv[1])
     study = opened(trials)
     study.news = lambda text: print(text, flush=True)
-    print("begun", flush=True)
+    print("opened", flush=True)
+    sys.stdin.readline()
     work(study, trials)
 
 

@@ -54,7 +54,7 @@ def test_nothing_is_lost_with_a_worker_and_the_proxy_killed(database: str, tmp_p
     url = f"grpc://localhost:{port}"
     with proxy(database, port):
         study = opened(url, tmp_path)
-        workers = [started(url, tmp_path) for _ in range(3)]
+        workers = started(url, tmp_path, 3)
         wait_for(study, 3)
         workers[0].send_signal(signal.SIGKILL)
         wait_for(study, 7)

@@ -47,16 +47,29 @@ def url(server: Server) -> str:
     return server.url()
 
 
-def started(url: str, folder: Path) -> subprocess.Popen[str]:
+def started(url: str, folder: Path, count: int) -> list[subprocess.Popen[str]]:
+    """Workers that have opened the study: what is disturbed is their work, not their start."""
     paths = os.pathsep.join([str(HERE.parent), str(HERE)])
-    return subprocess.Popen(
-        [sys.executable, str(HERE / "server_worker.py"), str(TRIALS)],
-        cwd=folder,
-        env={**os.environ, "STORAGE": url, "PYTHONPATH": paths},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    workers = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "server_worker.py"), str(TRIALS)],
+            cwd=folder,
+            env={**os.environ, "STORAGE": url, "PYTHONPATH": paths},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(count)
+    ]
+    for worker in workers:
+        assert worker.stdout is not None and worker.stdin is not None
+        first = worker.stdout.readline()
+        assert first == "opened\n", first + worker.communicate()[0]
+    for worker in workers:
+        worker.stdin.write("begin\n")
+        worker.stdin.flush()
+    return workers
 
 
 def end(workers: list[subprocess.Popen[str]]) -> None:
@@ -94,7 +107,7 @@ def test_nothing_is_lost_with_workers_killed_connections_cut_and_the_server_rest
 ) -> None:
     prepare(tmp_path)
     study = opened(url, tmp_path)
-    workers = [started(url, tmp_path) for _ in range(4)]
+    workers = started(url, tmp_path, 4)
     try:
         wait_for(study, 3)
         workers[0].send_signal(signal.SIGKILL)

@@ -120,3 +120,15 @@ def test_streams_that_are_no_files_are_left_alone(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.setattr(sys, "stderr", None)
     show_any_character()
+
+
+@pytest.mark.parametrize(
+    ("env", "spins"), [({}, b"'0'"), ({"GOMP_SPINCOUNT": "7"}, b"'7'")], ids=["ours", "theirs"]
+)
+def test_threads_that_wait_for_each_other_leave_the_core_unless_told(
+    env: dict[str, str], spins: bytes, tmp_path: Path
+) -> None:
+    run = _nasdistill("profile", "none.onnx", cwd=tmp_path, OMP_DISPLAY_ENV="verbose", **env)
+    if b"GOMP_SPINCOUNT" not in run.stderr:
+        pytest.skip("torch computes with another OpenMP than GNU's")
+    assert b"GOMP_SPINCOUNT = " + spins in run.stderr
