@@ -344,7 +344,11 @@ def draw(rows: list[dict[str, Any]], finals: list[dict[str, Any]]) -> None:
         height=480,
         margin={"l": 70, "r": 20, "t": 20, "b": 60},
         font={"size": 14},
-        xaxis={"title": "million multiply-adds", "type": "log"},
+        xaxis={
+            "title": "million multiply-adds",
+            "type": "log",
+            "tickvals": [2, 3, 5, 7, 10, 20, 30, 50, 100],
+        },
         yaxis={"title": "accuracy on test images (%)"},
     )
     save_picture(figure, PICTURE)

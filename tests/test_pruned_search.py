@@ -184,8 +184,10 @@ def test_the_steps_of_the_cut_are_in_the_time_that_is_foretold(bars: Path) -> No
     macs = count_architecture(step, context.dataset.input, 3).macs
     pace = Pace(0.001, 0.0003, 2 * macs, counted=0.0, answer=0.002, tested=0.003, latency=0.0)
     parts = duration(context, pace, 2)
-    # Two epochs of 500 images, and 320 to judge channels and batch norm by, of half the work.
-    assert parts.cutting == pytest.approx((2 * 500 * 0.001 + 320 * 0.0013) / 2)
+    # An epoch of 500 images, and 320 to judge channels and batch norm by, of half the work.
+    assert parts.cutting == pytest.approx((500 * 0.001 + 320 * 0.0013) / 2)
+    longer = duration(opened(study="longer", final_budget="8 epochs"), pace, 2)
+    assert longer.cutting == pytest.approx((2 * 500 * 0.001 + 320 * 0.0013) / 2)
     fresh = duration(opened(study="fresh", begin="fresh"), pace, 2)
     assert fresh.cutting == 0
     # Each of three students has its batch norm estimated anew on 320 images, two at a time.

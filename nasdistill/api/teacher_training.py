@@ -52,6 +52,7 @@ class _Order:
     precision: Any
     sampling: Any
     class_weights: Any
+    image_size: int | None
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def teacher_train(
         sampling: uniform, or balanced, where all classes come equally often.
         class_weights: balanced, or weights of the loss by the class's name; None for all alike.
         device: auto, cpu, cuda or cuda:N.
-        image_size: See `load_data`.
+        image_size: See `load_data`; `source` takes them as large, unless it names a size.
         channels: See `load_data`.
         on_event: Told what happens.
 
@@ -134,6 +135,7 @@ def teacher_train(
         precision,
         balance.sampling,
         balance.class_weights,
+        image_size,
     )
     _check(order)
     from nasdistill.common.machine import pick_device, set_threads
@@ -240,7 +242,7 @@ def _fine_tune(order: _Order, dataset: Dataset, emit: Emit) -> _Trained:
     from nasdistill.training.teacher import checkpoint_of
 
     assert order.source is not None
-    start = load_fine_tunable(order.source, order.weights, dataset)
+    start = load_fine_tunable(order.source, order.weights, dataset, order.image_size)
     tune: Part = order.tune or "all"
     settings = FineTuning(
         tune,

@@ -30,7 +30,7 @@ def teacher_train(
     sampling: teacher_options.BalanceOf = "uniform",
     class_weights: teacher_options.ClassWeightsOf = None,
     device: model_options.DeviceOf = "auto",
-    image_size: model_options.ImageSizeOf = None,
+    image_size: teacher_options.TrainedSize = None,
     channels: model_options.ChannelsOf = None,
     as_json: options.Json = False,
 ) -> None:

@@ -40,7 +40,8 @@ From = Annotated[
     option(
         "--from",
         "Pretrained model to fine-tune: torchvision:NAME, timm:NAME or transformers:NAME, with "
-        ",size=PIXELS if not its own (default: none, training begins with random weights).",
+        ",size=PIXELS if neither its own nor --image-size (default: none, training begins with "
+        "random weights).",
     ),
 ]
 Tune = Annotated[
@@ -53,6 +54,14 @@ Tune = Annotated[
 FromWeights = Annotated[
     str | None,
     option("--weights", "File with the weights of --from (default: its pretrained ones)."),
+]
+TrainedSize = Annotated[
+    int | None,
+    option(
+        "--image-size",
+        "Side of the images, in pixels, also for --from (default: their own, and for --from the "
+        "side that its weights were trained at).",
+    ),
 ]
 SeedOf = Annotated[int, option("--seed", "Seed of weights and order (default: 0).")]
 SplitSeed = Annotated[

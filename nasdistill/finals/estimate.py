@@ -32,7 +32,7 @@ from nasdistill.trials.autotune import NO_LEARNING, draw_within_limits, precisio
 from nasdistill.trials.candidate_pool import POOL
 from nasdistill.trials.channels import LOOKED_AT
 from nasdistill.trials.context import StudyContext
-from nasdistill.trials.cutting import STEP_EPOCHS, CutFrom, steps_to_make
+from nasdistill.trials.cutting import CutFrom, step_epochs, steps_to_make
 from nasdistill.trials.loop import expected_examples, expected_trials, full_runs
 from nasdistill.trials.screening import draws_candidates
 from nasdistill.trials.training_setup import TrainingSetup
@@ -147,7 +147,9 @@ def _cutting_seconds(context: StudyContext, pace: Pace) -> float:
     for step in steps_to_make(context):
         macs = count_architecture(step, context.dataset.input, context.classes).macs
         share = macs / pace.macs
-        learned = STEP_EPOCHS * per_epoch * (pace.example * share + _live(context.final, pace))
+        learned = (
+            step_epochs(context) * per_epoch * (pace.example * share + _live(context.final, pace))
+        )
         judged = LOOKED_AT * (pace.example + pace.forward) * share
         seconds += learned + judged
     return seconds
@@ -196,7 +198,7 @@ def _answers_seconds(context: StudyContext, pace: Pace, workers: int) -> float:
     seen, waiting = 0, 0.0
     scoring, final = _caches(context.scoring), _caches(context.final)
     if final and steps_to_make(context):  # one worker cuts, and the others wait
-        waiting = seen = min(most, STEP_EPOCHS)
+        waiting = seen = min(most, step_epochs(context))
     if scoring:
         known = seen if final == scoring else 0
         first, last = (max(known, views(budgets[place])) for place in (0, -1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -44,7 +44,9 @@ class FineTunable:
         return [head.layer for head in all_heads(self.module)]
 
 
-def load_fine_tunable(text: str, weights: str | None, dataset: Dataset) -> FineTunable:
+def load_fine_tunable(
+    text: str, weights: str | None, dataset: Dataset, size: int | None = None
+) -> FineTunable:
     """Loads a pretrained classifier; gives it a head for the data's classes.
 
     A head that knows classes of the same names is kept, in the data's order; so is one of as many
@@ -54,6 +56,8 @@ def load_fine_tunable(text: str, weights: str | None, dataset: Dataset) -> FineT
         text: `torchvision:NAME`, `timm:NAME` or `transformers:NAME`, as `--teacher` takes them.
         weights: File with its weights; None for the library's own.
         dataset: The data.
+        size: Pixels along each side where `text` names none; None for those that the weights were
+            trained at.
 
     Raises:
         UserError: If it cannot be loaded, takes no such images, or cannot be written to a folder.
@@ -62,6 +66,8 @@ def load_fine_tunable(text: str, weights: str | None, dataset: Dataset) -> FineT
     if spec.kind not in KINDS or not spec.name:
         known = ", ".join(f"{kind}:NAME" for kind in KINDS)
         raise UserError(f"--from {text}: allowed are {known}, with ,weights=PATH and ,size=PIXELS")
+    if spec.size is None:
+        spec = replace(spec, size=size)
     pretrained = load_pretrained(spec, dataset)
     net, names, head = pretrained.net, pretrained.names, "its head is kept"
     matched = [] if names is None else match_classes(names, dataset.classes)

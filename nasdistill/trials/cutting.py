@@ -60,7 +60,9 @@ if TYPE_CHECKING:
 WIDTHS = (0.75, 0.5, 0.375, 0.25, 0.125)
 """Shares of all channels that the steps keep."""
 STEP_EPOCHS = 2
-"""Passes over the training split after each step."""
+"""Most passes over the training split after each step."""
+STEP_SHARE = 4
+"""Epochs of a final for one of a step: short finals have short steps."""
 
 
 @dataclass(frozen=True)
@@ -319,6 +321,11 @@ def steps_to_make(context: StudyContext) -> list[Architecture]:
     return nets
 
 
+def step_epochs(context: StudyContext) -> int:
+    """Passes over the training split after each step of a study."""
+    return max(1, min(STEP_EPOCHS, context.final_epochs // STEP_SHARE))
+
+
 def make_step(
     cut_from: CutFrom, context: StudyContext, above: Source, keep: dict[str, Any]
 ) -> Source:
@@ -367,7 +374,8 @@ def _distil(
 
     setup = context.final
     per_epoch = setup.stream.examples_per_epoch
-    total, rate = STEP_EPOCHS * per_epoch, context.recipe.rate(setup.beginning.kind)
+    epochs, rate = step_epochs(context), context.recipe.rate(setup.beginning.kind)
+    total = epochs * per_epoch
     students = [student.requires_grad_(True)]
     run = setup.run(
         students,
@@ -380,10 +388,7 @@ def _distil(
     labelled = context.labelled(f"{name} cut to {width:g} of its channels")
     with locks.busy(context.latency_lock):
         setup.prepare(total, 0)
-    steps = train_through(
-        run, STEP_EPOCHS, "teacher", labelled.emit, checkpoint, context.latency_lock
-    )
-    for _ in steps:
+    for _ in train_through(run, epochs, "teacher", labelled.emit, checkpoint, context.latency_lock):
         pass
     trained = run.student
     assert isinstance(trained, Classifier)

@@ -113,6 +113,21 @@ def test_a_pretrained_model_is_fine_tuned_to_a_folder_that_teaches(
     assert not list(tmp_path.glob("made.*")), "checkpoints are left"
 
 
+def test_a_fine_tuned_model_takes_images_as_large_as_is_asked_for(
+    data: str, tmp_path: Path
+) -> None:
+    source, weights = start_of("timm", tmp_path)
+    name, dataset = source.partition(",")[0], load_data(data, device=torch.device("cpu"))
+
+    def side(text: str, size: int | None) -> int:
+        start = load_fine_tunable(text, str(weights), dataset, size)
+        return start.spec.preparation.input.width
+
+    assert side(name, 24) == 24
+    assert side(source, 24) == 32, "what is named goes before"
+    assert side(name, None) == 160, "that of its weights"
+
+
 class Killed(Exception):  # noqa: N818 - says what happened
     pass
 
