@@ -74,6 +74,7 @@ if [ -n "$DATA" ]; then
 fi
 bench trials_per_hour 90 --device cuda --epochs 1 --repeats 3 --architectures 4
 bench latency 30 --engine cuda --runs 3
+bench fp8 90 --device cuda --epochs 2 --seeds 0 1
 # A part of the shared table, which goes on at the next visit where its lines are kept.
 bench full_runs 60 --device cuda --kinds full trunk --seeds 0 --minutes 0.7
 bench ranking 30 --device cuda

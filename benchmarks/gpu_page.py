@@ -26,6 +26,7 @@ TITLES = {
     "trials_per_hour": "Trials an hour, Fashion-MNIST",
     "ranking": "Ranking, as far as the shared table goes",
     "latency": "Latency on the card, measured twice",
+    "fp8": "8-bit floating point",
 }
 TARGET, AN_HOUR = 0.94, 2000
 

@@ -3,7 +3,7 @@
 # torchvision, numpy, pandas, scipy, pillow, onnx, onnxruntime, onnxscript, safetensors, rich, typer
 # and pytest. Versions are those of constraints.txt; git ignores the folder.
 #
-#     benchmarks/gpu_wheels.sh            # then carry wheels/, about 20 MB; gpu_all.sh installs it
+#     benchmarks/gpu_wheels.sh            # then carry wheels/, about 22 MB; gpu_all.sh installs it
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,6 +18,7 @@ pinned=""
 for name in $NAMES; do
     pinned="$pinned $(grep -i "^$name==" constraints.txt)"
 done
+pinned="$pinned torchao==0.18.0"  # of benchmarks/fp8.py alone
 rm -rf wheels
 # shellcheck disable=SC2086  # lists of words
 python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
