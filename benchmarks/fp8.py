@@ -1,13 +1,13 @@
-"""Does 8-bit floating point pay for small students? On a card that has it; else nothing is measured.
+"""Does 8-bit floating point pay for small students? Measured on a card that has it alone.
 
 A vision transformer of 4.8 M parameters is distilled from the shipped teacher in fp32, in bf16, and
-in bf16 with its linear layers in FP8 (e4m3, torchao's dynamic scaling by tensor; the first layer and
-the head stay in bf16, as do convolutions, for which there is no FP8). Same images, order and
-weights; timed are steps of training, and accuracy is compared over seeds. Then the trained student
-answers in fp32, bf16, fp16 and FP8 (dynamic scaling by row).
+in bf16 with its linear layers in FP8 (e4m3, torchao's dynamic scaling by tensor; layers whose sides
+are no multiples of 16 stay in bf16, as do convolutions, for which there is no FP8). Same images,
+order and weights; timed are steps of training, and accuracy is compared over seeds. Then the
+trained student answers in fp32, bf16, fp16 and FP8 (dynamic scaling by row).
 
-    python benchmarks/fp8.py --device cuda          # pip install torchao
-    python benchmarks/fp8.py --emulate --epochs 0.1 --seeds 0     # on a CPU: that it runs, no figures
+    python benchmarks/fp8.py --device cuda                     # pip install torchao
+    python benchmarks/fp8.py --emulate --epochs 0.1 --seeds 0  # on a CPU: that it runs, no figures
 
 FP8 needs a card of compute capability 8.9 or more (NVIDIA Ada, Hopper).
 """
