@@ -8,8 +8,10 @@ storage and asking are added to it. They share the database, though not its load
 instant: 64 workers begin about one trial a second.
 
 The study is filled with made-up trials (`stored_study.py`) up to `--filled`; then each number of
-workers does `--trials` more, with made-up scores. Counted are trials an hour by the simulated
-clock, and the share of storage and asking in a trial.
+workers does `--trials` more, or five for each worker, with made-up scores. Counted are trials an
+hour by the simulated clock until the last one begins, and the seconds of storage and asking. How
+many of them climb differs from run to run, so what is linear is what a worker's hour holds of
+training, against that of one worker alone.
 
     python benchmarks/scale_simulated.py         # --filled 9000 --trials 200 --workers 1 4 16 64
 """
@@ -45,6 +47,8 @@ import postgres
 CLIMB_SECONDS = 60.0
 """Of training up to the last rung; lower ones cost their share of its budget."""
 ETA = 3
+LEAST_EACH = 5
+"""Trials for each worker."""
 
 
 class Worker:
@@ -120,7 +124,8 @@ def simulate(folder: Path, url: str, count: int, trials: int) -> dict[str, Any]:
     ]
     for worker in workers:
         worker.study.candidates()  # once for each worker, before its first trial
-    began, ended, spent, trained, now = 0, 0, [], 0.0, 0.0
+    trials = max(trials, LEAST_EACH * count)
+    began, ended, spent, trained, now, steady = 0, 0, [], 0.0, 0.0, 0.0
     queue: list[tuple[float, int, bool]] = [(0.0, n, False) for n in range(count)]
     heapq.heapify(queue)
     of_trial: dict[int, float] = {}
@@ -134,7 +139,7 @@ def simulate(folder: Path, url: str, count: int, trials: int) -> dict[str, Any]:
             if scores:
                 spent.append(of_trial.pop(n) + time.perf_counter() - begin)
                 begin = time.perf_counter()
-            training, began = worker.begin(), began + 1
+            training, began, steady = worker.begin(), began + 1, now
         own = time.perf_counter() - begin
         of_trial[n] = of_trial.get(n, 0.0) + own
         if training is not None:
@@ -143,8 +148,8 @@ def simulate(folder: Path, url: str, count: int, trials: int) -> dict[str, Any]:
         elif n in of_trial:
             spent.append(of_trial.pop(n))
     assert ended == trials
-    return {"workers": count, "trials": trials, "hours": now / 3600, "spent": spent,
-            "trained": trained}  # fmt: skip
+    return {"workers": count, "trials": trials, "begun": trials - count, "hours": steady / 3600,
+            "spent": spent, "trained": trained}  # fmt: skip
 
 
 def recipe_of(url: str) -> dict[str, Any]:
@@ -153,23 +158,31 @@ def recipe_of(url: str) -> dict[str, Any]:
             "trials": 1_000_000, "top_k": 1}  # fmt: skip
 
 
+def training_share(one: dict[str, Any]) -> float:
+    """The share of training in a worker's time."""
+    share: float = one["trained"] / (sum(one["spent"]) + one["trained"])
+    return share
+
+
 def describe(found: list[dict[str, Any]], filled: int, checks: str) -> str:
     """The figures as Markdown."""
-    rows, alone = [], found[0]["trials"] / found[0]["hours"] / found[0]["workers"]
+    rows, worst = [], 0.0
     for one in found:
-        rate = one["trials"] / one["hours"]
-        spent = sum(one["spent"])
-        share = spent / (spent + one["trained"])
         middle = sorted(one["spent"])[len(one["spent"]) // 2]
-        rows.append([one["workers"], f"{rate:,.0f}", f"{rate / alone / one['workers']:.2f}",
-                     f"{middle:.2f}", f"{share:.1%}", f"{middle / CLIMB_SECONDS:.1%}"])  # fmt: skip
-    head = ["workers", "trials an hour", "of linear", "s of storage and asking a trial"]
-    head += ["share of its time", "share of a minute"]
-    text = (
-        f"{found[0]['trials']} further trials of a study of {filled:,} for each number of workers"
-    )
-    text = f"{text}, {common.place('cpu', cores())}. {checks}"
-    return "\n\n".join([text, common.markdown(head, rows)])
+        worst = max(worst, middle / CLIMB_SECONDS)
+        linear = training_share(one) / training_share(found[0])
+        rate = one["begun"] / one["hours"]
+        row = [one["workers"], one["trials"], f"{rate:,.0f}", f"{linear:.3f}"]
+        rows.append([*row, f"{middle:.2f}", f"{middle / CLIMB_SECONDS:.2%}"])
+    head = ["workers", "trials", "trials an hour", "of linear", "s of storage and asking a trial"]
+    least = training_share(found[-1]) / training_share(found[0])
+    text = f"Further trials of a study of {filled:,}, {common.place('cpu', cores())}. {checks}"
+    targets = [
+        common.verdict(f"Of linear with {found[-1]['workers']} workers", least, 0.9),
+        common.verdict("Storage and asking ÷ a minute, at most", worst, 0.01, at_most=True),
+    ]
+    table = common.markdown([*head, "÷ a minute of training"], rows)
+    return "\n\n".join([text, table, *targets])
 
 
 def main() -> None:
@@ -190,7 +203,7 @@ def main() -> None:
             found.append(simulate(folder, url, count, asked.trials))
             print(count, found[-1]["hours"], sum(found[-1]["spent"]), flush=True)
         candidates = first.candidates()
-        total = asked.filled + len(asked.workers) * asked.trials
+        total = asked.filled + sum(one["trials"] for one in found)
         withdrawn = len(first.trials()) - len(candidates)
         counts = Counter(c.fingerprint for c in candidates if c.state in COUNTED)
         twice = sum(n > 1 for n in counts.values())
