@@ -81,6 +81,7 @@ def search(
     alpha: options.Alpha = None,
     temperature: options.Temperature = None,
     synthetic: options.Synthetic = None,
+    deploy: options.Deploy = None,
     formats: options.Formats = None,
     max_loss: options.MaxLoss = None,
     as_json: options.Json = False,

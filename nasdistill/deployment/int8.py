@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nasdistill.common import formats
-from nasdistill.common.errors import UserError
+from nasdistill.common.errors import UserError, disk_problem
 from nasdistill.common.events import with_signs_of_life
 from nasdistill.deployment.calibration import Calibration, as_floats
 from nasdistill.deployment.compact import compact, drop_default_attributes, drop_unused
 from nasdistill.deployment.formats import Remarks
 from nasdistill.deployment.metadata import with_metadata
 from nasdistill.deployment.source import Source
-from nasdistill.models.export import silence
+from nasdistill.models.export import ExportError, silence
 from nasdistill.training.metrics import MEASURES
 
 METHODS = ("MinMax", "Entropy", "Percentile")
@@ -96,6 +96,39 @@ def write_int8(source: Source, path: Path) -> Remarks:
             exam,
         ],
     }
+
+
+def quick_int8(onnx: bytes, pictures: NDArray[np.uint8]) -> bytes:
+    """Quantises for a measurement of size and speed: one calibration, all layers, no choices.
+
+    Args:
+        onnx: The fp32 file.
+        pictures: uint8 `[N, C, H, W]`, which give the ranges.
+
+    Returns:
+        The int8 file.
+
+    Raises:
+        ExportError: If ONNX Runtime cannot quantise it, or not run what it wrote.
+    """
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        try:
+            _prepare(onnx, Path("model.onnx"), prepared)
+            content = _quantised(prepared, Path(folder), "MinMax", (), pictures)
+            with silence():
+                session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+                session.run(None, {session.get_inputs()[0].name: as_floats(pictures[:1])})
+        except UserError:
+            raise
+        except Exception as error:  # ONNX Runtime raises nearly anything.
+            if disk_problem(error) is not None:
+                raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise ExportError(f"as int8 it cannot be had ({reason})") from error
+    return content
 
 
 def _with_fp32_layers(
@@ -184,35 +217,11 @@ class _Quantiser:
 
     def tried(self, method: str, fp32_layers: Sequence[str] = ()) -> Tried:
         """The file quantised in one way, and what it does on the score half."""
-        content = self._quantised(method, fp32_layers)
+        pictures = self.calibration.pictures
+        content = _quantised(self._prepared, self._folder, method, fp32_layers, pictures)
         logits = self._logits(content)
         difference = float((logits - self._fp32_logits).abs().mean())
         return Tried(content, logits, self._score(logits), difference)
-
-    def _quantised(self, method: str, fp32_layers: Sequence[str]) -> bytes:
-        import onnx
-        from onnxruntime import quantization
-
-        path = self._folder / "quantised.onnx"
-        ranges = self._folder / f"{method}.json"  # written by the first call, read by the others
-        with silence():
-            quantization.quantize_static(
-                str(self._prepared),
-                str(path),
-                None if ranges.exists() else reader(self.calibration.pictures),
-                quant_format=quantization.QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                nodes_to_exclude=list(fp32_layers),
-                calibrate_method=quantization.CalibrationMethod[method],
-                # ONNX Runtime quantises biases as it loads the file; a scale for each costs bytes.
-                extra_options={"QuantizeBias": False},
-                calibration_cache_path=ranges,
-            )
-            model = onnx.load(path)
-        drop_default_attributes(model.graph)
-        return compact(model)
 
     def _logits(self, content: bytes) -> Tensor:
         import onnxruntime
@@ -229,6 +238,39 @@ class _Quantiser:
     def _score(self, logits: Tensor) -> float:
         measure = MEASURES[self.calibration.score]
         return measure(logits, self.calibration.score_labels).share
+
+
+def _quantised(
+    prepared: Path,
+    folder: Path,
+    method: str,
+    fp32_layers: Sequence[str],
+    pictures: NDArray[np.uint8],
+) -> bytes:
+    """Quantises a file that `_prepare` wrote; ranges are kept in the folder, by method."""
+    import onnx
+    from onnxruntime import quantization
+
+    path = folder / "quantised.onnx"
+    ranges = folder / f"{method}.json"  # written by the first call, read by the others
+    with silence():
+        quantization.quantize_static(
+            str(prepared),
+            str(path),
+            None if ranges.exists() else reader(pictures),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=list(fp32_layers),
+            calibrate_method=quantization.CalibrationMethod[method],
+            # ONNX Runtime quantises biases as it loads the file; a scale for each costs bytes.
+            extra_options={"QuantizeBias": False},
+            calibration_cache_path=ranges,
+        )
+        model = onnx.load(path)
+    drop_default_attributes(model.graph)
+    return compact(model)
 
 
 def _prepare(content: bytes, file: Path, path: Path) -> None:

@@ -242,7 +242,7 @@ def _evaluate(
 def _make_files(context: StudyContext, folder: Path) -> None:
     """Makes the files that the recipe asks for and a final lacks; a kill leaves only whole ones."""
     recipe, start = context.recipe, time.perf_counter()
-    if not recipe.formats:
+    if not recipe.shipped_formats:
         return
     setting = Setting(
         context.folder.name,
@@ -254,7 +254,7 @@ def _make_files(context: StudyContext, folder: Path) -> None:
         context.latency_lock,
         context.emit,
     )
-    make_files(folder, recipe.formats, setting)
+    make_files(folder, recipe.shipped_formats, setting)
     context.study.add_seconds("files", time.perf_counter() - start)
 
 
@@ -345,6 +345,7 @@ def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tenso
     metrics |= {"seconds": seconds, "steps": list(trained.steps)}
     metrics |= {name: tested_rivals.get(name) for name in ("baseline", "fresh")}
     metrics["micro_batch"] = micro_batch_of(study, work / "final.pt")
+    metrics["deploy"] = context.recipe.deploy
     floor, audit = context.limits["accuracy"], audit_score(metrics)
     metrics["limits"]["accuracy"] = {"limit": floor, "value": audit, "ok": audit >= floor}
     artifact.write_final(
@@ -391,6 +392,6 @@ def _recommend(study: Study) -> None:
     if not finals:
         recommended.unlink(missing_ok=True)
         return
-    best = max(finals, key=lambda f: (audit_score(f.metrics), -f.metrics["params"]))
+    best = max(finals, key=lambda f: (f.audit_score, -f.metrics["params"]))
     by = "audit_" + study.recipe.score.replace("-", "_")
     write_whole(recommended, json.dumps({"rank": best.rank, "by": by}))

@@ -23,7 +23,7 @@ from nasdistill.report.style import (
     marker,
     plain,
 )
-from nasdistill.results import Candidate, Final, RungScore, StudyRecord
+from nasdistill.results import Candidate, Final, RungScore, StudyRecord, tested_by_score
 
 
 class Point(NamedTuple):
@@ -128,8 +128,8 @@ class Limit(NamedTuple):
 
 def limits_of(final: Final) -> list[Limit]:
     """The checked limits of a final: costs of its exported file, accuracy on the audit half."""
-    checked = final.metrics.get("limits") or {}
-    return [Limit(str(n), e["limit"], e["value"], bool(e["ok"])) for n, e in checked.items()]
+    checked = final.limits.items()
+    return [Limit(str(n), e["limit"], e["value"], bool(e["ok"])) for n, e in checked]
 
 
 def _trial_point(candidate: Candidate, cost: Cost) -> Point | None:
@@ -151,7 +151,7 @@ def _role(final: Final) -> str:
 def final_point(record: StudyRecord, final: Final, x: float) -> Point:
     """A final's point at a cost: its figure on the test split, and a label of all its costs."""
     metrics = final.metrics
-    tested = final.test_score
+    tested = tested_by_score(metrics)
     low, high = tested.interval or (None, None)
     trial = next((c for c in record.candidates if c.number == final.number), None)
     lines = [

@@ -122,6 +122,8 @@
 
   readHash();
   Object.keys(figures).forEach((name) => { shown[name] = Object.keys(figures[name])[0]; });
-  cost = shown["trade-off"];
+  [cost, ships] = [...document.querySelectorAll('.bar [aria-pressed="true"]')].reduce(
+    ([c, s], button) => [button.dataset.cost ?? c, button.dataset.ships ?? s], ["", ""]);
+  if (ships) shown["trade-off"] = `${cost}/${ships}`;
   drawAll().then(() => { root.dataset.ready = "yes"; });
 })();
