@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from nasdistill.finals.measurement import (
     measure_on_test,
     model_card,
 )
+from nasdistill.finals.quantised import checkpoint_of, distil_quantised
 from nasdistill.finals.training import (
     TrainedFinal,
     micro_batch_of,
@@ -253,9 +255,21 @@ def _make_files(context: StudyContext, folder: Path) -> None:
         context.threads,
         context.latency_lock,
         context.emit,
+        partial(_distil_quantised, context),
     )
     make_files(folder, recipe.shipped_formats, setting)
+    checkpoint_of(folder).unlink(missing_ok=True)
     context.study.add_seconds("files", time.perf_counter() - start)
+
+
+def _distil_quantised(context: StudyContext, folder: Path) -> Classifier | None:
+    """See `distil_quantised`; None, and told why, where that fails."""
+    try:
+        return distil_quantised(context, folder)
+    except FAILURES as error:
+        reason = failure_reason(error)
+        context.warn(f"final {folder.name}: distilling with fake quantisation failed: {reason}")
+        return None
 
 
 def _work_folder(study: Study, number: int) -> Path:
