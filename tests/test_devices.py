@@ -26,7 +26,7 @@ case $1 in
   push) cp "$2" "$ADB_ROOT/" ;;
   shell) shift; echo "$*" >> "$ADB_ROOT/asked"
     case "$*" in
-      *perf_test*) for run in 1 2 3 4; do echo "m,0.002$run,1,2,$run" >> "$ADB_ROOT/times.csv"; done ;;
+      *perf_test*) for n in 1 2 3 4; do echo "m,0.002$n,1,2,$n" >> "$ADB_ROOT/times.csv"; done ;;
       cat*) cat "$ADB_ROOT/times.csv" ;;
     esac ;;
 esac

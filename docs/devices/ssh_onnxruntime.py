@@ -4,8 +4,8 @@
     latency_engine: "command:python3 docs/devices/ssh_onnxruntime.py pi@raspberrypi"
 
 That machine needs Python with onnxruntime and numpy, and a key that ssh may use without asking. The
-file goes there through the connection; nothing is written there. Everything before the file's path is
-yours: `--threads 4`, `--seconds 2`, `--python venv/bin/python`.
+file goes there through the connection; nothing is written there. Options stand before the host:
+`--threads 4`, `--seconds 2`, `--python venv/bin/python`.
 """
 
 from __future__ import annotations
