@@ -23,7 +23,7 @@ exec sh -c "$*"
 """
 ADB = """#!/bin/sh
 case $1 in
-  push) cp "$2" "$ADB_ROOT/" ;;
+  push) cp "$2" "$ADB_ROOT/${3##*/}" ;;
   shell) shift; echo "$*" >> "$ADB_ROOT/asked"
     case "$*" in
       *perf_test*) for n in 1 2 3 4; do echo "m,0.002$n,1,2,$n" >> "$ADB_ROOT/times.csv"; done ;;

@@ -123,10 +123,14 @@ def _after_distillation(
     if student is None:
         return best, remarks
     assert source.calibration is not None
-    with tempfile.TemporaryDirectory() as folder:
-        onnx = Path(folder) / "distilled.onnx"
-        export_onnx(student, source.input, onnx)
-        again, remarks_again = _quantise(source, onnx.read_bytes(), source.calibration)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            onnx = Path(folder) / "distilled.onnx"
+            export_onnx(student, source.input, onnx)
+            again, remarks_again = _quantise(source, onnx.read_bytes(), source.calibration)
+    except ExportError as error:
+        hint = f"distilled on with fake quantisation, but not written: {error}"
+        return best, {**remarks, "text": [*remarks["text"], hint]}
     kept = again.score > best.score
     outcome = {"score_before": best.score, "score": again.score, "kept": kept}
     text = (

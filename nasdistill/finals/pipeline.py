@@ -266,7 +266,7 @@ def _distil_quantised(context: StudyContext, folder: Path) -> Classifier | None:
     """See `distil_quantised`; None, and told why, where that fails."""
     try:
         return distil_quantised(context, folder)
-    except FAILURES as error:
+    except (*FAILURES, UserError) as error:
         reason = failure_reason(error)
         context.warn(f"final {folder.name}: distilling with fake quantisation failed: {reason}")
         return None

@@ -46,7 +46,8 @@ const feed = async (name) => {
   const state = document.getElementById("state");
   state.textContent = "";
   document.getElementById("drop").dispatchEvent(new DragEvent("drop", { dataTransfer: data }));
-  while (!state.textContent) await new Promise((done) => setTimeout(done, 20));
+  const done = () => state.textContent.startsWith(`${name}: `);
+  while (!done()) await new Promise((go) => setTimeout(go, 20));
   const rows = [...document.querySelectorAll("#answers tr")];
   return { state: state.textContent, bad: state.classList.contains("bad"),
     names: rows.map((row) => row.cells[0].textContent),
