@@ -26,7 +26,7 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.events import silent
 from nasdistill.data.pictures import Preparation
 from nasdistill.deployment import web
-from nasdistill.models import artifact
+from nasdistill.models import Classifier, artifact
 from nasdistill.models.artifact import ModelSpec
 from nasdistill.models.export import export_onnx
 from nasdistill.models.families import build
@@ -77,7 +77,8 @@ def final_in(folder: Path, channels: int) -> Final:
     layers = {"type": "one", "widths": [8]}
     architecture = Architecture("mlp", {"activation": "relu", "dropout": 0.0, "layers": layers})
     preparation = Preparation(channels, (24, 32), (24, 32))
-    module = build(architecture, preparation.input, len(CLASSES)).eval()
+    net = build(architecture, preparation.input, len(CLASSES))
+    module = Classifier(net, (0.5,) * channels, (0.25,) * channels).eval()
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     export_onnx(module, preparation.input, folder / "made.onnx")
