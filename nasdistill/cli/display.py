@@ -160,7 +160,8 @@ def finals_table(finals: Sequence[Final]) -> Table:
             accuracy,
             "" if balanced_kept and uneven else kept,
             formats.count(metrics["params"]) + _ratio(metrics["compression"]),
-            (formats.NONE if median is None else f"{median:.3f} ms") + _ratio(metrics["speedup"]),
+            (formats.NONE if median is None else f"{median:.3f} ms")
+            + _ratio(metrics["speedup"] if final.deployed is None else None),
             Text(f"broken: {broken}", "red") if broken else "kept",
         )
         if uneven:

@@ -360,6 +360,10 @@ class _Tile(NamedTuple):
 def _tiles(record: StudyRecord, final: Final) -> list[_Tile]:
     metrics = final.metrics
     student, teacher = latency_of(final, "student"), latency_of(final, "teacher")
+    speedup = metrics.get("speedup")
+    if final.deployed is not None:
+        student = next((row["median_ms"] for row in final.deployed.get("latency", ())), None)
+        speedup = teacher / student if teacher and student else None
     sizes = (formats.count(metrics.get(key)) for key in ("params", "teacher_params"))
     return [
         _Tile(
@@ -375,7 +379,7 @@ def _tiles(record: StudyRecord, final: Final) -> list[_Tile]:
         _Tile("size", _smaller(metrics), f"{' of '.join(sizes)} parameters"),
         _Tile(
             "speed",
-            _faster(metrics.get("speedup")),
+            _faster(speedup),
             f"{formats.milliseconds(student)}, teacher {formats.milliseconds(teacher)}; batch 1",
         ),
     ]
