@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import json
 import random
 import re
@@ -183,6 +185,50 @@ def own_text(page: str) -> str:
 
 def drawn_in_chromium(page: str, folder: Path, theme: str) -> None:
     """Draws a page that lies in `folder`/out with a real browser, which must not complain."""
+    done = _in_chromium(folder, folder / "out" / "index.html", theme)
+    assert 'data-ready="yes"' in done and f'data-theme="{theme}"' in done
+    assert 'data-title="Share' not in done  # the button that would upload a figure
+    for name in embedded(page):
+        box = done.split(f'id="{name}"', 1)[1].split("</section>", 1)[0]
+        assert "main-svg" in box and 'class="trace' in box, name
+
+
+def switched_in_chromium(folder: Path, theme: str, buttons: list[str]) -> list[dict[str, Any]]:
+    """Presses buttons of the page in `folder`/out, one after the other, in a real browser.
+
+    Args:
+        folder: Where the page is in `out/index.html`.
+        theme: `light` or `dark`.
+        buttons: CSS selectors.
+
+    Returns:
+        What the first figure shows at first, and after each: points `[x, y]` by legend name.
+    """
+    steps = "".join(f"press({json.dumps(each)});" for each in buttons)
+    script = (
+        'addEventListener("load", () => setTimeout(() => {'
+        'const box = document.getElementById("trade-off"), seen = [];'
+        "const look = () => seen.push(Object.fromEntries(box.data.map((t) =>"
+        " [t.name, Array.from(t.x, (x, i) => [x, t.y[i]])])));"
+        "const press = (button) => { document.querySelector(`button${button}`).click(); look(); };"
+        f"look(); {steps}"
+        'const out = document.createElement("script"); out.type = "application/json";'
+        'out.id = "seen"; out.textContent = JSON.stringify(seen); document.body.append(out);'
+        "}, 2000));"
+    )
+    page = (folder / "out" / "index.html").read_text("utf-8")
+    # The page's own policy forbids every script but its own: allow this one, too.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = page.replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
+    pressing = folder / "pressing.html"
+    pressing.write_text(page.replace("</body>", f"<script>{script}</script></body>"), "utf-8")
+    seen = _in_chromium(folder, pressing, theme).rsplit('id="seen">', 1)[1].split("</script>")[0]
+    result: list[dict[str, Any]] = json.loads(seen)
+    return result
+
+
+def _in_chromium(folder: Path, page: Path, theme: str) -> str:
+    """The page as a real browser has it in the end; it must not complain."""
     browser = next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
     )
@@ -201,7 +247,7 @@ def drawn_in_chromium(page: str, folder: Path, theme: str) -> None:
             "--enable-logging=stderr",
             "--virtual-time-budget=10000",
             "--dump-dom",
-            (folder / "out" / "index.html").as_uri() + f"#{theme}",
+            page.as_uri() + f"#{theme}",
         ],
         capture_output=True,
         text=True,
@@ -210,8 +256,4 @@ def drawn_in_chromium(page: str, folder: Path, theme: str) -> None:
     )
     complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert complaints == []
-    assert 'data-ready="yes"' in done.stdout and f'data-theme="{theme}"' in done.stdout
-    assert 'data-title="Share' not in done.stdout  # the button that would upload a figure
-    for name in embedded(page):
-        box = done.stdout.split(f'id="{name}"', 1)[1].split("</section>", 1)[0]
-        assert "main-svg" in box and 'class="trace' in box, name
+    return done.stdout

@@ -12,12 +12,15 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent, warning_once
 from nasdistill.common.files import STUDIES
 from nasdistill.recipe import Recipe, from_stored
-from nasdistill.results import load_study
+from nasdistill.results import load_study, read_final
 
 if TYPE_CHECKING:
     from nasdistill.common.types import FormatName
     from nasdistill.data import Dataset
     from nasdistill.results import StudyRecord
+
+WEB = "web"
+"""The format that is a folder with a page, beside those of `deployment.formats`."""
 
 
 def export(
@@ -27,9 +30,10 @@ def export(
     out: Path | None = None,
     *,
     max_loss: float | None = None,
+    onnxruntime_web: Path | None = None,
     on_event: Emit | None = None,
 ) -> dict[str, Any]:
-    """Writes a final in a format, proves the file, and copies it.
+    """Writes a final in a format, proves the file, and copies it; or a page that classifies.
 
     The file lies in the final's folder, too, and its record in metrics.json there; one that is
     there already and whole is not made again.
@@ -37,13 +41,16 @@ def export(
     Args:
         target: The study's name, `STUDY/RANK`, or a final's folder inside its study.
         rank: The final's rank, beside the study's name.
-        format: One of `deployment.formats.FORMATS`.
+        format: One of `deployment.formats.FORMATS`, or `web`: a folder with a page.
         out: The file to write; by default it lies in the current folder.
         max_loss: Points that the file may lose against fp32; by default the recipe's.
+        onnxruntime_web: For `web`, a folder with onnxruntime-web's files; by default npm fetches
+            them once.
         on_event: Told what happens.
 
     Returns:
-        The file's record (see `deployment.files.make_file`) and `path`.
+        The file's record (see `deployment.files.make_file`) and `path`; of `web` see
+        `deployment.web.write_web`.
 
     Raises:
         UserError: If there is no such final, the format is unknown or its runtime is not installed,
@@ -54,11 +61,11 @@ def export(
     from nasdistill.deployment.formats import format_of
     from nasdistill.trials.plugins import load_plugins
 
+    if format == WEB:
+        folder, record = _final_of(target, rank)
+        return _export_page(folder, record, out, onnxruntime_web, warning_once(on_event or silent))
     kind = format_of(format)
-    if rank is None:
-        folder, record = locate(target, "export")
-    else:
-        folder, record = final_folder(target, str(rank)), load_study(target, STUDIES)
+    folder, record = _final_of(target, rank)
     stem, suffix = kind.file.partition(".")[::2]
     name = f"{record.name}-{folder.name}{stem.removeprefix('model')}.{suffix}"
     path = out or Path(name)
@@ -82,6 +89,26 @@ def export(
         place = path.with_suffix(Path(part).suffix) if part != kind.file else path
         _copy(folder / part, place)
     return {**made, "format": format, "path": str(path)}
+
+
+def _final_of(target: str, rank: int | None) -> tuple[Path, StudyRecord]:
+    if rank is None:
+        return locate(target, "export")
+    return final_folder(target, str(rank)), load_study(target, STUDIES)
+
+
+def _export_page(
+    folder: Path, record: StudyRecord, out: Path | None, runtime: Path | None, emit: Emit
+) -> dict[str, Any]:
+    """Writes the folder of a page that classifies pictures; see `deployment.web`."""
+    from nasdistill.deployment.web import find_runtime, write_web
+
+    place = out or Path(f"{record.name}-{folder.name}-web")
+    if place.exists():
+        raise UserError(f"{place} exists already; give another --out")
+    title = f"{record.name}, final {folder.name}"
+    made = write_web(read_final(folder), title, place, find_runtime(runtime, emit))
+    return {**made, "format": WEB}
 
 
 def _data(record: StudyRecord, recipe: Recipe, needed: bool, emit: Emit) -> Dataset | None:

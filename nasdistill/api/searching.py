@@ -82,7 +82,7 @@ def _search(
     from nasdistill.study import Study
     from nasdistill.trials.plugins import check_plugins, load_plugins
 
-    check_formats(recipe.formats)
+    check_formats(recipe.shipped_formats)
     plugins = load_plugins(recipe.import_file)
     study = Study.open(recipe, STUDIES, command)
     with storage_errors(study.url):

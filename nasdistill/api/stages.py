@@ -132,7 +132,7 @@ def is_complete(study: Study) -> bool:
     if counted < recipe.trials and study.read(keys.EXHAUSTED_AT) != recipe.trials:
         return False
     finals = load_finals(study.folder)
-    if any(missing_files(final.folder, final.metrics, recipe.formats) for final in finals):
+    if any(missing_files(final.folder, final.metrics, recipe.shipped_formats) for final in finals):
         return False
     done = {final.number for final in finals}
     failed = keys.FINAL_FAILED.among(attributes).items()

@@ -81,6 +81,7 @@ def search(
     alpha: options.Alpha = None,
     temperature: options.Temperature = None,
     synthetic: options.Synthetic = None,
+    deploy: options.Deploy = None,
     formats: options.Formats = None,
     max_loss: options.MaxLoss = None,
     as_json: options.Json = False,
@@ -412,18 +413,18 @@ def export(
     format: model_options.Format = "onnx",
     out: model_options.OutFile = None,
     max_loss: model_options.MaxLossOf = None,
+    runtime: model_options.RuntimeFolder = None,
     as_json: options.Json = False,
 ) -> None:
     """Write a final in a format that devices take, and prove the file in its own runtime."""
     made = with_progress(
-        lambda api, emit: api.export(final, rank, format, out, max_loss=max_loss, on_event=emit)
+        lambda api, emit: api.export(
+            final, rank, format, out, max_loss=max_loss, onnxruntime_web=runtime, on_event=emit
+        )
     )
-    from nasdistill.cli.display_files import file_lines
+    from nasdistill.cli.display_files import print_file
 
-    if as_json:
-        print(json.dumps(made))
-    else:
-        console().print(*file_lines(made), sep="\n")
+    print_file(made, as_json)
 
 
 def _run_and_summarise(

@@ -132,8 +132,9 @@ def finals_table(finals: Sequence[Final]) -> Table:
         final.unevenly_tested or final.metrics["untested_classes"] for final in finals
     )
     caption = Text(_constant_answer(finals[0])) if uneven else None
+    as_int8 = ", as int8 files" if any(final.deployed is not None for final in finals) else ""
     table = Table(
-        title="Finals (* recommended)",
+        title=f"Finals (* recommended){as_int8}",
         title_justify="left",
         caption=caption,
         caption_justify="left",
@@ -143,12 +144,14 @@ def finals_table(finals: Sequence[Final]) -> Table:
         table.add_column(name, no_wrap=True)
     for final in finals:
         metrics = final.metrics
-        accuracy = _share_of(metrics["test_accuracy"], metrics["test_interval"])
-        tested = final.test_score
+        tested, file = final.test_score, final.deployed or metrics
+        bounds = file.get("test_interval")
+        accuracy = _share_of(file["test_accuracy"], bounds) if bounds else "no int8 file"
         kept = formats.NONE if tested.retention is None else f"{tested.retention:.1%}"
         balanced_kept = kept if tested.name.startswith("balanced") else ""
+        rows = file.get("latency", ())
         median = next(
-            (r["median_ms"] for r in metrics["latency"] if (r["model"], r["batch"]) == STUDENT),
+            (r["median_ms"] for r in rows if (r.get("model", "student"), r["batch"]) == STUDENT),
             None,
         )
         broken = ", ".join(final.broken_limits)
@@ -157,7 +160,8 @@ def finals_table(finals: Sequence[Final]) -> Table:
             accuracy,
             "" if balanced_kept and uneven else kept,
             formats.count(metrics["params"]) + _ratio(metrics["compression"]),
-            (formats.NONE if median is None else f"{median:.3f} ms") + _ratio(metrics["speedup"]),
+            (formats.NONE if median is None else f"{median:.3f} ms")
+            + _ratio(metrics["speedup"] if final.deployed is None else None),
             Text(f"broken: {broken}", "red") if broken else "kept",
         )
         if uneven:

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
 
+from nasdistill.cli.console import console
 from nasdistill.common import formats
 from nasdistill.results import Final
 
 
+def print_file(made: Mapping[str, Any], as_json: bool) -> None:
+    """Prints a file or page that was exported, as JSON or in a few lines.
+
+    Args:
+        made: The result of `api.export`.
+        as_json: Whether as JSON.
+    """
+    if as_json:
+        print(json.dumps(made))
+    else:
+        console().print(*file_lines(made), sep="\n")
+
+
 def file_lines(made: Mapping[str, Any]) -> list[Text]:
-    """A file that was exported, in a few lines; what is wrong with it in red.
+    """A file or page that was exported, in a few lines; what is wrong with it in red.
 
     Args:
         made: The result of `api.export`.
     """
+    if made["format"] == "web":
+        return _page_lines(made)
     lines = [f"Written: {made['path']}, {formats.size(made['bytes'])}"]
     if made.get("test_accuracy") is not None:
         bounds = formats.interval(made["test_interval"])
@@ -36,6 +53,15 @@ def file_lines(made: Mapping[str, Any]) -> list[Text]:
             f"({row['engine']}, {formats.counted(row['threads'], 'thread')})"
         )
     return [*map(Text, lines), *(Text(f"This file {text}", "red") for text in made["problems"])]
+
+
+def _page_lines(made: Mapping[str, Any]) -> list[Text]:
+    """A page that was exported, and how to see it."""
+    lines = (
+        f"Written: {made['path']}, a page with {made['model']}, {formats.size(made['bytes'])}",
+        f"See it: python3 -m http.server --directory {made['path']}, then http://localhost:8000",
+    )
+    return [Text(line) for line in lines]
 
 
 def problem_lines(finals: Sequence[Final]) -> list[Text]:

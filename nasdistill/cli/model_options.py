@@ -74,11 +74,26 @@ Rank = Annotated[
 ]
 Format = Annotated[
     str,
-    option("--format", f"{', '.join(get_args(FormatName))} (default: onnx)."),
+    option(
+        "--format",
+        f"{', '.join(get_args(FormatName))}, or web: a folder with a page that classifies pictures "
+        "in a browser (default: onnx).",
+    ),
 ]
 OutFile = Annotated[
     Path | None,
-    option("--out", "File to write (default: STUDY-RANK here, with the ending of the format)."),
+    option(
+        "--out",
+        "File to write, of web the folder (default: STUDY-RANK here, with the format's ending).",
+    ),
+]
+RuntimeFolder = Annotated[
+    Path | None,
+    option(
+        "--onnxruntime-web",
+        "For --format web: a folder with the files of the package onnxruntime-web (default: npm "
+        "fetches it once into the user's cache).",
+    ),
 ]
 MaxLossOf = Annotated[
     float | None,

@@ -310,6 +310,14 @@ Temperature = Annotated[
     str | None,
     option("--temperature", "Softens the teacher's answers, in rungs and finals (default: 4)."),
 ]
+Deploy = Annotated[
+    str | None,
+    option(
+        "--deploy",
+        "What ships, fp32 or int8: the file whose bytes and latency are meant by limits and "
+        "objectives, and by which finals are recommended (default: fp32).",
+    ),
+]
 Formats = Annotated[
     str | None,
     option(

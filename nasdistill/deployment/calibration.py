@@ -16,6 +16,8 @@ from nasdistill.data import Dataset, Split
 
 PICTURES = 256
 """That calibrate, at most."""
+FEW_PICTURES = 8
+"""That do where only a file's size and speed matter."""
 MOST_BYTES = 256 << 20
 """Of the pictures of the score half that candidates are compared on, as uint8."""
 
@@ -74,6 +76,17 @@ def calibration_of(dataset: Dataset, score: ScoreName, synthetic: bool) -> Calib
         score_half.labels.cpu()[scored],
         score,
     )
+
+
+def few_pictures(dataset: Dataset) -> NDArray[np.uint8]:
+    """Pictures that give ranges where only a file's size and speed matter, uint8 `[N, C, H, W]`.
+
+    Args:
+        dataset: The study's; its score half gives them where it has no training split.
+    """
+    split = dataset.train if dataset.has_training else dataset.score
+    ids = even_sample(split.labels.cpu(), FEW_PICTURES)
+    return pictures_of(split, ids, dataset.input.size)
 
 
 def even_sample(labels: Tensor, most: int) -> Tensor:

@@ -6,9 +6,10 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from nasdistill.deployment.formats import FORMATS, Remarks, format_of
 from nasdistill.deployment.metadata import metadata_of
 from nasdistill.deployment.proof import Proving, problems_of
 from nasdistill.deployment.source import Source
-from nasdistill.models import artifact
+from nasdistill.models import Classifier, artifact
 from nasdistill.models.export import ExportError
 from nasdistill.results import read_final
 
@@ -41,6 +42,8 @@ class Setting:
         threads: Threads that latency is measured with.
         latency_lock: The study's; None where nobody else is at work.
         emit: Told what happens.
+        distil_quantised: Distils a final, whose folder it is given, on with fake quantisation; see
+            `Source`. None where nothing can be trained.
     """
 
     study: str
@@ -51,6 +54,7 @@ class Setting:
     threads: int
     latency_lock: Path | None
     emit: Emit
+    distil_quantised: Callable[[Path], Classifier | None] | None = None
 
 
 def missing_files(
@@ -161,6 +165,7 @@ def _source(folder: Path, name: FormatName, setting: Setting) -> Source:
         calibration,
         setting.max_loss,
         setting.emit,
+        None if setting.distil_quantised is None else partial(setting.distil_quantised, folder),
     )
 
 

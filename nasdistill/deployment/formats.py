@@ -164,9 +164,8 @@ def format_of(name: str) -> Format:
     """
     by_name = {str(key): format for key, format in FORMATS.items()}
     if name not in by_name:
-        raise UserError(
-            f"--format {name!r}{nearest(name, by_name)}: allowed are {', '.join(by_name)}"
-        )
+        known = [*by_name, "web"]
+        raise UserError(f"--format {name!r}{nearest(name, known)}: allowed are {', '.join(known)}")
     format = by_name[name]
     missing = [package for package in format.packages if not _is_installed(package)]
     if missing:

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nasdistill.common import formats
-from nasdistill.common.errors import UserError
-from nasdistill.common.events import with_signs_of_life
+from nasdistill.common.errors import UserError, disk_problem
+from nasdistill.common.events import Event, with_signs_of_life
 from nasdistill.deployment.calibration import Calibration, as_floats
 from nasdistill.deployment.compact import compact, drop_default_attributes, drop_unused
 from nasdistill.deployment.formats import Remarks
 from nasdistill.deployment.metadata import with_metadata
 from nasdistill.deployment.source import Source
-from nasdistill.models.export import silence
+from nasdistill.models.export import ExportError, export_onnx, silence
 from nasdistill.training.metrics import MEASURES
 
 METHODS = ("MinMax", "Entropy", "Percentile")
@@ -62,40 +62,116 @@ def write_int8(source: Source, path: Path) -> Remarks:
     All three calibration methods are tried; the one that scores best on the score half is taken, of
     equals the one whose logits are closest to those of fp32. Then, if it scores lower than fp32
     there, each layer with weights is left in fp32 once, and those stay so that cost more than they
-    save: see `_is_sensitive`.
+    save: see `_is_sensitive`. If more than `max_loss` points are lost even so, the final is
+    distilled on with fake quantisation and quantised anew; what scores better is kept.
 
     Args:
         source: The final, with pictures.
         path: The file.
 
     Returns:
-        `method`, `scores` by method, `score_fp32`, `fp32_layers`, `calibrated_on`, `text`.
+        `method`, `scores` by method, `score_fp32`, `score`, `fp32_layers`, `calibrated_on`, `text`,
+        and `quantisation_aware` (`score_before`, `score`, `kept`) where that was tried.
 
     Raises:
         UserError: If the ONNX file's opset is too old.
     """
     assert source.calibration is not None
+    best, remarks = _quantise(source, source.onnx.read_bytes(), source.calibration)
+    fp32_score = remarks["score_fp32"]
+    points = 100 * (fp32_score - best.score)
+    if points > source.max_loss:
+        best, remarks = _after_distillation(source, best, remarks, points)
+    path.write_bytes(with_metadata(best.content, source.metadata))
+    return {**remarks, "score_fp32": fp32_score}
+
+
+def _quantise(source: Source, onnx: bytes, calibration: Calibration) -> tuple[Tried, Remarks]:
+    """The best int8 file of an fp32 one, and what was decided for it."""
     with tempfile.TemporaryDirectory() as folder:
-        quantiser = _Quantiser(source, source.calibration, Path(folder))
+        quantiser = _Quantiser(source, onnx, calibration, Path(folder))
         tried = {method: quantiser.tried(method) for method in METHODS}
         method = max(METHODS, key=lambda name: (tried[name].score, -tried[name].difference))
         best, fp32_layers, exam = _with_fp32_layers(quantiser, method, tried[method])
-    path.write_bytes(with_metadata(best.content, source.metadata))
     scores = {name: each.score for name, each in tried.items()}
     scored = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
-    return {
+    return best, {
         "method": method,
         "scores": scores,
         "score_fp32": quantiser.fp32_score,
         "score": best.score,
         "fp32_layers": fp32_layers,
-        "calibrated_on": source.calibration.about,
+        "calibrated_on": calibration.about,
         "text": [
-            f"calibrated on {source.calibration.about}",
+            f"calibrated on {calibration.about}",
             f"{method} of {scored} (score half; fp32 {quantiser.fp32_score:.4f})",
             exam,
         ],
     }
+
+
+def _after_distillation(
+    source: Source, best: Tried, remarks: Remarks, points: float
+) -> tuple[Tried, Remarks]:
+    """The better of a file and one that was quantised after distillation with fake quantisation."""
+    lost = f"{points:.2f} points lost on the score half"
+    if source.distil_quantised is None:
+        hint = f"{lost}: a search with --formats onnx-int8 distils on with fake quantisation"
+        return best, {**remarks, "text": [*remarks["text"], hint]}
+    source.emit(Event("note", f"int8: {lost}; distilling on with fake quantisation", stage="files"))
+    student = source.distil_quantised()
+    if student is None:
+        return best, remarks
+    assert source.calibration is not None
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            onnx = Path(folder) / "distilled.onnx"
+            export_onnx(student, source.input, onnx)
+            again, remarks_again = _quantise(source, onnx.read_bytes(), source.calibration)
+    except ExportError as error:
+        hint = f"distilled on with fake quantisation, but not written: {error}"
+        return best, {**remarks, "text": [*remarks["text"], hint]}
+    kept = again.score > best.score
+    outcome = {"score_before": best.score, "score": again.score, "kept": kept}
+    text = (
+        f"distilled on with fake quantisation: {again.score:.4f} instead of {best.score:.4f}, "
+        + ("kept" if kept else "not kept")
+    )
+    best, remarks = (again, remarks_again) if kept else (best, remarks)
+    return best, {**remarks, "quantisation_aware": outcome, "text": [*remarks["text"], text]}
+
+
+def quick_int8(onnx: bytes, pictures: NDArray[np.uint8]) -> bytes:
+    """Quantises for a measurement of size and speed: one calibration, all layers, no choices.
+
+    Args:
+        onnx: The fp32 file.
+        pictures: uint8 `[N, C, H, W]`, which give the ranges.
+
+    Returns:
+        The int8 file.
+
+    Raises:
+        ExportError: If ONNX Runtime cannot quantise it, or not run what it wrote.
+    """
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        try:
+            _prepare(onnx, Path("model.onnx"), prepared)
+            content = _quantised(prepared, Path(folder), "MinMax", (), pictures)
+            with silence():
+                session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+                session.run(None, {session.get_inputs()[0].name: as_floats(pictures[:1])})
+        except UserError:
+            raise
+        except Exception as error:  # ONNX Runtime raises nearly anything.
+            if disk_problem(error) is not None:
+                raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise ExportError(f"as int8 it cannot be had ({reason})") from error
+    return content
 
 
 def _with_fp32_layers(
@@ -142,13 +218,12 @@ def _is_sensitive(quantiser: _Quantiser, whole: Tried, without: Tried) -> bool:
 class _Quantiser:
     """Quantises one final in several ways; what ONNX Runtime has to compute once is kept."""
 
-    def __init__(self, source: Source, calibration: Calibration, folder: Path) -> None:
+    def __init__(self, source: Source, onnx: bytes, calibration: Calibration, folder: Path) -> None:
         self.calibration, self.max_loss, self.emit = calibration, source.max_loss, source.emit
         self._folder, self._prepared = folder, folder / "prepared.onnx"
-        content = source.onnx.read_bytes()
-        self.fp32_bytes = len(content)
-        self._fp32 = content
-        _prepare(content, source.onnx, self._prepared)
+        self.fp32_bytes = len(onnx)
+        self._fp32 = onnx
+        _prepare(onnx, source.onnx, self._prepared)
 
     @cached_property
     def _fp32_logits(self) -> Tensor:
@@ -184,35 +259,11 @@ class _Quantiser:
 
     def tried(self, method: str, fp32_layers: Sequence[str] = ()) -> Tried:
         """The file quantised in one way, and what it does on the score half."""
-        content = self._quantised(method, fp32_layers)
+        pictures = self.calibration.pictures
+        content = _quantised(self._prepared, self._folder, method, fp32_layers, pictures)
         logits = self._logits(content)
         difference = float((logits - self._fp32_logits).abs().mean())
         return Tried(content, logits, self._score(logits), difference)
-
-    def _quantised(self, method: str, fp32_layers: Sequence[str]) -> bytes:
-        import onnx
-        from onnxruntime import quantization
-
-        path = self._folder / "quantised.onnx"
-        ranges = self._folder / f"{method}.json"  # written by the first call, read by the others
-        with silence():
-            quantization.quantize_static(
-                str(self._prepared),
-                str(path),
-                None if ranges.exists() else reader(self.calibration.pictures),
-                quant_format=quantization.QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                nodes_to_exclude=list(fp32_layers),
-                calibrate_method=quantization.CalibrationMethod[method],
-                # ONNX Runtime quantises biases as it loads the file; a scale for each costs bytes.
-                extra_options={"QuantizeBias": False},
-                calibration_cache_path=ranges,
-            )
-            model = onnx.load(path)
-        drop_default_attributes(model.graph)
-        return compact(model)
 
     def _logits(self, content: bytes) -> Tensor:
         import onnxruntime
@@ -229,6 +280,39 @@ class _Quantiser:
     def _score(self, logits: Tensor) -> float:
         measure = MEASURES[self.calibration.score]
         return measure(logits, self.calibration.score_labels).share
+
+
+def _quantised(
+    prepared: Path,
+    folder: Path,
+    method: str,
+    fp32_layers: Sequence[str],
+    pictures: NDArray[np.uint8],
+) -> bytes:
+    """Quantises a file that `_prepare` wrote; ranges are kept in the folder, by method."""
+    import onnx
+    from onnxruntime import quantization
+
+    path = folder / "quantised.onnx"
+    ranges = folder / f"{method}.json"  # written by the first call, read by the others
+    with silence():
+        quantization.quantize_static(
+            str(prepared),
+            str(path),
+            None if ranges.exists() else reader(pictures),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=list(fp32_layers),
+            calibrate_method=quantization.CalibrationMethod[method],
+            # ONNX Runtime quantises biases as it loads the file; a scale for each costs bytes.
+            extra_options={"QuantizeBias": False},
+            calibration_cache_path=ranges,
+        )
+        model = onnx.load(path)
+    drop_default_attributes(model.graph)
+    return compact(model)
 
 
 def _prepare(content: bytes, file: Path, path: Path) -> None:

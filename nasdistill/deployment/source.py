@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ class Source:
         metadata: What its files say of themselves where their format lets them, by key.
         calibration: Pictures, for formats that need some; None where the data are not at hand.
         max_loss: Points that a file may lose against fp32.
+        distil_quantised: Distils the final on with fake quantisation, on the CPU in eval mode; None
+            where nothing can be trained. It gives None where this final cannot.
         emit: Told how far it is.
     """
 
@@ -33,6 +35,7 @@ class Source:
     calibration: Calibration | None
     max_loss: float
     emit: Emit
+    distil_quantised: Callable[[], Classifier | None] | None = None
 
     def onnx_with_metadata(self) -> bytes:
         """The fp32 ONNX file with the metadata of this final."""

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from nasdistill.finals.measurement import (
     measure_on_test,
     model_card,
 )
+from nasdistill.finals.quantised import checkpoint_of, distil_quantised
 from nasdistill.finals.training import (
     TrainedFinal,
     micro_batch_of,
@@ -242,7 +244,7 @@ def _evaluate(
 def _make_files(context: StudyContext, folder: Path) -> None:
     """Makes the files that the recipe asks for and a final lacks; a kill leaves only whole ones."""
     recipe, start = context.recipe, time.perf_counter()
-    if not recipe.formats:
+    if not recipe.shipped_formats:
         return
     setting = Setting(
         context.folder.name,
@@ -253,9 +255,21 @@ def _make_files(context: StudyContext, folder: Path) -> None:
         context.threads,
         context.latency_lock,
         context.emit,
+        partial(_distil_quantised, context),
     )
-    make_files(folder, recipe.formats, setting)
+    make_files(folder, recipe.shipped_formats, setting)
+    checkpoint_of(folder).unlink(missing_ok=True)
     context.study.add_seconds("files", time.perf_counter() - start)
+
+
+def _distil_quantised(context: StudyContext, folder: Path) -> Classifier | None:
+    """See `distil_quantised`; None, and told why, where that fails."""
+    try:
+        return distil_quantised(context, folder)
+    except (*FAILURES, UserError) as error:
+        reason = failure_reason(error)
+        context.warn(f"final {folder.name}: distilling with fake quantisation failed: {reason}")
+        return None
 
 
 def _work_folder(study: Study, number: int) -> Path:
@@ -345,6 +359,7 @@ def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tenso
     metrics |= {"seconds": seconds, "steps": list(trained.steps)}
     metrics |= {name: tested_rivals.get(name) for name in ("baseline", "fresh")}
     metrics["micro_batch"] = micro_batch_of(study, work / "final.pt")
+    metrics["deploy"] = context.recipe.deploy
     floor, audit = context.limits["accuracy"], audit_score(metrics)
     metrics["limits"]["accuracy"] = {"limit": floor, "value": audit, "ok": audit >= floor}
     artifact.write_final(
@@ -391,6 +406,6 @@ def _recommend(study: Study) -> None:
     if not finals:
         recommended.unlink(missing_ok=True)
         return
-    best = max(finals, key=lambda f: (audit_score(f.metrics), -f.metrics["params"]))
+    best = max(finals, key=lambda f: (f.audit_score, -f.metrics["params"]))
     by = "audit_" + study.recipe.score.replace("-", "_")
     write_whole(recommended, json.dumps({"rank": best.rank, "by": by}))

@@ -78,6 +78,7 @@ _WORDS = {
     "study": "letters, digits, '.', '_' and '-', the first a letter or digit, at most 200",
     "device": "auto, cpu, cuda, cuda:N",
     "latency_engine": "onnxruntime, torch, cuda, command:PROGRAM",
+    "deploy": "fp32, int8",
     "image_size": "a number of pixels from 16 to 256",
     "channels": "1 (grey), 3 (RGB)",
     "min_accuracy": "a share from 0 to 1, such as 0.88 or 88%",

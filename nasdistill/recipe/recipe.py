@@ -15,6 +15,7 @@ from nasdistill.common.types import (
     MOST_NAME_BYTES,
     Begin,
     Closed,
+    FormatName,
     Importance,
     Sampling,
     ScoreName,
@@ -146,6 +147,7 @@ class Recipe(Closed):
     scoring: ObjectiveOptions = ObjectiveOptions()
     final: ObjectiveOptions = ObjectiveOptions()
     iterate: IterateOptions | None = None
+    deploy: Literal["fp32", "int8"] = "fp32"
     formats: Formats = ()
     max_loss: float = Field(default=0.5, ge=0, le=100, allow_inf_nan=False)
 
@@ -183,6 +185,22 @@ class Recipe(Closed):
                 "reads any; give sampling: balanced, or add labels"
             )
         return self
+
+    @model_validator(mode="after")
+    def _int8_is_measured_as_it_ships(self) -> Recipe:
+        if self.deploy == "int8" and self.latency_engine != "onnxruntime":
+            raise ValueError(
+                f"deploy: int8 means files of ONNX Runtime, but latency_engine is "
+                f"{self.latency_engine}; allowed beside it is onnxruntime"
+            )
+        return self
+
+    @property
+    def shipped_formats(self) -> tuple[FormatName, ...]:
+        """The formats that files are made in with each final."""
+        if self.deploy == "int8" and "onnx-int8" not in self.formats:
+            return ("onnx-int8", *self.formats)
+        return self.formats
 
     def first_rung(self, train_size: int) -> int:
         """Training examples of the first rung: as given, or a twentieth of a full run.
@@ -271,6 +289,10 @@ class Recipe(Closed):
         return write_yaml({k: v for k, v in self.stored().items() if v is not None})
 
 
+_NAMED = ("sampler", "precision", "device", "begin", "deploy")
+"""Keys whose values are words."""
+
+
 def _readable(key: str, value: Any) -> str:
     """`seed3`, `no-stopping`, `minimize-params.macs`; holds a `?` where it would not be exact."""
     key = key.replace("_", "-")
@@ -281,7 +303,7 @@ def _readable(key: str, value: Any) -> str:
         return f"{key}{text}" if re.fullmatch(r"[\d.]+", text) else "?"
     if key == "minimize":
         return f"{key}-{'.'.join(value)}"
-    return f"{key}-{value}" if key in ("sampler", "precision", "device", "begin") else "?"
+    return f"{key}-{value}" if key in _NAMED else "?"
 
 
 def changed_keys(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:

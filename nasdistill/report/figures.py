@@ -23,7 +23,7 @@ from nasdistill.report.style import (
     marker,
     plain,
 )
-from nasdistill.results import Candidate, Final, RungScore, StudyRecord
+from nasdistill.results import Candidate, Final, RungScore, StudyRecord, tested_by_score
 
 
 class Point(NamedTuple):
@@ -50,6 +50,8 @@ class TradeOffInfo(NamedTuple):
         floor: Lower end of the close-up, in [0, 1].
         below: Scored trials below the floor.
         score: What is drawn over the cost, in words.
+        shipped: The format whose files the finals stand for; None for fp32.
+        shipped_front: Those files that no other beats in this cost and score.
     """
 
     cost: Cost
@@ -61,6 +63,12 @@ class TradeOffInfo(NamedTuple):
     floor: float
     below: int
     score: str = "accuracy"
+    shipped: str | None = None
+    shipped_front: tuple[Point, ...] = ()
+
+
+FINAL_ROLES = ("final", "recommended", "broken", "unshipped")
+"""Roles of finals, and of what is drawn of them."""
 
 
 def trade_off_info(record: StudyRecord, cost: Cost) -> TradeOffInfo:
@@ -72,12 +80,12 @@ def trade_off_info(record: StudyRecord, cost: Cost) -> TradeOffInfo:
     unplaced = len(record.candidates) - sum(map(len, groups.values()))
     for final in record.finals:
         if (x := final_cost(record, final, cost)) is not None:
-            groups.setdefault(_role(final), []).append(_final_point(record, final, x))
+            groups.setdefault(_role(final), []).append(final_point(record, final, x))
     if (teacher := _teacher_point(record, cost)) is not None:
         groups["teacher"] = [teacher]
     complete = groups.get("complete", [])
     front = statistics.front_of_two([p.x for p in complete], [p.y or 0.0 for p in complete])
-    floor = _floor(groups, record.limits.get("accuracy"))
+    floor = floor_of(groups, record.limits.get("accuracy"))
     scored = [p.y for points in groups.values() for p in points if p.y is not None]
     return TradeOffInfo(
         cost=cost,
@@ -120,8 +128,8 @@ class Limit(NamedTuple):
 
 def limits_of(final: Final) -> list[Limit]:
     """The checked limits of a final: costs of its exported file, accuracy on the audit half."""
-    checked = final.metrics.get("limits") or {}
-    return [Limit(str(n), e["limit"], e["value"], bool(e["ok"])) for n, e in checked.items()]
+    checked = final.limits.items()
+    return [Limit(str(n), e["limit"], e["value"], bool(e["ok"])) for n, e in checked]
 
 
 def _trial_point(candidate: Candidate, cost: Cost) -> Point | None:
@@ -140,9 +148,10 @@ def _role(final: Final) -> str:
     return "recommended" if final.recommended else "final"
 
 
-def _final_point(record: StudyRecord, final: Final, x: float) -> Point:
+def final_point(record: StudyRecord, final: Final, x: float) -> Point:
+    """A final's point at a cost: its figure on the test split, and a label of all its costs."""
     metrics = final.metrics
-    tested = final.test_score
+    tested = tested_by_score(metrics)
     low, high = tested.interval or (None, None)
     trial = next((c for c in record.candidates if c.number == final.number), None)
     lines = [
@@ -217,9 +226,14 @@ def _architecture(candidate: Candidate | None) -> list[str]:
     return [plain(line) for line in lines]
 
 
-def _floor(groups: Mapping[str, Sequence[Point]], limit: float | None) -> float:
-    """Lower end of the close-up: below all that competes; below everything if nothing does."""
-    roles = ("complete", "final", "recommended", "broken", "teacher")
+def floor_of(groups: Mapping[str, Sequence[Point]], limit: float | None) -> float:
+    """Lower end of the close-up: below all that competes; below everything if nothing does.
+
+    Args:
+        groups: Points by role.
+        limit: The lower limit on accuracy, in [0, 1], if any.
+    """
+    roles = ("complete", *FINAL_ROLES, "teacher")
     best = [p.low or p.y for role in roles for p in groups.get(role, ()) if p.y is not None]
     best += [] if limit is None else [limit]
     scores = [p.y for points in groups.values() for p in points if p.y is not None]
@@ -249,11 +263,14 @@ def plot_trade_off(info: TradeOffInfo) -> go.Figure:
     figure = figure_base(height=520)
     values = [point.x for points in info.groups.values() for point in points]
     values += [] if info.cost_limit is None else [info.cost_limit]
-    axis = cost_axis(values, text.COST_TITLES[info.cost])
+    own = ", of finals the whole file" if info.shipped and info.cost == "bytes" else ""
+    axis = cost_axis(values, text.COST_TITLES[info.cost] + own)
     ends = [10**end if axis["type"] == "log" else end for end in axis["range"]]
     _draw_limits(figure, info, ends)
     if info.front:
-        _draw_front(figure, info.front)
+        _draw_front(figure, info.front, "front", "complete")
+    if info.shipped_front:
+        _draw_front(figure, info.shipped_front, f"front of {info.shipped}", "final")
     strip = [role for role in ("rejected", "failed") if role in info.groups]
     for role, points in info.groups.items():
         if role in strip:
@@ -261,7 +278,8 @@ def plot_trade_off(info: TradeOffInfo) -> go.Figure:
             figure.add_trace(_trace(role, points, y=row, yaxis="y2"))
         else:
             bars = {"error_y": _intervals(points)} if any(p.low for p in points) else {}
-            figure.add_trace(_trace(role, points, y=_per_cent(points), **bars))
+            name = _shipped_name(role, info.shipped) if info.shipped else NAMES[role]
+            figure.add_trace(_trace(role, points, y=_per_cent(points), name=name, **bars))
     top = max((p.high or p.y or 0 for points in info.groups.values() for p in points), default=1)
     span = 100 * (top - info.floor)
     figure.update_layout(
@@ -275,6 +293,17 @@ def plot_trade_off(info: TradeOffInfo) -> go.Figure:
     if strip:
         figure.update_layout(yaxis2=_strip_axis(strip))
     return figure
+
+
+def _shipped_name(role: str, format: str) -> str:
+    """The legend's name of a role where finals stand for their files of a format."""
+    names = {
+        "final": f"{format} file",
+        "recommended": f"{format} file of the recommended final",
+        "broken": f"{format} file with something wrong",
+        "unshipped": f"final without {format} figures, as fp32",
+    }
+    return names.get(role, NAMES[role])
 
 
 def _intervals(points: Sequence[Point]) -> dict[str, Any]:
@@ -293,14 +322,14 @@ def _strip_axis(roles: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _draw_front(figure: go.Figure, front: Sequence[Point]) -> None:
+def _draw_front(figure: go.Figure, front: Sequence[Point], name: str, role: str) -> None:
     figure.add_scatter(
         x=[point.x for point in front],
         y=_per_cent(front),
         mode="lines",
-        name="front",
-        line={"shape": "hv", "color": ROLES["complete"], "width": 2},
-        meta="complete",
+        name=name,
+        line={"shape": "hv", "color": ROLES[role], "width": 2},
+        meta=role,
         hoverinfo="skip",
     )
 

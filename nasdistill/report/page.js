@@ -4,7 +4,8 @@
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const shown = {}; // which variant of a figure is on the page
-  let view = "close";
+  let view = "close", cost = "", ships = ""; // of the trade-off; ships: "" for fp32
+  const finals = ["final", "recommended", "broken", "unshipped"];
 
   const probe = document.createElement("span");
   probe.hidden = true;
@@ -42,9 +43,17 @@
     return { data, layout };
   };
 
+  // A figure of shipped files holds the finals alone; all else is as in the one of fp32.
+  const variant = (name) => {
+    const figure = figures[name][shown[name]];
+    if (name !== "trade-off" || !ships) return figure;
+    const others = figures[name][cost].data.filter((trace) => !finals.includes(trace.meta));
+    return { data: [...others, ...figure.data], layout: figure.layout };
+  };
+
   const draw = (name) => {
     const box = document.getElementById(name);
-    const { data, layout } = themed(figures[name][shown[name]]);
+    const { data, layout } = themed(variant(name));
     if (name === "trade-off" && view === "all") {
       const values = data.filter((t) => t.yaxis !== "y2" && t.meta !== "limit")
         .flatMap((t) => t.y).filter((y) => y !== null);
@@ -60,14 +69,24 @@
     document.querySelectorAll(`button[data-${kind}]`).forEach((other) =>
       other.setAttribute("aria-pressed", String(other === button)));
   };
+  const showTradeOff = () => {
+    shown["trade-off"] = ships ? `${cost}/${ships}` : cost;
+    document.querySelectorAll("[data-for]").forEach((note) => {
+      note.hidden = note.dataset.for !== shown["trade-off"];
+    });
+    draw("trade-off");
+  };
   document.querySelectorAll("button[data-cost]").forEach((button) =>
     button.addEventListener("click", () => {
       press(button, "cost");
-      shown["trade-off"] = button.dataset.cost;
-      document.querySelectorAll("[data-for]").forEach((note) => {
-        note.hidden = note.dataset.for !== button.dataset.cost;
-      });
-      draw("trade-off");
+      cost = button.dataset.cost;
+      showTradeOff();
+    }));
+  document.querySelectorAll("button[data-ships]").forEach((button) =>
+    button.addEventListener("click", () => {
+      press(button, "ships");
+      ships = button.dataset.ships;
+      showTradeOff();
     }));
   document.querySelectorAll("button[data-view]").forEach((button) =>
     button.addEventListener("click", () => {
@@ -103,5 +122,8 @@
 
   readHash();
   Object.keys(figures).forEach((name) => { shown[name] = Object.keys(figures[name])[0]; });
+  [cost, ships] = [...document.querySelectorAll('.bar [aria-pressed="true"]')].reduce(
+    ([c, s], button) => [button.dataset.cost ?? c, button.dataset.ships ?? s], ["", ""]);
+  if (ships) shown["trade-off"] = `${cost}/${ships}`;
   drawAll().then(() => { root.dataset.ready = "yes"; });
 })();

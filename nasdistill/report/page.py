@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
@@ -21,6 +22,7 @@ from nasdistill.report import (
     files,
     progress,
     rivals,
+    shipped,
     statistics,
     tables,
 )
@@ -33,7 +35,7 @@ from nasdistill.report.document import (
     write_page,
 )
 from nasdistill.report.experience import experience_section
-from nasdistill.results import COUNTED, StudyRecord
+from nasdistill.results import COUNTED, DEPLOYED, StudyRecord
 
 _COSTS: tuple[Cost, ...] = ("params", "macs", "latency", "bytes")
 _BUTTONS = {"params": "parameters", "macs": "MACs", "latency": "latency", "bytes": "bytes"}
@@ -134,13 +136,20 @@ def _trade_off(record: StudyRecord) -> Section:
     if not infos:
         return section(title, "<p>No trial has a score or a cost yet.</p>")
     plots = {str(cost): figures.plot_trade_off(info) for cost, info in infos.items()}
-    first = next(iter(infos))
+    cost, names = next(iter(infos)), shipped.shipped_formats(record)
+    shown = {str(cost): info for cost, info in infos.items()}
+    for each, name in itertools.product(infos, names):
+        info = shown[f"{each}/{name}"] = shipped.shipped_info(record, each, name)
+        plots[f"{each}/{name}"] = shipped.without_trials(figures.plot_trade_off(info))
+    ships = DEPLOYED if deployed(record) and DEPLOYED in names else ""
+    first = f"{cost}/{ships}" if ships else str(cost)
     hidden = "".join(
-        f'<p class="note" data-for="{cost}"{"" if cost == first else " hidden"}>'
+        f'<p class="note" data-for="{escape(key)}"{"" if key == first else " hidden"}>'
         f"{_points_out_of_sight(info)}</p>"
-        for cost, info in infos.items()
+        for key, info in shown.items()
     )
-    costs = buttons("cost", {cost: _BUTTONS[cost] for cost in infos}, first)
+    costs = buttons("cost", {each: _BUTTONS[each] for each in infos}, cost)
+    files = buttons("ships", {"": "fp32", **{n: n for n in names}}, ships) if names else ""
     view = buttons("view", {"close": "close-up", "all": "all trials"}, "close")
     remark = (
         "Up and to the left is better. Trials stand at their last score on the validation split, "
@@ -148,9 +157,21 @@ def _trade_off(record: StudyRecord) -> Section:
         "the front of the complete trials for the cost shown. Rejected trials were never trained: "
         "the strip below shows what they would have cost. Point at a mark for its architecture."
     )
+    if names:
+        remark += (
+            " The buttons in the middle move each final to where its shipped file stands, by what "
+            "that was measured to take and to score; trials and teacher stay where they are."
+        )
+    if deployed(record):
+        remark += " Bytes and latency of trials are those of their int8 files; scores are of fp32."
     box = figure_box("trade-off", plots[first])
-    body = f'<div class="bar">{costs}{view}</div>{box}{hidden}'
+    body = f'<div class="bar">{costs}{files}{view}</div>{box}{hidden}'
     return section(title, body, remark, {"trade-off": plots})
+
+
+def deployed(record: StudyRecord) -> bool:
+    """Whether int8 files are what the study's limits and objectives mean."""
+    return record.recipe.get("deploy") == "int8"
 
 
 def _points_out_of_sight(info: figures.TradeOffInfo) -> str:

@@ -20,6 +20,7 @@ ROLES = {
     "final": "#ea580c",
     "recommended": "#ea580c",
     "broken": "#dc2626",
+    "unshipped": "#ea580c",
     "teacher": "#7c3aed",
     "limit": "#dc2626",
     "bar": "#2563eb",
@@ -34,6 +35,7 @@ SYMBOLS = {
     "final": "square",
     "recommended": "star",
     "broken": "x",
+    "unshipped": "square-open",
     "teacher": "diamond",
 }
 SIZES = {
@@ -45,6 +47,7 @@ SIZES = {
     "final": 11,
     "recommended": 17,
     "broken": 11,
+    "unshipped": 11,
     "teacher": 13,
 }
 NAMES = {
@@ -57,6 +60,7 @@ NAMES = {
     "teacher": "teacher",
     "recommended": "recommended final",
     "broken": "final breaking a limit",
+    "unshipped": "final without a file",
 }
 
 

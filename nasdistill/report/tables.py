@@ -17,7 +17,7 @@ from nasdistill.report.figures import (
     teacher_score,
 )
 from nasdistill.report.rivals import begin_of, begun, gain_over, rival
-from nasdistill.results import Candidate, Final, StudyRecord
+from nasdistill.results import Candidate, Final, StudyRecord, tested_by_score
 
 Cell = Callable[[Final], str]
 
@@ -49,6 +49,7 @@ def _quality_rows(record: StudyRecord) -> list[str]:
     percent, preservation = formats.percent, "class_relation_preservation"
     return [
         _row("test accuracy", record, _accuracy, percent(teacher_accuracy(record))),
+        *_deployed_rows(record),
         *_balanced_rows(record),
         _row(f"{_retention(record)} (student ÷ teacher)", record, _kept),
         _row("agreement with the teacher", record, _metric("agreement", percent)),
@@ -69,6 +70,26 @@ def _begin_rows(record: StudyRecord) -> list[str]:
         _row("accuracy from fresh weights (control)", record, rival("fresh")),
         _row("gained by where it began", record, gain_over("fresh")),
     ]
+
+
+def _deployed_rows(record: StudyRecord) -> list[str]:
+    """What ships where that is not fp32; empty where it is."""
+    if all(final.deployed is None for final in record.finals):
+        return []
+    return [_row("as the int8 file that ships", record, _as_deployed)]
+
+
+def _as_deployed(final: Final) -> str:
+    tested, file = final.test_score, final.deployed or {}
+    if tested.share is None:
+        return '<span class="bad">no int8 file</span>'
+    single = next((row for row in file["latency"] if row["batch"] == 1), None)
+    milliseconds = formats.milliseconds(single and single["median_ms"])
+    bounds = f"{formats.interval(tested.interval)}<br>" if tested.interval else ""
+    return (
+        f"<b>{formats.percent(tested.share)}</b><br><small>{bounds}{formats.size(file['bytes'])} · "
+        f"{milliseconds}</small>"
+    )
 
 
 def _balanced_rows(record: StudyRecord) -> list[str]:
@@ -170,7 +191,7 @@ def _retention(record: StudyRecord) -> str:
 
 
 def _kept(final: Final) -> str:
-    return formats.percent(final.test_score.retention)
+    return formats.percent(tested_by_score(final.metrics).retention)
 
 
 def _balanced(final: Final) -> str:
@@ -339,6 +360,10 @@ class _Tile(NamedTuple):
 def _tiles(record: StudyRecord, final: Final) -> list[_Tile]:
     metrics = final.metrics
     student, teacher = latency_of(final, "student"), latency_of(final, "teacher")
+    speedup = metrics.get("speedup")
+    if final.deployed is not None:
+        student = next((row["median_ms"] for row in final.deployed.get("latency", ())), None)
+        speedup = teacher / student if teacher and student else None
     sizes = (formats.count(metrics.get(key)) for key in ("params", "teacher_params"))
     return [
         _Tile(
@@ -348,13 +373,13 @@ def _tiles(record: StudyRecord, final: Final) -> list[_Tile]:
         ),
         _Tile(
             _retention(record),
-            _kept(final),
+            formats.percent(final.test_score.retention),
             f"of the teacher's {formats.percent(teacher_score(record))}",
         ),
         _Tile("size", _smaller(metrics), f"{' of '.join(sizes)} parameters"),
         _Tile(
             "speed",
-            _faster(metrics.get("speedup")),
+            _faster(speedup),
             f"{formats.milliseconds(student)}, teacher {formats.milliseconds(teacher)}; batch 1",
         ),
     ]
@@ -362,12 +387,13 @@ def _tiles(record: StudyRecord, final: Final) -> list[_Tile]:
 
 def _limits_banner(final: Final) -> str:
     broken, limits = final.broken_limits, limits_of(final)
+    file = "exported file" if final.deployed is None else "int8 file"
     if broken:
         names = escape(", ".join(broken))
-        return f'<p class="banner bad">Breaks its limits on the exported file: {names}.</p>'
+        return f'<p class="banner bad">Breaks its limits on the {file}: {names}.</p>'
     if limits:
         names = escape(", ".join(limit.name for limit in limits))
-        return f'<p class="banner ok">Meets its limits on the exported file: {names}.</p>'
+        return f'<p class="banner ok">Meets its limits on the {file}: {names}.</p>'
     return '<p class="banner">No limits were set.</p>'
 
 

@@ -12,6 +12,7 @@ from nasdistill.results.loading import (
 )
 from nasdistill.results.records import (
     COUNTED,
+    DEPLOYED,
     Candidate,
     DamagedStudy,
     Final,
@@ -47,6 +48,7 @@ __all__ = [
     "RungScore",
     "State",
     "StudyRecord",
+    "DEPLOYED",
     "audit_score",
     "candidate_of",
     "candidates_frame",

@@ -85,6 +85,8 @@ class ShippedFile(BaseModel):
     mean_difference: float | None = None
     test_accuracy: Share | None = None
     test_interval: Interval | None = None
+    test_balanced_accuracy: Share | None = None
+    audit_score: Share | None = None
     loss_points: Number | None = None
     agreement: Share | None = None
     latency: list[FileLatencyRow] = []
@@ -145,6 +147,7 @@ class FinalMetrics(FullRun):
     synthetic_images: int | None = None
     onnx_max_abs_difference: float | None = None
     files: dict[str, ShippedFile] = {}
+    deploy: Literal["fp32", "int8"] = "fp32"
 
 
 class Recommended(BaseModel):

@@ -183,7 +183,10 @@ FINGERPRINT = Key[str](
 )
 PARAMS = Key[int]("params", "parameters", "study.study", "results.loading")
 MACS = Key[int]("macs", "multiply-adds of one image", "study.study", "results.loading")
-BYTES = Key[int]("bytes", "of the stored weights", "study.study", "results.loading")
+BYTES = Key[int](
+    "bytes", "of the stored weights, or of the int8 file where that ships",
+    "study.study, trials.trial", "results.loading",
+)
 DEPTH = Key[int]("depth", "convolutions and linear layers", "study.study", "results.loading")
 ZERO_COST = Key[dict[str, float]](
     "zero_cost", "figures of the untrained student (models.zero_cost)",

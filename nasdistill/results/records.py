@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 State = Literal["running", "complete", "stopped", "rejected", "failed"]
 
+DEPLOYED = "onnx-int8"
+"""The format of the file that a final ships as in a study with `deploy: int8`."""
 UNEVEN = 1.5
 """How many times its even share of the test split the largest class has in uneven ones."""
 
@@ -146,9 +148,37 @@ class Final:
         return bool(self.metrics.get("recommended", False))
 
     @property
+    def deployed(self) -> Mapping[str, Any] | None:
+        """The file that it ships as, with its figures; None where fp32 does.
+
+        Without figures if that file could not be made.
+        """
+        if self.metrics.get("deploy", "fp32") == "fp32":
+            return None
+        file: Mapping[str, Any] = self.metrics.get("files", {}).get(DEPLOYED, {})
+        return file
+
+    @property
     def test_score(self) -> Tested:
-        """Its figure on the test split that stands beside trials' scores."""
-        return tested_by_score(self.metrics)
+        """The figure on the test split that stands beside trials' scores, of what ships."""
+        if self.deployed is None:
+            return tested_by_score(self.metrics)
+        teacher = tested_by_score(self.metrics).teacher
+        by_score = {**self.deployed, "score": self.metrics.get("score")}
+        return replace(tested_by_score(by_score), teacher=teacher)
+
+    @property
+    def audit_score(self) -> float:
+        """The score on the audit half, in [0, 1], of what ships; 0 where that was not made."""
+        if self.deployed is None:
+            return audit_score(self.metrics)
+        return float(self.deployed.get("audit_score") or 0.0)
+
+    @property
+    def limits(self) -> Mapping[str, Mapping[str, Any]]:
+        """The checked limits of what ships, by name: `limit`, `value`, `ok`."""
+        limits: Mapping[str, Mapping[str, Any]] = self.metrics.get("limits") or {}
+        return {**limits, **((self.deployed or {}).get("limits") or {})}
 
     @property
     def unevenly_tested(self) -> bool:
@@ -161,9 +191,11 @@ class Final:
 
     @property
     def broken_limits(self) -> tuple[str, ...]:
-        """Names of the limits that the exported file breaks."""
-        limits = self.metrics.get("limits", {})
-        return tuple(name for name, limit in limits.items() if not limit["ok"])
+        """Names of the limits that what ships breaks; `int8` where that file was not made."""
+        broken = (name for name, limit in self.limits.items() if not limit["ok"])
+        if self.deployed is not None and self.deployed.get("audit_score") is None:
+            return (*broken, "int8")
+        return tuple(broken)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -38,7 +37,7 @@ from nasdistill.training import (
     precision_steps,
 )
 from nasdistill.trials.context import StudyContext
-from nasdistill.trials.proposals import excess_over
+from nasdistill.trials.costs import excess_over, least_figures
 from nasdistill.trials.training_setup import TrainingSetup
 
 GRAPH_GAIN = 1.05
@@ -222,7 +221,7 @@ def draw_within_limits(context: StudyContext, rng: random.Random) -> Architectur
         if count_params(architecture, shape, classes) > most:  # quick, and settles most of them
             continue
         counts = count_architecture(architecture, shape, classes)
-        if not excess_over(asdict(counts), context.limits):
+        if not excess_over(least_figures(context.recipe, counts), context.limits):
             break
     return architecture
 

@@ -19,6 +19,7 @@ from nasdistill.common.seeds import seed_of
 from nasdistill.models.counts import count_architecture, count_params
 from nasdistill.results.experience import StoredUntrained, Untrained
 from nasdistill.trials.context import StudyContext
+from nasdistill.trials.costs import excess_over, least_figures
 
 POOL = 200
 """Architectures within the limits that are drawn, once for a study."""
@@ -80,6 +81,7 @@ def _drawn_by(context: StudyContext) -> dict[str, Any]:
         "limits": {k: limits[k] for k in ("params", "macs", "bytes") if k in limits},
         "input": [shape.channels, shape.height, shape.width],
         "classes": context.classes,
+        **({"deploy": "int8"} if context.recipe.deploy == "int8" else {}),
     }
 
 
@@ -116,7 +118,7 @@ def _draw(context: StudyContext) -> list[Drawn]:
                 counts = count_architecture(architecture, shape, classes)
         except UserError:  # a family of the user's own that cannot build this one
             continue
-        if any(getattr(counts, k) > limits[k] for k in ("macs", "bytes") if k in limits):
+        if excess_over(least_figures(context.recipe, counts), limits):
             continue
         untrained = Untrained(architecture.values, counts.macs, counts.params, counts.depth)
         pool[architecture.fingerprint] = Drawn(parameters, architecture.fingerprint, untrained)

@@ -206,20 +206,21 @@ class StudyContext:
 
         return replace(self, emit=emit_labelled)
 
-    def measure_latency(self, student: nn.Module) -> float:
-        """Batch-1 latency of a student in milliseconds, while other workers pause.
+    def measure_latency(self, student: nn.Module | Path) -> float:
+        """Batch-1 latency of a student or its ONNX file in milliseconds, while others pause.
 
         Measured beside the teacher, call by call in turn; see `normalised_latency`.
         """
         with locks.quiet(self.latency_lock):
             return self.latency_now(student)
 
-    def latency_now(self, student: nn.Module) -> float:
+    def latency_now(self, student: nn.Module | Path) -> float:
         """As `measure_latency`, whatever the other workers are at."""
-        models, inputs = {"student": student.eval()}, {"student": self.dataset.input}
+        models: dict[str, nn.Module | Path] = {"student": student}
+        inputs = {"student": self.dataset.input}
         beside_teacher = not self.recipe.latency_engine.startswith("command:")
         if self.teacher_latency is not None and beside_teacher:
-            models["teacher"] = self.teacher.module.eval()
+            models["teacher"] = self.teacher.module
             inputs["teacher"] = self.teacher.input
         measured = measure_latencies(
             models,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Event
@@ -12,6 +11,7 @@ from nasdistill.models.limits import MOST_PARAMETERS
 from nasdistill.results import COUNTED, Candidate, keys
 from nasdistill.study import Proposal, Study
 from nasdistill.trials.context import StudyContext
+from nasdistill.trials.costs import counted_figures, excess_over, least_figures
 from nasdistill.trials.screening import foretell
 
 MOST_REJECTIONS = 300
@@ -48,8 +48,8 @@ def propose(context: StudyContext) -> int | None:
             _fail(context, proposal, str(error))
             attempt = 0
             continue
-        figures = asdict(counts)
-        excess = excess_over(figures, context.limits)
+        figures = counted_figures(context.recipe, counts)
+        excess = excess_over(least_figures(context.recipe, counts), context.limits)
         if excess:
             study.reject(proposal, figures, excess)
             attempt = 0
@@ -90,12 +90,6 @@ def counted_trials(study: Study) -> int:
     return sum(c.state in COUNTED for c in study.candidates())
 
 
-def excess_over(figures: Mapping[str, float], limits: Mapping[str, float]) -> dict[str, float]:
-    """How far each figure is over its limit, as a share of the limit."""
-    excess = {k: figures[k] / limits[k] - 1.0 for k in figures if k in limits}
-    return {k: share for k, share in excess.items() if share > 0}
-
-
 def _trailing_rejections(candidates: Sequence[Candidate]) -> int:
     count = 0
     for candidate in reversed(candidates):
@@ -121,11 +115,12 @@ def _check_that_some_keep(
 
     closest = min(rejected, key=distance)
     allowed = ", ".join(f"{k} ≤ {v:,.6g}" for k, v in limits.items() if k != "accuracy")
+    bytes = "" if closest.bytes is None else f", {closest.bytes:,} bytes"
     latency = "" if closest.latency is None else f", {closest.latency:.3f} ms"
     raise UserError(
         f"none of {len(rejected)} architectures sampled from the space {space!r} keeps the limits "
-        f"({allowed}). The closest has {closest.params:,} params, {closest.macs:,} MACs, "
-        f"{closest.bytes:,} bytes{latency}. Raise the limits or choose a smaller space."
+        f"({allowed}). The closest has {closest.params:,} params, {closest.macs:,} MACs"
+        f"{bytes}{latency}. Raise the limits or choose a smaller space."
     )
 
 

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from nasdistill.analysis.front import forecast_at, front
 from nasdistill.analysis.stopping import stop_reason
+from nasdistill.common import formats
 from nasdistill.common.events import Event
 from nasdistill.results import Candidate, keys
 from nasdistill.study import TrialEnded, architecture_of
 from nasdistill.training.checkpoint import go_on_from
 from nasdistill.training.failures import FAILURES, failure_reason
 from nasdistill.trials.context import StudyContext
+from nasdistill.trials.costs import costs_to_measure, excess_over, measure
 from nasdistill.trials.experience import measure_untrained
-from nasdistill.trials.proposals import excess_over
 from nasdistill.trials.rung import fit_in_memory, start_run, train_rung
 
 
@@ -28,7 +29,7 @@ def run_trial(context: StudyContext, number: int) -> None:
     """
     study, work = context.study, context.folder / "trials" / str(number)
     try:
-        if _passes_latency_gate(context, study.candidate(number)):
+        if _keeps_measured_limits(context, study.candidate(number)):
             _train(context, number, work)
     except TrialEnded:
         context.note(f"trial {number} was ended by another worker", stage="search")
@@ -40,23 +41,29 @@ def run_trial(context: StudyContext, number: int) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _passes_latency_gate(context: StudyContext, candidate: Candidate) -> bool:
-    """Measures latency where it counts; a trial that is over the limit ends here."""
-    if not context.needs_latency:
-        return True
-    study, number, latency = context.study, candidate.number, candidate.latency
-    if latency is None:
+def _keeps_measured_limits(context: StudyContext, candidate: Candidate) -> bool:
+    """Measures the costs that cannot be counted; a trial that is over a limit ends here."""
+    study, number, costs = context.study, candidate.number, costs_to_measure(context)
+    figures: dict[str, float | None] = {cost: candidate.cost(cost) for cost in costs}
+    if any(value is None for value in figures.values()):
         start = time.perf_counter()
         architecture, seed = architecture_of(candidate), context.recipe.seed
         student = context.scoring.students(architecture, context.dataset, seed)[0]
-        latency = context.measure_latency(student)
+        figures = {str(cost): value for cost, value in measure(context, student).items()}
         seconds = time.perf_counter() - start
         study.note(number, keys.TRIAL_SECONDS.of("latency"), seconds)
-        study.note(number, keys.LATENCY, latency)
+        for key in (keys.BYTES, keys.LATENCY):
+            if key.name in figures:
+                study.note(number, key, figures[key.name])
         study.add_seconds("latency", seconds)
-    if not excess_over({"latency": latency}, context.limits):
+    limits = context.limits
+    excess = excess_over({k: v for k, v in figures.items() if v is not None}, limits)
+    if not excess:
         return True
-    reason = f"latency {latency:.3f} ms, limit {context.limits['latency']:.3f} ms"
+    reason = ", ".join(
+        f"{name} {formats.cost(name, figures[name])}, limit {formats.cost(name, limits[name])}"
+        for name in excess
+    )
     study.end(number, reason, state="rejected")
     return False
 

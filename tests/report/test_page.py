@@ -9,12 +9,21 @@ import subprocess
 import sys
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
-from reported_study import BUDGETS, drawn_in_chromium, embedded, own_text
+from reported_study import BUDGETS, drawn_in_chromium, embedded, own_text, switched_in_chromium
 
 from nasdistill.common.errors import UserError
-from nasdistill.report import figures, progress, statistics, tables, text, write_report
+from nasdistill.report import (
+    figures,
+    progress,
+    shipped,
+    statistics,
+    tables,
+    text,
+    write_report,
+)
 from nasdistill.results import Candidate, StudyRecord
 
 
@@ -214,34 +223,82 @@ def test_a_final_that_breaks_a_limit_is_never_shown_as_meeting_it(
     assert "✗ breaks audit accuracy: 82.0 % &lt; 83.0 %" in (tmp_path / "r.html").read_text("utf-8")
 
 
+INT8 = {
+    "file": "model-int8.onnx",
+    "engine": "onnxruntime 1.31.1",
+    "bytes": 100_250,
+    "pictures": 5000,
+    "largest_difference": 1.9,
+    "mean_difference": 0.08,
+    "test_accuracy": 0.901,
+    "test_interval": [0.893, 0.909],
+    "loss_points": 1.1,
+    "agreement": 0.987,
+    "latency": [],
+    "problems": ["loses 1.10 points against fp32; allowed are 0.5"],
+    "remarks": {"text": ["calibrated on <b>"]},
+}
+
+
+def with_files(record: StudyRecord, *files: dict[str, Any]) -> StudyRecord:
+    """The record, its first finals with these files."""
+    finals = list(record.finals)
+    for i, of_final in enumerate(files):
+        finals[i] = dataclasses.replace(finals[i], metrics={**finals[i].metrics, "files": of_final})
+    return dataclasses.replace(record, finals=finals)
+
+
 def test_files_that_ship_and_what_is_wrong_with_them(record: StudyRecord, tmp_path: Path) -> None:
-    file = {
-        "file": "model-int8.onnx",
-        "engine": "onnxruntime 1.31.1",
-        "bytes": 100_250,
-        "pictures": 5000,
-        "largest_difference": 1.9,
-        "mean_difference": 0.08,
-        "test_accuracy": 0.901,
-        "test_interval": [0.893, 0.909],
-        "loss_points": 1.1,
-        "agreement": 0.987,
-        "latency": [],
-        "problems": ["loses 1.10 points against fp32; allowed are 0.5"],
-        "remarks": {"text": ["calibrated on <b>"]},
-    }
     failed = {"failed": "onnx-fp16: no <operator>"}
-    first, *rest = record.finals
-    shown = {**first.metrics, "files": {"onnx-int8": file, "onnx-fp16": failed}}
-    shipped = dataclasses.replace(record, finals=[dataclasses.replace(first, metrics=shown), *rest])
-    write_report(shipped, tmp_path / "index.html")
+    ships = with_files(record, {"onnx-int8": INT8, "onnx-fp16": failed})
+    write_report(ships, tmp_path / "index.html")
     html = (tmp_path / "index.html").read_text()
     assert "What ships" in html and "<td>25 %</td>" in html and "1.10 points" in html
     assert '<span class="bad">✗ loses 1.10 points against fp32; allowed are 0.5</span>' in html
     assert '<span class="bad">onnx-fp16: no &lt;operator&gt;</span>' in html
     assert "calibrated on &lt;b&gt;" in html
+    assert 'data-ships="onnx-int8"' in html and 'data-ships="onnx-fp16"' not in html
     write_report(record, tmp_path / "none.html")
-    assert "What ships" not in (tmp_path / "none.html").read_text()
+    page = (tmp_path / "none.html").read_text()
+    assert "What ships" not in page and 'data-ships="' not in page
+
+
+def two_shipped(record: StudyRecord) -> StudyRecord:
+    """The record: an int8 file that loses, one that is well, and a final without."""
+    single = {"batch": 1, "threads": 1, "fp32_ms": 0.31}
+    single |= {"median_ms": 0.2, "q1_ms": 0.19, "q3_ms": 0.22}
+    well = {**INT8, "latency": [single], "bytes": 90_000, "test_accuracy": 0.904, "problems": []}
+    return with_files(record, {"onnx-int8": INT8}, {"onnx-int8": well, "onnx-fp16": well})
+
+
+def test_shipped_files_take_the_place_of_their_finals(record: StudyRecord) -> None:
+    ships = two_shipped(record)
+    assert shipped.shipped_formats(ships) == ["onnx-int8", "onnx-fp16"]
+    info = shipped.shipped_info(ships, "bytes", "onnx-int8")
+    first, second, third = (final.number for final in record.finals)
+    [broken], [well], [hollow] = (info.groups[r] for r in ("broken", "final", "unshipped"))
+    assert (broken.number, broken.x, broken.y, broken.low) == (first, 100_250, 0.901, 0.893)
+    assert "loses 1.10 points against fp32" in broken.label and "0.2 ms" in well.label
+    assert (well.number, well.x, well.y) == (second, 90_000, 0.904)
+    bytes_of = {c.number: c.bytes for c in record.candidates}
+    assert (hollow.number, hollow.x, hollow.y) == (third, bytes_of[third], 0.89)
+    assert [point.number for point in info.shipped_front] == [second]
+    fp32 = figures.trade_off_info(ships, "bytes")
+    assert info.front == fp32.front and info.groups["complete"] == fp32.groups["complete"]
+    drawn = {trace.name: trace for trace in figures.plot_trade_off(info).data}
+    assert drawn["final without onnx-int8 figures, as fp32"].marker.symbol == "square-open"
+    assert drawn["front of onnx-int8"].x == (90_000,)
+
+
+def test_latency_of_a_file_that_was_not_measured_there_is_that_of_fp32(record: StudyRecord) -> None:
+    ships = two_shipped(record)
+    info = shipped.shipped_info(ships, "latency", "onnx-int8")
+    assert [p.x for p in info.groups["final"]] == [0.2]
+    assert [p.x for p in info.groups["unshipped"]][0] == 0.31  # its file has no latency
+    board = [{"model": "student", "engine": "command:board", "batch": 1, "median_ms": 9.0}]
+    finals = [dataclasses.replace(f, metrics={**f.metrics, "latency": board}) for f in ships.finals]
+    info = shipped.shipped_info(dataclasses.replace(ships, finals=finals), "latency", "onnx-int8")
+    assert [p.x for p in info.groups["unshipped"]] == [9.0] * 3 and not info.shipped_front
 
 
 def test_study_in_progress_has_a_report(record: StudyRecord, tmp_path: Path) -> None:
@@ -287,3 +344,19 @@ def test_report_imports_neither_torch_nor_optuna() -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_chromium_draws_every_figure(page: str, tmp_path: Path, theme: str) -> None:
     drawn_in_chromium(page, tmp_path, theme)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_chromium_switches_to_what_ships_and_back(
+    record: StudyRecord, tmp_path: Path, theme: str
+) -> None:
+    write_report(two_shipped(record), tmp_path / "out" / "index.html")
+    pressed = ["[data-cost=bytes]", "[data-ships=onnx-int8]", '[data-ships=""]']
+    before, by_bytes, int8, back = switched_in_chromium(tmp_path, theme, pressed)
+    assert before["front"] and by_bytes == back
+    assert int8["onnx-int8 file"] == [[90_000, 90.4]]
+    assert int8["onnx-int8 file with something wrong"] == [[100_250, pytest.approx(90.1)]]
+    [[x, y]] = int8["final without onnx-int8 figures, as fp32"]
+    assert [x, y] in by_bytes["final"] and y == 89
+    assert int8["complete"] == by_bytes["complete"] and int8["teacher"] == by_bytes["teacher"]
+    assert int8["front of onnx-int8"] == [[90_000, 90.4]] and "recommended final" not in int8

@@ -12,7 +12,8 @@ from small_study import TEACHER, OpenContext
 from nasdistill.common.errors import UserError
 from nasdistill.results import Candidate
 from nasdistill.space import Architecture
-from nasdistill.trials.proposals import excess_over, give_up_on_failures, propose
+from nasdistill.trials.costs import excess_over
+from nasdistill.trials.proposals import give_up_on_failures, propose
 
 
 def test_excess_is_a_share_of_the_limit() -> None:

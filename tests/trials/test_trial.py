@@ -124,7 +124,7 @@ def test_a_slow_student_is_turned_away_untrained(
     monkeypatch.setattr(StudyContext, "measure_latency", lambda self, student: 6.25)
     candidate = ended(context, proposed(context))
     assert candidate.state == "rejected" and candidate.rungs == ()
-    assert candidate.reason == "latency 6.250 ms, limit 5.000 ms" and candidate.latency == 6.25
+    assert candidate.reason == "latency 6.25 ms, limit 5 ms" and candidate.latency == 6.25
     assert candidate.seconds["latency"] > 0
     monkeypatch.setattr(StudyContext, "measure_latency", lambda self, student: 4.0)
     assert ended(context, proposed(context)).state == "complete"
