@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +88,8 @@ class Proving:
             file = processes.enter_context(FreshRuntime(path, name, self.threads))
             fp32 = processes.enter_context(FreshRuntime(self.fp32, "onnx", self.threads))
             record = self._compare(file, fp32, name)
-            record["latency"] = self._times(file, fp32, engine)
+            batches = TIMED_BATCHES[:1] if FORMATS[name].one_at_a_time else TIMED_BATCHES
+            record["latency"] = self._times(file, fp32, engine, batches)
         figures = {"engine": engine, "threads": self.threads, "bytes": bytes, **record}
         figures["limits"] = self._limits(figures)
         return figures | {"problems": problems_of(figures, self.max_loss)}
@@ -134,13 +135,15 @@ class Proving:
         per_picture = 4 * self.input.channels * self.input.height * self.input.width
         return max(1, min(most, BATCH_BYTES // per_picture))
 
-    def _times(self, file: FreshRuntime, fp32: FreshRuntime, engine: str) -> list[dict[str, Any]]:
+    def _times(
+        self, file: FreshRuntime, fp32: FreshRuntime, engine: str, batches: Sequence[int]
+    ) -> list[dict[str, Any]]:
         """Latency of a file, and of the fp32 file beside it, turn by turn in the same minute."""
         lock = self.latency_lock
         kept_quiet: AbstractContextManager[None] = nullcontext() if lock is None else quiet(lock)
         rows = []
         with kept_quiet:
-            for batch in TIMED_BATCHES:
+            for batch in batches:
                 pictures = _random_pictures(self.input, batch)
                 turns = [
                     (file.times(pictures, TURN_SECONDS), fp32.times(pictures, TURN_SECONDS))
