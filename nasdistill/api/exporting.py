@@ -27,6 +27,7 @@ def export(
     out: Path | None = None,
     *,
     max_loss: float | None = None,
+    with_preprocessing: bool = False,
     on_event: Emit | None = None,
 ) -> dict[str, Any]:
     """Writes a final in a format, proves the file, and copies it.
@@ -40,6 +41,8 @@ def export(
         format: One of `deployment.formats.FORMATS`.
         out: The file to write; by default it lies in the current folder.
         max_loss: Points that the file may lose against fp32; by default the recipe's.
+        with_preprocessing: Whether the file takes a picture as decoded and prepares it itself; for
+            ONNX formats.
         on_event: Told what happens.
 
     Returns:
@@ -62,8 +65,7 @@ def export(
     stem, suffix = kind.file.partition(".")[::2]
     name = f"{record.name}-{folder.name}{stem.removeprefix('model')}.{suffix}"
     path = out or Path(name)
-    if path.exists():
-        raise UserError(f"{path} exists already; give another --out")
+    _refuse_existing(path)
     emit, recipe = warning_once(on_event or silent), from_stored(record.recipe)
     load_plugins(recipe.import_file)
     set_threads(1)
@@ -78,8 +80,10 @@ def export(
         emit,
     )
     made = make_file(folder, cast("FormatName", format), setting)
-    for part in made["parts"]:
-        place = path.with_suffix(Path(part).suffix) if part != kind.file else path
+    places = {part: _place(part, kind.file, path) for part in made["parts"]}
+    for place in places.values():
+        _refuse_existing(place)
+    for part, place in places.items():
         _copy(folder / part, place)
     return {**made, "format": format, "path": str(path)}
 
@@ -100,6 +104,18 @@ def _data(record: StudyRecord, recipe: Recipe, needed: bool, emit: Emit) -> Data
             raise UserError(f"{error}. Pictures of the study's data are needed for this") from None
         emit(Event("warning", f"{error}; accuracy is not measured", stage="files"))
         return None
+
+
+def _place(part: str, file: str, path: Path) -> Path:
+    """Where a part of a format's file goes, beside the file itself."""
+    if part.startswith(file):  # the file, or what is named after it
+        return path.with_name(path.name + part.removeprefix(file))
+    return path.with_suffix(Path(part).suffix)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise UserError(f"{path} exists already; give another --out")
 
 
 def _copy(source: Path, path: Path) -> None:

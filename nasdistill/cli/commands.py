@@ -412,11 +412,20 @@ def export(
     format: model_options.Format = "onnx",
     out: model_options.OutFile = None,
     max_loss: model_options.MaxLossOf = None,
+    with_preprocessing: model_options.WithPreprocessing = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a final in a format that devices take, and prove the file in its own runtime."""
     made = with_progress(
-        lambda api, emit: api.export(final, rank, format, out, max_loss=max_loss, on_event=emit)
+        lambda api, emit: api.export(
+            final,
+            rank,
+            format,
+            out,
+            max_loss=max_loss,
+            with_preprocessing=with_preprocessing,
+            on_event=emit,
+        )
     )
     from nasdistill.cli.display_files import file_lines
 

@@ -93,9 +93,9 @@ def _write_executorch(source: Source, path: Path) -> Remarks:
 
 
 def _write_litert(source: Source, path: Path) -> Remarks:
-    from nasdistill.models.converters import write_litert
+    from nasdistill.models.converters import litert_model
 
-    write_litert(source.module, source.input, path)
+    path.write_bytes(litert_model(source.module, source.input))
     source.write_metadata_beside(path)
     return {"text": [_ONE]}
 

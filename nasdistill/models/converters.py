@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,19 +80,21 @@ def executorch_program(module: nn.Module, input: Input, batch: int = 1) -> bytes
     return content
 
 
-def write_litert(module: nn.Module, input: Input, path: Path, batch: int = 1) -> None:
-    """Converts a module to a LiteRT model (`.tflite`).
+def litert_model(module: nn.Module, input: Input, batch: int = 1) -> bytes:
+    """Converts a module to a LiteRT model.
 
     Args:
         module: As of `executorch_program`; the file's input is named `images`.
         input: The image.
-        path: The file.
         batch: Images in a call. It is fixed: the converter knows no other.
+
+    Returns:
+        The content of a `.tflite` file.
 
     Raises:
         ExportError: If LiteRT lacks an operator.
     """
-    with silence():
+    with silence(), tempfile.TemporaryDirectory() as folder:
         import litert_torch
 
         module, images = _prepared(module, input, batch)
@@ -100,7 +103,9 @@ def write_litert(module: nn.Module, input: Input, path: Path, batch: int = 1) ->
         except Exception as error:
             program = torch.export.export(module, (images,))
             raise _explained(error, "litert", _program_nodes(program)) from error
+        path = Path(folder) / "model.tflite"
         converted.export(str(path))
+        return path.read_bytes()
 
 
 def _prepared(module: nn.Module, input: Input, batch: int) -> tuple[nn.Module, torch.Tensor]:
