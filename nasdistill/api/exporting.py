@@ -53,11 +53,13 @@ def export(
             the file exists, or cannot be written.
     """
     from nasdistill.common.machine import set_threads
+    from nasdistill.deployment import formats
     from nasdistill.deployment.files import Setting, make_file
-    from nasdistill.deployment.formats import format_of
     from nasdistill.trials.plugins import load_plugins
 
-    kind = format_of(format)
+    if with_preprocessing:
+        format = formats.with_preprocessing(format)
+    kind = formats.format_of(format)
     if rank is None:
         folder, record = locate(target, "export")
     else:

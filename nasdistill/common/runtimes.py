@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasdistill.common.errors import UserError
+from nasdistill.common.streams import quiet_descriptors
 
 Pictures = NDArray[Any]
 """Pictures, `[B, C, H, W]`: float32 in [0, 1], or uint8 for files that prepare them."""
@@ -26,10 +27,10 @@ PIP = {
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
     "torch": "torch",
-    "openvino": "'nasdistill[openvino]'",
-    "executorch": "'nasdistill[executorch]'",
-    "ai_edge_litert": "'nasdistill[litert]'",
-    "litert_torch": "'nasdistill[litert]'",
+    "openvino": "openvino",
+    "executorch": "executorch",
+    "litert_torch": "litert-torch",
+    "ai_edge_litert": "ai-edge-litert",
 }
 """What `pip install` takes, by the name that a package is imported by."""
 
@@ -46,9 +47,9 @@ def require(packages: Sequence[str], wanted_for: str) -> None:
     """
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        line = " ".join(dict.fromkeys(PIP[package] for package in missing))
+        verb, line = "is" if len(missing) == 1 else "are", " ".join(map(PIP.__getitem__, missing))
         raise UserError(
-            f"{wanted_for}: {', '.join(missing)} is not installed; run `pip install {line}`"
+            f"{wanted_for}: {' and '.join(missing)} {verb} not installed; run `pip install {line}`"
         )
 
 
@@ -121,10 +122,12 @@ def open_openvino(path: Path, threads: int) -> Answer:
 def open_executorch(path: Path, threads: int) -> Answer:
     """An ExecuTorch program of one picture, in ExecuTorch with XNNPACK."""
     import torch
-    from executorch.extension.pybindings import portable_lib
-    from executorch.runtime import Runtime
 
-    portable_lib._unsafe_reset_threadpool(threads)  # the only way to say how many
+    with quiet_descriptors():
+        from executorch.extension.pybindings import portable_lib
+        from executorch.runtime import Runtime
+
+        portable_lib._unsafe_reset_threadpool(threads)  # the only way to say how many
     method = Runtime.get().load_program(path).load_method("forward")
 
     def answer(pictures: Pictures) -> Logits:
@@ -138,8 +141,9 @@ def open_litert(path: Path, threads: int) -> Answer:
     """A LiteRT model of one picture, in LiteRT with XNNPACK."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(path), num_threads=threads)
-    interpreter.allocate_tensors()
+    with quiet_descriptors():
+        interpreter = Interpreter(str(path), num_threads=threads)
+        interpreter.allocate_tensors()
     taken = interpreter.get_input_details()[0]["index"]
     given = interpreter.get_output_details()[0]["index"]
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from nasdistill.common import runtimes
 from nasdistill.common.errors import UserError
+from nasdistill.common.streams import quiet_descriptors
 from nasdistill.models.latency import time_in_turn, timed
 
 Shape = list[int | None]
@@ -86,7 +87,8 @@ def _real(constant: Any) -> bool:
 
 
 def _executorch(path: Path) -> tuple[Shape, int | None]:
-    from executorch.runtime import Runtime
+    with quiet_descriptors():
+        from executorch.runtime import Runtime
 
     about = Runtime.get().load_program(path).load_method("forward").metadata
     tensor = about.input_tensor_meta(0)
@@ -102,7 +104,8 @@ _EXECUTORCH_FLOAT = 6
 def _litert(path: Path) -> tuple[Shape, int | None]:
     from ai_edge_litert.interpreter import Interpreter
 
-    inputs = Interpreter(str(path)).get_input_details()
+    with quiet_descriptors():
+        inputs = Interpreter(str(path)).get_input_details()
     shape: Shape = [int(size) for size in inputs[0]["shape"]]
     _check(path, len(inputs), inputs[0]["dtype"] == np.float32, shape)
     return shape, None

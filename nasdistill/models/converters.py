@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from nasdistill.common.streams import quiet_descriptors
 from nasdistill.common.types import Input
 from nasdistill.models.export import ExportError, silence
 
@@ -66,10 +67,10 @@ def executorch_program(module: nn.Module, input: Input, batch: int = 1) -> bytes
     Raises:
         ExportError: If ExecuTorch lacks an operator.
     """
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
     with silence():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
         module, images = _prepared(module, input, batch)
         program = torch.export.export(module, (images,))
         try:
@@ -95,7 +96,8 @@ def litert_model(module: nn.Module, input: Input, batch: int = 1) -> bytes:
         ExportError: If LiteRT lacks an operator.
     """
     with silence(), tempfile.TemporaryDirectory() as folder:
-        import litert_torch
+        with quiet_descriptors():
+            import litert_torch
 
         module, images = _prepared(module, input, batch)
         try:
@@ -104,7 +106,8 @@ def litert_model(module: nn.Module, input: Input, batch: int = 1) -> bytes:
             program = torch.export.export(module, (images,))
             raise _explained(error, "litert", _program_nodes(program)) from error
         path = Path(folder) / "model.tflite"
-        converted.export(str(path))
+        with quiet_descriptors():
+            converted.export(str(path))
         return path.read_bytes()
 
 
