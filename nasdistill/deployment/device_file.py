@@ -90,7 +90,7 @@ def _executorch(path: Path) -> tuple[Shape, int | None]:
     with quiet_descriptors():
         from executorch.runtime import Runtime
 
-    about = Runtime.get().load_program(path).load_method("forward").metadata
+        about = Runtime.get().load_program(path).load_method("forward").metadata
     tensor = about.input_tensor_meta(0)
     shape: Shape = list(tensor.sizes())
     _check(path, about.num_inputs(), tensor.dtype() == _EXECUTORCH_FLOAT, shape)
