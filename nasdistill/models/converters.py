@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -85,7 +86,7 @@ def litert_model(module: nn.Module, input: Input, batch: int = 1) -> bytes:
     """Converts a module to a LiteRT model.
 
     Args:
-        module: As of `executorch_program`; the file's input is named `images`.
+        module: As of `executorch_program`; the file's input is named as its argument.
         input: The image.
         batch: Images in a call. It is fixed: the converter knows no other.
 
@@ -100,8 +101,9 @@ def litert_model(module: nn.Module, input: Input, batch: int = 1) -> bytes:
             import litert_torch
 
         module, images = _prepared(module, input, batch)
+        name = next(iter(inspect.signature(module.forward).parameters))
         try:
-            converted = litert_torch.convert(module, sample_kwargs={"images": images})
+            converted = litert_torch.convert(module, sample_kwargs={name: images})
         except Exception as error:
             program = torch.export.export(module, (images,))
             raise _explained(error, "litert", _program_nodes(program)) from error
