@@ -416,17 +416,9 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Write a final in a format that devices take, and prove the file in its own runtime."""
-    made = with_progress(
-        lambda api, emit: api.export(
-            final,
-            rank,
-            format,
-            out,
-            max_loss=max_loss,
-            with_preprocessing=with_preprocessing,
-            on_event=emit,
-        )
-    )
+    what = {"max_loss": max_loss, "with_preprocessing": with_preprocessing}
+    more = {"format": format, "out": out, **what}
+    made = with_progress(lambda api, emit: api.export(final, rank, **more, on_event=emit))
     from nasdistill.cli.display_files import file_lines
 
     if as_json:

@@ -51,7 +51,7 @@ def profile_device_file(path: Path, batch: int, threads: int) -> dict[str, Any]:
     except Exception as error:  # Runtimes raise nearly anything for broken bytes.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{path}: {kind.engine} cannot load it ({reason})") from None
-    first, *rest = shape
+    first, rest = shape[0], [size for size in shape[1:] if size is not None]
     if first not in (None, batch):
         raise UserError(f"--batch: found {batch}; {path} takes {first} at once")
     pictures = np.random.default_rng(0).random((batch, *rest)).astype(np.float32)
