@@ -85,7 +85,8 @@ WithPreprocessing = Annotated[
     bool,
     option(
         "--with-preprocessing",
-        "Have an ONNX file take a picture as decoded, of any size, and prepare it itself.",
+        "Have an ONNX file take a picture as decoded, of any size, and prepare it itself (default: "
+        "no).",
     ),
 ]
 OutFile = Annotated[
