@@ -1,9 +1,10 @@
 """What does 8 bits cost, and what does it bring?
 
 Finals of a search, quantised by `--format onnx-int8`, held against their fp32 files, against the
-same finals quantised by ONNX Runtime's defaults on the same pictures, and against NNCF's
-post-training quantisation where that is installed (`pip install nncf`). Accuracy on the whole test
-split; latency in ONNX Runtime with one thread, call by call in turn.
+same finals quantised by ONNX Runtime's defaults on the same pictures, against NNCF's
+post-training quantisation where that is installed (`pip install nncf`), and against fp32 files for
+OpenVINO, ExecuTorch and LiteRT where these are. Accuracy on the whole test split; latency in each
+file's own runtime with one thread, call by call in turn.
 
     python benchmarks/deployment.py studies/mobile/finals/1 studies/mobile/finals/2 …
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,23 +28,25 @@ import torch
 from common import ROOT, machine, markdown, met, place, write
 
 from nasdistill.common.events import silent
+from nasdistill.common.runtimes import Answer
+from nasdistill.common.types import FormatName
 from nasdistill.data import Dataset, load_data
 from nasdistill.deployment.calibration import Calibration, as_floats, calibration_of
-from nasdistill.deployment.formats import FORMATS
+from nasdistill.deployment.formats import FORMATS, Format
 from nasdistill.deployment.int8 import BATCH, reader
 from nasdistill.deployment.source import Source
 from nasdistill.models import artifact
 from nasdistill.models.export import silence
-from nasdistill.models.latency import measure_latencies
+from nasdistill.models.latency import Latency, time_in_turn, timed
 
 SECONDS = 3.0
 MOST_LOSS, MOST_BYTES, MOST_LATENCY = 0.5, 0.30, 1.0
 
 
-def ours(folder: Path, calibration: Calibration, path: Path) -> None:
+def ours(folder: Path, calibration: Calibration, path: Path, name: FormatName) -> None:
     module, input = artifact.load(folder), artifact.input_of(folder)
     source = Source(module, input, folder / "model.onnx", {}, calibration, MOST_LOSS, silent)
-    FORMATS["onnx-int8"].write(source, path)
+    FORMATS[name].write(source, path)
 
 
 def defaults(folder: Path, calibration: Calibration, path: Path) -> None:
@@ -61,15 +65,25 @@ def nncf(folder: Path, calibration: Calibration, path: Path) -> None:
 
 
 WAYS: dict[str, Callable[[Path, Calibration, Path], None]] = {
-    "onnx-int8": ours,
+    "onnx-int8": partial(ours, name="onnx-int8"),
     "ONNX Runtime's defaults": defaults,
     "NNCF": nncf,
+    "openvino": partial(ours, name="openvino"),
+    "executorch": partial(ours, name="executorch"),
+    "litert": partial(ours, name="litert"),
 }
+PACKAGES = {"NNCF": "nncf", "openvino": "openvino", "executorch": "executorch"}
+PACKAGES["litert"] = "litert_torch"
 
 
-def right_on_test(path: Path, data: Dataset) -> float:
-    answer, ids = FORMATS["onnx"].open(path, 1), torch.arange(len(data.test))
-    batches = data.test.batches([(part, None) for part in torch.split(ids, BATCH)], data.input.size)
+def format_of(way: str) -> Format:
+    """The format that runs what a way makes."""
+    return {str(name): format for name, format in FORMATS.items()}.get(way, FORMATS["onnx"])
+
+
+def right_on_test(answer: Answer, step: int, data: Dataset) -> float:
+    ids = torch.arange(len(data.test))
+    batches = data.test.batches([(part, None) for part in torch.split(ids, step)], data.input.size)
     answers = [answer(as_floats(batch.images.numpy())).argmax(1) for batch in batches]
     return float((np.concatenate(answers) == data.test.labels.numpy()).mean())
 
@@ -77,41 +91,53 @@ def right_on_test(path: Path, data: Dataset) -> float:
 def rows_of(folder: Path, data: Dataset, calibration: Calibration) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as temporary:
         files = {"fp32": folder / "model.onnx"}
-        for number, (name, quantise) in enumerate(WAYS.items()):
-            if name == "NNCF" and find_spec("nncf") is None:
+        for number, (name, make) in enumerate(WAYS.items()):
+            if name in PACKAGES and find_spec(PACKAGES[name]) is None:
                 continue
-            files[name] = Path(temporary) / f"{number}.onnx"
-            quantise(folder, calibration, files[name])
-        inputs = dict.fromkeys(files, data.input)
-        latencies = {
-            batch: measure_latencies(
-                files, inputs, engine="onnxruntime", batch=batch, seconds=SECONDS
-            )
-            for batch in (1, 64)
-        }
-        fp32 = {"accuracy": right_on_test(files["fp32"], data), "bytes": _bytes(files["fp32"])}
+            files[name] = Path(temporary) / f"{number}{Path(format_of(name).file).suffix}"
+            make(folder, calibration, files[name])
+        answers = {name: format_of(name).open(path, 1) for name, path in files.items()}
+        times = {batch: times_of(answers, batch, data) for batch in (1, 64)}
+        fp32: dict[str, Any] = {}
         for name, path in files.items():
-            share = right_on_test(path, data)
+            step = 1 if format_of(name).one_at_a_time else BATCH
+            share, size = right_on_test(answers[name], step, data), _bytes(path)
+            fp32 = fp32 or {"accuracy": share, "bytes": size}
             row = {
                 "final": folder.name,
                 "file": name,
                 "accuracy": share,
                 "loss_points": 100 * (fp32["accuracy"] - share),
-                "bytes": _bytes(path),
-                "bytes_ratio": _bytes(path) / fp32["bytes"],
+                "bytes": size,
+                "bytes_ratio": size / fp32["bytes"],
             }
-            for batch, measured in latencies.items():
-                own, beside = measured[name], measured["fp32"]
-                row |= {
-                    f"ms_{batch}": own.median_ms,
-                    f"ratio_{batch}": own.median_ms / beside.median_ms,
-                    f"least_ratio_{batch}": own.least_ms / beside.least_ms,
-                }
+            for batch, measured in times.items():
+                if name in measured:
+                    own, beside = measured[name], measured["fp32"]
+                    row |= {
+                        f"ms_{batch}": own.median_ms,
+                        f"ratio_{batch}": own.median_ms / beside.median_ms,
+                        f"least_ratio_{batch}": own.least_ms / beside.least_ms,
+                    }
             yield row
 
 
+def times_of(answers: dict[str, Answer], batch: int, data: Dataset) -> dict[str, Latency]:
+    """Latencies of those files that take such a batch, call by call in turn."""
+    shape = (batch, data.input.channels, *data.input.size)
+    pictures = np.random.default_rng(0).random(shape, dtype=np.float32)
+    calls = {
+        name: partial(answer, pictures)
+        for name, answer in answers.items()
+        if batch == 1 or not format_of(name).one_at_a_time
+    }
+    measured = time_in_turn(calls, SECONDS)  # type: ignore[arg-type]
+    return {name: timed(name, batch, 1, times) for name, times in measured.items()}
+
+
 def _bytes(path: Path) -> int:
-    return path.stat().st_size
+    beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else []
+    return sum(each.stat().st_size for each in (path, *beside))
 
 
 def main() -> None:
@@ -149,7 +175,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['bytes']:,}",
             f"{row['bytes_ratio']:.3f}",
             f"{row['ms_1']:.3f} ms, {row['ratio_1']:.2f}×",
-            f"{row['ms_64']:.2f} ms, {row['ratio_64']:.2f}×",
+            f"{row['ms_64']:.2f} ms, {row['ratio_64']:.2f}×" if "ms_64" in row else "–",
         )
         for row in rows
     ]

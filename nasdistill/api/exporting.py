@@ -31,6 +31,7 @@ def export(
     *,
     max_loss: float | None = None,
     onnxruntime_web: Path | None = None,
+    with_preprocessing: bool = False,
     on_event: Emit | None = None,
 ) -> dict[str, Any]:
     """Writes a final in a format, proves the file, and copies it; or a page that classifies.
@@ -46,6 +47,8 @@ def export(
         max_loss: Points that the file may lose against fp32; by default the recipe's.
         onnxruntime_web: For `web`, a folder with onnxruntime-web's files; by default npm fetches
             them once.
+        with_preprocessing: Whether the file takes a picture as decoded and prepares it itself; for
+            ONNX formats.
         on_event: Told what happens.
 
     Returns:
@@ -57,20 +60,25 @@ def export(
             the file exists, or cannot be written.
     """
     from nasdistill.common.machine import set_threads
+    from nasdistill.deployment import formats
     from nasdistill.deployment.files import Setting, make_file
-    from nasdistill.deployment.formats import format_of
     from nasdistill.trials.plugins import load_plugins
 
     if format == WEB:
+        if with_preprocessing:
+            raise UserError(
+                "--with-preprocessing: the page of --format web prepares pictures itself"
+            )
         folder, record = _final_of(target, rank)
         return _export_page(folder, record, out, onnxruntime_web, warning_once(on_event or silent))
-    kind = format_of(format)
+    if with_preprocessing:
+        format = formats.with_preprocessing(format)
+    kind = formats.format_of(format)
     folder, record = _final_of(target, rank)
     stem, suffix = kind.file.partition(".")[::2]
     name = f"{record.name}-{folder.name}{stem.removeprefix('model')}.{suffix}"
     path = out or Path(name)
-    if path.exists():
-        raise UserError(f"{path} exists already; give another --out")
+    _refuse_existing(path)
     emit, recipe = warning_once(on_event or silent), from_stored(record.recipe)
     load_plugins(recipe.import_file)
     set_threads(1)
@@ -85,8 +93,10 @@ def export(
         emit,
     )
     made = make_file(folder, cast("FormatName", format), setting)
-    for part in made["parts"]:
-        place = path.with_suffix(Path(part).suffix) if part != kind.file else path
+    places = {part: _place(part, kind.file, path) for part in made["parts"]}
+    for place in places.values():
+        _refuse_existing(place)
+    for part, place in places.items():
         _copy(folder / part, place)
     return {**made, "format": format, "path": str(path)}
 
@@ -127,6 +137,18 @@ def _data(record: StudyRecord, recipe: Recipe, needed: bool, emit: Emit) -> Data
             raise UserError(f"{error}. Pictures of the study's data are needed for this") from None
         emit(Event("warning", f"{error}; accuracy is not measured", stage="files"))
         return None
+
+
+def _place(part: str, file: str, path: Path) -> Path:
+    """Where a part of a format's file goes, beside the file itself."""
+    if part.startswith(file):  # the file, or what is named after it
+        return path.with_name(path.name + part.removeprefix(file))
+    return path.with_suffix(Path(part).suffix)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise UserError(f"{path} exists already; give another --out")
 
 
 def _copy(source: Path, path: Path) -> None:

@@ -28,11 +28,12 @@ def profile(
     classes: int = 10,
     import_file: str | None = None,
 ) -> dict[str, Any]:
-    """Counts and times a final, an architecture, or any ONNX file.
+    """Counts and times a final, an architecture, or any file of a runtime known here.
 
     Args:
-        target: A final's folder, `STUDY/RANK`, an architecture.json, or an ONNX file.
-        engine: See `nasdistill.profile.ENGINES`.
+        target: A final's folder, `STUDY/RANK`, an architecture.json, or a file: ONNX, OpenVINO's
+            `.xml`, ExecuTorch's `.pte`, LiteRT's `.tflite`.
+        engine: See `models.latency.measure_latencies`; a file is run by its own.
         threads: Threads of the engine.
         batch: Images at once.
         data_input: Channels, height and width, for an architecture.json.
@@ -40,8 +41,8 @@ def profile(
         import_file: Python file with the family; `STUDY/RANK` brings its own.
 
     Returns:
-        `params`, `macs`, `bytes` and `latency` (median and quartiles in milliseconds); of an ONNX
-        file `inputs`, its inputs' shapes, instead of `macs`.
+        `params`, `macs`, `bytes` and `latency` (median and quartiles in milliseconds); of a file
+        `inputs`, its inputs' shapes, instead of `macs`, and `params` may be None.
 
     Raises:
         UserError: If there is no such thing, its family is not known, the engine cannot run it, a
@@ -70,6 +71,10 @@ def profile(
         from nasdistill.deployment.onnx_file import profile_onnx
 
         return profile_onnx(path, batch, threads)
+    if path.suffix in (".xml", ".pte", ".tflite") and path.is_file():
+        from nasdistill.deployment.device_file import profile_device_file
+
+        return profile_device_file(path, batch, threads)
     if not path.exists() and target.count("/") == 1:
         path = _final(*target.split("/"))
     if path.is_dir():
@@ -81,7 +86,8 @@ def profile(
         module = Classifier(net, (0.0,) * shape.channels, (1.0,) * shape.channels).eval()
     else:
         raise UserError(
-            f"profile: {target!r} is neither a final, an architecture.json nor an ONNX file"
+            f"profile: {target!r} is neither a final, an architecture.json nor a file "
+            "(.onnx, .xml, .pte, .tflite)"
         )
     counts = count_module(module, shape)
     needed, free = batch * bytes_of_widest_layer(module, shape), free_bytes()

@@ -79,10 +79,12 @@ def _search(
     """See `search`; `dataset` holds the study's data where they are loaded already."""
     from nasdistill.api import stages
     from nasdistill.deployment.formats import check_formats
+    from nasdistill.models.latency import check_engine
     from nasdistill.study import Study
     from nasdistill.trials.plugins import check_plugins, load_plugins
 
     check_formats(recipe.shipped_formats)
+    check_engine(recipe.latency_engine)
     plugins = load_plugins(recipe.import_file)
     study = Study.open(recipe, STUDIES, command)
     with storage_errors(study.url):

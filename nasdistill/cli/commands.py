@@ -414,14 +414,13 @@ def export(
     out: model_options.OutFile = None,
     max_loss: model_options.MaxLossOf = None,
     runtime: model_options.RuntimeFolder = None,
+    with_preprocessing: model_options.WithPreprocessing = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a final in a format that devices take, and prove the file in its own runtime."""
-    made = with_progress(
-        lambda api, emit: api.export(
-            final, rank, format, out, max_loss=max_loss, onnxruntime_web=runtime, on_event=emit
-        )
-    )
+    what = {"max_loss": max_loss, "with_preprocessing": with_preprocessing}
+    more = {"format": format, "out": out, "onnxruntime_web": runtime, **what}
+    made = with_progress(lambda api, emit: api.export(final, rank, **more, on_event=emit))
     from nasdistill.cli.display_files import print_file
 
     print_file(made, as_json)

@@ -296,15 +296,15 @@ def cut_lines(made: MadeSpace) -> list[str]:
 
 
 def profile_lines(figures: Mapping[str, Any]) -> list[str]:
-    """A profile in four lines; an ONNX file has inputs where a net has multiply-adds."""
-    latency = figures["latency"]
+    """A profile in four lines; a file has inputs where a net has multiply-adds."""
+    latency, params = figures["latency"], figures["params"]
     if "macs" in figures:
         second = f"multiply-adds  {figures['macs']:,} an image"
     else:
         shapes = (f"{n} {'x'.join(map(str, sizes))}" for n, sizes in figures["inputs"].items())
         second = f"inputs         {', '.join(shapes)}"
     return [
-        f"parameters     {figures['params']:,}",
+        f"parameters     {formats.NONE if params is None else f'{params:,}'}",
         second,
         f"bytes          {figures['bytes']:,}",
         f"latency        {latency['median_ms']:.3f} ms median, quartiles "

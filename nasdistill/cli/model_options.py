@@ -39,7 +39,8 @@ ChannelsOf = Annotated[
 Target = Annotated[
     str,
     typer.Argument(
-        help="A final (its folder, or STUDY/RANK), an architecture.json, or any ONNX file."
+        help="A final (its folder, or STUDY/RANK), an architecture.json, or a file: .onnx, .xml "
+        "(OpenVINO), .pte (ExecuTorch), .tflite (LiteRT)."
     ),
 ]
 FinalOf = Annotated[str, typer.Argument(help="A final: STUDY/RANK, or its folder.")]
@@ -61,7 +62,11 @@ Part = Annotated[
 ]
 Engine = Annotated[
     str,
-    option("--engine", "onnxruntime, torch, cuda or 'command:PROGRAM' (default: onnxruntime)."),
+    option(
+        "--engine",
+        "onnxruntime, openvino, executorch, litert, torch, cuda or 'command:PROGRAM'; files have "
+        "their own (default: onnxruntime).",
+    ),
 ]
 Threads = Annotated[int, option("--threads", "Threads of the engine (default: 1).")]
 BatchOf = Annotated[int, option("--batch", "Images at once (default: 1).")]
@@ -78,6 +83,14 @@ Format = Annotated[
         "--format",
         f"{', '.join(get_args(FormatName))}, or web: a folder with a page that classifies pictures "
         "in a browser (default: onnx).",
+    ),
+]
+WithPreprocessing = Annotated[
+    bool,
+    option(
+        "--with-preprocessing",
+        "Have an ONNX file take a picture as decoded, of any size, and prepare it itself (default: "
+        "no).",
     ),
 ]
 OutFile = Annotated[

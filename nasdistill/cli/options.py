@@ -138,8 +138,9 @@ LatencyEngine = Annotated[
     str | None,
     option(
         "--latency-engine",
-        "What latency is measured with: onnxruntime, torch, cuda, or 'command:PROGRAM' that takes "
-        "an ONNX file and prints milliseconds (default: onnxruntime).",
+        "What latency is measured with: onnxruntime, openvino, executorch, litert, torch, cuda, or "
+        "'command:PROGRAM' that takes an ONNX file and prints milliseconds (default: "
+        "onnxruntime).",
     ),
 ]
 Device = Annotated[str | None, option("--device", "auto, cpu, cuda or cuda:N (default: auto).")]

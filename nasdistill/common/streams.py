@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
 
@@ -81,3 +83,23 @@ def _replaced(stream: TextIO | None, descriptor: int, kind: type[io.TextIOWrappe
         encoding, errors, by_line = "utf-8", "replace", descriptor == 2
         binary = open(descriptor, "wb", closefd=False)  # noqa: SIM115 - lives as long as the process
     return kind(binary, encoding=encoding, errors=errors, line_buffering=by_line)
+
+
+@contextlib.contextmanager
+def quiet_descriptors() -> Iterator[None]:
+    """Drops what libraries that are not Python's say on standard error, for a moment.
+
+    What other threads say meanwhile is dropped with it.
+    """
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

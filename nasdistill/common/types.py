@@ -20,7 +20,18 @@ Sampling = Literal["uniform", "balanced"]
 Begin = Literal["fresh", "teacher", "pretrained"]
 """Where students get their first weights: drawn at random, from the teacher that they are cut from,
 or their own pretrained ones."""
-FormatName = Literal["onnx", "onnx-int8", "onnx-fp16", "torch-export"]
+FormatName = Literal[
+    "onnx",
+    "onnx-int8",
+    "onnx-fp16",
+    "torch-export",
+    "openvino",
+    "executorch",
+    "litert",
+    "onnx-with-preprocessing",
+    "onnx-int8-with-preprocessing",
+    "onnx-fp16-with-preprocessing",
+]
 """Formats of a final's files; see `deployment.formats`."""
 Importance = Literal["magnitude", "taylor", "activation"]
 """How channels are judged, of which the best are kept; see `models.importance`."""

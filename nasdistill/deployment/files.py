@@ -108,6 +108,8 @@ def make_file(folder: Path, name: FormatName, setting: Setting) -> dict[str, Any
         UserError: If it cannot be written, or its runtime cannot run it.
     """
     format = format_of(name)
+    if format.around is not None:
+        make_file(folder, format.around, setting)
     with locks.alone(folder.parent / f".files-{folder.name}.lock"):
         known = read_final(folder).metrics.get("files", {}).get(name)
         if known is not None and _is_proven(folder, known, setting):

@@ -6,27 +6,19 @@ A process that only runs a file (`runtime`) imports this module, and none of tor
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
+from nasdistill.common import runtimes
 from nasdistill.common.errors import UserError
+from nasdistill.common.runtimes import Answer
 from nasdistill.common.types import FormatName, nearest
 
 if TYPE_CHECKING:
     from nasdistill.deployment.source import Source
 
-Pictures = NDArray[np.float32]
-"""Pictures in [0, 1], `[B, C, H, W]`."""
-Logits = NDArray[np.float32]
-"""Logits, `[B, classes]`."""
-Answer = Callable[[Pictures], Logits]
-"""Runs a loaded file."""
 Remarks = dict[str, Any]
 """What was decided while a file was written, in JSON values; see `Format.write`."""
 
@@ -38,21 +30,24 @@ class Format:
     Attributes:
         file: Its name in the folder of a final.
         packages: The packages that write and run it, by the names they are imported by.
-        pip: What `pip install` takes where one of them is not installed.
         engine: The package that runs it, as pip knows it.
         needs_pictures: Whether it cannot be written without pictures of the final's data.
         write: Writes the file to a path in an empty folder, where further files may lie beside it;
             gives remarks for the file's record: `text` holds sentences for the user.
         open: Loads the file for so many threads.
+        one_at_a_time: Whether the file takes one picture in a call, and no other number.
+        around: The format whose file this one holds, with the preparation of pictures before it:
+            it takes pictures as decoded, uint8 of any size. None for those that do not prepare.
     """
 
     file: str
     packages: tuple[str, ...]
-    pip: str
     engine: str
     needs_pictures: bool
     write: Callable[[Source, Path], Remarks]
     open: Callable[[Path, int], Answer]
+    one_at_a_time: bool = False
+    around: FormatName | None = None
 
 
 # -- writing ------------------------------------------------------------------------------------
@@ -82,77 +77,106 @@ def _write_program(source: Source, path: Path) -> Remarks:
     return {}
 
 
-# -- running ------------------------------------------------------------------------------------
+def _write_openvino(source: Source, path: Path) -> Remarks:
+    from nasdistill.models.converters import write_openvino
+
+    write_openvino(source.onnx, source.metadata, path)
+    return {}
 
 
-def _open_onnx(path: Path, threads: int) -> Answer:
-    import onnxruntime
+def _write_executorch(source: Source, path: Path) -> Remarks:
+    from nasdistill.models.converters import executorch_program
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def answer(pictures: Pictures) -> Logits:
-        logits: Logits = session.run(None, {name: pictures})[0]
-        return logits
-
-    return answer
+    path.write_bytes(executorch_program(source.module, source.input))
+    source.write_metadata_beside(path)
+    return {"text": [_ONE]}
 
 
-def _open_program(path: Path, threads: int) -> Answer:
-    import torch
+def _write_litert(source: Source, path: Path) -> Remarks:
+    from nasdistill.models.converters import litert_model
 
-    torch.set_num_threads(threads)
-    module = torch.export.load(path).module()
-
-    def answer(pictures: Pictures) -> Logits:
-        with torch.inference_mode():
-            logits: Logits = module(torch.from_numpy(pictures)).numpy()
-        return logits
-
-    return answer
+    path.write_bytes(litert_model(source.module, source.input))
+    source.write_metadata_beside(path)
+    return {"text": [_ONE]}
 
 
-FORMATS: Mapping[FormatName, Format] = {
-    "onnx": Format(
-        file="model.onnx",
-        packages=("onnx", "onnxruntime"),
-        pip="onnx onnxruntime",
-        engine="onnxruntime",
-        needs_pictures=False,
-        write=_write_onnx,
-        open=_open_onnx,
-    ),
-    "onnx-int8": Format(
-        file="model-int8.onnx",
-        packages=("onnx", "onnxruntime"),
-        pip="onnx onnxruntime",
-        engine="onnxruntime",
-        needs_pictures=True,
-        write=_write_int8,
-        open=_open_onnx,
-    ),
-    "onnx-fp16": Format(
-        file="model-fp16.onnx",
-        packages=("onnx", "onnxruntime"),
-        pip="onnx onnxruntime",
-        engine="onnxruntime",
-        needs_pictures=False,
-        write=_write_fp16,
-        open=_open_onnx,
-    ),
+_ONE = "takes one picture at a time: timed at batch 1 alone"
+
+_ONNX = Format(
+    file="model.onnx",
+    packages=("onnx", "onnxruntime"),
+    engine="onnxruntime",
+    needs_pictures=False,
+    write=_write_onnx,
+    open=runtimes.open_onnx,
+)
+_PLAIN: Mapping[FormatName, Format] = {
+    "onnx": _ONNX,
+    "onnx-int8": replace(_ONNX, file="model-int8.onnx", needs_pictures=True, write=_write_int8),
+    "onnx-fp16": replace(_ONNX, file="model-fp16.onnx", write=_write_fp16),
     "torch-export": Format(
         file="model.pt2",
         packages=("torch",),
-        pip="torch",
         engine="torch",
         needs_pictures=False,
         write=_write_program,
-        open=_open_program,
+        open=runtimes.open_program,
     ),
+    "openvino": Format(
+        file="model.xml",
+        packages=("openvino",),
+        engine="openvino",
+        needs_pictures=False,
+        write=_write_openvino,
+        open=runtimes.open_openvino,
+    ),
+    "executorch": Format(
+        file="model.pte",
+        packages=("executorch",),
+        engine="executorch",
+        needs_pictures=False,
+        write=_write_executorch,
+        open=runtimes.open_executorch,
+        one_at_a_time=True,
+    ),
+    "litert": Format(
+        file="model.tflite",
+        packages=("litert_torch", "ai_edge_litert"),
+        engine="ai-edge-litert",
+        needs_pictures=False,
+        write=_write_litert,
+        open=runtimes.open_litert,
+        one_at_a_time=True,
+    ),
+}
+
+WITH_PREPROCESSING = "-with-preprocessing"
+
+
+def _preparing(name: FormatName) -> Format:
+    """The format that holds another one's ONNX file with the preparation of pictures before it."""
+
+    def write(source: Source, path: Path) -> Remarks:
+        from nasdistill.deployment.preprocessing import write_with_preprocessing
+
+        return write_with_preprocessing(source, source.onnx.with_name(inner.file), path)
+
+    inner = _PLAIN[name]
+    return replace(
+        inner,
+        file=inner.file.replace(".", f"{WITH_PREPROCESSING}."),
+        write=write,
+        open=runtimes.open_preparing_onnx,
+        one_at_a_time=True,
+        around=name,
+    )
+
+
+FORMATS: Mapping[FormatName, Format] = {
+    **_PLAIN,
+    "onnx-with-preprocessing": _preparing("onnx"),
+    "onnx-int8-with-preprocessing": _preparing("onnx-int8"),
+    "onnx-fp16-with-preprocessing": _preparing("onnx-fp16"),
 }
 
 
@@ -167,13 +191,25 @@ def format_of(name: str) -> Format:
         known = [*by_name, "web"]
         raise UserError(f"--format {name!r}{nearest(name, known)}: allowed are {', '.join(known)}")
     format = by_name[name]
-    missing = [package for package in format.packages if not _is_installed(package)]
-    if missing:
-        raise UserError(
-            f"--format {name}: {', '.join(missing)} is not installed; run `pip install "
-            f"{format.pip}`"
-        )
+    runtimes.require(format.packages, f"--format {name}")
     return format
+
+
+def with_preprocessing(name: str) -> FormatName:
+    """The name of the format that prepares pictures itself and then does what another one does.
+
+    Raises:
+        UserError: If there is none.
+    """
+    format_of(name)
+    wanted = name if name.endswith(WITH_PREPROCESSING) else name + WITH_PREPROCESSING
+    if wanted not in FORMATS:
+        allowed = ", ".join(str(format.around) for format in FORMATS.values() if format.around)
+        raise UserError(
+            f"--with-preprocessing: a file of --format {name} takes prepared pictures; allowed is "
+            f"{allowed}"
+        )
+    return cast("FormatName", wanted)
 
 
 def check_formats(names: Iterable[FormatName]) -> None:
@@ -189,7 +225,3 @@ def check_formats(names: Iterable[FormatName]) -> None:
 def engine_version(format: Format) -> str:
     """The runtime of a format with its version, such as `onnxruntime 1.31.1`."""
     return f"{format.engine} {importlib.metadata.version(format.engine)}"
-
-
-def _is_installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from nasdistill.common.events import Emit, telling
@@ -21,6 +23,8 @@ from nasdistill.data import Dataset, Split
 from nasdistill.deployment.formats import FORMATS, engine_version
 from nasdistill.deployment.runtime import FreshRuntime
 from nasdistill.models import Classifier
+from nasdistill.models.artifact import preparation_of
+from nasdistill.models.export import TOLERANCE
 from nasdistill.training.metrics import (
     MEASURES,
     accuracy_with_interval,
@@ -36,6 +40,8 @@ BATCH_BYTES = 32 << 20
 MOST_BATCH = 256
 RANDOM_PICTURES = 64
 """Compared where the data are not at hand."""
+ODD_SIZES = ((1, 1), (7, 5), (37, 61), (211, 95), (97, 303), (480, 641))
+"""Heights and widths of pictures that a file prepares itself."""
 
 
 @dataclass
@@ -88,7 +94,11 @@ class Proving:
             file = processes.enter_context(FreshRuntime(path, name, self.threads))
             fp32 = processes.enter_context(FreshRuntime(self.fp32, "onnx", self.threads))
             record = self._compare(file, fp32, name)
-            record["latency"] = self._times(file, fp32, engine)
+            batches = TIMED_BATCHES[:1] if FORMATS[name].one_at_a_time else TIMED_BATCHES
+            record["latency"] = self._times(file, fp32, engine, batches)
+            around = FORMATS[name].around
+            if around is not None:
+                record["preparation"] = self._preparation(file, around)
         figures = {"engine": engine, "threads": self.threads, "bytes": bytes, **record}
         figures["limits"] = self._limits(figures)
         return figures | {"problems": problems_of(figures, self.max_loss)}
@@ -117,6 +127,24 @@ class Proving:
             "audit_score": measure(audit, self.dataset.audit.labels.cpu()).share,
         }
 
+    def _preparation(self, file: FreshRuntime, around: FormatName) -> dict[str, Any]:
+        """What a file makes of pictures as decoded, beside the one without on Pillow's pixels."""
+        folder, apart = self.fp32.parent, list[float]()
+        preparation = preparation_of(folder)
+        with FreshRuntime(folder / FORMATS[around].file, around, self.threads) as plain:
+            for picture in _decoded_pictures(self.input.size):
+                image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
+                expected = plain.answers(preparation.pixels(image)[None])
+                logits = file.answers(picture.transpose(2, 0, 1)[None])
+                largest = max(1.0, float(np.abs(expected).max()))
+                apart.append(float(np.abs(logits - expected).max()) / largest)
+        return {
+            "pictures": len(apart),
+            "apart": sum(not each <= TOLERANCE for each in apart),
+            "largest_difference": max(apart),
+            "pillow": PIL.__version__,
+        }
+
     @torch.inference_mode()
     def _module_on(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self.module(torch.from_numpy(pictures)).numpy()
@@ -134,13 +162,15 @@ class Proving:
         per_picture = 4 * self.input.channels * self.input.height * self.input.width
         return max(1, min(most, BATCH_BYTES // per_picture))
 
-    def _times(self, file: FreshRuntime, fp32: FreshRuntime, engine: str) -> list[dict[str, Any]]:
+    def _times(
+        self, file: FreshRuntime, fp32: FreshRuntime, engine: str, batches: Sequence[int]
+    ) -> list[dict[str, Any]]:
         """Latency of a file, and of the fp32 file beside it, turn by turn in the same minute."""
         lock = self.latency_lock
         kept_quiet: AbstractContextManager[None] = nullcontext() if lock is None else quiet(lock)
         rows = []
         with kept_quiet:
-            for batch in TIMED_BATCHES:
+            for batch in batches:
                 pictures = _random_pictures(self.input, batch)
                 turns = [
                     (file.times(pictures, TURN_SECONDS), fp32.times(pictures, TURN_SECONDS))
@@ -193,6 +223,12 @@ def problems_of(figures: Mapping[str, Any], max_loss: float) -> list[str]:
     for name, limit in figures["limits"].items():
         if not limit["ok"]:
             problems.append(f"breaks the limit on {name}: {limit['value']:.4g}, {limit['limit']:g}")
+    preparation = figures.get("preparation")
+    if preparation is not None and preparation["apart"]:
+        problems.append(
+            f"prepares {preparation['apart']} of {preparation['pictures']} pictures otherwise than "
+            f"Pillow {preparation['pillow']}"
+        )
     if not np.isfinite(figures["largest_difference"]):
         problems.append("a logit is no finite number")
     return problems
@@ -210,3 +246,13 @@ def _differences(logits: NDArray[np.float32], module_logits: NDArray[np.float32]
 def _random_pictures(input: Input, count: int) -> NDArray[np.uint8]:
     shape = (count, input.channels, *input.size)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _decoded_pictures(size: tuple[int, int]) -> list[NDArray[np.uint8]]:
+    """Pictures uint8 `[H, W, C]` of the model's size and of odd ones, of 1 to 4 channels."""
+    rng = np.random.default_rng(0)
+    return [
+        rng.integers(0, 256, (*each, channels), dtype=np.uint8)
+        for each in (size, *ODD_SIZES)
+        for channels in (1, 2, 3, 4)
+    ]

@@ -113,12 +113,17 @@ def main() -> None:
     name, path, threads = sys.argv[1:]
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a runtime prints is no reply
-    answer = FORMATS[name].open(Path(path), int(threads))  # type: ignore[index]
+    format = FORMATS[name]  # type: ignore[index]
+    answer = format.open(Path(path), int(threads))
     while line := requests.readline():
-        pictures = _receive(requests).astype(np.float32) / np.float32(255)
+        pictures = _receive(requests)
+        if format.around is None:
+            pictures = pictures.astype(np.float32) / np.float32(255)
         seconds = float(line)
         if not seconds:
-            _send(replies, answer(pictures))
+            step = 1 if format.one_at_a_time else len(pictures)
+            calls = [pictures[at : at + step] for at in range(0, len(pictures), step)]
+            _send(replies, np.concatenate([answer(call) for call in calls]))
             continue
         for _ in range(WARM_UP):
             answer(pictures)

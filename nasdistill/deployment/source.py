@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,3 +43,8 @@ class Source:
         from nasdistill.deployment.metadata import with_metadata
 
         return with_metadata(self.onnx.read_bytes(), self.metadata)
+
+    def write_metadata_beside(self, path: Path) -> None:
+        """Writes what a file cannot say of itself to a JSON file named after it."""
+        content = json.dumps(dict(self.metadata), indent=1, ensure_ascii=False)
+        path.with_name(f"{path.name}.json").write_text(content, encoding="utf-8")

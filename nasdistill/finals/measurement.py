@@ -26,7 +26,7 @@ from nasdistill.models import Classifier
 from nasdistill.models.artifact import ModelSpec, describe_input
 from nasdistill.models.counts import count_module
 from nasdistill.models.export import export_onnx, quick_onnx, verify_onnx
-from nasdistill.models.latency import Latency, measure_latencies
+from nasdistill.models.latency import Latency, measure_latencies, runs_onnx
 from nasdistill.results import Candidate, tested_by_score
 from nasdistill.results.records import UNEVEN
 from nasdistill.study import Study, architecture_of
@@ -203,7 +203,7 @@ def _measure_latencies(
 ) -> dict[tuple[str, int], Latency]:
     """Latencies of student and teacher, by model and batch."""
     engine, teacher = context.recipe.latency_engine, context.teacher
-    exported = engine not in ("torch", "cuda")
+    exported = runs_onnx(engine)
     models: dict[str, nn.Module | Path] = {"student": path if exported else student}
     if teacher.runs:
         models["teacher"] = _exported_teacher(context) if exported else teacher.module

@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+from nasdistill.common import runtimes
 from nasdistill.common.errors import UserError
 from nasdistill.common.types import Input
 from nasdistill.models.export import fix_batch, quick_onnx
@@ -67,9 +69,9 @@ def measure_latencies(
     Args:
         models: Modules (float images in [0, 1] in, logits out), or ONNX files, by name.
         inputs: Their inputs.
-        engine: `onnxruntime`, `torch`, `cuda`, or `command:PROGRAM`, which gets the path of the
-            ONNX file, of a fixed batch, as its last argument and prints milliseconds, one number
-            a line.
+        engine: One of `ENGINES`, or `command:PROGRAM`, which gets the path of the ONNX file, of a
+            fixed batch, as its last argument and prints milliseconds, one number a line. ONNX files
+            are for those that `runs_onnx` names.
         batch: Images in a call.
         threads: Threads of the engine.
         seconds: Time to spend on each model, after the warm-up.
@@ -78,7 +80,7 @@ def measure_latencies(
         Latencies by the models' names.
 
     Raises:
-        UserError: If the engine is unknown or fails.
+        UserError: If the engine is unknown, is not installed, or fails.
     """
     if engine.startswith("command:"):
         return {
@@ -87,6 +89,7 @@ def measure_latencies(
     if engine not in ENGINES:
         known = ", ".join(ENGINES)
         raise UserError(f"latency engine {engine!r}: allowed are {known}, command:PROGRAM")
+    check_engine(engine)
     calls = {}
     generator = torch.Generator().manual_seed(0)
     for name, model in models.items():
@@ -128,19 +131,81 @@ def timed(engine: str, batch: int, threads: int, times: list[float]) -> Latency:
     return Latency(engine, batch, threads, median, q1, q3, len(times), min(times))
 
 
-def _onnxruntime(model: nn.Module | Path, input: Input, image: torch.Tensor, threads: int) -> Call:
-    import onnxruntime
+def runs_onnx(engine: str) -> bool:
+    """Whether an engine runs ONNX files; the others take modules."""
+    return engine in ("onnxruntime", "openvino") or engine.startswith("command:")
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    source = str(model) if isinstance(model, Path) else quick_onnx(model, input)
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: image.numpy()}
+
+def check_engine(engine: str) -> None:
+    """Refuses an engine whose packages are not installed.
+
+    Raises:
+        UserError: With the line for pip.
+    """
+    runtimes.require(_PACKAGES.get(engine, ()), f"latency engine {engine!r}")
+
+
+_PACKAGES = {
+    "openvino": ("openvino",),
+    "executorch": ("executorch",),
+    "litert": ("litert_torch", "ai_edge_litert"),
+}
+
+
+def _onnxruntime(model: nn.Module | Path, input: Input, image: torch.Tensor, threads: int) -> Call:
+    return _call_of_file(_onnx_content(model, input), ".onnx", runtimes.open_onnx, image, threads)
+
+
+def _openvino(model: nn.Module | Path, input: Input, image: torch.Tensor, threads: int) -> Call:
+    content = _onnx_content(model, input)
+    return _call_of_file(content, ".onnx", runtimes.open_openvino, image, threads)
+
+
+def _onnx_content(model: nn.Module | Path, input: Input) -> bytes:
+    return model.read_bytes() if isinstance(model, Path) else quick_onnx(model, input)
+
+
+def _executorch(model: nn.Module | Path, input: Input, image: torch.Tensor, threads: int) -> Call:
+    content = _converted("executorch", _module(model), input, len(image))
+    return _call_of_file(content, ".pte", runtimes.open_executorch, image, threads)
+
+
+def _litert(model: nn.Module | Path, input: Input, image: torch.Tensor, threads: int) -> Call:
+    content = _converted("litert", _module(model), input, len(image))
+    return _call_of_file(content, ".tflite", runtimes.open_litert, image, threads)
+
+
+_known_files: WeakKeyDictionary[nn.Module, dict[tuple[str, Input, int], bytes]]
+_known_files = WeakKeyDictionary()
+"""What converters of several seconds made of modules that are alive, such as the teacher that is
+timed beside every student: latency depends on no weight."""
+
+
+def _converted(engine: str, module: nn.Module, input: Input, batch: int) -> bytes:
+    from nasdistill.models.converters import executorch_program, litert_model
+
+    known, key = _known_files.setdefault(module, {}), (engine, input, batch)
+    if key not in known:
+        convert = {"executorch": executorch_program, "litert": litert_model}[engine]
+        known[key] = convert(module, input, batch)
+    return known[key]
+
+
+def _call_of_file(
+    content: bytes,
+    suffix: str,
+    open: Callable[[Path, int], runtimes.Answer],
+    image: torch.Tensor,
+    threads: int,
+) -> Call:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"model{suffix}"
+        path.write_bytes(content)
+        answer = open(path, threads)
+    pictures = image.numpy()
 
     def call() -> None:
-        session.run(None, feed)
+        answer(pictures)
 
     return call
 
@@ -177,6 +242,9 @@ def _module(model: nn.Module | Path) -> nn.Module:
 
 ENGINES: dict[str, Callable[[Any, Input, torch.Tensor, int], Call]] = {
     "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "executorch": _executorch,
+    "litert": _litert,
     "torch": _torch,
     "cuda": _cuda,
 }

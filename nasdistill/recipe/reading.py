@@ -77,7 +77,7 @@ FLAGS: dict[tuple[str, ...], str] = {
 _WORDS = {
     "study": "letters, digits, '.', '_' and '-', the first a letter or digit, at most 200",
     "device": "auto, cpu, cuda, cuda:N",
-    "latency_engine": "onnxruntime, torch, cuda, command:PROGRAM",
+    "latency_engine": "onnxruntime, openvino, executorch, litert, torch, cuda, command:PROGRAM",
     "deploy": "fp32, int8",
     "image_size": "a number of pixels from 16 to 256",
     "channels": "1 (grey), 3 (RGB)",

@@ -120,7 +120,8 @@ class Recipe(Closed):
     max_latency: Milliseconds | None = None
     min_accuracy: Fraction | None = None
     latency_engine: str = Field(
-        default="onnxruntime", pattern=r"^(onnxruntime|torch|cuda|command:.+)$"
+        default="onnxruntime",
+        pattern=r"^(onnxruntime|openvino|executorch|litert|torch|cuda|command:.+)$",
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["auto", "fp32", "bf16", "bf16-mixed"] = "auto"

@@ -235,7 +235,7 @@ def test_bad_flags_are_told_all_at_once_and_leave_no_files(
         (("distill", "none", "--trial", "1", "--top-k", "2"), "not both"),
         (("report", "none"), "no study 'none'"),
         (("spaces", "moble"), "did you mean 'mobile'?"),
-        (("profile", "none"), "neither a final, an architecture.json nor an ONNX file"),
+        (("profile", "none"), "neither a final, an architecture.json nor a file"),
         (("export", "none", "1"), "no study 'none'"),
         (("evaluate", "none/1"), "no study 'none'"),
         (("profile", "x.json", "--threads", "0"), "--threads: found 0; must be from 1 to 256"),

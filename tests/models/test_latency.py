@@ -46,7 +46,9 @@ def test_onnx_file_is_measured(tmp_path: Path) -> None:
 
 
 def test_unknown_engine() -> None:
-    with pytest.raises(UserError, match="'onnx': allowed are onnxruntime, torch, cuda, command:"):
+    with pytest.raises(
+        UserError, match="'onnx': allowed are onnxruntime, openvino, executorch, litert, torch, "
+    ):
         measure_latencies({"a": tiny()}, {"a": COLOUR}, engine="onnx")
 
 
