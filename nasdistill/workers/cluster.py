@@ -28,7 +28,6 @@ ANSWERING_SECONDS = 60.0
 """How long it, or one of its nodes, may take to answer a question."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "error",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 """Ray's variables: nothing is sent to its makers, and it speaks of what is wrong alone."""

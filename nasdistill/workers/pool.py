@@ -24,7 +24,7 @@ Task = Literal["search", "finals", "finish", "open", "step", "leave"]
 Message = dict[str, Any]
 """One line of JSON, to a worker or from it.
 
-To it: first `first_message`, then tasks. From it: events; `answer`, a number; `done`, a task, where
+To it: first `first_message`, then tasks. From it: events; `answer`, a number; `did`, a task, where
 `open` says that the study is open; `share`, the number of finals that others can train;
 `error`, why it ends, in words for the user.
 """

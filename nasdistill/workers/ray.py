@@ -209,10 +209,10 @@ class Slot(threading.Thread):
     def _hear(self, message: Any) -> None:
         if not isinstance(message, dict):
             return
-        if message.get("done") == "open":
+        if message.get("did") == "open":
             self.opened = True
-        elif "done" in message and self.task is not None:
-            if message["done"] == self.task["do"]:
+        elif "did" in message and self.task is not None:
+            if message["did"] == self.task["do"]:
                 self.finished, self.task = self.task, None
         elif "share" in message:
             self._owner.share(self)
@@ -333,7 +333,7 @@ class RayWorkers:
         text = f"{sum(places.values())} of {len(self._slots)} workers at work"
         where = ", ".join(f"{count} on {name}" for name, count in sorted(places.items()))
         text += f": {where}" if where else ""
-        return text + (f"; {waiting} waiting for room in the cluster" if waiting else "")
+        return text + (f"; {waiting} starting, or waiting for room" if waiting else "")
 
     def name_of(self, node: str | None) -> str:
         """The name of a node, for people."""

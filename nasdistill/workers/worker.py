@@ -83,7 +83,7 @@ def _work(
     while (task := tasks.get())["do"] != "leave":
         if context is None:
             context = open_context(study, plugins, emit)
-            send({"done": "open"})
+            send({"did": "open"})
         use_threads(task.get("threads") or share_of_threads(task["processes"]))
         match task["do"]:
             case "search":
@@ -100,7 +100,7 @@ def _work(
             case "step":
                 send({"answer": _time_steps(context, task["begin"], task["end"])})
         record_saved_answers(context)
-        send({"done": task["do"]})
+        send({"did": task["do"]})
 
 
 def _finish(context: Any, task: Message, send: Callable[[Message], None]) -> None:

@@ -56,7 +56,7 @@ def test_it_opens_the_study_and_answers(here: Path) -> None:
         lines.append(process.stdout.readline())
     process.kill()
     messages = [json.loads(line) for line in lines]
-    assert {"done": "open"} in messages and messages[-1] == {"answer": 0.0}
+    assert {"did": "open"} in messages and messages[-1] == {"answer": 0.0}
     assert not any(message.get("stage") == "teacher" for message in messages)
 
 
