@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
+import time
 from collections.abc import Callable
 
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.machine import set_threads
 from nasdistill.data import Dataset
-from nasdistill.finals.leading import choose_finals, finish, tell_prospects
-from nasdistill.finals.pipeline import missing_finals
+from nasdistill.finals.leading import choose_finals, finish, is_complete, tell_prospects
+from nasdistill.finals.pipeline import missing_finals, train_ahead
 from nasdistill.results import keys
 from nasdistill.study import Study
 from nasdistill.trials.context import open_context
-from nasdistill.trials.loop import search
+from nasdistill.trials.loop import record_saved_answers, search
 from nasdistill.trials.plugins import Plugins
 from nasdistill.workers import ray
 from nasdistill.workers.calibration import calibrate
 from nasdistill.workers.process import started_workers
 
 FINALS_ARE_MADE = "another process is making the finals"
+LEADERLESS_SECONDS = 60.0
+"""How long a worker that has joined a study waits for finals to be chosen."""
 
 
 def run_search(
@@ -64,6 +68,39 @@ def _search_on_ray(study: Study, begun: float, emit: Emit) -> None:
                 workers.finish(None, begun)
             else:
                 emit(Event("note", FINALS_ARE_MADE))
+
+
+def take_part(study: Study, plugins: Plugins, begun: float, emit: Emit) -> None:
+    """Runs trials of a study that another command began, and trains finals once it has chosen them.
+
+    Args:
+        study: The study.
+        plugins: What the user's own file brings.
+        begun: `time.monotonic()` at which this command began.
+        emit: Told what happens.
+    """
+    with started_workers(study, emit, tries_out=False) as workers:
+        workers.assign("search", workers.size, begun=begun)
+        context = open_context(study, plugins, emit)
+        set_threads(workers.size)
+        search(context, begun)
+        alone_since = time.monotonic()
+        while not is_complete(study):
+            if study.read(keys.STATE) == "distilling" and study.finals_held():
+                workers.assign("finals", len(missing_finals(study, study.require(keys.FINALS))))
+                train_ahead(context)
+                context.note("no final is left to train; another process tests and exports them")
+                break
+            if time.monotonic() - alone_since > LEADERLESS_SECONDS:
+                name = shlex.quote(study.folder.name)
+                context.warn(
+                    "no trial is left to run, and no command makes the finals: give "
+                    f"`nasdistill resume {name}` where the study was begun"
+                )
+                break
+            time.sleep(1.0)
+        record_saved_answers(context)
+        workers.stop()
 
 
 def distill_more(

@@ -214,6 +214,29 @@ def distill(
 
 
 @app.command()
+def worker(
+    study: options.JoinedStudy,
+    storage: options.JoinedStorage = None,
+    workers: options.OwnWorkers = None,
+    as_json: options.Json = False,
+) -> None:
+    """Join a study that runs elsewhere, and leave when nothing is left to do.
+
+    The command that began it makes the report.
+    """
+    with error_messages():
+        from nasdistill.api import enter
+
+        name = enter(study)
+    complete = with_progress(
+        lambda api, emit: api.join(name, storage=storage, workers=workers, on_event=emit)
+    )
+    end = "is complete" if complete else "has no work left for this worker"
+    result = {"study": name, "complete": complete}
+    print(json.dumps(result) if as_json else f"The study {name} {end}.")
+
+
+@app.command()
 def report(study: options.Study, as_json: options.Json = False) -> None:
     """Write a study's report anew."""
     with error_messages():

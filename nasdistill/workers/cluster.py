@@ -24,8 +24,10 @@ from nasdistill.study import Study
 
 REACHING_SECONDS = 5.0
 """How long the head of a cluster may take to accept a connection."""
+HEALTH_SECONDS = 20.0
+"""How long it may take to say that it is one, the start of Ray's own command included."""
 ANSWERING_SECONDS = 60.0
-"""How long it, or one of its nodes, may take to answer a question."""
+"""How long one of its nodes may take to answer a question."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -125,7 +127,7 @@ def _check_address(address: str | None) -> None:
         raise UserError(f"{nobody} ({error}). {hint}") from None
     ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
-        healthy = subprocess.run(ask, capture_output=True, timeout=ANSWERING_SECONDS).returncode
+        healthy = subprocess.run(ask, capture_output=True, timeout=HEALTH_SECONDS).returncode
     except subprocess.TimeoutExpired:
         healthy = 1
     if healthy != 0:

@@ -82,18 +82,22 @@ class WorkerPool:
 
 
 @contextmanager
-def started_workers(study: Study, emit: Emit, *, finals: int | None = None) -> Iterator[WorkerPool]:
+def started_workers(
+    study: Study, emit: Emit, *, finals: int | None = None, tries_out: bool = True
+) -> Iterator[WorkerPool]:
     """Starts the other local workers of a study; their events come here, too.
 
     Args:
         study: Its recipe says how many, and how many were found to be faster on its card.
         emit: Told what happens.
         finals: How many finals they are wanted for at most, if for nothing else.
+        tries_out: Whether there may be provisional ones.
     """
     recipe = study.recipe
     useful = max(recipe.trials, recipe.top_k) if finals is None else max(1, finals)
     size = choose_size(recipe, study.read(keys.CONCURRENT_STUDENTS))
-    count = 1 if size.provisional and finals is not None else min(size.workers, useful)
+    may_try = tries_out and finals is None
+    count = 1 if size.provisional and not may_try else min(size.workers, useful)
     first = first_message(study)
     over, replies = threading.Event(), queue.SimpleQueue[float]()
     processes: list[subprocess.Popen[str]] = []

@@ -79,7 +79,7 @@ def _work(
     from nasdistill.trials.plugins import load_plugins
 
     plugins = load_plugins(recipe.import_file)
-    study, context = Study.open(recipe, STUDIES, ""), None
+    study, context = Study.open(recipe, STUDIES, "", joining=True), None
     while (task := tasks.get())["do"] != "leave":
         if context is None:
             context = open_context(study, plugins, emit)
