@@ -100,7 +100,9 @@ def take_part(study: Study, plugins: Plugins, begun: float, emit: Emit) -> None:
                 break
             time.sleep(1.0)
         record_saved_answers(context)
-        workers.stop()
+        workers.assign("leave", 1)
+        while workers.size > 1:  # they end what they are at
+            time.sleep(0.5)
 
 
 def distill_more(

@@ -145,7 +145,7 @@ def load_studies(root: Path) -> list[StudyRecord | DamagedStudy]:
 
 
 def _stored(
-    name: str, folder: Path, storage: str | None
+    name: str, folder: Path, given: str | None
 ) -> tuple[dict[str, Any], Sequence[FrozenTrial]]:
     """The attributes and the trials of a study, as its storage holds them.
 
@@ -154,7 +154,7 @@ def _stored(
     """
     import optuna
 
-    url = storage_url(folder, storage or storage_of(folder))
+    url = storage_url(folder, given or storage_of(folder))
     storage = open_storage(url)
     try:
         with storage_errors(url):
