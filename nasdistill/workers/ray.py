@@ -1,19 +1,15 @@
-"""Workers on a Ray cluster: an actor for each, placed by its resources, that keeps its process.
+"""Workers on a Ray cluster: an actor for each, placed by its resources; see `host`.
 
-The actor starts the same process as a command does for a local worker, on its own node, and passes
-lines on: what Ray does with signals, threads and the ends of processes never meets training. One
-that dies is started again, on whatever node has room; leases see to it that its trial goes on.
+One that dies is started again, on whatever node has room; leases see to it that its trial goes on.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import queue
-import subprocess
 import threading
 import time
-from collections import Counter, deque
+import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -35,89 +31,17 @@ from nasdistill.workers.cluster import (
     problem_of,
     recipe_file,
 )
+from nasdistill.workers.host import END, LOOK_SECONDS, WorkerHost
 from nasdistill.workers.pool import Message, event_from, first_message
 
-LOOK_SECONDS = 0.5
-"""Time between two looks at what the workers are at."""
 SILENT_SECONDS = 120.0
 """After which an actor that does not answer is given up; one answers every half second."""
 AGAIN_SECONDS, REFUSED_SECONDS = 1.0, 30.0
 """Time before a worker is started again; longer where a node could not take it."""
 MOST_CRASHES = 3
 """How often in a row a worker may end before it has opened the study."""
-END = "end"
-"""Key of an actor's last message: how its process ended."""
-
-
-class WorkerHost:
-    """An actor that keeps a worker's process on its node.
-
-    Args:
-        folder: Where the process works: the driver's.
-        first: Its first message; it comes by a pipe.
-        environment: Variables of the process beside those of the actor.
-    """
-
-    def __init__(self, folder: str, first: Message, environment: dict[str, str]) -> None:
-        self._messages: queue.Queue[Message] = queue.Queue()
-        self._begun = threading.Event()
-        self._process: subprocess.Popen[str] | None = None
-        arguments = (folder, first, environment)
-        threading.Thread(target=self._keep, args=arguments, daemon=True).start()
-
-    def _keep(self, folder: str, first: Message, environment: dict[str, str]) -> None:
-        """Starts the process, which ends with the thread that did, and listens to it."""
-        try:
-            kept = process.start(folder, environment, subprocess.PIPE)
-        except OSError as error:
-            self._messages.put({END: f"could not be started: {error}"})
-            return
-        self._process, last = kept, deque[str](maxlen=3)
-        errors = threading.Thread(target=lambda: last.extend(kept.stderr or ()), daemon=True)
-        errors.start()
-        process.send(kept, first)
-        self._begun.set()
-        for line in kept.stdout or ():
-            with suppress(ValueError):  # something else has printed it
-                self._messages.put(json.loads(line))
-        status = kept.wait()
-        errors.join(1.0)
-        said = "" if status == 0 else " ".join("".join(last).split())[-300:]
-        cause = f"ended {process.cause_of(status)}" if status else ""
-        self._messages.put({END: f"{cause} ({said})" if said else cause})
-
-    def place(self) -> str:
-        """Ray's number of the node."""
-        import ray
-
-        return str(ray.get_runtime_context().get_node_id())
-
-    def send(self, message: Message, spent: float) -> None:
-        """Gives the process a task.
-
-        Args:
-            message: The task; where it holds `begun`, that is this host's clock from here on.
-            spent: Seconds since the command began.
-        """
-        self._begun.wait()
-        if message.get("begun") is not None:
-            message = {**message, "begun": time.monotonic() - spent}
-        if self._process is not None:
-            process.send(self._process, message)
-
-    def read(self) -> list[Message]:
-        """What the process has told since; waits for a moment if it has told nothing."""
-        messages: list[Message] = []
-        with suppress(queue.Empty):
-            messages.append(self._messages.get(timeout=LOOK_SECONDS))
-            while len(messages) < 1000:
-                messages.append(self._messages.get_nowait())
-        return messages
-
-    def end(self) -> None:
-        """Ends the process, which gives back what it holds."""
-        if self._process is not None:
-            process.end_all([self._process])
+OF_STORAGES = ("PGPASSWORD", "PGPASSFILE")
+"""Variables of the driver by which workers, too, are let in by a storage."""
 
 
 class Slot(threading.Thread):
@@ -148,6 +72,13 @@ class Slot(threading.Thread):
 
     def run(self) -> None:
         """Starts actors, one after the other, until the pool ends."""
+        try:
+            self._go_on_living()
+        except Exception as error:  # the pool must hear of it, and end
+            traceback.print_exc()
+            self.problem = repr(error)
+
+    def _go_on_living(self) -> None:
         crashes = 0
         while not self._owner.over.is_set() and self.problem is None:
             self.opened = False
@@ -176,7 +107,7 @@ class Slot(threading.Thread):
         except ray.exceptions.RayTaskError as error:
             return str(error.cause)
         except ray.exceptions.RayError as error:
-            return f"is gone ({type(error).__name__})"
+            return f"cannot be reached any more ({type(error).__name__})"
         finally:
             with suppress(Exception):  # Ray itself may be gone
                 ray.kill(self.actor)
@@ -364,7 +295,9 @@ class RayWorkers:
         cpus, gpus, _ = self._placement
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_concurrency": 4, "max_restarts": 0}
         host = ray.remote(WorkerHost).options(scheduling_strategy="SPREAD", **options)
-        environment = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
+        environment = {name: os.environ[name] for name in OF_STORAGES if name in os.environ}
+        if not gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         return host.remote(os.getcwd(), first_message(self._study, tells=tells), environment)
 
     def end(self) -> None:
