@@ -197,35 +197,6 @@ CPUsPerWorker = Annotated[
     str | None,
     option("--cpus-per-worker", "With --engine ray, cores that each worker takes (default: 1)."),
 ]
-JoinedStudy = Annotated[
-    str,
-    typer.Argument(
-        help="Name of the study, begun in the current folder, or the path of its folder, which "
-        "this host must see."
-    ),
-]
-JoinedStorage = Annotated[
-    str | None,
-    typer.Option(
-        "--storage",
-        envvar="NASDISTILL_STORAGE",
-        show_envvar=False,
-        help="Optuna storage URL, where this host calls it otherwise than the study's folder does; "
-        "give one with a password by the variable NASDISTILL_STORAGE (default: as the folder "
-        "says).",
-        show_default=False,
-    ),
-]
-OwnWorkers = Annotated[
-    int | None,
-    typer.Option(
-        "--workers",
-        min=1,
-        max=64,
-        help="Local processes (default: as in search, on this machine).",
-        show_default=False,
-    ),
-]
 Seed = Annotated[str | None, option("--seed", "Seed of everything that is drawn (default: 0).")]
 Storage = Annotated[
     str | None, option("--storage", "Optuna storage URL (default: SQLite in the study's folder).")

@@ -76,8 +76,7 @@ class Study:
         folder: `studies/<name>`.
         recipe: The resolved recipe.
         space: The search space that the recipe names.
-        joining: Whether the recipe's storage may be named otherwise than in the folder: by a proxy
-            in front of it, or as another host calls it.
+        joining: Whether its storage may be named otherwise than the folder does: as a proxy's.
 
     Attributes:
         space: The variant of it that is searched, once that is settled; see `resolving`.
@@ -132,7 +131,7 @@ class Study:
             command: The command line, for the report of a new study.
             moving: Whether the recipe may name files at new places, until `store_recipe` says that
                 they are the same.
-            joining: Whether the study is there, and its recipe stays as others have stored it.
+            joining: Whether the study is there, and its recipe stays as it is stored.
 
         Raises:
             UserError: If the study exists and was made with another recipe.
@@ -143,7 +142,7 @@ class Study:
         with alone(folder / "open.lock"):  # Optuna creates its tables without a lock.
             try:
                 with storage_errors(storage_url(folder, recipe.storage)):
-                    return cls._open(folder, recipe, space, command, moving, joining)
+                    return cls._open(folder, recipe, space, command, (moving, joining))
             except BaseException:
                 if new and not is_study(folder):  # nobody else has made it a study
                     shutil.rmtree(folder, ignore_errors=True)
@@ -151,16 +150,10 @@ class Study:
 
     @classmethod
     def _open(
-        cls,
-        folder: Path,
-        recipe: Recipe,
-        space: SearchSpace,
-        command: str,
-        moving: bool,
-        joining: bool,
+        cls, folder: Path, recipe: Recipe, space: SearchSpace, command: str, how: tuple[bool, bool]
     ) -> Study:
-        resolved = recipe.resolved(space.family, space.begins)
-        study = cls(folder, resolved, space, joining=joining)
+        moving, joining = how
+        study = cls(folder, recipe.resolved(space.family, space.begins), space, joining=joining)
         recipe = study.recipe
         stored = study.read(keys.RECIPE)
         if stored is None:
