@@ -113,7 +113,7 @@ def resume(
 
     Args:
         study: Its name.
-        overrides: New values of `trials`, `time_limit`, `top_k`, `workers` or `cache_size`; and new
+        overrides: New values of the keys in `recipe.FREE`, such as `trials` or `workers`; and new
             places of what was moved: `space`, `data`, `data_root`, `teacher`, `weights`, `import`.
         teachers: New places of further teachers, by name: `folder:PATH`, `table:FILE`, ….
         on_event: Told what happens.
