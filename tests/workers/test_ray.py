@@ -174,6 +174,19 @@ def test_a_driver_that_is_killed_leaves_no_worker_and_is_started_again(
     assert_whole(folder)
 
 
+def test_whoever_makes_the_finals_is_killed_and_another_goes_on(cluster: Any, folder: Path) -> None:
+    one = SLOW.replace(f"trials: {TRIALS}", "trials: 1").replace("workers: 2", "workers: 1")
+    (folder / "recipe.yaml").write_text(one)
+    driver = Driver(folder, cluster.address)
+    driver.wait_for("finals to distil in full: 1")
+    (worker,) = driver.workers()
+    os.kill(worker, signal.SIGKILL)
+    assert driver.end() == 0, driver.said
+    assert "ended by signal 9" in driver.said
+    record = load_study("small", folder / "studies")
+    assert record.state == "complete" and len(record.finals) == 1
+
+
 def test_a_driver_that_is_told_to_end_ends_at_once_and_in_order(cluster: Any, folder: Path) -> None:
     driver = Driver(folder, cluster.address)
     driver.wait_for("rung 0: ")
