@@ -168,6 +168,7 @@ class RayWorkers:
         self._study, self._placement = study, placement
         self._names: dict[str, str] = {}
         self._fit: set[str] = set()
+        self._problems: set[str] = set()
         self._told = self._seen = ""
         self._slots = [Slot(self, tells=number == 0) for number in range(placement.workers)]
 
@@ -245,18 +246,14 @@ class RayWorkers:
         problems = [slot.problem for slot in self._slots if slot.problem is not None]
         if len(problems) == len(self._slots):
             raise UserError(problems[0])
-        for problem in problems:
-            self._warn_once(f"a worker ended: {problem}")
+        for problem in set(problems) - self._problems:
+            self.emit(Event("warning", f"a worker ended: {problem}"))
+        self._problems |= set(problems)
         text = self._whereabouts()
         if text == self._seen != self._told:
             self._told = text
             self.emit(Event("note", text))
         self._seen = text
-
-    def _warn_once(self, text: str) -> None:
-        if text not in self._names:
-            self._names[text] = text
-            self.emit(Event("warning", text))
 
     def _whereabouts(self) -> str:
         places = Counter(self.name_of(s.node) for s in self._slots if s.node is not None)
@@ -316,6 +313,11 @@ class RayWorkers:
             with suppress(Exception):
                 ray.kill(slot.actor)
 
+    def join(self) -> None:
+        """Waits until nobody is listened to any more."""
+        for slot in self._slots:
+            slot.join(process.ENDING_SECONDS + 5)
+
 
 @contextmanager
 def started_workers(study: Study, emit: Emit, *, useful: int) -> Iterator[RayWorkers]:
@@ -347,5 +349,4 @@ def started_workers(study: Study, emit: Emit, *, useful: int) -> Iterator[RayWor
                 yield workers
         finally:
             workers.end()
-            for slot in workers._slots:
-                slot.join(process.ENDING_SECONDS + 5)
+            workers.join()
