@@ -36,16 +36,23 @@ from nasdistill.workers.cluster import (
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'nasdistill[ray]'")
 
-TRIALS = 4
-SLOW = (
-    RECIPE.replace("trials: 7", f"trials: {TRIALS}")
-    .replace("top_k: 2", "top_k: 1")
-    .replace("{first: 200 images, eta: 2, count: 3}", "{first: 30000 images, eta: 2, count: 2}")
-    .replace("4 epochs", "150 epochs")
-    .replace("workers: 1", "workers: 2\nengine: ray\nstopping: false\nexperience: false")
-)
 PATIENCE = 55.0
 """Seconds after which a test gives up what it waits for: Ray must never keep it for ever."""
+
+
+def recipe(trials: int, images: int, final_epochs: int, workers: int = 2) -> str:
+    """The small study's, with trials of so many images at the first of two rungs, and one final."""
+    return (
+        RECIPE.replace("trials: 7", f"trials: {trials}")
+        .replace("top_k: 2", "top_k: 1")
+        .replace(
+            "{first: 200 images, eta: 2, count: 3}", f"{{first: {images} images, eta: 2, count: 2}}"
+        )
+        .replace("4 epochs", f"{final_epochs} epochs")
+        .replace(
+            "workers: 1", f"workers: {workers}\nengine: ray\nstopping: false\nexperience: false"
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +76,11 @@ class Driver:
     Args:
         folder: Where it works.
         address: Of the cluster.
+        recipe: Of the study.
     """
 
-    def __init__(self, folder: Path, address: str) -> None:
+    def __init__(self, folder: Path, address: str, recipe: str) -> None:
+        (folder / "recipe.yaml").write_text(recipe)
         self._folder, self._said = folder, folder / "said.txt"
         command = ["search", "--recipe", "recipe.yaml", "--ray-address", address]
         with self._said.open("w") as said:
@@ -121,7 +130,7 @@ class Driver:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    yield prepare(tmp_path, SLOW)
+    yield prepare(tmp_path)
     for entry in Path("/proc").iterdir():  # a test that failed leaves nothing at work
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
@@ -131,20 +140,20 @@ def folder(tmp_path: Path) -> Iterator[Path]:
                 pass
 
 
-def assert_whole(folder: Path) -> None:
+def assert_whole(folder: Path, trials: int) -> None:
     """Asserts that a study is complete: each trial once, none lost, none failed."""
     record = load_study("small", folder / "studies")
     assert record.state == "complete" and len(record.finals) == 1
     tried = [c for c in record.candidates if c.state != "rejected"]
-    assert Counter(c.state for c in tried) == {"complete": TRIALS}
-    assert len({c.fingerprint for c in tried}) == TRIALS
+    assert Counter(c.state for c in tried) == {"complete": trials}
+    assert len({c.fingerprint for c in tried}) == trials
     assert all(len(c.rungs) == 2 for c in tried)
 
 
 def test_a_worker_is_killed_and_a_node_removed_and_another_comes(
     cluster: Any, folder: Path
 ) -> None:
-    driver = Driver(folder, cluster.address)
+    driver = Driver(folder, cluster.address, recipe(4, 25000, 100))
     driver.wait_for("2 of 2 workers at work")
     driver.wait_for("rung 0: ")
     os.kill(driver.workers()[0], signal.SIGKILL)
@@ -156,7 +165,7 @@ def test_a_worker_is_killed_and_a_node_removed_and_another_comes(
     cluster.add_node(num_cpus=1)
     driver.wait_for("2 of 2 workers at work", times=3)
     assert driver.end() == 0, driver.said
-    assert_whole(folder)
+    assert_whole(folder, 4)
     assert "Traceback" not in driver.said
     driver.wait_for_no_workers()
 
@@ -164,20 +173,18 @@ def test_a_worker_is_killed_and_a_node_removed_and_another_comes(
 def test_a_driver_that_is_killed_leaves_no_worker_and_is_started_again(
     cluster: Any, folder: Path
 ) -> None:
-    driver = Driver(folder, cluster.address)
+    driver = Driver(folder, cluster.address, recipe(2, 12000, 48))
     driver.wait_for("rung 0: ")
     driver.process.kill()
     driver.process.wait()
     driver.wait_for_no_workers()
-    again = Driver(folder, cluster.address)
+    again = Driver(folder, cluster.address, recipe(2, 12000, 48))
     assert again.end() == 0, again.said
-    assert_whole(folder)
+    assert_whole(folder, 2)
 
 
 def test_whoever_makes_the_finals_is_killed_and_another_goes_on(cluster: Any, folder: Path) -> None:
-    one = SLOW.replace(f"trials: {TRIALS}", "trials: 1").replace("workers: 2", "workers: 1")
-    (folder / "recipe.yaml").write_text(one)
-    driver = Driver(folder, cluster.address)
+    driver = Driver(folder, cluster.address, recipe(1, 2000, 60, workers=1))
     driver.wait_for("finals to distil in full: 1")
     (worker,) = driver.workers()
     os.kill(worker, signal.SIGKILL)
@@ -188,7 +195,7 @@ def test_whoever_makes_the_finals_is_killed_and_another_goes_on(cluster: Any, fo
 
 
 def test_a_driver_that_is_told_to_end_ends_at_once_and_in_order(cluster: Any, folder: Path) -> None:
-    driver = Driver(folder, cluster.address)
+    driver = Driver(folder, cluster.address, recipe(4, 25000, 100))
     driver.wait_for("rung 0: ")
     start = time.monotonic()
     driver.process.terminate()
