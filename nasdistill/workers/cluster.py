@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import os
-import platform
 import re
 import signal
 import socket
@@ -198,13 +196,6 @@ def _gpu_share(recipe: Recipe, nodes: Sequence[Node], students_at_once: int | No
     return asked or 1 / (students_at_once or 1)
 
 
-def versions() -> dict[str, str]:
-    """What all nodes must have alike: Python (its minor version), torch and nasdistill."""
-    python = ".".join(platform.python_version_tuple()[:2])
-    packages = {name: importlib.metadata.version(name) for name in ("torch", "nasdistill")}
-    return {"python": python, **packages}
-
-
 def check_nodes(study: Study, nodes: Sequence[Node]) -> None:
     """Asks nodes whether they can work at a study.
 
@@ -242,12 +233,15 @@ def recipe_file(study: Study) -> Path:
 
 def problem_of(answers: Answers, study: Study) -> str | None:
     """Why a node that has given these answers cannot work at a study; None if it can."""
-    for name, ours in versions().items():
-        if answers[name] != ours:
-            theirs = answers[name] or "not installed"
-            return f"has {name} {theirs}, this process {ours}: all nodes need the same versions"
     file = recipe_file(study)
-    if answers["recipe"] != file.read_text():
+    ours = node_answers()(str(file))
+    for name in ("python", "torch", "nasdistill"):
+        if answers[name] != ours[name]:
+            theirs = answers[name] or "not installed"
+            return (
+                f"has {name} {theirs}, this process {ours[name]}: all nodes need the same versions"
+            )
+    if answers["recipe"] != ours["recipe"]:
         return (
             f"does not see the study's folder {file.parent}: work in a folder on a disk that all "
             "nodes share, mounted at the same path"
@@ -256,9 +250,14 @@ def problem_of(answers: Answers, study: Study) -> str | None:
 
 
 def node_answers() -> Callable[[str], Answers]:
-    """The function that a node is asked by; it needs nothing of this package there."""
+    """The function that a node is asked by; it needs nothing of this package there.
+
+    Its answers are the versions of Python (the minor one), torch and nasdistill, which has a digest
+    of its files beside its number, and the text of a study's recipe.yaml; None for what is missing.
+    """
 
     def answers(recipe: str) -> Answers:
+        import hashlib
         import importlib.metadata
         import importlib.util
         import pathlib
@@ -270,11 +269,18 @@ def node_answers() -> Callable[[str], Answers]:
             except importlib.metadata.PackageNotFoundError:
                 return None
 
-        file = pathlib.Path(recipe)
+        def digest(name: str) -> str:
+            spec, text = importlib.util.find_spec(name), hashlib.blake2b(digest_size=4)
+            for place in (spec and spec.submodule_search_locations) or ():
+                for path in sorted(pathlib.Path(place).rglob("*.py")):
+                    text.update(path.read_bytes())
+            return text.hexdigest()
+
+        file, number = pathlib.Path(recipe), version("nasdistill")
         return {
             "python": ".".join(platform.python_version_tuple()[:2]),
             "torch": version("torch"),
-            "nasdistill": version("nasdistill"),
+            "nasdistill": number and f"{number} (files {digest('nasdistill')})",
             "recipe": file.read_text() if file.is_file() else None,
         }
 

@@ -107,7 +107,9 @@ class Slot(threading.Thread):
         except ray.exceptions.RayTaskError as error:
             return str(error.cause)
         except ray.exceptions.RayError as error:
-            return f"cannot be reached any more ({type(error).__name__})"
+            last = str(error).strip().split("\n")[-1]
+            cause = last[:200] if "Error: " in last else type(error).__name__
+            return f"cannot be reached any more ({cause})"
         finally:
             with suppress(Exception):  # Ray itself may be gone
                 ray.kill(self.actor)
