@@ -37,6 +37,7 @@ from nasdistill.space import SearchSpace
 
 DRAW_SEED, WORKERS, TARGET = 2029, 2, 0.9
 SIDES = ("local", "ray")
+HOME = str(Path(__file__).parents[1])
 MOST_SECONDS = 7200
 """After which a search is given up."""
 
@@ -65,6 +66,7 @@ def recipe(asked: argparse.Namespace) -> dict[str, Any]:
 def two_nodes() -> Any:
     """A cluster of two nodes with a core each; gives its address."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["PYTHONPATH"] = HOME  # for the nodes, too
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 1, "include_dashboard": False}
@@ -80,14 +82,13 @@ def search(side: str, folder: Path, name: str, address: str) -> dict[str, float]
     """Searches once, from nothing but the teacher's answers."""
     words = ["search", "--recipe", "recipe.json", "--study", name, "--engine", side]
     words += ["--ray-address", address] if side == "ray" else []
-    home = str(Path(__file__).parents[1])
     begin = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "nasdistill", *words],
         cwd=folder,
         check=True,
         timeout=MOST_SECONDS,
-        env={**os.environ, "PYTHONPATH": home},
+        env={**os.environ, "PYTHONPATH": HOME},
     )
     whole = time.perf_counter() - begin
     trials = stored(folder / "studies" / name)
