@@ -36,7 +36,7 @@ from nasdistill.workers.pool import Message, event_from, first_message
 
 SILENT_SECONDS = 120.0
 """After which an actor that does not answer is given up; one answers every half second."""
-AGAIN_SECONDS, REFUSED_SECONDS = 1.0, 30.0
+AGAIN_SECONDS, REFUSED_SECONDS = 1.0, 10.0
 """Time before a worker is started again; longer where a node could not take it."""
 MOST_CRASHES = 3
 """How often in a row a worker may end before it has opened the study."""
@@ -85,7 +85,7 @@ class Slot(threading.Thread):
             reason = self._live()
             name = self._owner.name_of(self.node)
             was_placed, self.node = self.node is not None, None
-            crashes = 0 if self.opened or not was_placed else crashes + 1
+            crashes = 0 if self.opened else crashes + 1
             if self._owner.over.is_set() or self.problem is not None:
                 return
             if crashes >= MOST_CRASHES:
