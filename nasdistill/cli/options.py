@@ -180,8 +180,9 @@ RayAddress = Annotated[
     str | None,
     option(
         "--ray-address",
-        "The cluster: auto (the one that this machine is part of) or HOST:PORT of its head "
-        "(default: RAY_ADDRESS, or the one that runs here; else one is started for the command).",
+        "The cluster: auto (the one that this machine is part of), HOST:PORT of its head, or local "
+        "(one of its own on this machine, for the command) (default: RAY_ADDRESS, or the one that "
+        "runs here, else local).",
     ),
 ]
 GPUShare = Annotated[
