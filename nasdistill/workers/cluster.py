@@ -57,7 +57,8 @@ def connected(address: str | None) -> Iterator[None]:
     """Joins a cluster, or starts one on this machine that ends with the body.
 
     Args:
-        address: `auto`, `HOST:PORT`, `local` for a new one; None for RAY_ADDRESS, else one that runs here, else a new one.
+        address: `auto`, `HOST:PORT`, or `local` for a new one; None for RAY_ADDRESS, else one that
+            runs here, else a new one.
 
     Raises:
         UserError: If Ray is not installed, there is no cluster, or it is of another version.
@@ -113,7 +114,7 @@ def _check_address(address: str | None) -> None:
     place = re.fullmatch(r"(\[[^\]]+\]|[^:/@\s]+):(\d{1,5})", address)
     if place is None:
         raise UserError(
-            f"--ray-address {address}: allowed are auto, local and HOST:PORT of the cluster's head, "
+            f"--ray-address {address}: allowed are auto, local and HOST:PORT of the head, "
             "such as 10.0.0.5:6379 (6379 is Ray's default). Start the command on a machine of the "
             "cluster: ray:// addresses are not supported"
         )
