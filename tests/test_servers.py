@@ -24,7 +24,7 @@ from nasdistill.recipe import load_recipe
 from nasdistill.results import Candidate, load_study, open_storage
 from nasdistill.results.servers import Patience
 from nasdistill.study import Study
-from nasdistill.workers.pool import started_workers
+from nasdistill.workers.process import started_workers
 
 pytest.importorskip("psycopg")
 pytestmark = pytest.mark.skipif(programs() is None, reason="PostgreSQL is not installed")

@@ -3,6 +3,7 @@
 from nasdistill.api.auditing import AuditOutcome, audit
 from nasdistill.api.evaluating import evaluate
 from nasdistill.api.exporting import export
+from nasdistill.api.joining import enter, join
 from nasdistill.api.models import (
     cut_space,
     load,
@@ -25,8 +26,10 @@ __all__ = [
     "audit",
     "cut_space",
     "distill",
+    "enter",
     "evaluate",
     "export",
+    "join",
     "load",
     "pretrained_weights",
     "profile",

@@ -79,6 +79,7 @@ def _search(
     """See `search`; `dataset` holds the study's data where they are loaded already."""
     from nasdistill.api import stages
     from nasdistill.deployment.formats import check_formats
+    from nasdistill.finals import leading
     from nasdistill.models.latency import check_engine
     from nasdistill.study import Study
     from nasdistill.trials.plugins import check_plugins, load_plugins
@@ -90,8 +91,8 @@ def _search(
     with storage_errors(study.url):
         try:
             check_plugins(study, plugins)
-            if stages.is_complete(study):
-                stages.close(study)  # whoever made the last final may have ended before it could
+            if leading.is_complete(study):
+                leading.close(study)  # whoever made the last final may have ended before it could
                 path = report(study.folder.name)
                 return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
             stages.run_search(study, plugins, begun, emit, dataset)
@@ -114,7 +115,7 @@ def resume(
 
     Args:
         study: Its name.
-        overrides: New values of `trials`, `time_limit`, `top_k`, `workers` or `cache_size`; and new
+        overrides: New values of the keys in `recipe.FREE`, such as `trials` or `workers`; and new
             places of what was moved: `space`, `data`, `data_root`, `teacher`, `weights`, `import`.
         teachers: New places of further teachers, by name: `folder:PATH`, `table:FILE`, ….
         on_event: Told what happens.
@@ -239,11 +240,11 @@ def studies() -> list[StudyRecord | DamagedStudy]:
 
 
 def _outcome(study: Study, emit: Emit) -> SearchOutcome:
-    from nasdistill.api import stages
+    from nasdistill.finals import leading
 
     emit(Event("stage", "writing the report", stage="report"))
     start = time.perf_counter()
     path = report(study.folder.name, on_event=emit)
     study.add_seconds("report", time.perf_counter() - start)
-    stages.close(study)
+    leading.close(study)
     return SearchOutcome(load_study(study.folder.name, STUDIES), path, False)

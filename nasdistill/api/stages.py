@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
+import shlex
+import time
 from collections.abc import Callable
 
-from nasdistill.analysis.selection import SelectionRule, select_finals
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.machine import set_threads
 from nasdistill.data import Dataset
-from nasdistill.deployment.files import missing_files
-from nasdistill.finals.estimate import tell_estimate
-from nasdistill.finals.pipeline import make_finals, missing_finals
-from nasdistill.results import COUNTED, keys, load_finals
+from nasdistill.finals.leading import choose_finals, finish, is_complete, tell_prospects
+from nasdistill.finals.pipeline import missing_finals, train_ahead
+from nasdistill.results import keys
 from nasdistill.study import Study
-from nasdistill.trials.context import StudyContext, open_context
-from nasdistill.trials.experience import keep_experience, tell_experience
+from nasdistill.trials.context import open_context
 from nasdistill.trials.loop import record_saved_answers, search
 from nasdistill.trials.plugins import Plugins
+from nasdistill.workers import ray
 from nasdistill.workers.calibration import calibrate
-from nasdistill.workers.pool import WorkerPool, started_workers
+from nasdistill.workers.process import started_workers
+
+FINALS_ARE_MADE = "another process is making the finals"
+LEADERLESS_SECONDS = 60.0
+"""How long a worker that has joined a study waits for finals to be chosen."""
 
 
 def run_search(
@@ -35,6 +38,9 @@ def run_search(
         dataset: See `open_context`.
     """
     study.write(keys.STATE, "searching")
+    if study.recipe.engine == "ray":
+        _search_on_ray(study, begun, emit)
+        return
     with started_workers(study, emit) as workers:
         if not workers.provisional:
             workers.assign("search", workers.size, begun=begun)
@@ -43,14 +49,60 @@ def run_search(
             calibrate(workers, context)
             workers.assign("search", workers.size, begun=begun)
         set_threads(workers.size)
-        tell_experience(context)
-        tell_estimate(context, workers.size)
+        tell_prospects(context, workers.size)
         search(context, begun)
         with study.finals_lease() as leased:
             if leased:
-                finish(context, workers, choose_finals(context))
+                chosen = choose_finals(context)
+                finish(context, chosen, lambda count: workers.assign("finals", count))
             else:
-                context.note("another process is making the finals")
+                context.note(FINALS_ARE_MADE)
+
+
+def _search_on_ray(study: Study, begun: float, emit: Emit) -> None:
+    """As `run_search`, by workers on a cluster: this process only says who does what."""
+    with ray.started_workers(study, emit, useful=max(study.recipe.trials, 1)) as workers:
+        workers.search(begun)
+        with study.finals_lease() as leased:
+            if leased:
+                workers.finish(None, begun)
+            else:
+                emit(Event("note", FINALS_ARE_MADE))
+
+
+def take_part(study: Study, plugins: Plugins, begun: float, emit: Emit) -> None:
+    """Runs trials of a study that another command began, and trains finals once it has chosen them.
+
+    Args:
+        study: The study.
+        plugins: What the user's own file brings.
+        begun: `time.monotonic()` at which this command began.
+        emit: Told what happens.
+    """
+    with started_workers(study, emit, tries_out=False) as workers:
+        workers.assign("search", workers.size, begun=begun)
+        context = open_context(study, plugins, emit)
+        set_threads(workers.size)
+        search(context, begun)
+        alone_since = time.monotonic()
+        while not is_complete(study):
+            if study.read(keys.STATE) == "distilling" and study.finals_held():
+                workers.assign("finals", len(missing_finals(study, study.require(keys.FINALS))))
+                train_ahead(context)
+                context.note("no final is left to train; another process tests and exports them")
+                break
+            if time.monotonic() - alone_since > LEADERLESS_SECONDS:
+                name = shlex.quote(study.folder.name)
+                context.warn(
+                    "no trial is left to run, and no command makes the finals: give "
+                    f"`nasdistill resume {name}` where the study was begun"
+                )
+                break
+            time.sleep(1.0)
+        record_saved_answers(context)
+        workers.assign("leave", 1)
+        while workers.size > 1:  # they end what they are at
+            time.sleep(0.5)
 
 
 def distill_more(
@@ -68,89 +120,25 @@ def distill_more(
         False if another process is making the study's finals.
     """
     count = len(missing_finals(study, wanted()))
+    if study.recipe.engine == "ray":
+        return _distill_on_ray(study, wanted, emit, count)
     with started_workers(study, emit, finals=count) as workers, study.finals_lease() as leased:
         if not leased:
             return False
         context = open_context(study, plugins, emit)
         chosen = wanted()
         study.write(keys.FINALS, chosen)
-        finish(context, workers, chosen)
+        finish(context, chosen, lambda count: workers.assign("finals", count))
         return True
 
 
-def finish(context: StudyContext, workers: WorkerPool, chosen: list[int]) -> None:
-    """Makes the finals: all workers train them, this process tests and exports them."""
-    study = context.study
-    study.write(keys.STATE, "distilling")
-    context.emit(Event("stage", f"finals to distil in full: {len(chosen)}", stage="finals"))
-    workers.assign("finals", len(missing_finals(study, chosen)))
-    if chosen:
-        make_finals(context, chosen)
-        keep_experience(context)
-    record_saved_answers(context)
-    study.write(keys.STATE, "complete" if is_complete(study) else "searching")
-
-
-def choose_finals(context: StudyContext) -> list[int]:
-    """Chooses the top-k; once for a number of trials and finals."""
-    study, recipe = context.study, context.recipe
-    finals = list(study.read(keys.FINALS) or ())
-    basis = _basis(study)
-    if study.read(keys.CHOSEN_FROM) == basis:
-        return finals
-    floor, full_accuracy = context.limits["accuracy"], context.full_runs.accuracy()
-    rule = SelectionRule(
-        recipe.minimize,
-        recipe.top_k,
-        floor,
-        context.final_examples,
-        full_accuracy,
-        context.experience,
-        1 / context.classes,
-    )
-    candidates = study.candidates()
-    chosen = [c.number for c in select_finals(candidates, rule)]
-    finals += [number for number in chosen if number not in finals]
-    if not finals:
-        best = max((c.score or 0.0 for c in candidates), default=0.0)
-        context.warn(
-            f"no trial reached the {context.score_name} floor of {floor:.3f} (best score "
-            f"{best:.3f}): no finals. Lower --min-accuracy, raise the rungs' budgets, or run "
-            "more trials"
-        )
-    study.write(keys.FINALS, finals)
-    study.write(keys.CHOSEN_FROM, basis)
-    return finals
-
-
-def is_complete(study: Study) -> bool:
-    """Whether nothing is left to do: trials counted, the top-k distilled."""
-    attributes, recipe = study.attributes, study.recipe
-    if not study.has(keys.LIMITS) or study.others_running():
-        return False
-    counted = sum(c.state in COUNTED for c in study.candidates())
-    if counted < recipe.trials and study.read(keys.EXHAUSTED_AT) != recipe.trials:
-        return False
-    finals = load_finals(study.folder)
-    if any(missing_files(final.folder, final.metrics, recipe.shipped_formats) for final in finals):
-        return False
-    done = {final.number for final in finals}
-    failed = keys.FINAL_FAILED.among(attributes).items()
-    done |= {int(number) for (number,), reason in failed if reason}
-    return study.read(keys.CHOSEN_FROM) == _basis(study) and done >= set(study.require(keys.FINALS))
-
-
-def _basis(study: Study) -> list[int]:
-    """The basis of a choice of finals: trials that have ended, finals wanted."""
-    ended = sum(c.state in COUNTED and c.state != "running" for c in study.candidates())
-    return [ended, study.recipe.top_k]
-
-
-def close(study: Study) -> None:
-    """Removes checkpoints that nobody will go on from, and notes that a study is complete."""
-    running = {str(c.number) for c in study.candidates() if c.state == "running"}
-    for work in (study.folder / "trials").glob("*"):
-        if work.name not in running:
-            shutil.rmtree(work, ignore_errors=True)
-    if is_complete(study):
-        study.write(keys.STATE, "complete")
+def _distill_on_ray(study: Study, wanted: Callable[[], list[int]], emit: Emit, count: int) -> bool:
+    """As `distill_more`, by workers on a cluster."""
+    with study.finals_lease() as leased:
+        if not leased:
+            return False
+        with ray.started_workers(study, emit, useful=max(count, 1)) as workers:
+            chosen = wanted()
+            study.write(keys.FINALS, chosen)
+            workers.finish(chosen, None)
+        return True

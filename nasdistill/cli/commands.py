@@ -14,7 +14,9 @@ import typer
 
 from nasdistill.cli import model_options, options
 from nasdistill.cli.console import console, error_messages, with_progress
+from nasdistill.cli.model_commands import export, profile
 from nasdistill.cli.teacher_commands import teacher_app
+from nasdistill.cli.worker_command import worker
 
 if TYPE_CHECKING:
     from nasdistill.api import SearchOutcome
@@ -58,6 +60,10 @@ def search(
     precision: options.Precision = None,
     deterministic: options.Deterministic = None,
     workers: options.Workers = None,
+    engine: options.Engine = None,
+    ray_address: options.RayAddress = None,
+    gpu_share: options.GPUShare = None,
+    cpus_per_worker: options.CPUsPerWorker = None,
     seed: options.Seed = None,
     storage: options.Storage = None,
     import_file: options.Import = None,
@@ -122,6 +128,10 @@ def resume(
     time_limit: options.NewTimeLimit = None,
     top_k: options.MoreFinals = None,
     workers: options.NewWorkers = None,
+    engine: options.NewEngine = None,
+    ray_address: options.NewRayAddress = None,
+    gpu_share: options.NewGPUShare = None,
+    cpus_per_worker: options.NewCPUsPerWorker = None,
     cache_size: options.NewCacheSize = None,
     formats: options.NewFormats = None,
     max_loss: options.NewMaxLoss = None,
@@ -140,6 +150,10 @@ def resume(
         "time_limit": time_limit,
         "top_k": top_k,
         "workers": workers,
+        "engine": engine,
+        "ray_address": ray_address,
+        "gpu_share": gpu_share,
+        "cpus_per_worker": cpus_per_worker,
         "cache_size": cache_size,
         "formats": formats,
         "max_loss": max_loss,
@@ -200,6 +214,9 @@ def distill(
         as_json,
         lambda api, emit: api.distill(study, trial=trial, top_k=top_k, on_event=emit),
     )
+
+
+app.command()(worker)
 
 
 @app.command()
@@ -374,56 +391,8 @@ def _parse_numbers(text: str | None) -> tuple[float, ...] | None:
         raise typer.BadParameter(f"{text!r}: write numbers separated by commas") from None
 
 
-@app.command()
-def profile(
-    target: model_options.Target,
-    engine: model_options.Engine = "onnxruntime",
-    threads: model_options.Threads = 1,
-    batch: model_options.BatchOf = 1,
-    size: model_options.Size = 28,
-    channels: model_options.InputChannels = 1,
-    classes: model_options.Classes = 10,
-    import_file: options.Import = None,
-    as_json: options.Json = False,
-) -> None:
-    """Count parameters and multiply-adds, and measure latency.
-
-    Size, channels and classes are for an architecture.json; a final knows its own.
-    """
-    with error_messages():
-        from nasdistill import api
-        from nasdistill.cli.display import profile_lines
-
-        figures = api.profile(
-            target,
-            engine=engine,
-            threads=threads,
-            batch=batch,
-            data_input=(channels, size, size),
-            classes=classes,
-            import_file=import_file,
-        )
-        print(json.dumps(figures) if as_json else "\n".join(profile_lines(figures)))
-
-
-@app.command()
-def export(
-    final: model_options.ExportOf,
-    rank: model_options.Rank = None,
-    format: model_options.Format = "onnx",
-    out: model_options.OutFile = None,
-    max_loss: model_options.MaxLossOf = None,
-    runtime: model_options.RuntimeFolder = None,
-    with_preprocessing: model_options.WithPreprocessing = False,
-    as_json: options.Json = False,
-) -> None:
-    """Write a final in a format that devices take, and prove the file in its own runtime."""
-    what = {"max_loss": max_loss, "with_preprocessing": with_preprocessing}
-    more = {"format": format, "out": out, "onnxruntime_web": runtime, **what}
-    made = with_progress(lambda api, emit: api.export(final, rank, **more, on_event=emit))
-    from nasdistill.cli.display_files import print_file
-
-    print_file(made, as_json)
+app.command()(profile)
+app.command()(export)
 
 
 def _run_and_summarise(

@@ -140,8 +140,18 @@ def default_workers(device: torch.device) -> int:
 
 
 def set_threads(processes: int) -> None:
-    """Gives each of so many local processes its share of the cores; see `keep_freed_memory`."""
-    torch.set_num_threads(max(1, cores() // processes))
+    """Gives each of so many local processes its share of the cores."""
+    use_threads(share_of_threads(processes))
+
+
+def share_of_threads(processes: int) -> int:
+    """Threads of each of so many local processes that share the cores."""
+    return max(1, cores() // processes)
+
+
+def use_threads(count: int) -> None:
+    """Has this process compute in so many threads; see `keep_freed_memory`."""
+    torch.set_num_threads(count)
     keep_freed_memory()
 
 

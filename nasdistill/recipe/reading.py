@@ -86,7 +86,7 @@ _WORDS = {
 }
 _NUMBERS = (
     *("image_size", "channels", "trials", "top_k", "workers", "seed", "batch_size", "views"),
-    *("learning_rate", "eta", "count", "synthetic", "max_loss"),
+    *("learning_rate", "eta", "count", "synthetic", "max_loss", "gpu_share", "cpus_per_worker"),
 )
 
 

@@ -38,7 +38,10 @@ from nasdistill.common.yaml import write_yaml
 from nasdistill.recipe.objective import ObjectiveOptions
 from nasdistill.recipe.teachers import IterateOptions, TeacherOptions, check_teachers
 
-FREE = ("trials", "time_limit", "top_k", "workers", "cache_size", "formats", "max_loss")
+ENGINE_KEYS = ("workers", "engine", "ray_address", "gpu_share", "cpus_per_worker")
+"""Keys that say how many work at a study, and where."""
+
+FREE = ("trials", "time_limit", "top_k", *ENGINE_KEYS, "cache_size", "formats", "max_loss")
 """Keys that may change when a study goes on."""
 
 MOVABLE = ("space", "data", "data_root", "teacher", "weights", "teachers", "import")
@@ -127,6 +130,10 @@ class Recipe(Closed):
     precision: Literal["auto", "fp32", "bf16", "bf16-mixed"] = "auto"
     deterministic: bool = False
     workers: int | None = Field(default=None, ge=1, le=64)
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = Field(default=None, min_length=1)
+    gpu_share: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    cpus_per_worker: int = Field(default=1, ge=1, le=256)
     seed: int = Field(default=0, ge=0, lt=2**32)
     storage: StorageURL | None = None
     import_file: str | None = Field(default=None, alias="import")

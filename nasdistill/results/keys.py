@@ -66,7 +66,7 @@ CREATED = Key[float](
 )
 STATE = Key[str](
     "stage", "searching, distilling or complete",
-    "api.stages", "results.loading",
+    "api.stages, finals.leading", "api.stages, results.loading",
 )
 IMPORT_FINGERPRINT = Key[str](
     "import_fingerprint", "hash of the --import file", "trials.plugins", "trials.plugins"
@@ -105,7 +105,7 @@ TEACHER_LATENCY = Key[float | None](
 )
 LIMITS = Key[dict[str, float]](
     "limits", "upper by cost (counts, milliseconds); accuracy: lower, in [0, 1]",
-    "trials.context", "api.stages, api.searching, results.loading",
+    "trials.context", "finals.leading, api.searching, results.loading",
 )
 ASSISTANT_ARCHITECTURES = Key[list[dict[str, Any]]](
     "assistants:architectures", "JSON of each", "trials.context", "finals.training"
@@ -133,7 +133,7 @@ MICRO_BATCH = Key[int](
 )
 CONCURRENT_STUDENTS = Key[int](
     "at_once", "students trained at the same time on this card", "workers.calibration",
-    "workers.pool",
+    "workers.process, workers.ray",
 )
 EXPERIENCE = Key[dict[str, Any]](
     "experience", "setting at hand, and earlier full runs (results.experience)",
@@ -142,19 +142,19 @@ EXPERIENCE = Key[dict[str, Any]](
 )
 EXHAUSTED_AT = Key[int](
     "exhausted_at", "total of trials at which the space had nothing new",
-    "trials.loop", "api.stages",
+    "trials.loop", "finals.leading",
 )
 FINALS = Key[list[int]](
     "finals", "trials distilled in full, by rank",
-    "api.stages", "api.stages, api.searching, finals.pipeline",
+    "finals.leading, api.stages", "finals.leading, api.stages, api.searching, finals.pipeline",
 )
 CHOSEN_FROM = Key[list[int]](
     "chosen_from", "trials ended, finals wanted",
-    "api.stages", "api.stages",
+    "finals.leading", "finals.leading",
 )
 FINAL_FAILED = Key[str | None](
     "final_failed:{}", "why a trial's final failed; null once it is tried again",
-    "finals.pipeline, api.searching", "finals.pipeline, api.stages",
+    "finals.pipeline, api.searching", "finals.pipeline, finals.leading",
 )
 FINALS_LEASE = Key[dict[str, Any] | None](
     "finals_lease", "of the process that makes the finals", "study.study", "study.study"

@@ -88,7 +88,7 @@ def _architecture(text: str, source: str) -> Mapping[str, Any]:
     return architecture
 
 
-def load_study(name: str, root: Path) -> StudyRecord:
+def load_study(name: str, root: Path, *, storage: str | None = None) -> StudyRecord:
     """Reads a study from its storage and its folder.
 
     Finals and trials that are damaged are left out, and named in the record's `damage`.
@@ -96,6 +96,7 @@ def load_study(name: str, root: Path) -> StudyRecord:
     Args:
         name: The study's name, a folder below `root`.
         root: Folder of studies.
+        storage: URL by which its storage is reached; by default as its folder says.
 
     Raises:
         UserError: If there is no such study, its storage holds none, or cannot be read.
@@ -106,7 +107,7 @@ def load_study(name: str, root: Path) -> StudyRecord:
         names = ", ".join(known) or "none"
         raise UserError(f"no study {name!r} in {root}/{nearest(name, known)} (there: {names})")
     damage: list[str] = []
-    attributes, trials = _stored(name, folder)
+    attributes, trials = _stored(name, folder, storage)
     candidates = _undamaged(trials, candidate_of, damage)
     finals = load_finals(folder, damage)
     rungs = tuple(keys.RUNGS.get(attributes) or ())
@@ -143,7 +144,9 @@ def load_studies(root: Path) -> list[StudyRecord | DamagedStudy]:
     return records
 
 
-def _stored(name: str, folder: Path) -> tuple[dict[str, Any], Sequence[FrozenTrial]]:
+def _stored(
+    name: str, folder: Path, given: str | None
+) -> tuple[dict[str, Any], Sequence[FrozenTrial]]:
     """The attributes and the trials of a study, as its storage holds them.
 
     Raises:
@@ -151,7 +154,7 @@ def _stored(name: str, folder: Path) -> tuple[dict[str, Any], Sequence[FrozenTri
     """
     import optuna
 
-    url = storage_url(folder, storage_of(folder))
+    url = storage_url(folder, given or storage_of(folder))
     storage = open_storage(url)
     try:
         with storage_errors(url):

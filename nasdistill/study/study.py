@@ -76,6 +76,7 @@ class Study:
         folder: `studies/<name>`.
         recipe: The resolved recipe.
         space: The search space that the recipe names.
+        joining: Whether its storage may be named otherwise than the folder does: as a proxy's.
 
     Attributes:
         space: The variant of it that is searched, once that is settled; see `resolving`.
@@ -86,9 +87,11 @@ class Study:
         news: Told in words that the storage is away.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, space: SearchSpace) -> None:
+    def __init__(
+        self, folder: Path, recipe: Recipe, space: SearchSpace, *, joining: bool = False
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        storage = locate_storage(folder, recipe.storage)
+        storage = recipe.storage if joining else locate_storage(folder, recipe.storage)
         self.folder = folder
         self.recipe = recipe.model_copy(update={"storage": storage})
         self.space = space
@@ -105,14 +108,21 @@ class Study:
         self._identity = identity_of(self.url, self._study.study_name)
         self._watch = Watch(self.worker)
         self._history = History(self.recipe.minimize)
-        self._identity = identity_of(self.url, self._study.study_name)
 
     def _wait(self, text: str) -> None:
         self._watch.begin_anew()
         self.news(text)
 
     @classmethod
-    def open(cls, recipe: Recipe, root: Path, command: str, *, moving: bool = False) -> Study:
+    def open(
+        cls,
+        recipe: Recipe,
+        root: Path,
+        command: str,
+        *,
+        moving: bool = False,
+        joining: bool = False,
+    ) -> Study:
         """Opens the study that a recipe names, creating it where there is none.
 
         Args:
@@ -121,6 +131,7 @@ class Study:
             command: The command line, for the report of a new study.
             moving: Whether the recipe may name files at new places, until `store_recipe` says that
                 they are the same.
+            joining: Whether the study is there, and its recipe stays as it is stored.
 
         Raises:
             UserError: If the study exists and was made with another recipe.
@@ -131,7 +142,7 @@ class Study:
         with alone(folder / "open.lock"):  # Optuna creates its tables without a lock.
             try:
                 with storage_errors(storage_url(folder, recipe.storage)):
-                    return cls._open(folder, recipe, space, command, moving)
+                    return cls._open(folder, recipe, space, command, (moving, joining))
             except BaseException:
                 if new and not is_study(folder):  # nobody else has made it a study
                     shutil.rmtree(folder, ignore_errors=True)
@@ -139,9 +150,10 @@ class Study:
 
     @classmethod
     def _open(
-        cls, folder: Path, recipe: Recipe, space: SearchSpace, command: str, moving: bool
+        cls, folder: Path, recipe: Recipe, space: SearchSpace, command: str, how: tuple[bool, bool]
     ) -> Study:
-        study = cls(folder, recipe.resolved(space.family, space.begins), space)
+        moving, joining = how
+        study = cls(folder, recipe.resolved(space.family, space.begins), space, joining=joining)
         recipe = study.recipe
         stored = study.read(keys.RECIPE)
         if stored is None:
@@ -151,7 +163,7 @@ class Study:
         else:
             check_same_recipe(folder.name, from_stored(stored), recipe, moving=moving)
         settle_space(study)
-        if not moving:
+        if not moving and not joining:
             study.store_recipe()
         return study
 
@@ -404,7 +416,7 @@ class Study:
     @contextmanager
     def finals_lease(self) -> Iterator[bool]:
         """Gives True to the one process that may do the finals."""
-        if self._finals_held():
+        if self.finals_held():
             yield False
             return
 
@@ -423,8 +435,8 @@ class Study:
         finally:  # Also after an error: this process may live on, in a notebook.
             self.write(keys.FINALS_LEASE, None)
 
-    def _finals_held(self) -> bool:
-        """Whether a living process holds the finals; one elsewhere is given time to renew."""
+    def finals_held(self) -> bool:
+        """Whether a living process makes the finals; one elsewhere is given time to renew."""
         first = lease = self.read(keys.FINALS_LEASE)
         while lease is not None and not self._abandoned(lease):
             if is_of_this_host(lease) or lease != first:

@@ -12,7 +12,7 @@ from nasdistill.training import WINDOW_STEPS, seconds_per_window, steps_per_seco
 from nasdistill.training.failures import FAILURES
 from nasdistill.trials.autotune import example_run
 from nasdistill.trials.context import StudyContext
-from nasdistill.workers.pool import WorkerPool
+from nasdistill.workers.process import WorkerPool
 
 LEAST_GAIN = 1.25
 """How many times as many steps a second all workers together must make as one alone."""

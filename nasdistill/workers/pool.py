@@ -1,91 +1,33 @@
-"""The other local workers of a command: started, given tasks, listened to, ended."""
+"""What local workers and those on a cluster have in common: tasks, replies, how many there are."""
 
 from __future__ import annotations
 
-import json
 import os
-import queue
-import signal
-import subprocess
 import sys
-import threading
-import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from nasdistill.common.events import Emit, Event
-from nasdistill.common.interruption import before_exit
-from nasdistill.common.machine import default_workers, pick_device, set_threads
-from nasdistill.common.processes import is_stopped
+from nasdistill.common.events import Event
+from nasdistill.common.machine import default_workers, pick_device
 from nasdistill.recipe import Recipe
-from nasdistill.results import keys
 from nasdistill.study import Study
-from nasdistill.study.leases import LEASE_SECONDS
-
-ENDING_SECONDS = 2.0
-"""Time that a worker has to give back what it holds before it is killed."""
-LOOK_SECONDS = 2.0
-"""Time between two looks at whether a worker is stopped."""
 
 CONCURRENT_STUDENTS = 4
 """Students that are tried at once on a card, where that is found to be faster."""
 
-Task = Literal["search", "finals", "open", "step", "leave"]
-"""A worker's task; `open` and `step` are answered with a number."""
+Task = Literal["search", "finals", "finish", "open", "step", "leave"]
+"""A worker's task.
 
+`search` runs trials, `finals` trains finals ahead, `finish` chooses them and makes them. `open` and
+`step` are answered with a number. `leave` ends it.
+"""
 
-@dataclass(frozen=True)
-class WorkerPool:
-    """The local workers of a command: this process, and those it started.
+Message = dict[str, Any]
+"""One line of JSON, to a worker or from it.
 
-    Attributes:
-        others: The processes that were started. Each reads its tasks from its standard input, a
-            line of JSON for each, writes its events to its standard output, and ends when its input
-            does: also when this process is killed.
-        provisional: Whether they are kept only if that is faster; see `calibration`.
-        replies: Numbers with which they answered.
-    """
-
-    others: tuple[subprocess.Popen[str], ...] = ()
-    provisional: bool = False
-    replies: queue.SimpleQueue[float] = field(default_factory=queue.SimpleQueue)
-
-    @property
-    def size(self) -> int:
-        """How many are alive, this process included."""
-        return 1 + sum(process.poll() is None for process in self.others)
-
-    def assign(self, task: Task, count: int, **more: float) -> None:
-        """Has the others work with this process; those at it share the cores.
-
-        Args:
-            task: Their task.
-            count: How many can be at it.
-            **more: Further figures of the task.
-        """
-        processes = max(1, min(self.size, count))
-        set_threads(processes)
-        for process in self.others:
-            _send(process, {"do": task, "processes": processes, **more})
-
-    def wait_for_replies(self, seconds: float) -> list[float]:
-        """The others' answers to a task, one number each; fewer where one ends, or is late."""
-        until, numbers = time.monotonic() + seconds, list[float]()
-        while len(numbers) < self.size - 1 and time.monotonic() < until:
-            with suppress(queue.Empty):
-                numbers.append(self.replies.get(timeout=0.2))
-        return numbers
-
-    def stop(self) -> None:
-        """Has the others end, whatever they are at, and waits for that."""
-        self.assign("leave", 1)
-        for process in self.others:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(10)
+To it: first `first_message`, then tasks. From it: events; `answer`, a number; `did`, a task, where
+`open` says that the study is open; `share`, the number of finals that others can train;
+`error`, why it ends, in words for the user.
+"""
 
 
 class PoolSize(NamedTuple):
@@ -93,50 +35,6 @@ class PoolSize(NamedTuple):
 
     workers: int
     provisional: bool
-
-
-@contextmanager
-def started_workers(study: Study, emit: Emit, *, finals: int | None = None) -> Iterator[WorkerPool]:
-    """Starts the other local workers of a study; their events come here, too.
-
-    Args:
-        study: Its recipe says how many, and how many were found to be faster on its card.
-        emit: Told what happens.
-        finals: How many finals they are wanted for at most, if for nothing else.
-    """
-    recipe = study.recipe
-    useful = max(recipe.trials, recipe.top_k) if finals is None else max(1, finals)
-    size = choose_size(recipe, study.read(keys.CONCURRENT_STUDENTS))
-    count = 1 if size.provisional and finals is not None else min(size.workers, useful)
-    first: dict[str, object] = {
-        "recipe": recipe.model_dump(mode="json", by_alias=True),
-        "name": study.folder.name,
-        "path": [os.path.abspath(place) for place in sys.path],
-    }
-    over, replies = threading.Event(), queue.SimpleQueue[float]()
-    processes: list[subprocess.Popen[str]] = []
-    threads: list[threading.Thread] = []
-
-    def in_background(function: Callable[..., None], *arguments: object) -> None:
-        threads.append(threading.Thread(target=function, args=arguments, daemon=True))
-        threads[-1].start()
-
-    def end() -> None:
-        over.set()
-        _end(processes)
-
-    try:
-        with before_exit(end):
-            for _ in range(count - 1):
-                processes.append(_start())
-                in_background(_listen, processes[-1], emit, replies, over)
-                _send(processes[-1], first)
-            in_background(_end_stopped, processes, emit, over)
-            yield WorkerPool(tuple(processes), size.provisional and count > 1, replies)
-    finally:
-        end()
-        for thread in threads:
-            thread.join()
 
 
 def choose_size(recipe: Recipe, concurrent_students: int | None) -> PoolSize:
@@ -163,94 +61,22 @@ def uses_gpu(recipe: Recipe) -> bool:
     return pick_device(recipe.device).type != "cpu"
 
 
-def _start() -> subprocess.Popen[str]:
-    """Starts a worker: a session of its own, because Ctrl-C is this process's to answer."""
-    home, paths = Path(__file__).parents[2], os.environ.get("PYTHONPATH", "")
-    if home.name not in ("site-packages", "dist-packages"):  # else it is found anyway
-        paths = os.pathsep.join(filter(None, (str(home), paths)))
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "nasdistill.workers.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": paths},
-    )
+def first_message(study: Study, *, tells: bool = False) -> Message:
+    """What a worker is told first; it may hold the storage's password.
+
+    Args:
+        study: It opens the same.
+        tells: Whether it tells what all workers find alike: the stages, data and teachers.
+    """
+    return {
+        "recipe": study.recipe.model_dump(mode="json", by_alias=True),
+        "name": study.folder.name,
+        "path": [os.path.abspath(place) for place in sys.path],
+        "tells": tells,
+    }
 
 
-def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
-    """Ends workers, whatever they are at; they have a moment to give back what they hold."""
-    for process in processes:
-        process.terminate()
-    until = time.monotonic() + ENDING_SECONDS
-    for process in processes:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, until - time.monotonic()))
-        _kill(process)
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:  # with those that it started, who decode images
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _end_stopped(
-    processes: Sequence[subprocess.Popen[str]], emit: Emit, over: threading.Event
-) -> None:
-    """Ends workers that were stopped for as long as a lease: they hold locks that others need."""
-    stopped_since: dict[int, float] = {}
-    while not over.wait(LOOK_SECONDS):
-        now = time.monotonic()
-        stopped = [process for process in processes if is_stopped(process.pid)]
-        stopped_since = {p.pid: stopped_since.get(p.pid, now) for p in stopped}
-        for process in stopped:
-            if now - stopped_since[process.pid] >= LEASE_SECONDS:
-                text = f"a worker was stopped for {LEASE_SECONDS:.0f} s and is ended"
-                emit(Event("warning", text))
-                _kill(process)
-
-
-def _send(process: subprocess.Popen[str], message: dict[str, object]) -> None:
-    assert process.stdin is not None
-    with suppress(BrokenPipeError):  # Of a worker that ended its listener tells.
-        process.stdin.write(json.dumps(message) + "\n")
-        process.stdin.flush()
-
-
-def _listen(
-    process: subprocess.Popen[str],
-    emit: Emit,
-    replies: queue.SimpleQueue[float],
-    over: threading.Event,
-) -> None:
-    """Passes a worker's events on; one that nobody reads would fill the pipe and stand still."""
-    assert process.stdout is not None
-    broken = False
-    for line in process.stdout:
-        try:
-            message = json.loads(line)
-        except ValueError:  # something else has printed it
-            continue
-        if isinstance(message, dict) and isinstance(message.get("answer"), float):
-            replies.put(message["answer"])
-            continue
-        if broken or (event := _event_from(message)) is None:
-            continue
-        try:
-            emit(event)
-        except Exception:
-            traceback.print_exc()
-            broken = True
-    status = process.wait()
-    if status != 0 and not over.is_set():
-        cause = f"by signal {-status}" if status < 0 else f"with status {status}"
-        emit(Event("warning", f"a worker ended {cause}; the others take over what it was at"))
-
-
-def _event_from(message: Any) -> Event | None:
+def event_from(message: Any) -> Event | None:
     """An event, from a line of JSON; None for what something else has printed."""
     try:
         return Event(**{**message, "front": tuple(tuple(point) for point in message["front"])})

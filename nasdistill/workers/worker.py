@@ -1,4 +1,4 @@
-"""A further local worker of a command: runs trials and trains finals. See `pool`."""
+"""A worker: a process that runs trials and trains finals, here or on another host. See `pool`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from nasdistill.common.files import STUDIES
 from nasdistill.common.interruption import handle_signals
 from nasdistill.recipe import Recipe
 from nasdistill.results import storage_problem, storage_url
-
-Message = dict[str, Any]
+from nasdistill.workers.pool import Message
 
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl(2): the signal that a process gets when its parent ends."""
@@ -42,18 +41,19 @@ def main() -> None:
         with writing:
             print(json.dumps(message), file=out, flush=True)
 
+    first = tasks.get()
+
     def emit(event: Event) -> None:
-        if event.kind != "stage" and event.stage != "teacher":  # the first worker tells these
+        if first.get("tells") or (event.kind != "stage" and event.stage != "teacher"):
             send(asdict(event))
 
-    first = tasks.get()
     try:
         _work(first, tasks, emit, send)
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else _problem(error, first)
         if reason is None:
             raise
-        emit(Event("warning", f"a worker of {first['name']} ended: {reason}"))
+        send({"error": reason})
     os._exit(0)  # the thread that reads the tasks is in the middle of a line
 
 
@@ -70,7 +70,8 @@ def _work(
     recipe = Recipe.model_validate(first["recipe"]).model_copy(update={"study": first["name"]})
     sys.path += [place for place in first["path"] if place not in sys.path]
     # After sys.path: what these import may be found there alone.
-    from nasdistill.common.machine import set_threads
+    from nasdistill.common.machine import share_of_threads, use_threads
+    from nasdistill.finals.leading import tell_prospects
     from nasdistill.finals.pipeline import train_ahead
     from nasdistill.study import Study
     from nasdistill.trials.context import open_context
@@ -78,20 +79,39 @@ def _work(
     from nasdistill.trials.plugins import load_plugins
 
     plugins = load_plugins(recipe.import_file)
-    study, context = Study.open(recipe, STUDIES, ""), None
+    study, context = Study.open(recipe, STUDIES, "", joining=True), None
     while (task := tasks.get())["do"] != "leave":
-        context = context or open_context(study, plugins, emit)
-        set_threads(task["processes"])
+        if context is None:
+            context = open_context(study, plugins, emit)
+            send({"did": "open"})
+        use_threads(task.get("threads") or share_of_threads(task["processes"]))
         match task["do"]:
             case "search":
+                if first.get("tells"):
+                    tell_prospects(context, task["workers"])
                 search(context, task["begun"])
             case "finals":
                 train_ahead(context)
+            case "finish":
+                first["tells"] = True
+                _finish(context, task, send)
             case "open":
                 send({"answer": 0.0})
             case "step":
                 send({"answer": _time_steps(context, task["begin"], task["end"])})
         record_saved_answers(context)
+        send({"did": task["do"]})
+
+
+def _finish(context: Any, task: Message, send: Callable[[Message], None]) -> None:
+    """Makes the finals that the command names, or else the best."""
+    from nasdistill.finals.leading import choose_finals, finish
+    from nasdistill.trials.loop import choose_deadlines
+
+    if task["begun"] is not None:
+        context.deadlines = choose_deadlines(context, task["begun"])
+    chosen = choose_finals(context) if task["chosen"] is None else task["chosen"]
+    finish(context, chosen, lambda count: send({"share": count}))
 
 
 def _time_steps(context: Any, begin: float, end: float) -> float:

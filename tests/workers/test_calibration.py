@@ -14,7 +14,7 @@ from nasdistill.common.events import Event
 from nasdistill.recipe import load_recipe
 from nasdistill.results import keys
 from nasdistill.study import Study
-from nasdistill.workers import calibration, pool
+from nasdistill.workers import calibration, pool, process
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_workers_are_kept_where_they_gain(
     monkeypatch.setattr(calibration, "LEAST_GAIN", gain)
     sizes = []
 
-    def calibrate(workers: pool.WorkerPool, *others: object) -> None:
+    def calibrate(workers: process.WorkerPool, *others: object) -> None:
         assert workers.size == 2
         measure(workers, *others)  # type: ignore[arg-type]
         sizes.append(workers.size)
@@ -80,13 +80,13 @@ def test_a_worker_that_does_not_begin_is_not_waited_for_for_ever(
         started[-1].send_signal(signal.SIGSTOP)
         return started[-1]
 
-    start = pool._start
-    monkeypatch.setattr(pool, "_start", stopped)
+    start = process.start
+    monkeypatch.setattr(process, "start", stopped)
     monkeypatch.setattr(calibration, "OPENING_SECONDS", 1.0)
     study = search(heard)
     assert not study.has(keys.CONCURRENT_STUDENTS)
     assert told(heard) == ["students are tried one at a time: not all workers began"]
-    assert [process.poll() for process in started] == [-signal.SIGKILL]
+    assert [one.poll() for one in started] == [-signal.SIGKILL]
 
 
 def test_a_number_that_is_asked_for_is_not_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def test_it_opens_the_study_and_answers(here: Path) -> None:
         lines.append(process.stdout.readline())
     process.kill()
     messages = [json.loads(line) for line in lines]
-    assert messages[-1] == {"answer": 0.0}
+    assert {"did": "open"} in messages and messages[-1] == {"answer": 0.0}
     assert not any(message.get("stage") == "teacher" for message in messages)
 
 
@@ -68,6 +68,5 @@ def test_an_error_of_the_users_is_one_message(here: Path) -> None:
     process.stdin.write(message)
     process.stdin.flush()  # its end would be that of the command
     assert process.wait(60) == 0
-    (event,) = [json.loads(line) for line in process.stdout.read().splitlines()]
-    assert event["kind"] == "warning"
-    assert event["text"].startswith("a worker of small ended: --import own.py: ZeroDivisionError")
+    (message,) = [json.loads(line) for line in process.stdout.read().splitlines()]
+    assert message["error"].startswith("--import own.py: ZeroDivisionError")

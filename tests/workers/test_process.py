@@ -18,8 +18,9 @@ from nasdistill.common.events import Event
 from nasdistill.common.processes import is_stopped, process_status
 from nasdistill.recipe import load_recipe
 from nasdistill.results import COUNTED
-from nasdistill.workers import pool
-from nasdistill.workers.pool import PoolSize, WorkerPool, choose_size, started_workers
+from nasdistill.workers import process as local
+from nasdistill.workers.pool import PoolSize, choose_size
+from nasdistill.workers.process import WorkerPool, started_workers
 
 
 def script(code: str) -> subprocess.Popen[str]:
@@ -35,7 +36,7 @@ def script(code: str) -> subprocess.Popen[str]:
 def listen(process: subprocess.Popen[str]) -> tuple[list[Event], list[float]]:
     events: list[Event] = []
     replies: queue.SimpleQueue[float] = queue.SimpleQueue()
-    pool._listen(process, events.append, replies, threading.Event())
+    local._listen(process, events.append, replies, threading.Event())
     numbers = []
     while not replies.empty():
         numbers.append(replies.get())
@@ -145,12 +146,12 @@ def stopped(code: str) -> subprocess.Popen[str]:
 
 
 def test_a_worker_that_stays_stopped_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(pool, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(local, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(local, "LEASE_SECONDS", 0.5)
     processes = [stopped("import time; time.sleep(60)"), script("import time; time.sleep(60)")]
     emitted: list[Event] = []
     over = threading.Event()
-    watch = threading.Thread(target=pool._end_stopped, args=(processes, emitted.append, over))
+    watch = threading.Thread(target=local._end_stopped, args=(processes, emitted.append, over))
     watch.start()
     try:
         time.sleep(0.2)
@@ -160,11 +161,11 @@ def test_a_worker_that_stays_stopped_is_ended(monkeypatch: pytest.MonkeyPatch) -
     finally:
         over.set()
         watch.join()
-        pool._end(processes)
+        local.end_all(processes)
 
 
 def test_workers_have_a_moment_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "ENDING_SECONDS", 0.5)
+    monkeypatch.setattr(local, "ENDING_SECONDS", 0.5)
     in_order = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
     deaf = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     rest = "print('ready', flush=True); time.sleep(60)"
@@ -173,7 +174,7 @@ def test_workers_have_a_moment_and_no_more(monkeypatch: pytest.MonkeyPatch) -> N
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
     processes.append(stopped("import time; time.sleep(60)"))
     start = time.monotonic()
-    pool._end(processes)
+    local.end_all(processes)
     assert [process.poll() for process in processes] == [7, -signal.SIGKILL, -signal.SIGKILL]
     assert time.monotonic() - start < 10
 
