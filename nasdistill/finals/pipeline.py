@@ -49,6 +49,7 @@ from nasdistill.results import (
     tested_by_score,
 )
 from nasdistill.study import Study, architecture_of
+from nasdistill.study.artifacts import attach
 from nasdistill.training.failures import FAILURES, failure_reason
 from nasdistill.trials.autotune import predict
 from nasdistill.trials.context import StudyContext
@@ -117,7 +118,16 @@ def make_finals(context: StudyContext, chosen: Sequence[int]) -> list[Final]:
     for lock in (context.folder / "finals").glob(".work-*.lock"):
         lock.unlink(missing_ok=True)
     _recommend(study)
-    return load_finals(context.folder)
+    finals = load_finals(context.folder)
+    attach(
+        study, {f"{f.rank}-{file.name}": file for f in finals for file in shipped_files(f.folder)}
+    )
+    return finals
+
+
+def shipped_files(folder: Path) -> list[Path]:
+    """The files of a final that are there to be taken away, by name."""
+    return sorted(file for file in folder.iterdir() if file.is_file() and file.name[0] != ".")
 
 
 def missing_finals(study: Study, chosen: Sequence[int]) -> list[int]:
