@@ -71,6 +71,8 @@ def export(
             )
         folder, record = _final_of(target, rank)
         return _export_page(folder, record, out, onnxruntime_web, warning_once(on_event or silent))
+    if onnxruntime_web is not None:
+        raise UserError(f"--onnxruntime-web {onnxruntime_web}: goes with --format web alone")
     if with_preprocessing:
         format = formats.with_preprocessing(format)
     kind = formats.format_of(format)

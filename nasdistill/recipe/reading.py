@@ -25,7 +25,7 @@ from nasdistill.recipe.objective import (
     StageOptions,
     SyntheticOptions,
 )
-from nasdistill.recipe.recipe import FORMER, Recipe, Rungs
+from nasdistill.recipe.recipe import FORMER, RAY_KEYS, Recipe, Rungs
 from nasdistill.recipe.teachers import IterateOptions, TeacherOptions
 from nasdistill.recipe.terms import known_terms
 from nasdistill.space import SearchSpace
@@ -131,9 +131,23 @@ def _validate(
         lines = sorted(_explain(item, tree, source, flags) for item in error.errors())
         problems = [*dict.fromkeys(line for _, line in lines), *of_space]
         raise UserError("\n".join(problems)) from None
+    if recipe.engine == "local":
+        _check_local(data if new else overrides, source, flags)
     if of_space:
         raise UserError("\n".join(of_space))
     return recipe
+
+
+def _check_local(given: Mapping[str, Any], source: str, flags: set[tuple[str, ...]]) -> None:
+    """Refuses what is for workers on a cluster where there are none.
+
+    A study that ran on one may go on without: what it has stored is then of no account.
+    """
+    for key in RAY_KEYS:
+        if given.get(key) not in (None, Recipe.model_fields[key].default):
+            flag = f"--{key.replace('_', '-')}"
+            place = flag if (key,) in flags else f"{source}: {key}"
+            raise UserError(f"{place}: found {given[key]!r}, but engine is local; allowed with ray")
 
 
 def _problems_of_space(

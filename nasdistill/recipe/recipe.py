@@ -38,7 +38,8 @@ from nasdistill.common.yaml import write_yaml
 from nasdistill.recipe.objective import ObjectiveOptions
 from nasdistill.recipe.teachers import IterateOptions, TeacherOptions, check_teachers
 
-ENGINE_KEYS = ("workers", "engine", "ray_address", "gpu_share", "cpus_per_worker")
+RAY_KEYS = ("ray_address", "gpu_share", "cpus_per_worker")
+ENGINE_KEYS = ("workers", "engine", *RAY_KEYS)
 """Keys that say how many work at a study, and where."""
 
 FREE = ("trials", "time_limit", "top_k", *ENGINE_KEYS, "cache_size", "formats", "max_loss")

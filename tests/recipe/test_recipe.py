@@ -413,6 +413,24 @@ def test_every_recipe_reads_back_as_it_was_written(
     assert Recipe.model_validate(recipe.stored()) == recipe
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("gpu_share", 0.5), ("ray_address", "auto"), ("cpus_per_worker", 2)]
+)
+def test_what_is_for_a_cluster_goes_with_one(key: str, value: Any, tmp_path: Path) -> None:
+    flag = f"--{key.replace('_', '-')}: found {value!r}, but engine is local; allowed with ray"
+    with pytest.raises(UserError, match=re.escape(flag)):
+        load_recipe(None, {key: value})
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"space: mobile\n{key}: {value}\n")
+    with pytest.raises(UserError, match=f"recipe.yaml: {key}: found"):
+        load_recipe(path, {})
+    stored = load_recipe(path, {"engine": "ray"}).stored()
+    again = from_stored(stored, {"engine": "local"})  # what it ran with is of no account any more
+    assert again.engine == "local"
+    with pytest.raises(UserError, match=f"--{key.replace('_', '-')}"):
+        from_stored(stored, {"engine": "local", key: value})
+
+
 def test_a_storages_password_is_not_stored() -> None:
     recipe = load_recipe(None, {"storage": "postgresql+psycopg://me:pass:w@host:5432/studies"})
     assert recipe.stored()["storage"] == "postgresql+psycopg://me:***@host:5432/studies"
