@@ -261,7 +261,9 @@ CPU, CARD = Node("1", "a", 4.0, 0.0), Node("2", "b", 8.0, 2.0)
     ],
 )
 def test_placement(nodes: list[Node], options: dict[str, Any], placement: Placement) -> None:
-    assert place_workers(load_recipe(None, options), nodes, None, 24) == placement
+    assert (
+        place_workers(load_recipe(None, {"engine": "ray", **options}), nodes, None, 24) == placement
+    )
 
 
 def test_a_share_that_was_found_to_be_faster_is_taken() -> None:
@@ -280,7 +282,7 @@ def test_a_share_that_was_found_to_be_faster_is_taken() -> None:
 )
 def test_what_a_cluster_does_not_have_is_one_message(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        place_workers(load_recipe(None, options), [CPU], None, 24)
+        place_workers(load_recipe(None, {"engine": "ray", **options}), [CPU], None, 24)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
