@@ -144,13 +144,13 @@ def open_litert(path: Path, threads: int) -> Answer:
     with quiet_descriptors():
         interpreter = Interpreter(str(path), num_threads=threads)
         interpreter.allocate_tensors()
-    taken = interpreter.get_input_details()[0]["index"]
-    given = interpreter.get_output_details()[0]["index"]
+    input_index = interpreter.get_input_details()[0]["index"]
+    output_index = interpreter.get_output_details()[0]["index"]
 
     def answer(pictures: Pictures) -> Logits:
-        interpreter.set_tensor(taken, pictures)
+        interpreter.set_tensor(input_index, pictures)
         interpreter.invoke()
-        logits: Logits = interpreter.get_tensor(given)
+        logits: Logits = interpreter.get_tensor(output_index)
         return logits
 
     return answer

@@ -178,23 +178,23 @@ def _times(has: float, share: float) -> float:
 
 
 def _gpu_share(recipe: Recipe, nodes: Sequence[Node], students_at_once: int | None) -> float:
-    there, asked = any(node.gpus for node in nodes), recipe.gpu_share
+    has_gpus, share = any(node.gpus for node in nodes), recipe.gpu_share
     if ":" in recipe.device:
         raise UserError(
             f"--device {recipe.device}: on a cluster Ray chooses a worker's card; give cuda"
         )
-    if recipe.device == "cpu" and asked is not None:
-        raise UserError(f"--gpu-share {asked:g}: --device cpu uses none; leave one of them out")
-    if not there and (asked is not None or recipe.device == "cuda"):
-        option = f"--gpu-share {asked:g}" if asked is not None else "--device cuda"
+    if recipe.device == "cpu" and share is not None:
+        raise UserError(f"--gpu-share {share:g}: --device cpu uses none; leave one of them out")
+    if not has_gpus and (share is not None or recipe.device == "cuda"):
+        option = f"--gpu-share {share:g}" if share is not None else "--device cuda"
         raise UserError(
             f"{option}: no node of the cluster has a GPU ({', '.join(n.name for n in nodes)}). "
             "Leave the option out to train on CPUs, or join a node with one: `ray start "
             "--address HEAD:PORT --num-gpus 1` there, where Ray does not find it by itself"
         )
-    if recipe.device == "cpu" or not there:
+    if recipe.device == "cpu" or not has_gpus:
         return 0.0
-    return asked or 1 / (students_at_once or 1)
+    return share or 1 / (students_at_once or 1)
 
 
 def check_nodes(study: Study, nodes: Sequence[Node]) -> None:
@@ -211,12 +211,12 @@ def check_nodes(study: Study, nodes: Sequence[Node]) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ask = ray.remote(num_cpus=0, max_retries=1)(node_answers())
-    asked = {}
+    answers = {}
     for node in nodes:
-        there = NodeAffinitySchedulingStrategy(node.number, soft=False)
-        asked[node] = ask.options(scheduling_strategy=there).remote(str(recipe_file(study)))
+        strategy = NodeAffinitySchedulingStrategy(node.number, soft=False)
+        answers[node] = ask.options(scheduling_strategy=strategy).remote(str(recipe_file(study)))
     problems = []
-    for node, answer in asked.items():
+    for node, answer in answers.items():
         try:
             problem = problem_of(ray.get(answer, timeout=ANSWERING_SECONDS), study)
         except ray.exceptions.RayError as error:

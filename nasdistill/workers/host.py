@@ -56,9 +56,9 @@ class WorkerHost:
                 self._messages.put(json.loads(line))
         status = kept.wait()
         errors.join(1.0)
-        said = "" if status == 0 else " ".join("".join(last).split())[-300:]
+        complaint = "" if status == 0 else " ".join("".join(last).split())[-300:]
         cause = f"ended {process.cause_of(status)}" if status else ""
-        self._messages.put({END: f"{cause} ({said})" if said else cause})
+        self._messages.put({END: f"{cause} ({complaint})" if complaint else cause})
 
     def place(self) -> str:
         """Ray's number of the node."""

@@ -73,16 +73,16 @@ class Slot(threading.Thread):
     def run(self) -> None:
         """Starts actors, one after the other, until the pool ends."""
         try:
-            self._go_on_living()
+            self._keep_running()
         except Exception as error:  # the pool must hear of it, and end
             traceback.print_exc()
             self.problem = repr(error)
 
-    def _go_on_living(self) -> None:
+    def _keep_running(self) -> None:
         crashes = 0
         while not self._owner.over.is_set() and self.problem is None:
             self.opened = False
-            reason = self._live()
+            reason = self._run_actor()
             name = self._owner.name_of(self.node)
             was_placed, self.node = self.node is not None, None
             crashes = 0 if self.opened else crashes + 1
@@ -97,13 +97,13 @@ class Slot(threading.Thread):
             self._owner.emit(Event("warning", text))
             self._owner.over.wait(AGAIN_SECONDS if was_placed else REFUSED_SECONDS)
 
-    def _live(self) -> str:
-        """The life of one actor; gives why it ended."""
+    def _run_actor(self) -> str:
+        """Starts one actor and serves it until it ends; gives why it ended."""
         import ray
 
         self.actor = self._owner.new_actor(self._tells)
         try:
-            return self._talk(self.actor)
+            return self._serve(self.actor)
         except ray.exceptions.RayTaskError as error:
             return str(error.cause)
         except ray.exceptions.RayError as error:
@@ -114,7 +114,7 @@ class Slot(threading.Thread):
             with suppress(Exception):  # Ray itself may be gone
                 ray.kill(self.actor)
 
-    def _talk(self, actor: Any) -> str:
+    def _serve(self, actor: Any) -> str:
         import ray
 
         placed, sent = actor.place.remote(), None
@@ -136,10 +136,10 @@ class Slot(threading.Thread):
             for message in ray.get(actor.read.remote(), timeout=SILENT_SECONDS):
                 if END in message:
                     return message[END] or "has left"
-                self._hear(message)
+                self._handle(message)
         return ""
 
-    def _hear(self, message: Any) -> None:
+    def _handle(self, message: Any) -> None:
         if not isinstance(message, dict):
             return
         if message.get("did") == "open":
@@ -171,7 +171,7 @@ class RayWorkers:
         self._names: dict[str, str] = {}
         self._fit: set[str] = set()
         self._problems: set[str] = set()
-        self._told = self._seen = ""
+        self._reported = self._latest = ""
         self._slots = [Slot(self, tells=number == 0) for number in range(placement.workers)]
 
     def start(self) -> None:
@@ -251,13 +251,13 @@ class RayWorkers:
         for problem in set(problems) - self._problems:
             self.emit(Event("warning", f"a worker ended: {problem}"))
         self._problems |= set(problems)
-        text = self._whereabouts()
-        if text == self._seen != self._told:
-            self._told = text
+        text = self._placed_workers()
+        if text == self._latest != self._reported:
+            self._reported = text
             self.emit(Event("note", text))
-        self._seen = text
+        self._latest = text
 
-    def _whereabouts(self) -> str:
+    def _placed_workers(self) -> str:
         places = Counter(self.name_of(s.node) for s in self._slots if s.node is not None)
         waiting = sum(s.node is None and s.problem is None for s in self._slots)
         text = f"{sum(places.values())} of {len(self._slots)} workers at work"
