@@ -3,8 +3,10 @@
 `ranking.py`, `search_cost.py` and `stopping.py` read it. The architectures are drawn uniformly from
 `mobile` with a fixed seed, inside the limits that `nasdistill search --space mobile` sets itself
 (a tenth of the teacher's parameters, a third of its latency), and written down before anything is
-trained. With `--space resnet` it is a second table, of another space, on which `scoring.py` judges
-what was chosen on the first. Then each is trained, one thread per run:
+trained. Other tables have chosen nothing: `resnet`, of another space, on which `scoring.py` judges
+what was chosen on the first; `mobile_more`, a hundred further architectures of `mobile`, for
+studies of a hundred trials (`regret.py`); and `mobile_cifar10`, others again on the data and under
+the teacher of `cifar10_small.py`, for `carries_over.py`. Each is trained, one thread per run:
 
 - `full`: 12 epochs of the shipped recipe (labels and KL, batches of 64, 4 views); on the way it is
   looked at where 1, 5 and 10 % of the examples are seen (a truncated schedule);
@@ -15,10 +17,10 @@ what was chosen on the first. Then each is trained, one thread per run:
 
     python benchmarks/full_runs.py --processes 2             # goes on where it stopped
     python benchmarks/full_runs.py --seeds 0 --minutes 60    # a part of it
-    python benchmarks/full_runs.py --processes 2 --space resnet --kinds full trunk
+    python benchmarks/full_runs.py --processes 2 --table resnet --kinds full trunk
     python benchmarks/full_runs.py --device cuda --kinds full trunk --seeds 0 --minutes 1
 
-One line of `benchmarks/full_runs_SPACE.jsonl` for each run: figures on the score half, the audit
+One line of `benchmarks/full_runs_TABLE.jsonl` for each run: figures on the score half, the audit
 half and the test split, examples seen and CPU-seconds (of one thread; the teacher's answers not
 counted: all sides need the same ones). On a card it is a table of its own, with wall-clock seconds:
 what fits into one visit, and goes on at the next.
@@ -34,8 +36,9 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import cifar10_small
 import torch
 from common import CACHE, HERE, Setting, clock, name_on, open_setting
 from sides import capture
@@ -51,35 +54,55 @@ from nasdistill.training import LRSchedule, Run, predict
 from nasdistill.training.metrics import accuracy, agreement
 from nasdistill.trials.training_setup import TrainingSetup
 
-COUNT, DRAW_SEED, SEEDS = 40, 2026, (0, 1, 2)
+COUNT, SEEDS = 40, (0, 1, 2)
 EPOCHS = 12
 SHARES = (0.01, 0.05, 0.10)
 RUNGS = (0.01, 0.03, 0.05, 0.10)
 KINDS = ("full", "trunk", "complete", "labels")
 SPACES = ("mobile", "resnet")
+Task = tuple[str, int, int, str, str, str]
+"""Table, architecture, seed, kind, the architecture as JSON, device."""
 
 
-def runs_file(space: str, device: str = "cpu") -> Path:
-    """Where the lines of a space's table are."""
-    return HERE / f"{name_on(f'full_runs_{space}', device)}.jsonl"
+class Source(NamedTuple):
+    """Where a table's architectures come from, and what they are distilled on."""
+
+    space: str
+    data: str
+    teacher: str
+    draw_seed: int
+    count: int
 
 
-def architectures_file(space: str) -> Path:
-    """Where the architectures are written down that were drawn from a space."""
-    return HERE / f"full_runs_{space}_architectures.json"
+TABLES = {
+    "mobile": Source("mobile", "fashion-mnist-mini", "shipped", 2026, COUNT),
+    "resnet": Source("resnet", "fashion-mnist-mini", "shipped", 2026, COUNT),
+    "mobile_more": Source("mobile", "fashion-mnist-mini", "shipped", 2027, 100),
+    "mobile_cifar10": Source("mobile", cifar10_small.DATA, cifar10_small.TEACHER, 2028, COUNT),
+}
 
 
-def draw(setting: Setting, name: str) -> list[dict[str, Any]]:
-    """Draws the architectures of a space inside the shipped limits."""
+def runs_file(table: str, device: str = "cpu") -> Path:
+    """Where the lines of a table are."""
+    return HERE / f"{name_on(f'full_runs_{table}', device)}.jsonl"
+
+
+def architectures_file(table: str) -> Path:
+    """Where the architectures of a table are written down."""
+    return HERE / f"full_runs_{table}_architectures.json"
+
+
+def draw(setting: Setting, source: Source) -> list[dict[str, Any]]:
+    """Draws the architectures of a table inside the limits that a search sets itself."""
     data, teacher = setting.data, setting.teacher
     limit_params = count_module(teacher.module, teacher.input).params // 10
     measured = {"teacher": teacher.module.eval()}
     inputs = {"teacher": teacher.input}
     limit_ms = _latency(measured, inputs) / 3
     batch = next(iter(data.train.batches(setting.setup.stream.plan(0, 1), data.input.size)))
-    space, rng = SearchSpace.load(name), random.Random(DRAW_SEED)
+    space, rng = SearchSpace.load(source.space), random.Random(source.draw_seed)
     found: list[dict[str, Any]] = []
-    while len(found) < COUNT:
+    while len(found) < source.count:
         architecture = space.random(rng)
         counts = count_architecture(architecture, data.input, len(data.classes))
         if counts.params > limit_params:
@@ -110,11 +133,12 @@ _setting: dict[int, Setting] = {}
 _teacher_says: dict[str, torch.Tensor] = {}
 
 
-def setting_of(seed: int, device: str = "cpu") -> Setting:
-    """The setting of a seed, opened once per process, which keeps to one device."""
+def setting_of(table: str, seed: int, device: str = "cpu") -> Setting:
+    """The setting of a seed, opened once per process, which keeps to one table and device."""
     torch.set_num_threads(1)
     if seed not in _setting:
-        _setting[seed] = open_setting(seed, cache=CACHE, device=device)
+        _, data, teacher, *_ = TABLES[table]
+        _setting[seed] = open_setting(seed, cache=CACHE, device=device, spec=data, teacher=teacher)
     return _setting[seed]
 
 
@@ -241,57 +265,55 @@ def run_labels(setting: Setting, architecture: Architecture, seed: int) -> dict[
 WAYS = {"full": run_full, "trunk": run_trunk, "complete": run_complete, "labels": run_labels}
 
 
-def one(task: tuple[int, int, str, str, str]) -> dict[str, Any]:
+def one(task: Task) -> dict[str, Any]:
     """One line of the table, in a process of the pool."""
-    number, seed, kind, text, device = task
-    setting = setting_of(seed, device)
+    table, number, seed, kind, text, device = task
+    setting = setting_of(table, seed, device)
     found = WAYS[kind](setting, Architecture.from_json(text), seed)
     return {"architecture": number, "seed": seed, "kind": kind, "at": found}
 
 
-def read_runs(space: str, device: str = "cpu") -> list[dict[str, Any]]:
+def read_runs(table: str, device: str = "cpu") -> list[dict[str, Any]]:
     """The lines that are there."""
-    path = runs_file(space, device)
+    path = runs_file(table, device)
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def tasks(
-    space: str, seeds: list[int], kinds: list[str], device: str
-) -> Iterator[tuple[int, int, str, str, str]]:
+def tasks(table: str, seeds: list[int], kinds: list[str], device: str) -> Iterator[Task]:
     """What is still to be done, seed by seed."""
-    done = {(line["architecture"], line["seed"], line["kind"]) for line in read_runs(space, device)}
-    drawn = json.loads(architectures_file(space).read_text())
+    done = {(line["architecture"], line["seed"], line["kind"]) for line in read_runs(table, device)}
+    drawn = json.loads(architectures_file(table).read_text())
     for seed, number, kind in itertools.product(seeds, range(len(drawn)), kinds):
         if (number, seed, kind) not in done:
-            yield number, seed, kind, json.dumps(drawn[number]["architecture"]), device
+            yield table, number, seed, kind, json.dumps(drawn[number]["architecture"]), device
 
 
 def main() -> None:
     """Goes on with the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--space", choices=SPACES, default="mobile")
+    parser.add_argument("--table", choices=TABLES, default="mobile")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    asked = parser.parse_args()
-    for seed in asked.seeds:  # the answers are there before processes share them
-        setting = setting_of(seed, asked.device)
+    args = parser.parse_args()
+    for seed in args.seeds:  # the answers are there before processes share them
+        setting = setting_of(args.table, seed, args.device)
         setting.setup.prepare(total(setting, 1.0), 0)
-    drawn, runs = architectures_file(asked.space), runs_file(asked.space, asked.device)
+    drawn, runs = architectures_file(args.table), runs_file(args.table, args.device)
     if not drawn.exists():
-        found = draw(setting_of(asked.seeds[0]), asked.space)
+        found = draw(setting_of(args.table, args.seeds[0]), TABLES[args.table])
         drawn.write_text(json.dumps(found, indent=1) + "\n")
-    todo = list(tasks(asked.space, asked.seeds, asked.kinds, asked.device))
+    todo = list(tasks(args.table, args.seeds, args.kinds, args.device))
     start = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(asked.processes) as pool, runs.open("a") as file:
+    with multiprocessing.get_context("spawn").Pool(args.processes) as pool, runs.open("a") as file:
         for done, line in enumerate(pool.imap_unordered(one, todo), start=1):
             file.write(json.dumps(line) + "\n")
             file.flush()
             spent = time.monotonic() - start
             print(f"{done} of {len(todo)}, {spent:.0f} s", flush=True)
-            if spent > 60 * asked.minutes:
+            if spent > 60 * args.minutes:
                 break
 
 

@@ -68,6 +68,21 @@ class Table:
         about = json.loads(architectures_file(space).read_text())
         return cls(tuple(sorted(seeds)), about, lines, seeds)
 
+    @classmethod
+    def read_joined(cls, names: Sequence[str], seed: int = 0) -> Table:
+        """Several tables of one space and one data set as one, of a seed that all of them have."""
+        about: list[dict[str, Any]] = []
+        lines: dict[tuple[int, int, str], dict[str, Any]] = {}
+        for table in map(cls.read, names):
+            for number in table.numbers:
+                runs = [table.lines.get((number, seed, kind)) for kind in ("full", "trunk")]
+                if all(run is not None for run in runs):
+                    for kind, run in zip(("full", "trunk"), runs, strict=True):
+                        assert run is not None
+                        lines[len(about), seed, kind] = run
+                    about.append(table.about[number])
+        return cls(tuple(range(len(about))), about, lines, {n: (seed,) for n in range(len(about))})
+
     def truth(self, part: str, without: int | None = None) -> list[float]:
         """Accuracy after full runs, the mean over the seeds there are, or over all but one."""
         return [
