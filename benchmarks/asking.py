@@ -37,8 +37,8 @@ from nasdistill.common.machine import cores
 from nasdistill.recipe import load_recipe
 from nasdistill.results import open_storage
 from nasdistill.space import SearchSpace
+from nasdistill.study import Proposer
 from nasdistill.study.history import History
-from nasdistill.study.sampling import sample
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import postgres
@@ -115,7 +115,7 @@ def timed(url: str, sizes: list[int], repeats: int) -> Iterator[dict[str, Any]]:
                     count += 1
                     begin = time.perf_counter()
                     history.update(study.get_trials(deepcopy=False))
-                    sample(history, directions[:objectives], recipe, space, 0)
+                    Proposer(history, directions[:objectives], recipe, space).propose(0)
                     seconds.append(time.perf_counter() - begin)
                 print(size, objectives, sampler, first, sorted(seconds), flush=True)
                 row = {"trials": size, "objectives": objectives, "sampler": sampler}

@@ -66,10 +66,11 @@ class Worker:
 
     def begin(self) -> float:
         """Takes a new trial; gives the seconds of training until its first score."""
-        seen = {candidate.fingerprint for candidate in self.study.candidates()}
+        proposer = self.study.proposer()
+        seen = {candidate.fingerprint for candidate in proposer.candidates}
         number, attempt = None, 0
         while number is None:
-            proposal = self.study.ask(attempt)
+            proposal = proposer.propose(attempt)
             attempt += 1
             if proposal.architecture.fingerprint in seen:
                 continue

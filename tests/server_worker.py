@@ -45,10 +45,11 @@ def work(study: Study, trials: int) -> None:
                 return
             time.sleep(0.3)
             continue
-        seen = {candidate.fingerprint for candidate in study.candidates()}
         attempt = 0
         while number is None and counted_trials(study) < trials:
-            proposal = study.ask(attempt)
+            proposer = study.proposer()
+            seen = {candidate.fingerprint for candidate in proposer.candidates}
+            proposal = proposer.propose(attempt)
             attempt += 1
             if proposal.architecture.fingerprint not in seen:
                 number = study.claim(proposal, COSTS)

@@ -205,5 +205,7 @@ def test_a_server_that_stays_away_is_one_message_and_the_study_goes_on_later(
     assert len(said) == 1 and PASSWORD not in said[0]
     assert study.candidates() == []
     again = opened(url, tmp_path)
-    assert again.claim(again.ask(0), {"params": 1000, "macs": 1000}) == 0, "it goes on"
+    assert again.claim(again.proposer().propose(0), {"params": 1000, "macs": 1000}) == 0, (
+        "it goes on"
+    )
     assert len(load_study("small", tmp_path / "studies").candidates) == 1

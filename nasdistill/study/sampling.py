@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -58,76 +59,107 @@ class Proposal:
         )
 
 
-def sample(
-    history: History,
-    directions: Sequence[StudyDirection],
-    recipe: Recipe,
-    space: SearchSpace,
-    attempt: int,
-    foretold: Mapping[str, Any] | None = None,
-) -> Proposal:
-    """Gives a space's own designs first, then what was foretold, else asks the sampler.
+class Proposer:
+    """Proposes architectures for a study as it stands, until its trials are read again.
 
-    The sampler is built from the seed, the number of trials so far and the attempt, so that a
-    study that was interrupted asks for the same ones.
+    A space's own designs come first, then what was foretold; else the sampler is asked. It is built
+    from the seed, the number of trials so far and the attempt, so that a study that was interrupted
+    asks for the same ones.
 
     Args:
         history: Of the study, up to date.
         directions: Of the study's objectives.
         recipe: Names sampler and seed.
         space: Where architectures come from.
-        attempt: How many proposals were thrown away as duplicates since the last trial.
-        foretold: Parameters of a candidate that is to be tried in the sampler's place.
+
+    Attributes:
+        candidates: The trials so far.
+        count: Trials of the storage so far.
     """
-    index = len(history.trials)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna calls group and QMC experimental
-        sampler, storage = _sampler(recipe, index, attempt), InMemoryStorage()
-        memory = optuna.create_study(storage=storage, directions=directions, sampler=sampler)
-        ignores = isinstance(sampler, optuna.samplers.RandomSampler)
-        view = View([], 0) if ignores else sampler_view(history, recipe)
-        for told in view.trials:
-            storage.create_new_trial(memory._study_id, told)
-        first = untried(space, history) or foretold
-        if first is not None:
-            memory.enqueue_trial(dict(first))
-        trial = memory.ask()
-        architecture = space.sample(trial)
-    frozen = storage.get_trial(trial._trial_id)
-    system = {k: v for k, v in frozen.system_attrs.items() if not k.startswith("constraints")}
-    if GENERATION in system:
-        system[GENERATION] += view.generations
-    return Proposal(architecture, trial.params, frozen.distributions, system)
 
+    def __init__(
+        self,
+        history: History,
+        directions: Sequence[StudyDirection],
+        recipe: Recipe,
+        space: SearchSpace,
+    ) -> None:
+        self.candidates = history.known()
+        self.count = len(history.trials)
+        self._history, self._directions = history, directions
+        self._recipe, self._space = recipe, space
 
-def untried(space: SearchSpace, history: History) -> Mapping[str, Any] | None:
-    """Parameters of the first of the space's own designs that was not proposed yet."""
-    if not space.start:
+    def propose(self, attempt: int, foretold: Mapping[str, Any] | None = None) -> Proposal:
+        """Proposes one.
+
+        Args:
+            attempt: How many proposals were thrown away as duplicates since the last trial.
+            foretold: Parameters of a candidate that is to be tried in the sampler's place.
+        """
+        fixed = self._untried or foretold
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna calls group and QMC experimental
+            sampler, storage = self._sampler(attempt, fixed is not None), InMemoryStorage()
+            ignores = isinstance(sampler, optuna.samplers.RandomSampler)
+            view = View([], 0) if ignores else self._view
+            memory = optuna.create_study(
+                storage=storage, directions=self._directions, sampler=sampler
+            )
+            for trial_seen in view.trials:
+                storage.create_new_trial(memory._study_id, trial_seen)
+            if fixed is not None:
+                memory.enqueue_trial(dict(fixed))
+            trial = memory.ask()
+            architecture = self._space.sample(trial)
+        frozen = storage.get_trial(trial._trial_id)
+        system = {k: v for k, v in frozen.system_attrs.items() if not k.startswith("constraints")}
+        if GENERATION in system:
+            system[GENERATION] += view.generations
+        return Proposal(architecture, trial.params, frozen.distributions, system)
+
+    @property
+    def has_untried_start(self) -> bool:
+        """Whether one of the space's own designs was not proposed yet."""
+        return self._untried is not None
+
+    @cached_property
+    def _untried(self) -> Mapping[str, Any] | None:
+        """Parameters of the first of the space's own designs that was not proposed yet."""
+        if not self._space.start:
+            return None
+        trials = self._history.trials
+        seen = {trial.user_attrs.get(keys.FINGERPRINT.name) for trial in trials}
+        for parameters in self._space.start:
+            fixed = optuna.trial.FixedTrial(dict(parameters))
+            if self._space.sample(fixed).fingerprint not in seen:
+                return parameters
         return None
-    seen = {trial.user_attrs.get(keys.FINGERPRINT.name) for trial in history.trials}
-    for parameters in space.start:
-        fixed = optuna.trial.FixedTrial(dict(parameters))
-        if space.sample(fixed).fingerprint not in seen:
-            return parameters
-    return None
 
+    @cached_property
+    def _view(self) -> View:
+        return sampler_view(self._history, self._recipe)
 
-def _sampler(recipe: Recipe, index: int, attempt: int) -> BaseSampler:
-    seed = (recipe.seed * 1_000_003 + index * 1_009 + attempt) % 2**31
-    if recipe.sampler == "random" or attempt >= 20:
-        return optuna.samplers.RandomSampler(seed=seed)
-    if recipe.sampler == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed, population_size=12)
-    if recipe.sampler == "qmc":
-        return _QMCSampler(
-            index + attempt,
-            scramble=True,
-            seed=recipe.seed,
-            warn_independent_sampling=False,
-            warn_asynchronous_seeding=False,
-            independent_sampler=optuna.samplers.RandomSampler(seed=seed),
+    def _sampler(self, attempt: int, fixed: bool) -> BaseSampler:
+        """The sampler; TPE, which notes nothing of a trial, has no say about fixed parameters."""
+        recipe, index = self._recipe, self.count
+        seed = (recipe.seed * 1_000_003 + index * 1_009 + attempt) % 2**31
+        is_skipped = fixed and recipe.sampler == "tpe"
+        if recipe.sampler == "random" or attempt >= 20 or is_skipped:
+            return optuna.samplers.RandomSampler(seed=seed)
+        if recipe.sampler == "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=12)
+        if recipe.sampler == "qmc":
+            return _QMCSampler(
+                index + attempt,
+                scramble=True,
+                seed=recipe.seed,
+                warn_independent_sampling=False,
+                warn_asynchronous_seeding=False,
+                independent_sampler=optuna.samplers.RandomSampler(seed=seed),
+            )
+        return optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, group=True, constant_liar=True
         )
-    return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
 
 class _QMCSampler(optuna.samplers.QMCSampler):

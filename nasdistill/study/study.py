@@ -60,7 +60,7 @@ from nasdistill.study.place import (
     open_in,
 )
 from nasdistill.study.resolving import settle_space
-from nasdistill.study.sampling import Proposal, sample, untried
+from nasdistill.study.sampling import Proposal, Proposer
 
 SETTLE_SECONDS = 0.5
 MOST_DEATHS = 5
@@ -284,15 +284,9 @@ class Study:
 
     # -- asking ----------------------------------------------------------------------------------
 
-    def ask(self, attempt: int, foretold: Mapping[str, Any] | None = None) -> Proposal:
-        """Asks for an architecture; see `sampling.sample`."""
-        history, directions = self._up_to_date(), self._study.directions
-        return sample(history, directions, self.recipe, self.space, attempt, foretold)
-
-    @property
-    def has_untried_start(self) -> bool:
-        """Whether one of the space's own designs was not proposed yet."""
-        return untried(self.space, self._up_to_date()) is not None
+    def proposer(self) -> Proposer:
+        """Proposes architectures for the study as it stands now."""
+        return Proposer(self._up_to_date(), self._study.directions, self.recipe, self.space)
 
     # -- claims and leases -----------------------------------------------------------------------
 

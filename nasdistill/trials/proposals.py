@@ -31,15 +31,21 @@ def propose(context: StudyContext) -> int | None:
     """
     study, attempt = context.study, 0
     while attempt < MOST_DUPLICATES:
-        candidates = study.candidates()
-        tried = {c.fingerprint for c in candidates}
-        if study.space.count() == len(tried) or _trailing_rejections(candidates) >= MOST_REJECTIONS:
+        proposer = study.proposer()
+        tried = {c.fingerprint for c in proposer.candidates}
+        if (
+            study.space.count() == len(tried)
+            or _trailing_rejections(proposer.candidates) >= MOST_REJECTIONS
+        ):
             break
-        foretold = None if study.has_untried_start else foretell(context, len(study.trials()))
-        proposal = study.ask(attempt, None if foretold is None else foretold.parameters)
-        if proposal.architecture.fingerprint in tried:
+        foretold = None if proposer.has_untried_start else foretell(context, proposer)
+        parameters = None if foretold is None else foretold.parameters
+        proposal = proposer.propose(attempt, parameters)
+        while proposal.architecture.fingerprint in tried and attempt < MOST_DUPLICATES:
             attempt += 1
-            continue
+            proposal = proposer.propose(attempt, parameters)
+        if proposal.architecture.fingerprint in tried:
+            break
         try:
             counts = count_architecture(
                 proposal.architecture, context.dataset.input, context.classes

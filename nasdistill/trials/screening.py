@@ -18,6 +18,7 @@ from nasdistill.analysis.pareto import Points, as_points, hypervolume, non_domin
 from nasdistill.analysis.selection import EARLY
 from nasdistill.results import Candidate, keys
 from nasdistill.results.experience import EarlierRun, Untrained, read_stored, untrained_of
+from nasdistill.study import Proposer
 from nasdistill.trials.candidate_pool import candidate_pool
 from nasdistill.trials.context import StudyContext
 
@@ -44,19 +45,19 @@ def draws_candidates(context: StudyContext) -> bool:
     return context.recipe.sampler == "tpe" and context.experience.weight >= LEAST_WEIGHT
 
 
-def foretell(context: StudyContext, index: int) -> Foretold | None:
+def foretell(context: StudyContext, proposer: Proposer) -> Foretold | None:
     """The candidate of the pool that is expected to add the most to the front of those tried.
 
     Args:
         context: The study's.
-        index: Trials of the storage so far; with the study's seed and trials it decides.
+        proposer: Of the study as it stands; with the study's seed and trials it decides.
 
     Returns:
         None where it is the sampler's turn, or earlier full runs say too little.
     """
-    if index % TURNS == 0 or not draws_candidates(context):
+    if proposer.count % TURNS == 0 or not draws_candidates(context):
         return None
-    candidates = context.study.candidates()
+    candidates = proposer.candidates
     seen = {candidate.fingerprint for candidate in candidates}
     pool = [drawn for drawn in candidate_pool(context) if drawn.fingerprint not in seen]
     if not pool:

@@ -72,7 +72,7 @@ def test_complete_is_trials_counted_finals_made(context: StudyContext) -> None:
 
 def test_work_files_go_and_those_of_running_trials_stay(context: StudyContext) -> None:
     study = context.study
-    number = study.claim(study.ask(7), {"params": 1, "macs": 1, "bytes": 4})
+    number = study.claim(study.proposer().propose(7), {"params": 1, "macs": 1, "bytes": 4})
     assert number is None, "the total is reached"
     trials = Path("studies/small/trials")
     (trials / "0").mkdir(parents=True)
@@ -87,7 +87,7 @@ def test_finals_are_chosen_anew_once_a_trial_that_was_under_way_has_ended(
     nasdistill.search(load_recipe("recipe.yaml", {**options, "trials": 4}))
     study = Study.open(load_recipe("recipe.yaml", {**options, "trials": 5}), Path("studies"), "")
     before = leading._basis(study)
-    number = study.claim(study.ask(9), {"params": 1000, "macs": 1000, "bytes": 4000})
+    number = study.claim(study.proposer().propose(9), {"params": 1000, "macs": 1000, "bytes": 4000})
     assert number is not None and leading._basis(study) == before
     study.end(number, "gone")
     assert leading._basis(study) != before

@@ -28,7 +28,7 @@ def numbers(name: str) -> list[int]:
 
 
 def claim(study: Study) -> int | None:
-    return study.claim(study.ask(0), COSTS)
+    return study.claim(study.proposer().propose(0), COSTS)
 
 
 @pytest.mark.parametrize("storage", [None, *ELSEWHERE])

@@ -61,7 +61,10 @@ def test_large_pictures_have_the_large_tree(
     assert told == ["space tiny: its tree for pictures from 96 pixels on"]
     opened()
     assert [event.text for event in events if "its tree for" in event.text] == told  # once
-    assert context.study.ask(0).architecture.values["layers"]["widths"][0] in (64, 128)
+    assert context.study.proposer().propose(0).architecture.values["layers"]["widths"][0] in (
+        64,
+        128,
+    )
 
 
 def test_small_pictures_keep_the_small_tree(here: Path, opened: OpenContext) -> None:

@@ -19,10 +19,9 @@ from optuna.trial import TrialState
 from nasdistill.recipe import load_recipe
 from nasdistill.results import RungScore, keys
 from nasdistill.space import SearchSpace
-from nasdistill.study import Proposal, Study, TrialEnded, leases, view
+from nasdistill.study import Proposal, Proposer, Study, TrialEnded, leases, view
 from nasdistill.study import history as history_module
 from nasdistill.study.history import History
-from nasdistill.study.sampling import sample
 from nasdistill.study.study import MOST_DEATHS
 from nasdistill.study.view import GENERATION, sampler_view
 
@@ -38,9 +37,13 @@ def opened(**options: Any) -> Study:
     return Study.open(recipe, Path("studies"), "nasdistill search")
 
 
+def proposed(study: Study, attempt: int) -> Proposal:
+    return study.proposer().propose(attempt)
+
+
 def claimed(study: Study, params: int = 1000) -> int:
     seen = {candidate.fingerprint for candidate in study.candidates()}
-    proposals = (study.ask(attempt) for attempt in range(200))
+    proposals = (proposed(study, attempt) for attempt in range(200))
     fresh = next(p for p in proposals if p.architecture.fingerprint not in seen)
     number = study.claim(fresh, {**COSTS, "params": params})
     assert number is not None
@@ -48,17 +51,17 @@ def claimed(study: Study, params: int = 1000) -> int:
 
 
 def test_asking_again_after_a_restart_gives_the_same_architecture(here: Path) -> None:
-    first: Proposal = opened().ask(0)
-    second = opened().ask(0)
+    first = proposed(opened(), 0)
+    second = proposed(opened(), 0)
     assert first.architecture == second.architecture and first.params == second.params
-    assert opened().ask(1).architecture != first.architecture
+    assert proposed(opened(), 1).architecture != first.architecture
     claimed(opened())
-    assert opened().ask(0).architecture != first.architecture
+    assert proposed(opened(), 0).architecture != first.architecture
 
 
 def test_a_trial_is_written_whole_with_its_parameters(here: Path) -> None:
     study = opened()
-    proposal = study.ask(0)
+    proposal = proposed(study, 0)
     number = study.claim(proposal, COSTS)
     (trial,) = study.trials()
     assert trial.number == number and trial.state == TrialState.RUNNING
@@ -68,7 +71,7 @@ def test_a_trial_is_written_whole_with_its_parameters(here: Path) -> None:
 
 def test_an_architecture_is_claimed_once(here: Path) -> None:
     one, two = opened(), opened()
-    proposal = one.ask(0)
+    proposal = proposed(one, 0)
     assert one.claim(proposal, COSTS) == 0
     assert two.claim(proposal, COSTS) is None
     assert [c.number for c in one.candidates()] == [0]
@@ -82,19 +85,19 @@ def test_a_space_s_own_designs_come_first(here: Path) -> None:
             values = {"activation": "gelu", "dropout": 0.1, "layers": layers}
             file.write(f"  - {json.dumps(values)}\n")
     one, two = opened(), opened()
-    first, same = one.ask(0), two.ask(0)
+    first, same = proposed(one, 0), proposed(two, 0)
     assert first.architecture == same.architecture
     assert first.architecture.values["layers"] == designs[0]
     one.reject(first, COSTS, {"params": 1.0})
-    assert two.claim(two.ask(1), COSTS) is not None, "one that was rejected has had its turn"
+    assert two.claim(proposed(two, 1), COSTS) is not None, "one that was rejected has had its turn"
     assert [c.architecture["values"]["layers"] for c in one.candidates()] == designs
-    after = one.ask(0)
+    after = proposed(one, 0)
     assert after.architecture.values["layers"] not in designs
 
 
 def test_the_total_is_kept(here: Path) -> None:
     study = opened(trials=2)
-    numbers = [study.claim(study.ask(attempt), COSTS) for attempt in (0, 1, 2)]
+    numbers = [study.claim(proposed(study, attempt), COSTS) for attempt in (0, 1, 2)]
     assert numbers == [0, 1, None]
 
 
@@ -231,7 +234,7 @@ def test_what_the_sampler_is_told(here: Path) -> None:
     failed = claimed(study)
     study.end(failed, "out of memory")
     for attempt in range(3):
-        study.reject(study.ask(50 + attempt), {**COSTS, "params": 99_000}, {"params": 8.9})
+        study.reject(proposed(study, 50 + attempt), {**COSTS, "params": 99_000}, {"params": 8.9})
     states = [trial.state for trial in study.trials()]
     assert states[:3] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
     history = History(study.recipe.minimize)
@@ -296,10 +299,9 @@ def test_of_thousands_the_sampler_sees_the_best_and_the_latest(
     assert max(trial.values[0] for trial in scored[:10]) == best
     generations = [trial.system_attrs[GENERATION] for trial in scored]
     assert generations[:10] == [0] * 10 and generations[-1] == 198 // 12 - told.generations
-    proposal = sample(
-        history, [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE], recipe,
-        SearchSpace.load("tiny.yaml"), 0,
-    )  # fmt: skip
+    directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
+    proposer = Proposer(history, directions, recipe, SearchSpace.load("tiny.yaml"))
+    proposal = proposer.propose(0)
     assert proposal.system_attrs[GENERATION] in (16, 17), "it goes on with the study's own count"
 
 
@@ -325,7 +327,7 @@ def test_a_qmc_sampler_goes_on_in_its_sequence(here: Path) -> None:
     number = claimed(study)
     study.record_rung(number, rung(0, 0.7))
     study.complete(number, 0.7, [1000.0])
-    asked = {str(study.ask(attempt).params) for attempt in range(12)}
+    asked = {str(proposed(study, attempt).params) for attempt in range(12)}
     assert len(asked) > 6, "the first point of the sequence, again and again"
 
 
@@ -339,8 +341,8 @@ def test_every_sampler_asks_beside_stopped_and_rejected_trials(here: Path, sampl
             study.stop(number, 0, "weak", 500)
         else:
             study.complete(number, 0.5 + 0.01 * index, [1000 + index])
-        study.reject(study.ask(100 + index), COSTS, {"params": 0.5})
-    assert study.ask(0).architecture.family == "mlp"
+        study.reject(proposed(study, 100 + index), COSTS, {"params": 0.5})
+    assert proposed(study, 0).architecture.family == "mlp"
 
 
 def test_the_study_is_an_ordinary_optuna_study(here: Path) -> None:
