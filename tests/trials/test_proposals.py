@@ -7,11 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from optuna.samplers import TPESampler
+from optuna.trial import FrozenTrial
 from small_study import TEACHER, OpenContext
 
 from nasdistill.common.errors import UserError
 from nasdistill.results import Candidate
 from nasdistill.space import Architecture
+from nasdistill.study import Proposal, Proposer
 from nasdistill.trials.costs import excess_over
 from nasdistill.trials.proposals import give_up_on_failures, propose
 
@@ -40,6 +43,45 @@ def test_some_failures_are_borne(states: str) -> None:
 def test_failure_after_failure_ends_the_search(states: str) -> None:
     with pytest.raises(UserError, match="trials in a row failed; the last one because: no memory"):
         give_up_on_failures(study_of(states))
+
+
+def test_duplicates_do_not_read_the_storage_again(
+    opened: OpenContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, reads, proposals = opened(trials=48, max_params="100k"), list[int](), list[int]()
+    trials, original = context.study.trials, Proposer.propose
+
+    def counted(proposer: Proposer, attempt: int, *foretold: Any) -> Proposal:
+        proposals[-1] += 1
+        return original(proposer, attempt, *foretold)
+
+    def read() -> list[FrozenTrial]:
+        reads[-1] += 1
+        return trials()
+
+    monkeypatch.setattr(Proposer, "propose", counted)
+    monkeypatch.setattr(context.study, "trials", read)
+    for _ in range(40):
+        reads.append(0)
+        proposals.append(0)
+        assert propose(context) is not None
+    assert max(reads) == 2, "to propose, and to see that nobody else has claimed it"
+    fingerprints = {candidate.fingerprint for candidate in context.study.candidates()}
+    assert len(fingerprints) == 40 and max(proposals) > 3, "the space has 48 architectures"
+
+
+def test_fixed_parameters_are_no_question_for_tpe(
+    opened: OpenContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("TPE was asked")
+
+    monkeypatch.setattr(TPESampler, "sample_relative", refuse)
+    proposer = opened().study.proposer()
+    wanted = dict(proposer.propose(20).params)  # drawn at random
+    assert proposer.propose(0, wanted).params == wanted
+    with pytest.raises(AssertionError, match="TPE was asked"):
+        proposer.propose(0)
 
 
 HUGE = """
