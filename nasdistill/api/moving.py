@@ -132,10 +132,10 @@ def teachers_at(record: StudyRecord, places: Mapping[str, str]) -> dict[str, Any
     teachers: dict[str, Any] = {name: dict(o) for name, o in record.recipe["teachers"].items()}
     for name, spec in places.items():
         if name not in teachers:
-            there = ", ".join(teachers) or "none"
+            teacher_list = ", ".join(teachers) or "none"
             raise UserError(
                 f"--teacher {name}={spec}: the study {record.name!r} has no further teacher "
-                f"{name!r}{nearest(name, teachers)} (there: {there})"
+                f"{name!r}{nearest(name, teachers)} (there: {teacher_list})"
             )
         if spec.startswith("table:"):
             teachers[name] |= {"table": spec.removeprefix("table:")}

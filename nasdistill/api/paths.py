@@ -38,9 +38,9 @@ def final_folder(study: str, rank: str) -> Path:
     record = study_record(study)
     ranks = {str(final.rank): final.folder for final in record.finals}
     if rank not in ranks:
-        there = ", ".join(ranks) or "none"
+        rank_list = ", ".join(ranks) or "none"
         damage = "".join(f"\n{sentence}" for sentence in record.damage)
-        raise UserError(f"study {study!r} has no final {rank!r} (there: {there}){damage}")
+        raise UserError(f"study {study!r} has no final {rank!r} (there: {rank_list}){damage}")
     return ranks[rank]
 
 

@@ -223,8 +223,8 @@ class StreamingSplit(Split):
         plan = [(part, None) for part in torch.split(ids, 100)]
         batches = self.batches(plan, self.stored)
         text = "measuring colours"
-        told = with_signs_of_life(batches, text, "data", len(ids), emit, images=100)
-        return _moments(batch.images for batch in told)
+        reported_batches = with_signs_of_life(batches, text, "data", len(ids), emit, images=100)
+        return _moments(batch.images for batch in reported_batches)
 
 
 def joined(splits: Sequence[Split]) -> Split:

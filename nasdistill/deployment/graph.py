@@ -99,9 +99,9 @@ class Value:
         """The same numbers, of another kind."""
         from onnx import helper
 
-        wanted = np.dtype(kind)
-        to = helper.np_dtype_to_tensor_dtype(wanted)
-        return self.graph.apply("Cast", wanted, self, to=to)
+        dtype = np.dtype(kind)
+        to = helper.np_dtype_to_tensor_dtype(dtype)
+        return self.graph.apply("Cast", dtype, self, to=to)
 
     def shape(self) -> Value:
         """The lengths of its axes, int64."""

@@ -69,11 +69,11 @@ def _difference(
     try:
         slice_groups(smaller, structure, kept)
         with torch.no_grad():
-            wanted, found = (_without_norms(part)(images) for part in (unread, smaller))
+            expected, logits = (_without_norms(part)(images) for part in (unread, smaller))
     except Exception as error:
         return f"once cut, it does not run ({first_line(error)})"
-    largest = float(wanted.abs().max())
-    if not torch.allclose(found, wanted, rtol=0, atol=_TOLERANCE * max(largest, 1e-12)):
+    largest = float(expected.abs().max())
+    if not torch.allclose(logits, expected, rtol=0, atol=_TOLERANCE * max(largest, 1e-12)):
         return "which of its channels belong together was not found"
     return None
 

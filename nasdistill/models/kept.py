@@ -80,12 +80,12 @@ def giving_sides(net: nn.Module, structure: Structure, input: Input) -> dict[str
     device = next(net.parameters()).device
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(1, input.channels, *input.size, generator=generator).to(device)
-    found = {}
+    sides = {}
     for block in summary.blocks:
         side = _last_layer(block, summary, outputs)
         if side and _goes_through(net, side.name, block, summary, images, generator):
-            found[block] = side
-    return found
+            sides[block] = side
+    return sides
 
 
 def _last_layer(block: str, summary: ModelSummary, outputs: set[Side]) -> Side | None:
@@ -135,8 +135,8 @@ def _goes_through(
             handle.remove()
     before, after = read
     differs = (before != after).movedim(block_axis, 0).reshape(count, -1).any(dim=1).cpu()
-    found = differs.nonzero().flatten()
-    return len(found) > 0 and bool(torch.isin(found, changed).all())
+    places = differs.nonzero().flatten()
+    return len(places) > 0 and bool(torch.isin(places, changed).all())
 
 
 def _axis(shape: tuple[int, ...], count: int, part: Any) -> int:

@@ -58,8 +58,8 @@ def _telling(experience: Experience) -> str:
 def _reached(record: StudyRecord, experience: Experience) -> str:
     """What was foretold of trials that were distilled in full, and what they reached."""
     reached = full_runs(record.folder)
-    there = {c.number: c for c in record.candidates if c.number in reached}
-    guesses = _guesses(there, experience)
+    candidates = {c.number: c for c in record.candidates if c.number in reached}
+    guesses = _guesses(candidates, experience)
     if not guesses:
         return ""
     order = sorted(guesses, key=lambda number: -guesses[number])
@@ -67,9 +67,11 @@ def _reached(record: StudyRecord, experience: Experience) -> str:
         text_row(
             [
                 str(number),
-                formats.count(there[number].params),
+                formats.count(candidates[number].params),
                 f"{guesses[number]:+.2f}",
-                formats.NONE if there[number].score is None else f"{there[number].score:.3f}",
+                formats.NONE
+                if candidates[number].score is None
+                else f"{candidates[number].score:.3f}",
                 f"{reached[number]:.4f}",
             ]
         )
@@ -82,6 +84,6 @@ def _reached(record: StudyRecord, experience: Experience) -> str:
     return f"<h3>Foretold, and reached</h3>{table(titles, rows)}{verdict}"
 
 
-def _guesses(there: Mapping[int, Candidate], experience: Experience) -> dict[int, float]:
-    known = {n: one for n, c in there.items() if (one := untrained_of(c)) is not None}
+def _guesses(candidates: Mapping[int, Candidate], experience: Experience) -> dict[int, float]:
+    known = {n: one for n, c in candidates.items() if (one := untrained_of(c)) is not None}
     return dict(zip(known, experience.guess(list(known.values())).tolist(), strict=True))

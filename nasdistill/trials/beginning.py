@@ -266,15 +266,15 @@ def _smallest_by_model(space: SearchSpace) -> dict[str, Architecture]:
 
 
 def _cannot_be_had(
-    recipe: Recipe, away: Sequence[str], there: Sequence[str], reason: str
+    recipe: Recipe, away: Sequence[str], models_here: Sequence[str], reason: str
 ) -> UserError:
     """The refusal that says which files to bring where, or how to do without them."""
     files = "\n".join(f"  {model}: {own_weights(model).address}" for model in away[:_SHOWN])
     example = f"weights: {{{away[0]!r}: FILE}}"
-    narrowed = f"model: {{choice: {list(there)}}}"
+    narrowed = f"model: {{choice: {list(models_here)}}}"
     others = (
         f"To search those whose weights lie here, narrow the space to {narrowed}."
-        if there
+        if models_here
         else "No other model of the space has its weights here."
     )
     return UserError(
