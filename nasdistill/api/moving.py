@@ -109,8 +109,10 @@ def _missing_of_teacher(spec: str, root: Path, weights: str | None = None) -> It
         places["transformers"] = Path(name)
     if kind in places and not places[kind].expanduser().exists():
         yield ",".join([f"{kind}:{'NEW/RANK' if kind == 'final' else 'NEW'}", *options])
-    given = [option.partition("=")[2] for option in options if option.startswith("weights=")]
-    files = [*given, *([] if weights is None else [weights])]
+    weights_files = [
+        option.partition("=")[2] for option in options if option.startswith("weights=")
+    ]
+    files = [*weights_files, *([] if weights is None else [weights])]
     if any(not Path(file).expanduser().exists() for file in files):
         others = [option for option in options if not option.startswith("weights=")]
         yield ",".join([head, *others, "weights=NEW"])

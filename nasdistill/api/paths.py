@@ -21,9 +21,9 @@ def study_record(name: str) -> StudyRecord:
         UserError: If there is no such study, or the name can be none.
     """
     if not is_study_name(name):
-        shown = repr(name) if len(name) <= 60 else repr(name[:57]) + "…"
+        quoted = repr(name) if len(name) <= 60 else repr(name[:57]) + "…"
         raise UserError(
-            f"study {shown}: no name of a study; allowed: at most {MOST_NAME_BYTES} bytes without "
+            f"study {quoted}: no name of a study; allowed: at most {MOST_NAME_BYTES} bytes without "
             "'/' and control characters, the first not '.'"
         )
     return load_study(name, STUDIES)

@@ -55,8 +55,8 @@ def write_with_preprocessing(source: Source, inner: Path, path: Path) -> Remarks
     tall_first = int(str(description.get("pillow", "0")).partition(".")[0]) >= 13
     preparation = preparation_of(inner.parent)
     content = with_preparation(inner.read_bytes(), preparation, tall_first, str(inner))
-    says = {**source.metadata, "takes": TAKES}
-    path.write_bytes(with_metadata(content, says))
+    metadata = {**source.metadata, "takes": TAKES}
+    path.write_bytes(with_metadata(content, metadata))
     return {"around": inner.name, "text": [f"prepares pictures itself, then does as {inner.name}"]}
 
 

@@ -85,8 +85,8 @@ def _stop_reading(net: nn.Module, structure: Structure, kept: Mapping[str, Tenso
             part = part_of(net, side.name)
             if side.side != "in" or getattr(part, "groups", 1) > 1:
                 continue
-            gone = ~torch.isin(torch.from_numpy(member.units), units)
-            channels = torch.from_numpy(member.channels)[gone]
+            removed_mask = ~torch.isin(torch.from_numpy(member.units), units)
+            channels = torch.from_numpy(member.channels)[removed_mask]
             transposed = isinstance(part, _ConvNd) and part.transposed
             with torch.no_grad():
                 part.weight.index_fill_(0 if transposed else 1, channels, 0.0)

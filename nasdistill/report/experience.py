@@ -57,8 +57,8 @@ def _telling(experience: Experience) -> str:
 
 def _reached(record: StudyRecord, experience: Experience) -> str:
     """What was foretold of trials that were distilled in full, and what they reached."""
-    reached = full_runs(record.folder)
-    candidates = {c.number: c for c in record.candidates if c.number in reached}
+    accuracies = full_runs(record.folder)
+    candidates = {c.number: c for c in record.candidates if c.number in accuracies}
     guesses = _guesses(candidates, experience)
     if not guesses:
         return ""
@@ -72,13 +72,13 @@ def _reached(record: StudyRecord, experience: Experience) -> str:
                 formats.NONE
                 if candidates[number].score is None
                 else f"{candidates[number].score:.3f}",
-                f"{reached[number]:.4f}",
+                f"{accuracies[number]:.4f}",
             ]
         )
         for number in order
     ]
     titles = ["trial", "parameters", "foretold", "last score", "after a full run, audit half"]
-    tau = kendall([guesses[n] for n in order], [reached[n] for n in order])
+    tau = kendall([guesses[n] for n in order], [accuracies[n] for n in order])
     known = len(order) >= 3 and tau is not None
     verdict = f"<p>Kendall {tau:.2f}, n = {len(order)}.</p>" if known else ""
     return f"<h3>Foretold, and reached</h3>{table(titles, rows)}{verdict}"

@@ -239,8 +239,8 @@ def useless(accuracy: float, examples: int, classes: int) -> str | None:
     bound = wilson(round(accuracy * examples), examples, ONE_SIDED_95).high
     if bound >= _least_of_use(classes):
         return None
-    counted = formats.counted(examples, "example")
-    return f"accuracy {accuracy:.3f}, chance {1 / classes:.3f}, on {counted}"
+    count_text = formats.counted(examples, "example")
+    return f"accuracy {accuracy:.3f}, chance {1 / classes:.3f}, on {count_text}"
 
 
 def _least_of_use(classes: int) -> float:
