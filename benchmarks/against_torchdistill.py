@@ -61,7 +61,7 @@ ARCHITECTURE = Architecture.from_json(json.dumps(STUDENT))
 Found = dict[str, Any]
 
 
-def measure(side: str, seed: int, asked: argparse.Namespace) -> Found:
+def measure(side: str, seed: int, args: argparse.Namespace) -> Found:
     """One run of one side, in this process; the seed is of weights, order and views.
 
     Returns:
@@ -70,15 +70,15 @@ def measure(side: str, seed: int, asked: argparse.Namespace) -> Found:
     # A spawned process would spawn its loaders' workers as well, seconds each; a script forks them.
     multiprocessing.set_start_method("fork", force=True)
     if side == ON:
-        sys.path.insert(0, asked.older)
-    torch.set_num_threads(asked.threads)
+        sys.path.insert(0, args.older)
+    torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as cache:
-        setting = common.open_setting(seed, device=asked.device, cache=Path(cache) / "ours")
+        setting = common.open_setting(seed, device=args.device, cache=Path(cache) / "ours")
         if side == OURS:
-            student, times = ours(setting, asked.epochs)
+            student, times = ours(setting, args.epochs)
         else:
             folder = Path(cache) / "theirs" if side == ON else None
-            student, times = theirs(setting, asked.epochs, folder)
+            student, times = theirs(setting, args.epochs, folder)
     spent = [b - a for a, b in zip(times, times[1:], strict=False)]
     return {
         "set_up": spent[0],
@@ -175,20 +175,20 @@ def config_for(setting: Setting, epochs: int, cache: Path | None) -> dict[str, A
     }
 
 
-def alone(side: str, seed: int, asked: argparse.Namespace) -> Found:
+def alone(side: str, seed: int, args: argparse.Namespace) -> Found:
     """`measure` in a fresh process, for each side may bring a torchdistill of its own."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(measure, side, seed, asked).result()
+        return pool.submit(measure, side, seed, args).result()
 
 
 def figures(runs: dict[str, list[Found]]) -> dict[str, Any]:
     """What the runs say, side by side."""
-    found = {}
+    by_side = {}
     for side, mine in runs.items():
         scores = [run["accuracy"] for run in mine]
         seconds, later = ([f(run) for run in mine] for f in (_seconds, _later))
-        found[side] = {
+        by_side[side] = {
             "version": mine[0]["version"],
             "seconds": quartiles(seconds),
             "set_up": quartiles([run["set_up"] for run in mine]),
@@ -198,7 +198,7 @@ def figures(runs: dict[str, list[Found]]) -> dict[str, Any]:
             "accuracy": statistics.fmean(scores),
             "deviation": statistics.stdev(scores) if len(scores) > 1 else 0.0,
         }
-    return found
+    return by_side
 
 
 def _seconds(run: Found) -> float:
@@ -210,10 +210,10 @@ def _later(run: Found) -> float:
     return statistics.median(run["epochs"][1:])
 
 
-def describe(found: dict[str, Any], asked: argparse.Namespace) -> str:
+def describe(by_side: dict[str, Any], args: argparse.Namespace) -> str:
     """The figures as Markdown."""
     rows = []
-    for side, mine in found.items():
+    for side, mine in by_side.items():
         rival = side != OURS
         rows.append(
             [
@@ -234,14 +234,14 @@ def describe(found: dict[str, Any], asked: argparse.Namespace) -> str:
         "test accuracy, mean ± s.d.",
     ]
     lines = [
-        f"{asked.epochs} epochs, {common.place(asked.device, asked.threads)}; {asked.repeats} "
-        f"repeats. {found[OURS]['set_up'][1]:.1f} of our seconds went into asking the teacher and "
-        "probing the precision; later students of the same teacher find the answers there.",
+        f"{args.epochs} epochs, {common.place(args.device, args.threads)}; {args.repeats} "
+        f"repeats. {by_side[OURS]['set_up'][1]:.1f} of our seconds went into asking the teacher "
+        "and probing the precision; later students of the same teacher find the answers there.",
         common.markdown(head, rows),
     ]
-    for side in (s for s in found if s != OURS):
-        lines.append(common.verdict(f"Against {side}", found[side]["ratio"][1], TARGET, unit="×"))
-    if ON not in found:
+    for side in (s for s in by_side if s != OURS):
+        lines.append(common.verdict(f"Against {side}", by_side[side]["ratio"][1], TARGET, unit="×"))
+    if ON not in by_side:
         lines.append("The cached side was not run: it needs torchdistill 1.1.4.")
     return "\n\n".join(lines)
 
@@ -254,23 +254,23 @@ def main() -> None:
     parser.add_argument("--older", help="folder with torchdistill 1.1.4, for its cache")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=cores())
-    asked = parser.parse_args()
+    args = parser.parse_args()
     runs: dict[str, list[Found]] = {
-        side: [] for side in (OURS, OFF, ON) if side != ON or asked.older
+        side: [] for side in (OURS, OFF, ON) if side != ON or args.older
     }
-    for turn in range(asked.repeats):
+    for turn in range(args.repeats):
         for side in runs if turn % 2 == 0 else reversed(runs):
-            runs[side].append(alone(side, turn, asked))
-            print(f"{turn + 1}/{asked.repeats} {side}: {runs[side][-1]}", flush=True)
-    found = figures(runs)
+            runs[side].append(alone(side, turn, args))
+            print(f"{turn + 1}/{args.repeats} {side}: {runs[side][-1]}", flush=True)
+    by_side = figures(runs)
     results = {
-        "machine": common.machine(asked.device),
-        "options": vars(asked),
-        "figures": found,
+        "machine": common.machine(args.device),
+        "options": vars(args),
+        "figures": by_side,
         "runs": runs,
     }
-    name = common.name_on("against_torchdistill", asked.device)
-    common.write(name, results, describe(found, asked))
+    name = common.name_on("against_torchdistill", args.device)
+    common.write(name, results, describe(by_side, args))
 
 
 if __name__ == "__main__":

@@ -55,11 +55,11 @@ def main() -> None:
         }
         for side in sides.values():
             side()
-        found = in_turn(sides, REPEATS)
-        gain = ratios(found["ahead"], found["as needed"])
+        rates_by_side = in_turn(sides, REPEATS)
+        gain = ratios(rates_by_side["ahead"], rates_by_side["as needed"])
         name = setting.teacher.precision
-        results[name] = {**found, "ratio": gain}
-        rates = [f"{sorted(found[side])[REPEATS // 2]:,.0f}" for side in sides]
+        results[name] = {**rates_by_side, "ratio": gain}
+        rates = [f"{sorted(rates_by_side[side])[REPEATS // 2]:,.0f}" for side in sides]
         rows.append([name, *rates, spread(gain)])
     head = ["teacher in", f"images/s in {BLOCK}", f"images/s in {small}", "times as many"]
     text = f"{EXAMPLES:,} pictures, {REPEATS} repeats, {place('cpu', cores())}.\n\n"

@@ -122,10 +122,10 @@ def timed(url: str, sizes: list[int], repeats: int) -> Iterator[dict[str, Any]]:
                 yield {**row, "first": first, "seconds": seconds}
 
 
-def describe(found: dict[str, list[dict[str, Any]]], sizes: list[int]) -> str:
+def describe(timings: dict[str, list[dict[str, Any]]], sizes: list[int]) -> str:
     """The figures as Markdown."""
     rows, worst = [], 0.0
-    for storage, measured in found.items():
+    for storage, measured in timings.items():
         for objectives in COSTS:
             for sampler in SAMPLERS:
                 of = {
@@ -138,7 +138,7 @@ def describe(found: dict[str, list[dict[str, Any]]], sizes: list[int]) -> str:
                 growth = of[sizes[-1]] / of[sizes[0]]
                 rows.append([storage, sampler, objectives, *cells, f"{growth:.1f} ×"])
     head = ["storage", "sampler", "objectives", *[f"ms at {size:,}" for size in sizes], "growth"]
-    first = max(m["first"] for measured in found.values() for m in measured)
+    first = max(m["first"] for measured in timings.values() for m in measured)
     return "\n\n".join(
         [
             f"Medians, {common.place('cpu', cores())}. The first reading of {sizes[-1]:,} trials, "
@@ -154,18 +154,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--repeats", type=int, default=9)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    found: dict[str, list[dict[str, Any]]] = {}
+    timings: dict[str, list[dict[str, Any]]] = {}
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         urls = {"SQLite": f"sqlite:///{folder}/study.db"}
         if postgres.programs() is not None:
             urls["PostgreSQL"] = stack.enter_context(postgres.running()).url()
         for name, url in urls.items():
-            found[name] = list(timed(url, asked.sizes, asked.repeats))
-    results = {"machine": common.machine(), "options": vars(asked), **found}
-    common.write("asking", results, describe(found, asked.sizes))
+            timings[name] = list(timed(url, args.sizes, args.repeats))
+    results = {"machine": common.machine(), "options": vars(args), **timings}
+    common.write("asking", results, describe(timings, args.sizes))
 
 
 if __name__ == "__main__":

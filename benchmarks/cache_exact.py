@@ -46,8 +46,8 @@ def fill(precision: str, device: str, folder: str) -> NDArray[np.float32]:
     train, teacher = setting.data.train, setting.teacher
     setting.setup.prepare(VIEWS * len(train), 0)
     batches = train.batches(plan_of(len(train), BLOCK), teacher.input.size)
-    said = [teacher.logits(batch.images).cpu() for batch in batches]
-    return torch.cat(said).reshape(VIEWS, -1, teacher.classes).numpy()
+    answers = [teacher.logits(batch.images).cpu() for batch in batches]
+    return torch.cat(answers).reshape(VIEWS, -1, teacher.classes).numpy()
 
 
 def plan_of(count: int, size: int) -> list[tuple[torch.Tensor, int]]:
@@ -56,7 +56,7 @@ def plan_of(count: int, size: int) -> list[tuple[torch.Tensor, int]]:
     return [(part, view) for view in range(VIEWS) for part in ids.split(size)]
 
 
-def compare(setting: Setting, said_VNC: torch.Tensor, size: int) -> tuple[bool, bool, float]:
+def compare(setting: Setting, logits_VNC: torch.Tensor, size: int) -> tuple[bool, bool, float]:
     """Holds remembered answers against live ones, asked in batches of `size` consecutive examples.
 
     Returns:
@@ -70,7 +70,7 @@ def compare(setting: Setting, said_VNC: torch.Tensor, size: int) -> tuple[bool, 
     for batch in train.batches(plan_of(len(train), size), teacher.input.size):
         kept = answers.cache.logits(batch)  # type: ignore[attr-defined]
         live = teacher.logits(batch.images)
-        before = before and torch.equal(live.cpu(), said_VNC[batch.view, batch.ids_host])
+        before = before and torch.equal(live.cpu(), logits_VNC[batch.view, batch.ids_host])
         after = after and torch.equal(live.half(), kept)
         largest = max(largest, float((live - kept.float()).abs().max()))
     return before, after, largest
@@ -81,22 +81,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     device = parser.parse_args().device
-    rows, found = [], {}
+    rows, results = [], {}
     emulated = emulates_bf16(nn.Conv2d(1, 1, 1, device=device))
     precisions = ("fp32",) if emulated else ("fp32", "bf16")
     for precision in precisions:
         with tempfile.TemporaryDirectory() as folder:
             with get_context("spawn").Pool(1) as pool:
-                said_VNC = torch.from_numpy(pool.apply(fill, (precision, device, folder)))
+                logits_VNC = torch.from_numpy(pool.apply(fill, (precision, device, folder)))
             setting = opened(precision, device, folder)
             for size in (BLOCK, setting.recipe.batch_size):
-                before, after, largest = compare(setting, said_VNC, size)
+                before, after, largest = compare(setting, logits_VNC, size)
                 one = {"equal before": before, "equal after": after, "largest": largest}
-                found[f"{precision}, {size}"] = one
+                results[f"{precision}, {size}"] = one
                 yes = ["yes" if equal else "no" for equal in (before, after)]
                 rows.append([precision, size, *yes, f"{largest:.2g}"])
             assert setting.setup.targets["teacher"].cache.asked == 0  # type: ignore[attr-defined]
-    same = [found[f"{precision}, {BLOCK}"] for precision in precisions]
+    same = [results[f"{precision}, {BLOCK}"] for precision in precisions]
     text = (
         f"{VIEWS} views of {len(setting.data.train):,} examples. In the cache's own blocks: equal "
         f"before rounding: {met(all(f['equal before'] for f in same))}; at most 0.01 apart after "
@@ -109,7 +109,7 @@ def main() -> None:
         "equal as float16",
         "largest difference",
     ]
-    write("cache_exact", {"machine": machine(device), **found}, text + markdown(head, rows))
+    write("cache_exact", {"machine": machine(device), **results}, text + markdown(head, rows))
 
 
 if __name__ == "__main__":

@@ -41,13 +41,13 @@ TEACHER = Architecture(
 )
 
 
-def train(data: Dataset, asked: argparse.Namespace) -> Classifier:
+def train(data: Dataset, args: argparse.Namespace) -> Classifier:
     """Trains the teacher on mixed pictures."""
     mixed = data.with_views(replace(data.views, mixing=Mixing("cutmix", 1.0)))
     return train_teacher(
         mixed,
         TEACHER,
-        epochs=asked.epochs,
+        epochs=args.epochs,
         seed=0,
         emit=tell,
         hyperparameters=Hyperparameters(batch_size=256),
@@ -82,11 +82,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=55)
     parser.add_argument("--device", default="auto")
-    asked = parser.parse_args()
-    data = load_data(asked.data, device=pick_device(asked.device))
+    args = parser.parse_args()
+    data = load_data(args.data, device=pick_device(args.device))
     begin = time.perf_counter()
-    module = train(data, asked)
-    card = write(asked.out, module, data, time.perf_counter() - begin)
+    module = train(data, args)
+    card = write(args.out, module, data, time.perf_counter() - begin)
     print("met" if card["test_accuracy"] >= TARGET else "missed", f"the target of {TARGET}")
     print(json.dumps(card))
 

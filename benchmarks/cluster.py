@@ -42,22 +42,22 @@ MOST_SECONDS = 7200
 """After which a search is given up."""
 
 
-def recipe(asked: argparse.Namespace) -> dict[str, Any]:
+def recipe(args: argparse.Namespace) -> dict[str, Any]:
     """A search over fixed students, each at one rung."""
     space, rng = SearchSpace.load("mobile"), random.Random(DRAW_SEED)
-    drawn = {one.fingerprint: one for one in (space.random(rng) for _ in range(50 * asked.trials))}
-    start = [json.loads(one.to_json())["values"] for one in drawn.values()][: asked.trials]
+    drawn = {one.fingerprint: one for one in (space.random(rng) for _ in range(50 * args.trials))}
+    start = [json.loads(one.to_json())["values"] for one in drawn.values()][: args.trials]
     return {
         "space": {**space.to_dict(), "name": "fixed", "start": start},
-        "trials": asked.trials,
+        "trials": args.trials,
         "minimize": ["params"],
         "max_params": 10_000_000,
         "min_accuracy": 1,  # which nobody reaches: no finals
         "top_k": 1,
         "stopping": False,
         "experience": False,
-        "rungs": {"first": asked.images},
-        "final_budget": asked.images,
+        "rungs": {"first": args.images},
+        "final_budget": args.images,
         "workers": WORKERS,
     }
 
@@ -107,23 +107,23 @@ def stored(folder: Path) -> list[Any]:
     return [trial for trial in trials if trial.user_attrs.get("state") in COUNTED]
 
 
-def measure(asked: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+def measure(args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
     """Both sides, in turn."""
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    searches: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as name, two_nodes() as address:
         folder = Path(name)
-        (folder / "recipe.json").write_text(json.dumps(recipe(asked)))
+        (folder / "recipe.json").write_text(json.dumps(recipe(args)))
         search("local", folder, "filling", address)
-        for repeat in range(asked.repeats):
+        for repeat in range(args.repeats):
             for side in SIDES if repeat % 2 == 0 else SIDES[::-1]:
-                found[side].append(search(side, folder, f"{side}-{repeat}", address))
-                print(repeat, side, found[side][-1], flush=True)
-    return found
+                searches[side].append(search(side, folder, f"{side}-{repeat}", address))
+                print(repeat, side, searches[side][-1], flush=True)
+    return searches
 
 
-def describe(found: dict[str, list[dict[str, float]]], asked: argparse.Namespace) -> str:
+def describe(searches: dict[str, list[dict[str, float]]], args: argparse.Namespace) -> str:
     """The figures as Markdown."""
-    rates = {side: [one["an_hour"] for one in found[side]] for side in SIDES}
+    rates = {side: [one["an_hour"] for one in searches[side]] for side in SIDES}
     gain = ratios(rates["ray"], rates["local"])
     names = {"local": "two local workers", "ray": "two workers on two Ray nodes"}
     rows = [
@@ -131,14 +131,14 @@ def describe(found: dict[str, list[dict[str, float]]], asked: argparse.Namespace
             names[side],
             spread(quartiles(rates[side]), 0),
             spread(ratios(rates[side], rates["local"])),
-            spread(quartiles([one["whole"] for one in found[side]]), 0),
+            spread(quartiles([one["whole"] for one in searches[side]]), 0),
         ]
         for side in SIDES
     ]
     head = ["", "trials an hour", "times local", "seconds of the whole command"]
     text = (
-        f"{asked.trials} students of `mobile`, {asked.images} of fashion-mnist-mini each, "
-        f"{common.place('cpu', cores())}; {asked.repeats} repeats."
+        f"{args.trials} students of `mobile`, {args.images} of fashion-mnist-mini each, "
+        f"{common.place('cpu', cores())}; {args.repeats} repeats."
     )
     verdict = common.verdict("Ray ÷ local", gain[1], TARGET, unit="×")
     return "\n\n".join([text, common.markdown(head, rows), verdict])
@@ -151,14 +151,14 @@ def main() -> None:
     parser.add_argument("--images", default="20k images", help="training images of a trial")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dry", action="store_true", help="print the table, write nothing")
-    asked = parser.parse_args()
-    asked.images = asked.images if " " in asked.images else f"{asked.images} images"
-    found = measure(asked)
-    text = describe(found, asked)
-    if asked.dry:
+    args = parser.parse_args()
+    args.images = args.images if " " in args.images else f"{args.images} images"
+    searches = measure(args)
+    text = describe(searches, args)
+    if args.dry:
         print(text)
         return
-    results = {"machine": common.machine(), "options": vars(asked), "searches": found}
+    results = {"machine": common.machine(), "options": vars(args), "searches": searches}
     page = Path(__file__).parents[1] / "docs/scaling.md"
     common.write("cluster", results, text, page)
 

@@ -107,13 +107,13 @@ def in_turn(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str,
         sides: Each does its work and gives its figure (seconds, say).
         repeats: Rounds; every second one goes backwards, so that no side is always first.
     """
-    found: dict[str, list[float]] = {name: [] for name in sides}
+    values: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats):
         order = list(sides) if turn % 2 == 0 else list(sides)[::-1]
         for name in order:
-            found[name].append(sides[name]())
-            print(f"{turn + 1}/{repeats} {name}: {found[name][-1]:.4g}", flush=True)
-    return found
+            values[name].append(sides[name]())
+            print(f"{turn + 1}/{repeats} {name}: {values[name][-1]:.4g}", flush=True)
+    return values
 
 
 def ratios(of: Sequence[float], to: Sequence[float]) -> tuple[float, float, float]:
@@ -121,9 +121,9 @@ def ratios(of: Sequence[float], to: Sequence[float]) -> tuple[float, float, floa
     return quartiles([a / b for a, b in zip(of, to, strict=True)])
 
 
-def spread(found: tuple[float, float, float], digits: int = 2) -> str:
+def spread(values: tuple[float, float, float], digits: int = 2) -> str:
     """`median (lower–upper quartile)`."""
-    low, middle, high = found
+    low, middle, high = values
     return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
@@ -135,13 +135,13 @@ def clock(device: torch.device) -> float:
 
 
 def verdict(
-    what: str, found: float, target: float, *, at_most: bool = False, unit: str = ""
+    what: str, value: float, target: float, *, at_most: bool = False, unit: str = ""
 ) -> str:
     """`what`, the target, and whether it was met, as one sentence."""
-    met = found <= target if at_most else found >= target
+    met = value <= target if at_most else value >= target
     sign = "≤" if at_most else "≥"
     return (
-        f"{what}: target {sign} {target:g}{unit}, {'met' if met else 'missed'} ({found:.4g}{unit})."
+        f"{what}: target {sign} {target:g}{unit}, {'met' if met else 'missed'} ({value:.4g}{unit})."
     )
 
 
@@ -152,9 +152,9 @@ def name_on(name: str, device: str) -> str:
 
 def place(device: str, threads: int) -> str:
     """`on PROCESSOR, N threads`, and the card where there is one."""
-    found = describe_machine(torch.device(device))
-    card = "" if found["accelerator"] == "none" else f" and one {found['accelerator']}"
-    return f"on {found['processor']}{card}, {threads} thread{'s' if threads > 1 else ''}"
+    description = describe_machine(torch.device(device))
+    card = "" if description["accelerator"] == "none" else f" and one {description['accelerator']}"
+    return f"on {description['processor']}{card}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

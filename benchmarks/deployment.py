@@ -182,7 +182,7 @@ def main() -> None:
     nncf_is_there = find_spec("nncf") is not None
     results = {"machine": machine(), "nncf": nncf_is_there, "targets": targets, "teacher": teacher}
     results["rows"] = rows
-    said = "; ".join(f"{target}: {met(is_met)}" for target, is_met in targets.items())
+    outcome = "; ".join(f"{target}: {met(is_met)}" for target, is_met in targets.items())
     compared = ", ".join(f"{r['final']}: {r['compression']:.0f}×, {r['kept']:.1%}" for r in own)
     against = (
         f"The teacher's fp32 file has {teacher['bytes']:,} bytes and is right on "
@@ -193,7 +193,7 @@ def main() -> None:
     beside = " NNCF was not installed, and is left out."
     if nncf_is_there:
         beside = f" NNCF {version('nncf')}, its default preset."
-    text = f"Measured {place('cpu', 1)}.\n\n{table(rows)}\n\nFor each final, {said}.{beside}"
+    text = f"Measured {place('cpu', 1)}.\n\n{table(rows)}\n\nFor each final, {outcome}.{beside}"
     text = f"{text}\n\n{against}"
     write(arguments.name, results, text, ROOT / "docs" / "deploy.md")
 

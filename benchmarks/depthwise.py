@@ -96,10 +96,10 @@ def wide(architecture: Architecture) -> str:
     return ", ".join(str(b["kernel"]) if b["type"] != "fused" else "–" for b in blocks)
 
 
-def describe(found: list[dict[str, Any]], repeats: int) -> str:
+def describe(students: list[dict[str, Any]], repeats: int) -> str:
     """The figures as Markdown."""
     rows = []
-    for each in found:
+    for each in students:
         architecture, best = Architecture.from_json(each["architecture"]), each["best"]
         steps = [
             f"{1000 * quartiles(each['seconds'][f'{side} {best[side]}'])[1]:.1f} ({best[side]})"
@@ -115,9 +115,9 @@ def describe(found: list[dict[str, Any]], repeats: int) -> str:
         "ours, ms a step",
         "faster",
     ]
-    middle = quartiles([each["ratio"][1] for each in found])
+    middle = quartiles([each["ratio"][1] for each in students])
     return (
-        f"{len(found)} students of `mobile`, {repeats} repeats of {CHUNK} steps, "
+        f"{len(students)} students of `mobile`, {repeats} repeats of {CHUNK} steps, "
         f"{common.place('cpu', 1)}. Each side in its fastest precision: {spread(middle)} times as "
         f"fast, median and quartiles over students.\n\n{common.markdown(head, rows)}"
     )
@@ -128,18 +128,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--students", type=int, default=8)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     setting = common.open_setting()
     drawn = [
         one
         for one in draw(setting, COUNT)
         if one.family == "mobile" and any(kernel.isdigit() for kernel in wide(one))
-    ][: asked.students]
-    setting.setup.prepare((asked.repeats + 1) * CHUNK * setting.recipe.batch_size, 0)
-    found = [compare(setting, one, asked.repeats) for one in drawn]
-    results = {"machine": common.machine("cpu"), "options": vars(asked), "figures": found}
-    common.write("depthwise", results, describe(found, asked.repeats))
+    ][: args.students]
+    setting.setup.prepare((args.repeats + 1) * CHUNK * setting.recipe.batch_size, 0)
+    students = [compare(setting, one, args.repeats) for one in drawn]
+    results = {"machine": common.machine("cpu"), "options": vars(args), "figures": students}
+    common.write("depthwise", results, describe(students, args.repeats))
 
 
 if __name__ == "__main__":

@@ -83,11 +83,11 @@ def on_table(table: Table, share: float) -> dict[str, float]:
     def replay(order: Sequence[int], seed: int) -> float:
         scores = [table.figure("trunk", rung, seed, "accuracy") for rung in ladder]
         passed, _ = climbed(table, order, ladder, seed=seed)
-        there = [[i for i in everyone if passed[i] >= rung] for rung in range(len(ladder))]
-        return kendall(taught(table, scores, ladder, there, 0), truth(seed)) or 0.0
+        by_rung = [[i for i in everyone if passed[i] >= rung] for rung in range(len(ladder))]
+        return kendall(taught(table, scores, ladder, by_rung, 0), truth(seed)) or 0.0
 
     taus[SOME] = shuffled(table, replay, ORDERS)
-    return {way: fmean(found) for way, found in taus.items()}
+    return {way: fmean(values) for way, values in taus.items()}
 
 
 class Simulated(NamedTuple):
@@ -118,23 +118,23 @@ def simulate(seed: int, of_macs: float, of_depth: float) -> Simulated:
     """
     rng = np.random.default_rng(seed)
     size, other, depth, chance = rng.standard_normal((4, TRIALS))
-    told = of_macs * size + of_depth * depth
-    limit = told + math.sqrt(1 - of_macs**2 - of_depth**2) * chance
+    known_part = of_macs * size + of_depth * depth
+    limit = known_part + math.sqrt(1 - of_macs**2 - of_depth**2) * chance
     noise = 0.25 * rng.standard_normal((len(SHARES), TRIALS))
     steps = 1 / np.sqrt(np.array(SHARES))
-    scores = limit - np.outer(steps - 1, told / 2) + steps[:, None] * noise
+    scores = limit - np.outer(steps - 1, known_part / 2) + steps[:, None] * noise
     params = np.exp(11 + 0.8 * size + 0.6 * other).round()
     return Simulated(
         np.exp(14 + size).round(), params, (40 + 8 * depth).round().clip(1), limit, scores
     )
 
 
-def expected(study: Simulated, there: Sequence[Sequence[int]], rung: int) -> list[float]:
+def expected(study: Simulated, by_rung: Sequence[Sequence[int]], rung: int) -> list[float]:
     """The search's forecast at a rung, taught by those that climbed on."""
-    places = list(there[rung])
+    places = list(by_rung[rung])
     later: Mapping[int, float] = {}
-    if rung + 1 < len(there):
-        later = dict(zip(there[rung + 1], expected(study, there, rung + 1), strict=True))
+    if rung + 1 < len(by_rung):
+        later = dict(zip(by_rung[rung + 1], expected(study, by_rung, rung + 1), strict=True))
     known = [[int(x) for x in column[places]] for column in study[:3]]
     scores, blank = list(study.scores[rung][places]), [None] * len(places)
     guess = forecast(scores, *known, blank, SHARES[rung], [later.get(i) for i in places]).guess
@@ -163,7 +163,7 @@ def simulated(of_macs: float, of_depth: float) -> Iterator[dict[str, float]]:
             }
             for way, guess_of in guesses.items():
                 taus[way].append(kendall(guess_of, list(study.limit)) or 0.0)
-        yield {way: fmean(found) for way, found in taus.items()}
+        yield {way: fmean(values) for way, values in taus.items()}
 
 
 def main() -> None:
@@ -179,8 +179,8 @@ def main() -> None:
         "both are noise": (0.0, 0.0),
     }
     names = [f"1/{round(1 / share)}" for share in SHARES]
-    for case, told in cases.items():
-        results[case] = dict(zip(names, simulated(*told), strict=True))
+    for case, weights in cases.items():
+        results[case] = dict(zip(names, simulated(*weights), strict=True))
     write("forecasting", results, page(results), PAGE)
 
 

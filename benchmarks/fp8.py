@@ -127,22 +127,22 @@ class Cast(nn.Module):
         return logits.float()
 
 
-def answered(setting: Setting, whole: Classifier, asked: argparse.Namespace) -> dict[str, Any]:
+def answered(setting: Setting, whole: Classifier, args: argparse.Namespace) -> dict[str, Any]:
     """Images a second, and accuracy on the audit half, by the type in which a student answers."""
     data = setting.data
-    kinds = [kind for kind in ANSWERS if not (asked.emulate and kind == "fp8")]
+    kinds = [kind for kind in ANSWERS if not (args.emulate and kind == "fp8")]
     modules = {kind: Cast(whole, ANSWERS[kind], kind == "fp8").eval() for kind in kinds}
-    [batch] = data.train.batches([(torch.arange(asked.batch), None)], data.input.size)
+    [batch] = data.train.batches([(torch.arange(args.batch), None)], data.input.size)
 
     def rate(module: nn.Module) -> float:
         with torch.inference_mode():
             module(batch.images)
             begin = clock(setting.device)
-            for _ in range(asked.calls):
+            for _ in range(args.calls):
                 module(batch.images)
-        return asked.calls * len(batch.images) / (clock(setting.device) - begin)
+        return args.calls * len(batch.images) / (clock(setting.device) - begin)
 
-    rates = in_turn({k: lambda m=m: rate(m) for k, m in modules.items()}, asked.repeats)
+    rates = in_turn({k: lambda m=m: rate(m) for k, m in modules.items()}, args.repeats)
     return {
         kind: {
             "images_per_second": quartiles(rates[kind]),
@@ -152,37 +152,35 @@ def answered(setting: Setting, whole: Classifier, asked: argparse.Namespace) -> 
     }
 
 
-def measure(asked: argparse.Namespace) -> dict[str, Any]:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Every side with every seed; then the answers of the student that bf16 trained last."""
     trained: dict[str, list[dict[str, float]]] = {side: [] for side in TRAINED}
-    for seed in asked.seeds:
-        setting = common.open_setting(seed, device=asked.device)
+    for seed in args.seeds:
+        setting = common.open_setting(seed, device=args.device)
         for side in TRAINED:
-            student, seconds = train(setting, side, asked.epochs, asked.emulate)
+            student, seconds = train(setting, side, args.epochs, args.emulate)
             right = accuracy(*predict(student, setting.data.audit, setting.data.input.size))
             trained[side].append({"seed": seed, "ms": 1000 * seconds, "audit": right})
             print(side, trained[side][-1], flush=True)
             if side == "bf16":
                 whole = student
     assert isinstance(whole, Classifier)
-    return {"trained": trained, "answers": answered(setting, whole, asked)}
+    return {"trained": trained, "answers": answered(setting, whole, args)}
 
 
-def describe(found: dict[str, Any], asked: argparse.Namespace) -> str:
+def describe(figures: dict[str, Any], args: argparse.Namespace) -> str:
     """The figures as Markdown."""
     rows = [
         [side, spread(quartiles([one["ms"] for one in of]), 1), *[f"{x['audit']:.4f}" for x in of]]
-        for side, of in found["trained"].items()
+        for side, of in figures["trained"].items()
     ]
-    head = ["training", "ms a step", *[f"audit accuracy, seed {seed}" for seed in asked.seeds]]
+    head = ["training", "ms a step", *[f"audit accuracy, seed {seed}" for seed in args.seeds]]
     answers = [
         [kind, spread(of["images_per_second"], 0), f"{of['audit']:.4f}"]
-        for kind, of in found["answers"].items()
+        for kind, of in figures["answers"].items()
     ]
-    text = f"{asked.epochs:g} epochs, {common.place(asked.device, asked.threads)}."
-    table = common.markdown(
-        ["answers", f"images/s, batch {asked.batch}", "audit accuracy"], answers
-    )
+    text = f"{args.epochs:g} epochs, {common.place(args.device, args.threads)}."
+    table = common.markdown(["answers", f"images/s, batch {args.batch}", "audit accuracy"], answers)
     return "\n\n".join([text, common.markdown(head, rows), table])
 
 
@@ -197,18 +195,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--emulate", action="store_true", help="on a CPU, written nowhere")
-    asked = parser.parse_args()
-    if asked.emulate:
-        asked.device, asked.batch, asked.calls, asked.repeats = "cpu", 64, 1, 1
+    args = parser.parse_args()
+    if args.emulate:
+        args.device, args.batch, args.calls, args.repeats = "cpu", 64, 1, 1
     elif not (torch.cuda.is_available() and torch.cuda.get_device_capability() >= LEAST):
         sys.exit("skipped: FP8 needs a card of compute capability 8.9 or more, and there is none")
-    torch.set_num_threads(asked.threads)
-    found = measure(asked)
-    text = describe(found, asked)
-    if asked.emulate:
+    torch.set_num_threads(args.threads)
+    figures = measure(args)
+    text = describe(figures, args)
+    if args.emulate:
         print(text)
         return
-    results = {"machine": common.machine(asked.device), "options": vars(asked), **found}
+    results = {"machine": common.machine(args.device), "options": vars(args), **figures}
     common.write("fp8", results, text)
 
 

@@ -80,9 +80,9 @@ def search(work: Path) -> str:
     return markdown(head, rows) if rows else "No final: see the steps above."
 
 
-def rate(found: dict[str, Any]) -> str:
+def rate(results: dict[str, Any]) -> str:
     """Students an hour at 5 % of a full budget of 20 epochs, which is one epoch."""
-    most = max(found["trials_an_hour"].values(), key=max)
+    most = max(results["trials_an_hour"].values(), key=max)
     return (
         f"At most {max(most):,.0f} students an hour, one epoch each (5 % of a full budget of 20); "
         f"repeats {', '.join(f'{value:,.0f}' for value in most)}. Target {AN_HOUR:,}: "
@@ -92,13 +92,13 @@ def rate(found: dict[str, Any]) -> str:
 
 def page(work: Path) -> str:
     """The whole page."""
-    told = machine("cuda")
+    host = machine("cuda")
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30
     parts = [
         "# On a GPU",
         "Every figure of one visit of `benchmarks/gpu_all.sh`, which writes this page.",
-        f"{told['accelerator']}, {memory:.0f} GiB, {told['cores']} cores of {told['processor']}, "
-        f"Python {told['python']}, torch {torch.__version__}, CUDA {torch.version.cuda}.",
+        f"{host['accelerator']}, {memory:.0f} GiB, {host['cores']} cores of {host['processor']}, "
+        f"Python {host['python']}, torch {torch.__version__}, CUDA {torch.version.cuda}.",
         markdown(["step", "ending", "seconds"], steps(work)),
     ]
     card = read(work / "teacher" / "metrics.json")
@@ -109,9 +109,9 @@ def page(work: Path) -> str:
     for name, title in TITLES.items():
         # Of a step that failed, the page may hold figures of another machine.
         parts += [f"## {title}", section(work, name) if name in done else "Not measured."]
-        found = read(work / "benchmarks" / f"{name}_cuda.json")
-        if name == "scaling" and name in done and found is not None:
-            parts.append(rate(found))
+        results = read(work / "benchmarks" / f"{name}_cuda.json")
+        if name == "scaling" and name in done and results is not None:
+            parts.append(rate(results))
     return "\n\n".join(parts) + "\n"
 
 

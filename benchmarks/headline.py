@@ -166,14 +166,14 @@ def entries(setting: Setting, study: Path, epochs: int) -> list[Entry]:
         batch: measure_latencies(models, inputs, engine="onnxruntime", batch=batch, seconds=1.0)
         for batch in BATCHES
     }
-    found = []
+    all_entries = []
     for name, model in models.items():
         right = accuracy(*predict(model, setting.data.test, inputs[name].size))
         kind = name.split()[0] if name.split()[0] in ("teacher", "final") else "hand-made"
         params = count_module(model, inputs[name]).params
         times = {batch: ms[batch][name].median_ms for batch in BATCHES}
-        found.append(Entry(name, kind, params, right, times))
-    return found
+        all_entries.append(Entry(name, kind, params, right, times))
+    return all_entries
 
 
 def main() -> None:
@@ -181,25 +181,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", type=Path, default=ROOT / "studies" / "mobile")
     parser.add_argument("--name", default="headline", help="of the results and of their place")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.manual_seed(0)
-    setting, recipe, epochs = opened(asked.study)
-    distil_missing(setting, asked.study, epochs)
-    found = entries(setting, asked.study, epochs)
+    setting, recipe, epochs = opened(args.study)
+    distil_missing(setting, args.study, epochs)
+    all_entries = entries(setting, args.study, epochs)
     results: dict[str, Any] = {
         "machine": machine(),
         "data": recipe.data,
         "epochs": epochs,
-        "models": [vars(entry) for entry in found],
+        "models": [vars(entry) for entry in all_entries],
     }
-    write(asked.name, json.loads(json.dumps(results)), report(found, epochs))
+    write(args.name, json.loads(json.dumps(results)), report(all_entries, epochs))
 
 
-def report(found: list[Entry], epochs: int) -> str:
+def report(all_entries: list[Entry], epochs: int) -> str:
     """Text and table."""
-    teacher = found[0]
-    finals = [e for e in found if e.kind == "final"]
-    others = [e for e in found if e.kind == "hand-made"]
+    teacher = all_entries[0]
+    finals = [e for e in all_entries if e.kind == "final"]
+    others = [e for e in all_entries if e.kind == "hand-made"]
 
     def ships(entry: Entry) -> bool:
         return (
@@ -221,11 +221,11 @@ def report(found: list[Entry], epochs: int) -> str:
 
     better = [(o.name, f.name) for o in others for f in finals if beats(o, f)]
     dominated = [o for o in others if any(dominates(f, o) for f in finals)]
-    said = f"{epochs} epochs each, one seed, so half a point either way says little. "
-    said += f"10 times smaller, 3 times faster, 97 % retained: {met(any(map(ships, finals)))}. "
-    said += f"Finals dominate the hand-made ones: {len(dominated)} of {len(others)}, "
-    said += met(len(dominated) == len(others)) + ". As accurate as a final and smaller or faster: "
-    said += "; ".join(f"{other} than {final}" for other, final in better) or "none of them"
+    text = f"{epochs} epochs each, one seed, so half a point either way says little. "
+    text += f"10 times smaller, 3 times faster, 97 % retained: {met(any(map(ships, finals)))}. "
+    text += f"Finals dominate the hand-made ones: {len(dominated)} of {len(others)}, "
+    text += met(len(dominated) == len(others)) + ". As accurate as a final and smaller or faster: "
+    text += "; ".join(f"{other} than {final}" for other, final in better) or "none of them"
     rows = [
         [
             e.name,
@@ -234,10 +234,10 @@ def report(found: list[Entry], epochs: int) -> str:
             f"{e.accuracy:.4f}",
             f"{e.accuracy / teacher.accuracy:.1%}",
         ]
-        for e in sorted(found, key=lambda e: (e.kind != "teacher", -e.accuracy))
+        for e in sorted(all_entries, key=lambda e: (e.kind != "teacher", -e.accuracy))
     ]
     head = ["model", "parameters", *(f"batch {b}" for b in BATCHES), "test accuracy", "retained"]
-    return f"{said}.\n\n{markdown(head, rows)}"
+    return f"{text}.\n\n{markdown(head, rows)}"
 
 
 if __name__ == "__main__":

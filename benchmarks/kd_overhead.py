@@ -112,7 +112,7 @@ def compare(setting: Setting, text: str, pairs: int, repeats: int) -> dict[str, 
     }
 
 
-def describe(found: dict[str, Any], asked: argparse.Namespace) -> str:
+def describe(by_student: dict[str, Any], args: argparse.Namespace) -> str:
     """The figures as Markdown."""
     rows = [
         [
@@ -125,18 +125,18 @@ def describe(found: dict[str, Any], asked: argparse.Namespace) -> str:
             ),
             spread(one["ratio"], 3),
         ]
-        for name, one in found.items()
+        for name, one in by_student.items()
     ]
     head = ["student", "parameters", "precision", "labels, ms a step", "labels + kl", "ratio"]
-    worst = max(found, key=lambda name: found[name]["ratio"][1])
+    worst = max(by_student, key=lambda name: by_student[name]["ratio"][1])
     return "\n\n".join(
         [
-            f"Measured {common.place(asked.device, asked.threads)}; {asked.repeats} repeats "
-            f"of {asked.pairs} pairs of {CHUNK} steps.",
+            f"Measured {common.place(args.device, args.threads)}; {args.repeats} repeats "
+            f"of {args.pairs} pairs of {CHUNK} steps.",
             common.markdown(head, rows),
             common.verdict(
                 f"The highest of the medians, `{worst}`",
-                found[worst]["ratio"][1],
+                by_student[worst]["ratio"][1],
                 TARGET,
                 at_most=True,
                 unit="×",
@@ -152,15 +152,15 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10, help="of chunks in a repeat")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=cores())
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    setting = common.open_setting(device=asked.device)
-    found = {}
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    setting = common.open_setting(device=args.device)
+    by_student = {}
     for name, student in STUDENTS.items():
-        found[name] = compare(setting, json.dumps(student), asked.pairs, asked.repeats)
-        print(name, found[name], flush=True)
-    results = {"machine": common.machine(asked.device), "options": vars(asked), "figures": found}
-    common.write(common.name_on("kd_overhead", asked.device), results, describe(found, asked))
+        by_student[name] = compare(setting, json.dumps(student), args.pairs, args.repeats)
+        print(name, by_student[name], flush=True)
+    results = {"machine": common.machine(args.device), "options": vars(args), "figures": by_student}
+    common.write(common.name_on("kd_overhead", args.device), results, describe(by_student, args))
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def main() -> None:
     if chosen:
         json.dump(side(chosen == "kept"), sys.stdout)
         return
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    rows_by_side: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for _ in range(REPEATS):
         for name in ("back", "kept"):
             command = [sys.executable, __file__, "--side", name]
@@ -138,9 +138,9 @@ def main() -> None:
             for row in json.loads(output):
                 last = "last" if row["channels_last"] else "first"
                 key = f"{row['model']}, {row['precision']}, {row['batch']}, channels {last}"
-                found.setdefault(key, {}).setdefault(name, []).append(row)
+                rows_by_side.setdefault(key, {}).setdefault(name, []).append(row)
     rows = []
-    for key, sides in found.items():
+    for key, sides in rows_by_side.items():
         rates = {name: statistics.median(r["rate"] for r in sides[name]) for name in sides}
         most = {name: max(r["mb"] for r in sides[name]) for name in sides}
         cells = [f"{rates[name]:,.0f} ({most[name]:,} MB)" for name in ("back", "kept")]
@@ -148,7 +148,9 @@ def main() -> None:
     head = ["model", "precision", "batch", "layout", "given back", "kept", "times as many"]
     text = "Images in a second of the process's own time, and its peak of memory so far, "
     text += f"{formats.counted(REPEATS, 'repeat')}, {place('cpu', 1)}.\n\n"
-    write("large_pictures", {"machine": machine(), "found": found}, text + markdown(head, rows))
+    write(
+        "large_pictures", {"machine": machine(), "found": rows_by_side}, text + markdown(head, rows)
+    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def measure(engine: str, order_seed: int) -> dict[str, list[float]]:
     space, rng = SearchSpace.load("mobile"), random.Random(SEED)
     drawn = [space.random(rng) for _ in range(COUNT)]
     models = [setting.setup.students(a, setting.data, 0)[0].eval() for a in drawn]
-    found = {way: [0.0] * COUNT for way in WAYS}
+    figures = {way: [0.0] * COUNT for way in WAYS}
     for index in random.Random(order_seed).sample(range(COUNT), COUNT):
         measured = measure_latencies(
             {"student": models[index], "teacher": setting.teacher.module.eval()},
@@ -41,9 +41,9 @@ def measure(engine: str, order_seed: int) -> dict[str, list[float]]:
             seconds=SECONDS,
         )
         student, teacher = measured["student"], measured["teacher"]
-        found["as the search does it"][index] = student.least_ms / teacher.least_ms
-        found["plain median"][index] = student.median_ms
-    return found
+        figures["as the search does it"][index] = student.least_ms / teacher.least_ms
+        figures["plain median"][index] = student.median_ms
+    return figures
 
 
 def main() -> None:
@@ -51,20 +51,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", default="onnxruntime", choices=tuple(ENGINES))
     parser.add_argument("--runs", type=int, default=5)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     runs = []
-    for run in range(asked.runs):
+    for run in range(args.runs):
         with get_context("spawn").Pool(1) as pool:
-            runs.append(pool.apply(measure, (asked.engine, run)))
+            runs.append(pool.apply(measure, (args.engine, run)))
     pairs = [(a, b) for i, a in enumerate(runs) for b in runs[:i]]
-    rows, found = [], {}
+    rows, figures = [], {}
     for way in WAYS:
         apart = sorted(
             abs(x - y) / min(x, y) for a, b in pairs for x, y in zip(a[way], b[way], strict=True)
         )
         taus = sorted(kendall(a[way], b[way]) or 0.0 for a, b in pairs)
         within = sum(share <= 0.05 for share in apart) / len(apart)
-        found[way] = {"apart": quartiles(apart), "worst": apart[-1], "within": within, "taus": taus}
+        figures[way] = {
+            "apart": quartiles(apart),
+            "worst": apart[-1],
+            "within": within,
+            "taus": taus,
+        }
         rows.append(
             [
                 way,
@@ -75,16 +80,16 @@ def main() -> None:
                 f"{taus[0]:.3f}",
             ]
         )
-    ours = found[WAYS[0]]
+    ours = figures[WAYS[0]]
     text = (
-        f"{COUNT} students, {asked.runs} runs, every pair of runs held against each other, engine "
-        f"{asked.engine}. As the search does it: within 5 % in every comparison: "
+        f"{COUNT} students, {args.runs} runs, every pair of runs held against each other, engine "
+        f"{args.engine}. As the search does it: within 5 % in every comparison: "
         f"{met(ours['worst'] <= 0.05)}; ranking by τ of at least 0.95 at the median: "
         f"{met(quartiles(ours['taus'])[1] >= 0.95)}, in the worst pair: "
         f"{met(ours['taus'][0] >= 0.95)}.\n\n"
     )
     head = ["way", "within 5 %", "median difference", "worst", "median τ", "worst τ"]
-    results = {"machine": machine(), "engine": asked.engine, "runs": runs, **found}
+    results = {"machine": machine(), "engine": args.engine, "runs": runs, **figures}
     write("latency", results, text + markdown(head, rows))
 
 

@@ -60,7 +60,7 @@ def taus(table: Table, measured: int) -> dict[str, float]:
     ]
     latency_N = np.array(table.known("latency_ms"))
     x_NF = np.column_stack([standardised(np.log(table.known(name))) for name in names])
-    rng, found = random.Random(0), []
+    rng, rows = random.Random(0), []
     for _ in range(DRAWS):
         order = rng.sample(range(len(about)), len(about))
         known, rest = order[:measured], order[measured:]
@@ -69,8 +69,8 @@ def taus(table: Table, measured: int) -> dict[str, float]:
         better = max(counts, everything, key=lambda pair: pair[1])
         guesses = {MACS: x_NF[:, 0], COUNTS: counts[0], ALL: everything[0], CHOSEN: better[0]}
         truth = list(latency_N[rest])
-        found.append({name: kendall(list(g[rest]), truth) or 0.0 for name, g in guesses.items()})
-    return {name: fmean(row[name] for row in found) for name in found[0]}
+        rows.append({name: kendall(list(g[rest]), truth) or 0.0 for name, g in guesses.items()})
+    return {name: fmean(row[name] for row in rows) for name in rows[0]}
 
 
 def main() -> None:
@@ -81,9 +81,9 @@ def main() -> None:
     }
     head = ["space", "measured", MACS, COUNTS, ALL, CHOSEN]
     rows = [
-        [space, count, *(f"{tau:.2f}" for tau in found.values())]
+        [space, count, *(f"{tau:.2f}" for tau in means.values())]
         for space, by_count in results.items()
-        for count, found in by_count.items()
+        for count, means in by_count.items()
     ]
     text = f"τ with the latencies of the rest of the table, mean of {DRAWS} draws.\n\n"
     write("latency_guess", results, text + markdown(head, rows))

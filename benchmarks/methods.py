@@ -220,7 +220,7 @@ def surely_apart(results: dict[str, Any], level: float = 0.05) -> dict[str, floa
     """
     from scipy import stats
 
-    seeds = {name: found["accuracies"] for name, found in results.items()}
+    seeds = {name: figures["accuracies"] for name, figures in results.items()}
     deviation = statistics.fmean(statistics.variance(values) for values in seeds.values()) ** 0.5
     free = sum(len(values) - 1 for values in seeds.values())
     default = seeds.pop("labels + kl (default)")
@@ -240,11 +240,14 @@ def table(results: dict[str, Any]) -> str:
     ordered = sorted(results.items(), key=lambda item: -statistics.fmean(item[1]["accuracies"]))
     rows = ["| method | test accuracy, mean ± s.d. | seconds an epoch | memory, MiB |"]
     rows.append("|---|---|---|---|")
-    for name, found in ordered:
-        mean, spread = statistics.fmean(found["accuracies"]), statistics.stdev(found["accuracies"])
+    for name, figures in ordered:
+        mean, spread = (
+            statistics.fmean(figures["accuracies"]),
+            statistics.stdev(figures["accuracies"]),
+        )
         costs = "– | –"  # accuracies can be measured on a busy machine, costs cannot
-        if "seconds" in found:
-            costs = f"{found['seconds']:.1f} | {found['memory']:.0f}"
+        if "seconds" in figures:
+            costs = f"{figures['seconds']:.1f} | {figures['memory']:.0f}"
         rows.append(f"| {name} | {mean:.4f} ± {spread:.4f} | {costs} |")
     return "\n".join(rows)
 
@@ -257,8 +260,8 @@ def draw(results: dict[str, Any]) -> None:
     ordered = sorted(results.items(), key=lambda item: statistics.fmean(item[1]["accuracies"]))
     names = [name for name, _ in ordered]
     figure = go.Figure()
-    for name, found in ordered:
-        values = [100 * value for value in found["accuracies"]]
+    for name, figures in ordered:
+        values = [100 * value for value in figures["accuracies"]]
         figure.add_scatter(
             x=values, y=[name] * len(values), mode="markers", marker={"size": 9, "color": "#2563eb"}
         )
@@ -291,19 +294,19 @@ def main() -> None:
         "--costs", action="store_true", help="seconds and memory alone, by half an epoch"
     )
     parser.add_argument("--cache", default=str(ROOT / "studies" / ".cache"))
-    asked = parser.parse_args()
+    args = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     context = multiprocessing.get_context("spawn")
-    for method in asked.only:
-        seeds, epochs = ([0], 0.5) if asked.costs else (asked.seeds, asked.epochs)
+    for method in args.only:
+        seeds, epochs = ([0], 0.5) if args.costs else (args.seeds, args.epochs)
         with context.Pool(1) as pool:  # a process each, for its memory
-            found = pool.apply(measure, (method, seeds, epochs, asked.cache, asked.threads))
-        if asked.costs:
-            found = {k: found[k] for k in ("seconds", "memory")}
-        results[method] = results.get(method, {}) | found
+            figures = pool.apply(measure, (method, seeds, epochs, args.cache, args.threads))
+        if args.costs:
+            figures = {k: figures[k] for k in ("seconds", "memory")}
+        results[method] = results.get(method, {}) | figures
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        print(method, found, flush=True)
-    results = {name: found for name, found in results.items() if "accuracies" in found}
+        print(method, figures, flush=True)
+    results = {name: figures for name, figures in results.items() if "accuracies" in figures}
     text = PAGE.read_text()
     before, rest = text.split(BEGIN)
     PAGE.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{rest.split(END)[1]}")

@@ -120,8 +120,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--space", choices=SPACES, default="mobile")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    asked = parser.parse_args()
-    table = Table.read(asked.space, asked.device)
+    args = parser.parse_args()
+    table = Table.read(args.space, args.device)
     truth, macs = table.truth("test"), table.known("macs")
     rows, scores_of = [], {}
     for name, kind, share, cost, scores in figures(table):
@@ -157,12 +157,12 @@ def main() -> None:
         for row in rows
     ]
     head = ["figure", "budget", "cost", "seeds", "τ", "95 % interval", "τ at equal MACs"]
-    name = "ranking" if asked.space == "mobile" else f"ranking_{asked.space}"
-    outcome = said(asked.space, table, ours, best, lead)
-    write(name_on(name, asked.device), results, f"{outcome}\n\n{markdown(head, cells)}")
+    name = "ranking" if args.space == "mobile" else f"ranking_{args.space}"
+    outcome = outcome_text(args.space, table, ours, best, lead)
+    write(name_on(name, args.device), results, f"{outcome}\n\n{markdown(head, cells)}")
 
 
-def said(space: str, table: Table, ours: Row, best: Row, lead: tuple[float, float]) -> str:
+def outcome_text(space: str, table: Table, ours: Row, best: Row, lead: tuple[float, float]) -> str:
     """The outcome in words."""
     target = TARGETS[space]
     truth, top = table.truth("test"), ceiling(table, "test")

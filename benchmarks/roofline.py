@@ -62,8 +62,8 @@ PASSES = 5
 class AtHand(TeacherTargets):
     """TeacherTargets that lie on the device."""
 
-    def __init__(self, said_NC: Tensor) -> None:
-        self._said_NC = said_NC
+    def __init__(self, logits_NC: Tensor) -> None:
+        self._said_NC = logits_NC
 
     def __call__(self, request: TargetRequest, teacher_copy: nn.Module | None) -> Outputs:
         """See `TeacherTargets`."""
@@ -92,7 +92,7 @@ def student(data: Dataset, widths: tuple[int, ...]) -> Classifier:
 def run_of(data: Dataset, widths: tuple[int, ...], precision: Precision, batch: int) -> Run:
     """A run whose steps are those of a trial."""
     generator = torch.Generator().manual_seed(0)
-    said = torch.randn(len(data.train), len(data.classes), generator=generator)
+    logits = torch.randn(len(data.train), len(data.classes), generator=generator)
     run = Run(
         [student(data, widths)],
         BatchStream(data, batch, 4, 0),
@@ -101,7 +101,7 @@ def run_of(data: Dataset, widths: tuple[int, ...], precision: Precision, batch: 
         lr_schedule=LRSchedule(1e-3, 1, None, 1 << 40),
         seed=0,
         precision=precision,
-        targets={"teacher": AtHand(said.half().to(data.train.labels.device))},
+        targets={"teacher": AtHand(logits.half().to(data.train.labels.device))},
     )
     sides.capture(run)
     return run
@@ -152,29 +152,29 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def timed(work: Any, device: torch.device) -> list[float]:
     """Seconds of five repeats, after two that warm up."""
-    found = []
+    seconds = []
     for _ in range(7):
         begin = clock(device)
         work()
-        found.append(clock(device) - begin)
-    return found[2:]
+        seconds.append(clock(device) - begin)
+    return seconds[2:]
 
 
-def measure(asked: argparse.Namespace) -> dict[str, Any]:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     """The ceilings, and each student's rate, needs and share of its limit."""
-    device, precision = torch.device(asked.device), asked.precision
+    device, precision = torch.device(args.device), args.precision
     data = pictures(device)
     ceilings = {"bandwidth": bandwidth(device), "rate": matrix_rate(device, TYPES[precision])}
     runs = {
         f"{name}, {batch}": run_of(data, widths, precision, batch)
         for name, widths in WIDTHS.items()
-        for batch in asked.batch
+        for batch in args.batch
     }
     for run in runs.values():
-        rate(run, asked.steps)
-    sides_of = {name: partial(rate, run, asked.steps) for name, run in runs.items()}
-    rates = in_turn(sides_of, asked.repeats)
-    found: dict[str, Any] = {}
+        rate(run, args.steps)
+    sides_of = {name: partial(rate, run, args.steps) for name, run in runs.items()}
+    rates = in_turn(sides_of, args.repeats)
+    students: dict[str, Any] = {}
     for name, run in runs.items():
         need = needs(run.student, data, TYPES[precision].itemsize)
         seconds = {
@@ -182,7 +182,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
             "arithmetic": need["flops"] / ceilings["rate"],
         }
         limit = 1.0 / max(seconds.values())
-        found[name] = {
+        students[name] = {
             "params": sum(p.numel() for p in run.student.parameters()),
             **need,
             "batch": run.stream.batch_size,
@@ -191,13 +191,13 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
             "images_per_second": quartiles(rates[name]),
             "share": quartiles([value / limit for value in rates[name]]),
         }
-    return {"ceilings": ceilings, "students": found}
+    return {"ceilings": ceilings, "students": students}
 
 
-def describe(found: dict[str, Any], asked: argparse.Namespace) -> str:
+def describe(figures: dict[str, Any], args: argparse.Namespace) -> str:
     """The figures as Markdown."""
-    ceilings, rows = found["ceilings"], []
-    for one in found["students"].values():
+    ceilings, rows = figures["ceilings"], []
+    for one in figures["students"].values():
         low, middle, high = (100 * share for share in one["share"])
         rows.append(
             [
@@ -222,23 +222,23 @@ def describe(found: dict[str, Any], asked: argparse.Namespace) -> str:
         "share",
     ]
     first = (
-        f"{asked.precision}, {asked.repeats} repeats of {asked.steps} "
-        f"steps, {common.place(asked.device, asked.threads)}. Measured ceilings: "
+        f"{args.precision}, {args.repeats} repeats of {args.steps} "
+        f"steps, {common.place(args.device, args.threads)}. Measured ceilings: "
         f"{ceilings['bandwidth'] / 1e9:,.0f} GB/s, {ceilings['rate'] / 1e12:,.2f} TFLOP/s."
     )
     lines = [first, common.markdown(head, rows)]
-    if asked.device.startswith("cuda"):
+    if args.device.startswith("cuda"):
         lines += [
-            common.verdict(f"At {name}, batches of {batch}", share_of(found, name, batch), target)
+            common.verdict(f"At {name}, batches of {batch}", share_of(figures, name, batch), target)
             for name, target in TARGETS.items()
-            for batch in asked.batch
+            for batch in args.batch
         ]
     return "\n\n".join(lines)
 
 
-def share_of(found: dict[str, Any], name: str, batch: int) -> float:
+def share_of(figures: dict[str, Any], name: str, batch: int) -> float:
     """The median share of a student's limit."""
-    middle: float = found["students"][f"{name}, {batch}"]["share"][1]
+    middle: float = figures["students"][f"{name}, {batch}"]["share"][1]
     return middle
 
 
@@ -251,11 +251,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=cores())
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    found = measure(asked)
-    results = {"machine": common.machine(asked.device), "options": vars(asked), **found}
-    common.write(common.name_on("roofline", asked.device), results, describe(found, asked))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    figures = measure(args)
+    results = {"machine": common.machine(args.device), "options": vars(args), **figures}
+    common.write(common.name_on("roofline", args.device), results, describe(figures, args))
 
 
 if __name__ == "__main__":

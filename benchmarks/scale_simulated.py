@@ -165,21 +165,21 @@ def training_share(one: dict[str, Any]) -> float:
     return share
 
 
-def describe(found: list[dict[str, Any]], filled: int, checks: str) -> str:
+def describe(runs: list[dict[str, Any]], filled: int, checks: str) -> str:
     """The figures as Markdown."""
     rows, worst = [], 0.0
-    for one in found:
+    for one in runs:
         middle = sorted(one["spent"])[len(one["spent"]) // 2]
         worst = max(worst, middle / CLIMB_SECONDS)
-        linear = training_share(one) / training_share(found[0])
+        linear = training_share(one) / training_share(runs[0])
         rate = one["begun"] / one["hours"]
         row = [one["workers"], one["trials"], f"{rate:,.0f}", f"{linear:.3f}"]
         rows.append([*row, f"{middle:.2f}", f"{middle / CLIMB_SECONDS:.2%}"])
     head = ["workers", "trials", "trials an hour", "of linear", "s of storage and asking a trial"]
-    least = training_share(found[-1]) / training_share(found[0])
+    least = training_share(runs[-1]) / training_share(runs[0])
     text = f"Further trials of a study of {filled:,}, {common.place('cpu', cores())}. {checks}"
     targets = [
-        common.verdict(f"Of linear with {found[-1]['workers']} workers", least, 0.9),
+        common.verdict(f"Of linear with {runs[-1]['workers']} workers", least, 0.9),
         common.verdict("Storage and asking ÷ a minute, at most", worst, 0.01, at_most=True),
     ]
     table = common.markdown([*head, "÷ a minute of training"], rows)
@@ -192,19 +192,19 @@ def main() -> None:
     parser.add_argument("--filled", type=int, default=9000)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 64])
-    asked = parser.parse_args()
-    found = []
+    args = parser.parse_args()
+    runs = []
     with postgres.running() as server, tempfile.TemporaryDirectory() as name:
         url, folder = server.url(), Path(name)
         os.chdir(folder)
         first = Study.open(load_recipe(None, recipe_of(url)), Path("studies"), "a benchmark")
-        trials = islice(stored_trials(first.space, 2, seed=7), asked.filled)
+        trials = islice(stored_trials(first.space, 2, seed=7), args.filled)
         fill(first._storage, first._study._study_id, 0, trials)
-        for count in asked.workers:
-            found.append(simulate(folder, url, count, asked.trials))
-            print(count, found[-1]["hours"], sum(found[-1]["spent"]), flush=True)
+        for count in args.workers:
+            runs.append(simulate(folder, url, count, args.trials))
+            print(count, runs[-1]["hours"], sum(runs[-1]["spent"]), flush=True)
         candidates = first.candidates()
-        total = asked.filled + sum(one["trials"] for one in found)
+        total = args.filled + sum(one["trials"] for one in runs)
         withdrawn = len(first.trials()) - len(candidates)
         counts = Counter(c.fingerprint for c in candidates if c.state in COUNTED)
         twice = sum(n > 1 for n in counts.values())
@@ -213,9 +213,9 @@ def main() -> None:
             f"{twice}; claims withdrawn: {withdrawn}."
         )
         os.chdir("/")
-    results = {"machine": common.machine(), "options": vars(asked), "checks": checks, "runs": found}
+    results = {"machine": common.machine(), "options": vars(args), "checks": checks, "runs": runs}
     page = Path(__file__).parents[1] / "docs/scaling.md"
-    common.write("scale_simulated", results, describe(found, asked.filled, checks), page)
+    common.write("scale_simulated", results, describe(runs, args.filled, checks), page)
 
 
 if __name__ == "__main__":

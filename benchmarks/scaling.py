@@ -46,35 +46,35 @@ ON_A_CARD, NO_GROWTH = 1.5, 1.05
 SPAWN = multiprocessing.get_context("spawn")
 
 
-def opened(asked: argparse.Namespace) -> Setting:
+def opened(args: argparse.Namespace) -> Setting:
     """The job, with its answers in the benchmarks' own cache."""
-    return common.open_setting(device=asked.device, spec=asked.data, teacher=asked.teacher)
+    return common.open_setting(device=args.device, spec=args.data, teacher=args.teacher)
 
 
 def draw(setting: Setting, count: int) -> list[str]:
     """Architectures within the shipped limit, as JSON."""
     limit = count_module(setting.teacher.module, setting.teacher.input).params // 10
     space, rng = SearchSpace.load("mobile"), random.Random(DRAW_SEED)
-    found: list[str] = []
-    while len(found) < count:
+    texts: list[str] = []
+    while len(texts) < count:
         architecture = space.random(rng)
         counts = count_architecture(architecture, setting.data.input, len(setting.data.classes))
         if counts.params <= limit:
-            found.append(architecture.to_json())
-    return found
+            texts.append(architecture.to_json())
+    return texts
 
 
-def work(asked: argparse.Namespace, orders: Queue[Any], todo: Queue[Any], done: Queue[Any]) -> None:
+def work(args: argparse.Namespace, orders: Queue[Any], todo: Queue[Any], done: Queue[Any]) -> None:
     """A process: at each order takes architectures until the queue gives None."""
-    setting = opened(asked)
-    lr_schedule = sides.pace_for(setting, asked.epochs)
+    setting = opened(args)
+    lr_schedule = sides.pace_for(setting, args.epochs)
     setting.setup.prepare(lr_schedule.end, 0)
     text = draw(setting, 1)[0]
     precision = sides.probe_ours(setting, Architecture.from_json(text))
-    train(setting, text, sides.pace_for(setting, min(0.05, asked.epochs)), precision)
+    train(setting, text, sides.pace_for(setting, min(0.05, args.epochs)), precision)
     done.put(None)
     while True:
-        torch.set_num_threads(max(1, asked.threads // orders.get()))
+        torch.set_num_threads(max(1, args.threads // orders.get()))
         while (text := todo.get()) is not None:
             done.put(train(setting, text, lr_schedule, precision))
 
@@ -91,14 +91,14 @@ class WorkerPool:
     """Processes that wait for work, so that starting them is not counted.
 
     Args:
-        asked: Options.
+        args: Options.
     """
 
-    def __init__(self, asked: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace) -> None:
         self._todo, self._done = SPAWN.Queue(), SPAWN.Queue()
         self._orders = [SPAWN.Queue() for _ in range(WORKERS[-1])]
         self._processes = [
-            SPAWN.Process(target=work, args=(asked, orders, self._todo, self._done), daemon=True)
+            SPAWN.Process(target=work, args=(args, orders, self._todo, self._done), daemon=True)
             for orders in self._orders
         ]
         for process in self._processes:
@@ -124,22 +124,22 @@ class WorkerPool:
             process.join()
 
 
-def search(asked: argparse.Namespace, marks: Queue[Any]) -> None:
+def search(args: argparse.Namespace, marks: Queue[Any]) -> None:
     """A process: runs a search in a folder of its own, and tells what it holds at each mark."""
     from nasdistill import api
 
-    found: dict[int, tuple[float, float]] = {}
+    held_by_trials: dict[int, tuple[float, float]] = {}
 
     def look(event: Event) -> None:
         if event.kind == "trial":
-            found[len(found) + 1] = held(asked.device)
+            held_by_trials[len(held_by_trials) + 1] = held(args.device)
 
     try:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
             api.search(
                 space="mlp",
-                trials=asked.trials,
+                trials=args.trials,
                 sampler="random",
                 minimize="params,macs",
                 max_params="10M",
@@ -147,13 +147,15 @@ def search(asked: argparse.Namespace, marks: Queue[Any]) -> None:
                 views=1,
                 final_budget="640 images",
                 top_k=1,
-                time_limit=f"{asked.seconds:.0f}s",
-                device=asked.device,
+                time_limit=f"{args.seconds:.0f}s",
+                device=args.device,
                 on_event=look,
             )
             os.chdir("/")
     finally:
-        marks.put({n: mark for n, mark in found.items() if n in (*MARKS, len(found))})
+        marks.put(
+            {n: mark for n, mark in held_by_trials.items() if n in (*MARKS, len(held_by_trials))}
+        )
 
 
 def held(device: str) -> tuple[float, float]:
@@ -163,41 +165,41 @@ def held(device: str) -> tuple[float, float]:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, reserved / 1e6
 
 
-def memory(asked: argparse.Namespace) -> dict[int, tuple[float, float]]:
+def memory(args: argparse.Namespace) -> dict[int, tuple[float, float]]:
     """MB by the number of trials."""
     marks = SPAWN.Queue()
-    process = SPAWN.Process(target=search, args=(asked, marks), daemon=True)
+    process = SPAWN.Process(target=search, args=(args, marks), daemon=True)
     process.start()
-    found: dict[int, tuple[float, float]] = marks.get(timeout=asked.seconds + 300)
+    held_by_trials: dict[int, tuple[float, float]] = marks.get(timeout=args.seconds + 300)
     process.join()
-    return found
+    return held_by_trials
 
 
-def describe(found: dict[str, Any], asked: argparse.Namespace) -> str:
+def describe(figures: dict[str, Any], args: argparse.Namespace) -> str:
     """The figures as Markdown."""
-    by_workers = found["trials_an_hour"]
+    by_workers = figures["trials_an_hour"]
     rows = [
         [n, spread(quartiles(rates), 0), spread(common.ratios(rates, by_workers[WORKERS[0]]))]
         for n, rates in by_workers.items()
     ]
     gains = {n: common.ratios(r, by_workers[WORKERS[0]])[1] for n, r in by_workers.items()}
     lines = [
-        f"{asked.architectures} students of `mobile`, {asked.epochs:g} epochs of {asked.data}, "
-        f"{common.place(asked.device, asked.threads)}; {asked.repeats} repeats.",
+        f"{args.architectures} students of `mobile`, {args.epochs:g} epochs of {args.data}, "
+        f"{common.place(args.device, args.threads)}; {args.repeats} repeats.",
         common.markdown(["processes", "trials an hour", "times one process"], rows),
     ]
-    if asked.device.startswith("cuda"):
+    if args.device.startswith("cuda"):
         lines.append(common.verdict("4 processes on one card", gains[4], ON_A_CARD, unit="×"))
     else:
-        most = max(n for n in WORKERS if n <= max(1, asked.threads))
+        most = max(n for n in WORKERS if n <= max(1, args.threads))
         lines.append(
             common.verdict(f"{most} processes on {most} cores", gains[most], 0.8 * most, unit="×")
         )
-    rows = [[n, f"{rss:,.0f}", f"{card:,.0f}"] for n, (rss, card) in found["memory"].items()]
+    rows = [[n, f"{rss:,.0f}", f"{card:,.0f}"] for n, (rss, card) in figures["memory"].items()]
     lines.append(common.markdown(["trials", "RSS, MB", "reserved on the card, MB"], rows))
-    marks = sorted(found["memory"])
+    marks = sorted(figures["memory"])
     if len(marks) > 1:
-        first, last = (found["memory"][mark][0] for mark in (marks[0], marks[-1]))
+        first, last = (figures["memory"][mark][0] for mark in (marks[0], marks[-1]))
         what = f"RSS after {marks[-1]} trials ÷ after {marks[0]}"
         lines.append(common.verdict(what, last / first, NO_GROWTH, at_most=True))
     return "\n\n".join(lines)
@@ -215,21 +217,21 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=500, help="of the search for memory")
     parser.add_argument("--seconds", type=float, default=900.0, help="that search's, at most")
     parser.add_argument("--threads", type=int, default=cores())
-    asked = parser.parse_args()
-    setting = opened(asked)
-    drawn = draw(setting, asked.architectures)
-    setting.setup.prepare(sides.pace_for(setting, asked.epochs).end, 0)
+    args = parser.parse_args()
+    setting = opened(args)
+    drawn = draw(setting, args.architectures)
+    setting.setup.prepare(sides.pace_for(setting, args.epochs).end, 0)
     del setting
     rates: dict[int, list[float]] = {n: [] for n in WORKERS}
-    pool = WorkerPool(asked)
-    for repeat in range(asked.repeats):
+    pool = WorkerPool(args)
+    for repeat in range(args.repeats):
         for n in WORKERS if repeat % 2 == 0 else WORKERS[::-1]:
             rates[n].append(pool.trials_an_hour(drawn, n))
             print(f"{n} processes: {rates[n][-1]:,.0f} trials an hour", flush=True)
     pool.end()
-    found = {"trials_an_hour": rates, "memory": memory(asked)}
-    results = {"machine": common.machine(asked.device), "options": vars(asked), **found}
-    common.write(common.name_on("scaling", asked.device), results, describe(found, asked))
+    figures = {"trials_an_hour": rates, "memory": memory(args)}
+    results = {"machine": common.machine(args.device), "options": vars(args), **figures}
+    common.write(common.name_on("scaling", args.device), results, describe(figures, args))
 
 
 if __name__ == "__main__":

@@ -116,8 +116,8 @@ def by_weight(table: Table, truth: Sequence[float]) -> Iterator[list[object]]:
             for seed in table.scored(kind):
                 scores = table.figure(kind, share, seed, "accuracy")
                 (guess,) = forecasts(table, [scores], 1 - weight ** (1 / POWER))
-                there = table.truth("audit", without=seed) if kind == "full" else truth
-                taus.append(kendall(guess, there) or 0.0)
+                full_scores = table.truth("audit", without=seed) if kind == "full" else truth
+                taus.append(kendall(guess, full_scores) or 0.0)
             cells.append(f"{fmean(taus):.2f}")
         yield cells
 
@@ -227,7 +227,7 @@ def main() -> None:
         if known <= count - 8
     ]
     second = Table.read(SECOND)
-    there = second.truth("audit")
+    of_second = second.truth("audit")
     results = {
         "both": list(on_both(table, second)),
         "figures": figures,
@@ -236,9 +236,9 @@ def main() -> None:
         "regression": fits,
     }
     other = (
-        f"{len(there)} architectures of `{SECOND}` drawn inside the same limits, seeds of full "
+        f"{len(of_second)} architectures of `{SECOND}` drawn inside the same limits, seeds of full "
         f"runs: {second.full_seeds}, of rungs: {len(second.scored('trunk'))}; accuracy "
-        f"{min(there):.3f} to {max(there):.3f}"
+        f"{min(of_second):.3f} to {max(of_second):.3f}"
     )
     write("scoring", results, page(head, other, results), PAGE)
 

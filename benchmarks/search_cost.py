@@ -82,12 +82,12 @@ def unexperienced(
     passed, spent = climbed(table, order, ladder, seed=seed)
     last, full = table.figure("trunk", ladder[-1], seed, "accuracy"), table.truth("audit")
     seconds = table.seconds("full", 1.0)
-    there = [i for i in order if passed[i] == len(ladder)]
-    scores = [last[i] for i in there]
+    finished = [i for i in order if passed[i] == len(ladder)]
+    scores = [last[i] for i in finished]
     done: dict[int, float] = {}
-    while len(done) < len(there):
-        guess = dict(zip(there, table.expected(scores, there, ladder[-1], done), strict=True))
-        index = max((i for i in there if i not in done), key=lambda i: guess[i])
+    while len(done) < len(finished):
+        guess = dict(zip(finished, table.expected(scores, finished, ladder[-1], done), strict=True))
+        index = max((i for i in finished if i not in done), key=lambda i: guess[i])
         spent += seconds[index]
         if good[index]:
             return spent
@@ -133,8 +133,8 @@ def tpe_hyperband(table: Table, seed: int, good: Sequence[bool]) -> float:
     scores = {s: table.figure("full", s, line, "accuracy") for s in (*SHARES, 1.0)}
     while left:
         trial = study.ask()
-        wanted = np.array([trial.suggest_float(name, 0, 1) for name in ("params", "macs", "depth")])
-        index = min(left, key=lambda i: float(((points[i] - wanted) ** 2).sum()))
+        target = np.array([trial.suggest_float(name, 0, 1) for name in ("params", "macs", "depth")])
+        index = min(left, key=lambda i: float(((points[i] - target) ** 2).sum()))
         left.remove(index)
         for share in (*SHARES, 1.0):
             trial.report(scores[share][index], round(100 * share))
@@ -161,7 +161,7 @@ def main() -> None:
     def orders(way: Callable[[Order, int], float]) -> float:
         return median(shuffled(table, way))
 
-    found = {
+    seconds_by_side = {
         "ours": orders(lambda _, seed: ours(table, good, seed, known)),
         "ours, without experience": orders(
             lambda order, seed: unexperienced(table, order, good, seed, ONE_RUNG)
@@ -173,7 +173,7 @@ def main() -> None:
         "TPE + Hyperband": median(tpe_hyperband(table, seed, good) for seed in range(TPE_SEEDS)),
     }
     factor, set_up = common_loop()
-    whole = {name: seconds + set_up for name, seconds in found.items()}
+    whole = {name: seconds + set_up for name, seconds in seconds_by_side.items()}
     ours_whole = whole["ours"]
     cells = [
         [
@@ -182,12 +182,12 @@ def main() -> None:
             f"{whole[name] / ours_whole:.1f}",
             "–" if name.startswith("ours") else f"{factor * seconds / ours_whole:.1f}",
         ]
-        for name, seconds in found.items()
+        for name, seconds in seconds_by_side.items()
     ]
     ratio = whole["everything"] / ours_whole
     rivals = ["random", "best tenth", "TPE + Hyperband"]
     alike = met(min(whole[name] for name in rivals) > ours_whole)
-    common = met(factor * min(found[name] for name in rivals) > ours_whole)
+    common = met(factor * min(seconds_by_side[name] for name in rivals) > ours_whole)
     text = (
         f"{count} of {COUNT} architectures, {table.full_seeds} seeds of full runs; {sum(good)} "
         f"of them lie within half a point of the best ({max(truth):.4f}). On our own loop, against "
@@ -197,7 +197,7 @@ def main() -> None:
     )
     head = ["side", "CPU-seconds", "÷ ours, same loop", "÷ ours, rival on the common loop"]
     results = {
-        "seconds": found,
+        "seconds": seconds_by_side,
         "set_up": set_up,
         "common_loop": factor,
         "architectures": count,

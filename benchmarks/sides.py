@@ -112,12 +112,12 @@ def trial(
     for _ in steps:
         pass
     last = clock(device)
-    found = score(student)
+    share = score(student)
     return {
         "start": first - begin,
         "steps": last - first,
         "score": clock(device) - last,
-        "accuracy": found,
+        "accuracy": share,
     }
 
 
@@ -238,8 +238,8 @@ class CommonLoop:
         ids = torch.arange(len(self._score)).split(WHOLE.batch)
         with torch.no_grad():
             for images, labels in self._loader(self._score, [part.tolist() for part in ids]):
-                said = net(self._placed(images))
-                right += int((said.argmax(dim=1).cpu() == labels).sum())
+                logits = net(self._placed(images))
+                right += int((logits.argmax(dim=1).cpu() == labels).sum())
         return right / len(self._score)
 
     def _steps(self, net: nn.Module, lr_schedule: LRSchedule, precision: str) -> Iterator[float]:
@@ -269,13 +269,13 @@ class CommonLoop:
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=for_teacher):
             taught = self._teacher(images)
         with torch.autocast(device, torch.bfloat16, enabled=for_student):
-            said = net(images)
+            logits = net(images)
         soft = F.kl_div(
-            F.log_softmax(said.float() / temperature, dim=1),
+            F.log_softmax(logits.float() / temperature, dim=1),
             F.softmax(taught.float() / temperature, dim=1),
             reduction="batchmean",
         )
-        hard = F.cross_entropy(said.float(), labels)
+        hard = F.cross_entropy(logits.float(), labels)
         return self._alpha * hard + (1 - self._alpha) * temperature**2 * soft
 
     def _loader(self, pictures: Pictures, batches: list[list[int]]) -> DataLoader[Any]:

@@ -65,10 +65,10 @@ def measure(setup: TrainingSetup, run: Run, term: int) -> tuple[float, float]:
     plan = setup.stream.plan(STEPS, STEPS + 2)
     for batch in setup.stream.dataset.train.batches(plan, run.size, run.sizes):
         loss = run.loss(batch)
-        found = torch.autograd.grad(loss, list(run.student.parameters()), allow_unused=True)
+        gradients = torch.autograd.grad(loss, list(run.student.parameters()), allow_unused=True)
         weight = only.terms[term].weight(0.0)
         losses.append(float(loss.detach()) / weight)
-        norm = torch.stack([g.norm() for g in found if g is not None]).norm()
+        norm = torch.stack([g.norm() for g in gradients if g is not None]).norm()
         norms.append(float(norm) / weight)
     return fmean(losses), fmean(norms)
 

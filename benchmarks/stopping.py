@@ -38,10 +38,10 @@ def main() -> None:
     parser.add_argument("--deviations", type=float, default=0.0)
     parser.add_argument("--experience", action="store_true")
     parser.add_argument("--space", choices=SPACES, default="mobile")
-    asked = parser.parse_args()
-    ladder = asked.ladder
-    table = Table.read(asked.space)
-    foretold = left_out(table) if asked.experience else None
+    args = parser.parse_args()
+    ladder = args.ladder
+    table = Table.read(args.space)
+    foretold = left_out(table) if args.experience else None
     truth, count = table.truth("audit"), len(table.numbers)
     costs = zip(table.known("latency_ms"), table.known("params"), strict=True)
     points = as_points([[a, *row] for a, row in zip(truth, costs, strict=True)])
@@ -51,7 +51,7 @@ def main() -> None:
 
     def replay(order: Sequence[int], seed: int) -> float:
         passed, spent = climbed(
-            table, order, ladder, asked.eta, asked.by, seed, foretold, asked.deviations
+            table, order, ladder, args.eta, args.by, seed, foretold, args.deviations
         )
         everything = sum(table.climbing(ladder, seed))
         reached = [i for i in range(count) if passed[i] == len(ladder)]
@@ -73,7 +73,7 @@ def main() -> None:
         f"{count} of {COUNT} architectures, {table.full_seeds} seeds of full runs, {ORDERS} "
         f"orders, {seeds} seeds of rungs in turn (target 2: {met(ratios[1] >= 2)}).\n\n"
     )
-    chosen = (tuple(ladder), asked.eta, asked.by, asked.experience, asked.space)
+    chosen = (tuple(ladder), args.eta, args.by, args.experience, args.space)
     if chosen != (LADDER, ETA, "forecast", False, "mobile"):
         print(markdown(["figure", "median (quartiles)"], rows))
         return

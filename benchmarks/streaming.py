@@ -111,20 +111,20 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--steps", type=int, help="of a repeat (20; on a GPU 300)")
     parser.add_argument("--repeats", type=int, default=5)
-    asked = parser.parse_args()
-    device = torch.device(asked.device)
-    steps = asked.steps or (300 if device.type == "cuda" else 20)
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    steps = args.steps or (300 if device.type == "cuda" else 20)
     torch.set_num_threads(cores())
-    found: dict[str, Any] = {}
+    students: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as root:
-        draw_folder(Path(root), asked.images)
+        draw_folder(Path(root), args.images)
         data = load_data(f"folder:{root}", device=device, image_size=224, resident_limit=0)
         for name, widths in STUDENTS.items():
             run = start(data, widths, steps)
-            seconds = compare(data, run, steps, asked.repeats)
+            seconds = compare(data, run, steps, args.repeats)
             waited = [1 - k / s for k, s in zip(seconds["kept"], seconds["stream"], strict=True)]
             params = count_module(run.student, data.input).params
-            found[name] = {"params": params, "seconds": seconds, "waited": waited}
+            students[name] = {"params": params, "seconds": seconds, "waited": waited}
     rows = [
         [
             name,
@@ -133,21 +133,21 @@ def main() -> None:
             spread(quartiles([BATCH / s for s in one["seconds"]["stream"]]), 0),
             spread(quartiles([100 * share for share in one["waited"]]), 0),
         ]
-        for name, one in found.items()
+        for name, one in students.items()
     ]
-    where = place(asked.device, torch.get_num_threads())
+    where = place(args.device, torch.get_num_threads())
     text = (
-        f"{asked.images:,} files, {steps} steps of {BATCH} at 224 pixels, {asked.repeats} repeats, "
+        f"{args.images:,} files, {steps} steps of {BATCH} at 224 pixels, {args.repeats} repeats, "
         f"{where}.\n\n"
     )
     head = ["student", "parameters", "images/s, kept", "images/s, stream", "waited, %"]
     text += markdown(head, rows)
     if device.type == "cuda":
-        most = max(quartiles(one["waited"])[1] for one in found.values())
+        most = max(quartiles(one["waited"])[1] for one in students.values())
         text += "\n\n" + verdict("Longest wait", most, TARGET, at_most=True)
     write(
-        name_on("streaming", asked.device),
-        {"machine": machine(asked.device), "students": found},
+        name_on("streaming", args.device),
+        {"machine": machine(args.device), "students": students},
         text,
     )
 

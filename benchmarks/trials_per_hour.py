@@ -67,12 +67,12 @@ def draw(setting: Setting, count: int) -> list[Architecture]:
     drawn: list[list[Architecture]] = []
     for name in SPACES:
         space, rng = SearchSpace.load(name), random.Random(DRAW_SEED)
-        found: list[Architecture] = []
-        while len(found) < COUNT // len(SPACES):
+        in_space: list[Architecture] = []
+        while len(in_space) < COUNT // len(SPACES):
             architecture = space.random(rng)
             if parameters(setting, architecture) <= limit:
-                found.append(architecture)
-        drawn.append(found)
+                in_space.append(architecture)
+        drawn.append(in_space)
     return [architecture for pair in zip(*drawn, strict=True) for architecture in pair][:count]
 
 
@@ -116,21 +116,21 @@ def key_of(line: Line) -> Key:
     return line["repeat"], line["side"], line.get("architecture")
 
 
-def measure(table: Table, asked: argparse.Namespace, repeat: int) -> None:
+def measure(table: Table, args: argparse.Namespace, repeat: int) -> None:
     """Does what is left of one repeat."""
     with tempfile.TemporaryDirectory() as cache:
-        setting = common.open_setting(device=asked.device, cache=Path(cache))
-        drawn = draw(setting, asked.architectures)
+        setting = common.open_setting(device=args.device, cache=Path(cache))
+        drawn = draw(setting, args.architectures)
         for ours in (True, False) if repeat % 2 == 0 else (False, True):
             if ours:
-                measure_ours(table, asked, repeat, setting, drawn, Path(cache))
+                measure_ours(table, args, repeat, setting, drawn, Path(cache))
             else:
-                measure_loops(table, asked, repeat, setting, drawn)
+                measure_loops(table, args, repeat, setting, drawn)
 
 
 def measure_ours(
     table: Table,
-    asked: argparse.Namespace,
+    args: argparse.Namespace,
     repeat: int,
     setting: Setting,
     drawn: Sequence[Architecture],
@@ -139,28 +139,28 @@ def measure_ours(
     """All students, by as many workers as a search has."""
     if (repeat, "ours", None) in table:
         return
-    pace = sides.pace_for(setting, asked.epochs)
+    pace = sides.pace_for(setting, args.epochs)
     begin = common.clock(setting.device)
     setting.setup.prepare(pace.end, 0)
     filled = common.clock(setting.device)
-    threads = max(1, asked.threads // asked.workers)
+    threads = max(1, args.threads // args.workers)
     torch.set_num_threads(threads)
     precisions = {
         kind: sides.probe_ours(setting, one) for kind, one in by_kind(setting, drawn).items()
     }
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(args.threads)
     probed = common.clock(setting.device)
     tasks = [
-        (one.to_json(), asked.epochs, precisions[kind_of([sides.build(setting, one)])])
+        (one.to_json(), args.epochs, precisions[kind_of([sides.build(setting, one)])])
         for one in drawn
     ]
-    if asked.workers == 1:
-        found = [try_ours(setting, *task) for task in tasks]
+    if args.workers == 1:
+        trials = [try_ours(setting, *task) for task in tasks]
     else:
-        told = (asked.device, cache, threads)
+        arguments = (args.device, cache, threads)
         spawn = multiprocessing.get_context("spawn")
-        with spawn.Pool(asked.workers, start_worker, told) as pool:
-            found = pool.map(try_in_worker, tasks, chunksize=1)
+        with spawn.Pool(args.workers, start_worker, arguments) as pool:
+            trials = pool.map(try_in_worker, tasks, chunksize=1)
     table.add(
         repeat=repeat,
         side="ours",
@@ -168,7 +168,7 @@ def measure_ours(
         fill=filled - begin,
         probe=probed - filled,
         precisions=precisions,
-        trials=found,
+        trials=trials,
         examples=pace.end,
     )
 
@@ -199,7 +199,7 @@ def try_ours(setting: Setting, text: str, epochs: float, precision: Precision) -
 
 def measure_loops(
     table: Table,
-    asked: argparse.Namespace,
+    args: argparse.Namespace,
     repeat: int,
     setting: Setting,
     drawn: Sequence[Architecture],
@@ -210,11 +210,13 @@ def measure_loops(
     loops = {side: CommonLoop(setting, tuned=side == "tuned") for side in LOOPS}
     if (0, "tuned", None) not in table:
         with sides.tf32(True):
-            found = {kind: loops["tuned"].probe(x) for kind, x in by_kind(setting, drawn).items()}
-        table.add(repeat=0, side="tuned", precisions=found)
+            precisions = {
+                kind: loops["tuned"].probe(x) for kind, x in by_kind(setting, drawn).items()
+            }
+        table.add(repeat=0, side="tuned", precisions=precisions)
     fastest = table[0, "tuned", None]["precisions"]
-    whole, batch = sides.pace_for(setting, asked.epochs), setting.recipe.batch_size
-    pace = whole if repeat == 0 else sides.pace_for(setting, asked.epochs * asked.short)
+    whole, batch = sides.pace_for(setting, args.epochs), setting.recipe.batch_size
+    pace = whole if repeat == 0 else sides.pace_for(setting, args.epochs * args.short)
     for number, architecture in enumerate(drawn):
         precision = fastest[kind_of([sides.build(setting, architecture)])]
         for side in LOOPS if (repeat + number) % 2 == 0 else LOOPS[::-1]:
@@ -222,7 +224,7 @@ def measure_loops(
                 continue
             loop = loops[side]
             with sides.tf32(loop.tuned):
-                found = trial(
+                outcome = trial(
                     setting.device,
                     lambda loop=loop, one=architecture, how=precision: loop.start(
                         one, pace, how if loop.tuned else "fp32"
@@ -230,7 +232,7 @@ def measure_loops(
                     loop.score,
                 )
             scale = (whole.end - batch) / (pace.end - batch)
-            table.add(repeat=repeat, side=side, architecture=number, scale=scale, **found)
+            table.add(repeat=repeat, side=side, architecture=number, scale=scale, **outcome)
 
 
 def by_kind(setting: Setting, drawn: Sequence[Architecture]) -> dict[str, Architecture]:
@@ -252,10 +254,10 @@ def figures(table: Table, trials: int, repeats: int) -> dict[str, Any]:
         lines = [[table[r, side, n] for n in range(trials)] for r in range(repeats)]
         took[side] = [statistics.fmean(map(seconds, each)) for each in lines]
         right[side] = [line["accuracy"] for line in lines[0]]
-    found: dict[str, Any] = {}
+    by_side: dict[str, Any] = {}
     for side, each in took.items():
         apart = [b - a for a, b in zip(right["ours"], right[side], strict=True)]
-        found[side] = {
+        by_side[side] = {
             "per_hour": quartiles([3600 / x for x in each]),
             "seconds": quartiles(each),
             "ratio": common.ratios(each, took["ours"]),
@@ -263,21 +265,21 @@ def figures(table: Table, trials: int, repeats: int) -> dict[str, Any]:
             "difference": statistics.fmean(apart),
             "error": statistics.stdev(apart) / trials**0.5,
         }
-    found["set-up"] = {
+    by_side["set-up"] = {
         key: quartiles([line[key] for line in ours]) for key in ("seconds", "fill", "probe")
     }
-    found["precisions"] = {
+    by_side["precisions"] = {
         "ours": ours[0]["precisions"],
         "tuned": table[0, "tuned", None]["precisions"],
     }
-    return found
+    return by_side
 
 
-def describe(found: dict[str, Any], asked: argparse.Namespace, examples: int) -> str:
+def describe(by_side: dict[str, Any], args: argparse.Namespace, examples: int) -> str:
     """The figures as Markdown."""
     rows = []
     for side in ("ours", *LOOPS):
-        mine = found[side]
+        mine = by_side[side]
         compared = ["–", f"{mine['accuracy']:.4f}", "–"]
         if side != "ours":
             apart = f"{mine['difference']:+.4f} ± {mine['error']:.4f}"
@@ -291,17 +293,17 @@ def describe(found: dict[str, Any], asked: argparse.Namespace, examples: int) ->
         "score accuracy",
         "difference from ours ± s.e.",
     ]
-    fill, probe = (found["set-up"][key][1] for key in ("fill", "probe"))
-    short = f"; the loops in full once, then {asked.short:.0%} of the steps and scaled up"
+    fill, probe = (by_side["set-up"][key][1] for key in ("fill", "probe"))
+    short = f"; the loops in full once, then {args.short:.0%} of the steps and scaled up"
     lines = [
-        f"{asked.architectures} students, {examples:,} examples each, "
-        f"{common.place(asked.device, asked.threads)}, ours with {asked.workers} workers; "
-        f"{asked.repeats} repeats{short if asked.repeats > 1 else ''}. Of ours, filling the cache "
+        f"{args.architectures} students, {examples:,} examples each, "
+        f"{common.place(args.device, args.threads)}, ours with {args.workers} workers; "
+        f"{args.repeats} repeats{short if args.repeats > 1 else ''}. Of ours, filling the cache "
         f"took {fill:.1f} s of each repeat and probing precisions {probe:.1f} s.",
         common.markdown(head, rows),
     ]
     for side, target in TARGETS.items():
-        mine = found[side]
+        mine = by_side[side]
         agree = "agree" if abs(mine["difference"]) <= 2 * mine["error"] else "do not agree"
         lines.append(
             common.verdict(f"Against `{side}`", mine["ratio"][1], target, unit="×")
@@ -320,19 +322,19 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--workers", type=int, help="of ours (default: as a search has)")
-    asked = parser.parse_args()
-    if asked.workers is None:
-        asked.workers = min(default_workers(torch.device(asked.device)), asked.threads)
-    torch.set_num_threads(asked.threads)
-    options = {k: v for k, v in vars(asked).items() if k != "repeats"}
-    options["place"] = common.place(asked.device, asked.threads)
+    args = parser.parse_args()
+    if args.workers is None:
+        args.workers = min(default_workers(torch.device(args.device)), args.threads)
+    torch.set_num_threads(args.threads)
+    options = {k: v for k, v in vars(args).items() if k != "repeats"}
+    options["place"] = common.place(args.device, args.threads)
     table = Table(common.HERE / "trials_per_hour.jsonl", options)
-    for repeat in range(asked.repeats):
-        measure(table, asked, repeat)
-    found = figures(table, asked.architectures, asked.repeats)
-    results = {"machine": common.machine(asked.device), "options": vars(asked), "figures": found}
-    text = describe(found, asked, table[0, "ours", None]["examples"])
-    common.write(common.name_on("trials_per_hour", asked.device), results, text)
+    for repeat in range(args.repeats):
+        measure(table, args, repeat)
+    by_side = figures(table, args.architectures, args.repeats)
+    results = {"machine": common.machine(args.device), "options": vars(args), "figures": by_side}
+    text = describe(by_side, args, table[0, "ours", None]["examples"])
+    common.write(common.name_on("trials_per_hour", args.device), results, text)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ STUDIES, TRIALS = 300, 24
 
 def agreements(table: Table, share: float, *, useful: bool) -> list[float]:
     """Kendall's tau of guesses with short scores, of random studies of each seed of these."""
-    rng, guesses, found = random.Random(0), left_out(table).guesses, []
+    rng, guesses, taus = random.Random(0), left_out(table).guesses, []
     for seed in table.scored("trunk"):
         scores = table.figure("trunk", share, seed, "accuracy")
         for _ in range(STUDIES):
@@ -35,8 +35,8 @@ def agreements(table: Table, share: float, *, useful: bool) -> list[float]:
             guessed = [guesses[place] for place in places]
             if not useful:
                 rng.shuffle(guessed)
-            found.append(kendall(guessed, [scores[place] for place in places]) or 0.0)
-    return found
+            taus.append(kendall(guessed, [scores[place] for place in places]) or 0.0)
+    return taus
 
 
 def main() -> None:

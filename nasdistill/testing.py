@@ -218,8 +218,8 @@ def _check_gradients(
         assert moved or not must_move, f"no gradient reaches the {name}"
         left = sorted(set(grads) - set(moved)) if name == "auxiliary" and must_move else []
         assert not left, f"no gradient reaches {', '.join(left)} of the auxiliary"
-    reached = [path for path, p in teacher.named_parameters() if p.grad is not None]
-    assert not reached, f"the gradient reaches the teacher: {', '.join(reached)}"
+    paths = [path for path, p in teacher.named_parameters() if p.grad is not None]
+    assert not paths, f"the gradient reaches the teacher: {', '.join(paths)}"
 
 
 def _check_repeats(

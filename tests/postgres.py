@@ -17,9 +17,9 @@ PASSWORD = "zz-secret-qq"
 
 def programs() -> Path | None:
     """The folder of the server's programs; None where it is not installed."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if found:
-        return found[-1].parent
+    paths = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if paths:
+        return paths[-1].parent
     command = shutil.which("initdb")
     return None if command is None else Path(command).parent
 

@@ -56,12 +56,10 @@ def test_agreement_on_students_of_the_same_size() -> None:
     from replay import near_tau
 
     # MACs 100, 105, 200, 210: two pairs within a tenth. One agrees, one does not.
-    found, pairs = near_tau([[1, 2, 3, 4]], [0.5, 0.6, 0.9, 0.8], [100, 105, 200, 210])
-    assert (found, pairs) == (0.0, 2)
-    found, pairs = near_tau(
-        [[1, 2, 4, 3], [1, 2, 3, 4]], [0.5, 0.6, 0.9, 0.8], [100, 105, 200, 210]
-    )
-    assert (found, pairs) == (0.5, 2)
+    tau, pairs = near_tau([[1, 2, 3, 4]], [0.5, 0.6, 0.9, 0.8], [100, 105, 200, 210])
+    assert (tau, pairs) == (0.0, 2)
+    tau, pairs = near_tau([[1, 2, 4, 3], [1, 2, 3, 4]], [0.5, 0.6, 0.9, 0.8], [100, 105, 200, 210])
+    assert (tau, pairs) == (0.5, 2)
 
 
 def test_a_replay_stops_who_the_search_would_stop_and_counts_its_seconds() -> None:
@@ -99,8 +97,8 @@ def test_the_cost_of_a_search_counts_until_a_good_student_is_distilled() -> None
     good = [True, False, False]
     assert until_found(made, [1, 2, 0], good) == 300.0
     assert until_found(made, [0, 1, 2], good) == 100.0
-    found = unexperienced(made, [0, 1, 2], good, 0, LADDER)
-    assert found == pytest.approx(17.2 + 100.0, rel=1e-4)
+    seconds = unexperienced(made, [0, 1, 2], good, 0, LADDER)
+    assert seconds == pytest.approx(17.2 + 100.0, rel=1e-4)
     for number in range(3):  # 5 seconds each to the rung that is scored
         made.lines[number, 0, "trunk"]["0.05"] = seen(0.5, 5.0, round(0.05 * EXAMPLES))
     # One is tried, the one that is foretold to be best; then the rest, as foretold.
@@ -188,8 +186,8 @@ def test_a_ridge_regression_finds_a_plane() -> None:
 
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 2))
-    found = ridge(x, 3.0 + 2.0 * x[:, 0] - x[:, 1])
-    assert found == pytest.approx([3.0, 2.0, -1.0], abs=0.02)
+    coefficients = ridge(x, 3.0 + 2.0 * x[:, 0] - x[:, 1])
+    assert coefficients == pytest.approx([3.0, 2.0, -1.0], abs=0.02)
 
 
 def test_texts_go_to_their_place_and_nowhere_else(

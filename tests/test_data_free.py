@@ -260,11 +260,11 @@ def test_one_of_both_objectives_alone_is_not_enough(few: Path) -> None:
 def test_a_teacher_is_evaluated_on_what_there_is_and_neither_trained_nor_recorded(
     few: Path,
 ) -> None:
-    told: list[Event] = []
-    card = api.teacher_evaluate("folder:teacher", data="folder:few", on_event=told.append)
+    events: list[Event] = []
+    card = api.teacher_evaluate("folder:teacher", data="folder:few", on_event=events.append)
     assert card["validation_accuracy"] > 0.9 and card["validation_examples"] == 60
     assert card["train_accuracy"] is None and card["gap"] is None
-    assert not any("overfitted" in event.text for event in told)
+    assert not any("overfitted" in event.text for event in events)
     with pytest.raises(UserError, match="no train split to train a teacher on, as --teacher auto"):
         api.teacher_evaluate("auto", data="folder:few")
     for refused in (

@@ -69,8 +69,8 @@ def test_adb_runs_the_benchmark_and_reads_its_times(
     engine = f"command:sh {DEVICES / 'adb_onnxruntime.sh'}"
     measured = measure_latencies({"m": model}, {"m": INPUT}, engine=engine)["m"]
     assert measured.median_ms == pytest.approx(2.25) and measured.repeats == 4
-    asked = (tmp_path / "asked").read_text()
-    assert "onnxruntime_perf_test -I -m times -r 200 -x 1" in asked and "rm -f" in asked
+    commands = (tmp_path / "asked").read_text()
+    assert "onnxruntime_perf_test -I -m times -r 200 -x 1" in commands and "rm -f" in commands
     assert list(tmp_path.glob("nasdistill-*.onnx"))
 
 

@@ -62,13 +62,13 @@ FORMER = {
 
 def blocks() -> list[tuple[str, str]]:
     """Every fenced YAML of the pages, with its place."""
-    found = []
+    fenced = []
     for page in PAGES:
         text = (DOCS / page).read_text(encoding="utf-8")
         for match in re.finditer(r"```yaml\n(.*?)```", text, re.DOTALL):
             line = text.count("\n", 0, match.start()) + 1
-            found.append((f"{page}:{line}", match.group(1)))
-    return found
+            fenced.append((f"{page}:{line}", match.group(1)))
+    return fenced
 
 
 BLOCKS = dict(blocks())
@@ -213,8 +213,8 @@ MODELS: tuple[Any, ...] = (
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 def test_every_key_is_described(model: Any) -> None:
     text = (DOCS / "methods.md").read_text(encoding="utf-8")
-    told = set(re.findall(r"`(\w+)", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
-    lacking = [name for name in model.model_fields if name not in told | {"term", "kind"}]
+    names = set(re.findall(r"`(\w+)", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
+    lacking = [name for name in model.model_fields if name not in names | {"term", "kind"}]
     assert not lacking, f"docs/methods.md does not describe {', '.join(lacking)}"
 
 

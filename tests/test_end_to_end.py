@@ -211,8 +211,8 @@ def test_who_fails_to_hear_a_worker_does_not_stop_it(
     recipe = load_recipe("recipe.yaml", {"workers": 2, "stopping": False})
     outcome = nasdistill.search(recipe, on_event=deaf)
     assert outcome.record.state == "complete" and len(outcome.record.finals) == 2
-    told = capfd.readouterr().err
-    assert told.count("ValueError: cannot hear") == 1 and "no event" in told
+    stderr = capfd.readouterr().err
+    assert stderr.count("ValueError: cannot hear") == 1 and "no event" in stderr
 
 
 def test_a_worker_that_dies_leaves_its_trial_to_the_others(here: Path) -> None:
@@ -327,8 +327,8 @@ def test_a_search_that_could_not_begin_binds_nothing(here: Path, storage: str | 
     with pytest.raises(UserError, match="keeps the limits"):
         nasdistill.search(load_recipe("recipe.yaml", {**options, "max_params": 10}))
     assert not Path("studies/small").exists()
-    found = nasdistill.search(load_recipe("recipe.yaml", options))
-    assert found.record.state == "complete"
+    outcome = nasdistill.search(load_recipe("recipe.yaml", options))
+    assert outcome.record.state == "complete"
 
 
 def test_a_storage_that_cannot_be_opened_leaves_no_folder(here: Path) -> None:
@@ -400,29 +400,29 @@ def test_the_readmes_python_example_runs(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_time_limit_ends_the_search_and_leaves_the_finals_their_share(here: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     recipe = load_recipe("recipe.yaml", {"trials": 100_000, "time_limit": "6s", "space": "mlp"})
-    outcome = nasdistill.search(recipe, on_event=lambda event: said.append(event.text))
-    assert "the search's share of the time limit is used up" in said
+    outcome = nasdistill.search(recipe, on_event=lambda event: messages.append(event.text))
+    assert "the search's share of the time limit is used up" in messages
     assert 0 < sum(c.state in COUNTED for c in outcome.record.candidates) < 100_000
     assert outcome.record.finals and outcome.record.state != "complete"
     assert not outcome.already_complete
 
 
 def test_finals_and_scores_have_terms_of_their_own(here: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     terms = [{"term": "labels", "weight": 0.2}, {"term": "dist"}, {"term": "dkd", "weight": 0.1}]
     recipe = load_recipe("recipe.yaml", {"final": {"terms": terms}, "trials": 3, "top_k": 1})
-    outcome = nasdistill.search(recipe, on_event=lambda event: said.append(event.text))
+    outcome = nasdistill.search(recipe, on_event=lambda event: messages.append(event.text))
     assert outcome.record.finals[0].metrics["test_accuracy"] > 0.6
-    assert not any("rank them wrongly" in text for text in said)
+    assert not any("rank them wrongly" in text for text in messages)
     odd = {"scoring": {"terms": terms}, "trials": 1, "top_k": 1, "study": "odd"}
-    nasdistill.search(load_recipe("recipe.yaml", odd), on_event=lambda e: said.append(e.text))
-    assert any("scored after training on dist, dkd" in text for text in said)
+    nasdistill.search(load_recipe("recipe.yaml", odd), on_event=lambda e: messages.append(e.text))
+    assert any("scored after training on dist, dkd" in text for text in messages)
 
 
 def test_a_final_that_fails_leaves_the_others(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, said = pipeline._make_final, []
+    made, messages = pipeline._make_final, []
 
     def once_broken(context: Any, candidate: Any, rank: int) -> None:
         if rank == 1:
@@ -431,8 +431,8 @@ def test_a_final_that_fails_leaves_the_others(here: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(pipeline, "_make_final", once_broken)
     recipe = load_recipe("recipe.yaml", {"stopping": False, "min_accuracy": 0})
-    outcome = nasdistill.search(recipe, on_event=lambda event: said.append(event.text))
-    assert any("failed: the loss became nan after 50" in text for text in said)
+    outcome = nasdistill.search(recipe, on_event=lambda event: messages.append(event.text))
+    assert any("failed: the loss became nan after 50" in text for text in messages)
     assert [final.rank for final in outcome.record.finals] == [2]
     assert outcome.record.state == "complete"
     assert nasdistill.search(recipe).already_complete

@@ -59,10 +59,10 @@ def test_nothing_is_lost_with_a_worker_and_the_proxy_killed(database: str, tmp_p
         workers[0].send_signal(signal.SIGKILL)
         wait_for(study, 7)
     with proxy(database, port):
-        said = [worker.communicate(timeout=120)[0] for worker in workers]
-        assert [worker.returncode for worker in workers] == [-signal.SIGKILL, 0, 0], said
+        outputs = [worker.communicate(timeout=120)[0] for worker in workers]
+        assert [worker.returncode for worker in workers] == [-signal.SIGKILL, 0, 0], outputs
         assert_whole(study, 24)
-    assert any("does not answer; waiting for it" in text for text in said)
+    assert any("does not answer; waiting for it" in text for text in outputs)
 
 
 def test_a_proxy_that_is_not_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,8 +64,8 @@ def test_a_worker_joins_a_study_that_runs_and_leaves_when_nothing_is_left(
         "--json",
         NASDISTILL_STORAGE=url,
     )
-    out, said = worker.communicate(timeout=100)
-    assert worker.returncode == 0, said
+    out, err = worker.communicate(timeout=100)
+    assert worker.returncode == 0, err
     assert json.loads(out)["study"] == "small"
     assert search.wait(100) == 0, search.communicate()[1]
     record = load_study("small", home / "studies")
@@ -75,7 +75,7 @@ def test_a_worker_joins_a_study_that_runs_and_leaves_when_nothing_is_left(
     monkeypatch.chdir(home)
     opened = Study.open(load_recipe("recipe.yaml", {}), Path("studies"), "")
     at_work = {t.user_attrs[keys.LEASE.name]["pid"] for t in opened.trials() if t.values}
-    assert at_work == {search.pid, worker.pid}, said
+    assert at_work == {search.pid, worker.pid}, err
     assert "workers: 1" in (home / "studies/small/recipe.yaml").read_text(), "it stays as it was"
 
 

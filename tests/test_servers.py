@@ -118,11 +118,11 @@ def test_nothing_is_lost_with_workers_killed_connections_cut_and_the_server_rest
     except BaseException:
         end(workers)
         raise
-    said = [worker.communicate(timeout=200)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [-signal.SIGKILL, 0, 0, 0], said
+    outputs = [worker.communicate(timeout=200)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [-signal.SIGKILL, 0, 0, 0], outputs
     assert_whole(study, TRIALS)
-    assert any("does not answer; waiting for it" in text for text in said)
-    assert PASSWORD not in "".join(said)
+    assert any("does not answer; waiting for it" in text for text in outputs)
+    assert PASSWORD not in "".join(outputs)
 
 
 def test_the_password_stands_in_the_owner_s_file_alone(url: str, tmp_path: Path) -> None:
@@ -194,15 +194,15 @@ def test_a_server_that_stays_away_is_one_message_and_the_study_goes_on_later(
     study = opened(url, tmp_path)
     patience: Patience = study.patience
     patience.away_seconds = 1.0
-    said: list[str] = []
-    study.news = said.append
+    messages: list[str] = []
+    study.news = messages.append
     server.control("stop")
     try:
         with pytest.raises(UserError, match=r"has not answered for 1 s\. Nothing .* is lost"):
             study.candidates()
     finally:
         server.control("start")
-    assert len(said) == 1 and PASSWORD not in said[0]
+    assert len(messages) == 1 and PASSWORD not in messages[0]
     assert study.candidates() == []
     again = opened(url, tmp_path)
     assert again.claim(again.proposer().propose(0), {"params": 1000, "macs": 1000}) == 0, (

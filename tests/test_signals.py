@@ -108,8 +108,8 @@ def status_of(process: subprocess.Popen[str]) -> int:
     return int(line)
 
 
-def assert_ended_well(status: int, number: int, said: str) -> None:
-    assert status == 128 + number, said
+def assert_ended_well(status: int, number: int, stderr: str) -> None:
+    assert status == 128 + number, stderr
     for word in (
         "Traceback",
         "Fatal",
@@ -117,8 +117,8 @@ def assert_ended_well(status: int, number: int, said: str) -> None:
         "Exception ignored",
         "KeyboardInterrupt",
     ):
-        assert word not in said, said
-    assert "Go on with" in said.splitlines()[-1], said
+        assert word not in stderr, stderr
+    assert "Go on with" in stderr.splitlines()[-1], stderr
 
 
 @pytest.mark.parametrize("module", IMPORTS)
@@ -126,8 +126,8 @@ def test_during_imports(module: str, tmp_path: Path) -> None:
     number = ENDING[IMPORTS.index(module) % 2]
     prepare(tmp_path, SMALL_RECIPE)
     process = started(order(tmp_path, ("import", module, 1), number), cwd=tmp_path)
-    said = process.communicate(timeout=60)[1]
-    assert_ended_well(process.returncode, number, said)
+    stderr = process.communicate(timeout=60)[1]
+    assert_ended_well(process.returncode, number, stderr)
     assert not (tmp_path / "studies").exists()
 
 
@@ -136,10 +136,10 @@ def test_from_the_first_file_to_the_report(forking: subprocess.Popen[str], tmp_p
     for place, moment in enumerate(MOMENTS):
         number, workers = ENDING[place % 2], 2 if moment[0] == "subprocess.Popen" else 1
         begin(forking, order(tmp_path, moment, number, workers=workers))
-        status, said = status_of(forking), (tmp_path / "said.txt").read_text()
-        assert_ended_well(status, number, f"{moment}:\n{said}")
+        status, stderr = status_of(forking), (tmp_path / "said.txt").read_text()
+        assert_ended_well(status, number, f"{moment}:\n{stderr}")
         begun = (tmp_path / "studies/small/recipe.yaml").exists()
-        assert begun == ("Saved. Go on with: nasdistill resume small" in said), said
+        assert begun == ("Saved. Go on with: nasdistill resume small" in stderr), stderr
         assert not descendants(forking.pid), moment
     begin(forking, order(tmp_path, NEVER, command=("resume", "small")))
     assert status_of(forking) == 0, (tmp_path / "said.txt").read_text()
@@ -151,16 +151,16 @@ def test_from_the_first_file_to_the_report(forking: subprocess.Popen[str], tmp_p
 def test_a_second_ctrl_c_leaves_no_worker(forking: subprocess.Popen[str], tmp_path: Path) -> None:
     prepare(tmp_path, SMALL_RECIPE)
     begin(forking, order(tmp_path, NEVER, workers=3, trials=500))
-    until, said = time.monotonic() + 120, tmp_path / "said.txt"
-    while not (said.exists() and "rung 0: " in said.read_text()):
-        assert time.monotonic() < until, said.read_text()
+    until, stderr_file = time.monotonic() + 120, tmp_path / "said.txt"
+    while not (stderr_file.exists() and "rung 0: " in stderr_file.read_text()):
+        assert time.monotonic() < until, stderr_file.read_text()
         time.sleep(0.1)
     command, *workers = descendants(forking.pid)
     assert len(workers) == 2
     start = time.monotonic()
     os.kill(command, signal.SIGINT)
     os.kill(command, signal.SIGINT)
-    assert_ended_well(status_of(forking), signal.SIGINT, said.read_text())
+    assert_ended_well(status_of(forking), signal.SIGINT, stderr_file.read_text())
     assert time.monotonic() - start < 5
     while any((s := process_status(pid)) is not None and s.state != "Z" for pid in workers):
         assert time.monotonic() < until, "a worker was left"

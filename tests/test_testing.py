@@ -131,8 +131,8 @@ def teachers(data: Dataset, folder: Path) -> tuple[dict[str, TeacherTargets], li
     """One of each kind, and the modules behind them."""
     modules = [conv((6, 8), seed=5), conv((4, 4), seed=6)]
     one, other = (
-        CachedTargets(found, LogitCache(found, data, folder / "cache"))
-        for found in map(teacher_of, modules)
+        CachedTargets(teacher, LogitCache(teacher, data, folder / "cache"))
+        for teacher in map(teacher_of, modules)
     )
     table = recorded(data, folder, len(data.names) - 50)
     made: dict[str, TeacherTargets] = {
@@ -168,13 +168,15 @@ KINDS = (
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_teacher_keeps_the_contract(kind: str, data: Dataset, tmp_path: Path) -> None:
-    found, modules = teachers(data, tmp_path)
-    assert set(found) == set(KINDS)
+    targets, modules = teachers(data, tmp_path)
+    assert set(targets) == set(KINDS)
 
     def make() -> Run:
-        students = [conv((4, 6), seed=i, dropout=0.2) for i in range(found[kind].students)]
-        asked = objective({"term": "labels", "weight": 0.3}, {"term": "kl", "teacher": kind})
-        return run_of(data, students, asked, teachers(data, tmp_path)[0])
+        students = [conv((4, 6), seed=i, dropout=0.2) for i in range(targets[kind].students)]
+        run_objective = objective(
+            {"term": "labels", "weight": 0.3}, {"term": "kl", "teacher": kind}
+        )
+        return run_of(data, students, run_objective, teachers(data, tmp_path)[0])
 
     check_answers(make, kind, tmp_path)
 
@@ -183,13 +185,13 @@ def test_every_teacher_keeps_the_contract(kind: str, data: Dataset, tmp_path: Pa
 def test_teachers_with_layers_keep_the_contract_live(
     kind: str, data: Dataset, tmp_path: Path
 ) -> None:
-    found, modules = teachers(data, tmp_path)
+    targets, modules = teachers(data, tmp_path)
 
     def make() -> Run:
-        asked = objective(
+        run_objective = objective(
             {"term": "labels"}, {"term": "features", "teacher": kind, "layers": {0: 0}}
         )
-        return run_of(data, [conv((4, 6), dropout=0.2)], asked, found)
+        return run_of(data, [conv((4, 6), dropout=0.2)], run_objective, targets)
 
     check_answers(make, kind, tmp_path, frozen=modules, steps=4)
 
@@ -396,8 +398,8 @@ def test_wrong_teachers_fail(
     module = conv((4, 4), seed=6, dropout=0.3).eval()
 
     def make() -> Run:
-        found: Mapping[str, TeacherTargets] = {"it": wrong(module)}
-        return run_of(data, [conv((4, 6))], objective({"term": "kl", "teacher": "it"}), found)
+        targets: Mapping[str, TeacherTargets] = {"it": wrong(module)}
+        return run_of(data, [conv((4, 6))], objective({"term": "kl", "teacher": "it"}), targets)
 
     with pytest.raises(AssertionError, match=why):
         check_answers(make, "it", tmp_path, frozen=[module])

@@ -153,8 +153,8 @@ class FullRuns:
         """
         paths = [folder / "metrics.json" for folder in final_folders(self._folder)]
         paths.append(self._folder / FILE)
-        read = {path: self._refreshed(path) for path in paths}
-        self._read = {path: file for path, file in read.items() if file is not None}
+        files = {path: self._refreshed(path) for path in paths}
+        self._read = {path: file for path, file in files.items() if file is not None}
         accuracy: dict[int, float] = {}
         for file in self._read.values():
             accuracy |= file.accuracy

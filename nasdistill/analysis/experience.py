@@ -246,8 +246,8 @@ def _figures(one: Untrained) -> Iterator[tuple[tuple[str, str], float]]:
                 values.setdefault(f"{name}={value}", []).append(1.0)
             else:
                 values.setdefault(name, []).append(float(value))
-    for name, there in values.items():
-        yield ("architecture", name), sum(there) if "=" in name else sum(there) / len(there)
+    for name, numbers in values.items():
+        yield ("architecture", name), sum(numbers) if "=" in name else sum(numbers) / len(numbers)
 
 
 def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:

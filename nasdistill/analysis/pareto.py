@@ -30,11 +30,11 @@ def non_dominated_ranks(points: Points, enough: int | None = None) -> NDArray[np
     place = place.reshape(-1)
     times = np.bincount(place)
     ranks = np.full(len(distinct), -1, dtype=np.int64)
-    left, rank, found = np.arange(len(distinct)), 0, 0
-    while len(left) and (enough is None or found < enough):
+    left, rank, count = np.arange(len(distinct)), 0, 0
+    while len(left) and (enough is None or count < enough):
         front = left[_front_of_sorted(distinct[left])]
         ranks[front] = rank
-        found += int(times[front].sum())
+        count += int(times[front].sum())
         left = left[ranks[left] < 0]
         rank += 1
     ranks[left] = rank
@@ -111,17 +111,17 @@ def select_by_hypervolume(points: Points, reference: Points, count: int, first: 
     chosen = [first] if len(points) else []
     # A point never adds more to many than to few, so most need not be looked at anew.
     most = np.full(len(points), np.inf)
-    there = hypervolume(points[chosen], reference)
+    volume = hypervolume(points[chosen], reference)
     while len(chosen) < min(count, len(points)):
         totals = np.full(len(points), -np.inf)
         for i in np.argsort(-most, kind="stable"):
-            if most[i] + there < totals.max() - SAME * abs(there):
+            if most[i] + volume < totals.max() - SAME * abs(volume):
                 break
             if i not in chosen:
                 totals[i] = hypervolume(points[[*chosen, i]], reference)
-                most[i] = totals[i] - there
+                most[i] = totals[i] - volume
         chosen.append(int(np.argmax(totals)))
-        there = float(totals.max())
+        volume = float(totals.max())
     return chosen
 
 

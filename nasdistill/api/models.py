@@ -248,14 +248,14 @@ def pretrained_weights(space: SearchSpace) -> dict[str, dict[str, str | None]]:
     Raises:
         UserError: If a library has no such model, or no weights for it.
     """
-    found: dict[str, dict[str, str | None]] = {}
+    weights: dict[str, dict[str, str | None]] = {}
     for model in space.models:
         from nasdistill.teachers.at_hand import own_weights
 
         if model in space.weights:
             file = space.weights[model]
-            found[model] = {"file": str(file) if file.is_file() else None, "address": None}
+            weights[model] = {"file": str(file) if file.is_file() else None, "address": None}
         else:
             address, cached = own_weights(model)
-            found[model] = {"file": None if cached is None else str(cached), "address": address}
-    return found
+            weights[model] = {"file": None if cached is None else str(cached), "address": address}
+    return weights

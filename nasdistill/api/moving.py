@@ -109,8 +109,10 @@ def _missing_of_teacher(spec: str, root: Path, weights: str | None = None) -> It
         places["transformers"] = Path(name)
     if kind in places and not places[kind].expanduser().exists():
         yield ",".join([f"{kind}:{'NEW/RANK' if kind == 'final' else 'NEW'}", *options])
-    given = [option.partition("=")[2] for option in options if option.startswith("weights=")]
-    files = [*given, *([] if weights is None else [weights])]
+    weights_files = [
+        option.partition("=")[2] for option in options if option.startswith("weights=")
+    ]
+    files = [*weights_files, *([] if weights is None else [weights])]
     if any(not Path(file).expanduser().exists() for file in files):
         others = [option for option in options if not option.startswith("weights=")]
         yield ",".join([head, *others, "weights=NEW"])
@@ -132,10 +134,10 @@ def teachers_at(record: StudyRecord, places: Mapping[str, str]) -> dict[str, Any
     teachers: dict[str, Any] = {name: dict(o) for name, o in record.recipe["teachers"].items()}
     for name, spec in places.items():
         if name not in teachers:
-            there = ", ".join(teachers) or "none"
+            teacher_list = ", ".join(teachers) or "none"
             raise UserError(
                 f"--teacher {name}={spec}: the study {record.name!r} has no further teacher "
-                f"{name!r}{nearest(name, teachers)} (there: {there})"
+                f"{name!r}{nearest(name, teachers)} (there: {teacher_list})"
             )
         if spec.startswith("table:"):
             teachers[name] |= {"table": spec.removeprefix("table:")}

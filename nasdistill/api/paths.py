@@ -21,9 +21,9 @@ def study_record(name: str) -> StudyRecord:
         UserError: If there is no such study, or the name can be none.
     """
     if not is_study_name(name):
-        shown = repr(name) if len(name) <= 60 else repr(name[:57]) + "…"
+        quoted = repr(name) if len(name) <= 60 else repr(name[:57]) + "…"
         raise UserError(
-            f"study {shown}: no name of a study; allowed: at most {MOST_NAME_BYTES} bytes without "
+            f"study {quoted}: no name of a study; allowed: at most {MOST_NAME_BYTES} bytes without "
             "'/' and control characters, the first not '.'"
         )
     return load_study(name, STUDIES)
@@ -38,9 +38,9 @@ def final_folder(study: str, rank: str) -> Path:
     record = study_record(study)
     ranks = {str(final.rank): final.folder for final in record.finals}
     if rank not in ranks:
-        there = ", ".join(ranks) or "none"
+        rank_list = ", ".join(ranks) or "none"
         damage = "".join(f"\n{sentence}" for sentence in record.damage)
-        raise UserError(f"study {study!r} has no final {rank!r} (there: {there}){damage}")
+        raise UserError(f"study {study!r} has no final {rank!r} (there: {rank_list}){damage}")
     return ranks[rank]
 
 

@@ -173,11 +173,11 @@ def distill(
         set_aside_incomplete(opened, trial, emit)
         opened.write(keys.FINAL_FAILED.of(trial), None)  # Asked for by name, it is tried again.
 
-    def wanted() -> list[int]:
+    def final_numbers() -> list[int]:
         return _wanted_finals(opened, trial, top_k)
 
     with storage_errors(opened.url):
-        done = stages.distill_more(opened, plugins, wanted, emit)
+        done = stages.distill_more(opened, plugins, final_numbers, emit)
     if not done:
         emit(Event("note", "another process is making the finals"))
         raise UserError(
@@ -211,8 +211,8 @@ def _wanted_finals(study: Study, trial: int | None, top_k: int | None) -> list[i
 def _check_trial(number: int, candidates: Sequence[Candidate]) -> None:
     scored = [c.number for c in candidates if c.state in ("complete", "stopped")]
     if number not in scored:
-        there = ", ".join(map(str, scored)) or "none"
-        raise UserError(f"--trial {number}: no such trial with a score (there: {there})")
+        number_list = ", ".join(map(str, scored)) or "none"
+        raise UserError(f"--trial {number}: no such trial with a score (there: {number_list})")
 
 
 def report(study: str, *, on_event: Emit | None = None) -> Path:

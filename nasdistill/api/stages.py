@@ -106,39 +106,41 @@ def take_part(study: Study, plugins: Plugins, begun: float, emit: Emit) -> None:
 
 
 def distill_more(
-    study: Study, plugins: Plugins, wanted: Callable[[], list[int]], emit: Emit
+    study: Study, plugins: Plugins, final_numbers: Callable[[], list[int]], emit: Emit
 ) -> bool:
     """Makes more finals of a study.
 
     Args:
         study: The study.
         plugins: What the user's own file brings.
-        wanted: Names the trials that are finals, or are to become some.
+        final_numbers: Names the trials that are finals, or are to become some.
         emit: Told what happens.
 
     Returns:
         False if another process is making the study's finals.
     """
-    count = len(missing_finals(study, wanted()))
+    count = len(missing_finals(study, final_numbers()))
     if study.recipe.engine == "ray":
-        return _distill_on_ray(study, wanted, emit, count)
+        return _distill_on_ray(study, final_numbers, emit, count)
     with started_workers(study, emit, finals=count) as workers, study.finals_lease() as leased:
         if not leased:
             return False
         context = open_context(study, plugins, emit)
-        chosen = wanted()
+        chosen = final_numbers()
         study.write(keys.FINALS, chosen)
         finish(context, chosen, lambda count: workers.assign("finals", count))
         return True
 
 
-def _distill_on_ray(study: Study, wanted: Callable[[], list[int]], emit: Emit, count: int) -> bool:
+def _distill_on_ray(
+    study: Study, final_numbers: Callable[[], list[int]], emit: Emit, count: int
+) -> bool:
     """As `distill_more`, by workers on a cluster."""
     with study.finals_lease() as leased:
         if not leased:
             return False
         with ray.started_workers(study, emit, useful=max(count, 1)) as workers:
-            chosen = wanted()
+            chosen = final_numbers()
             study.write(keys.FINALS, chosen)
             workers.finish(chosen, None)
         return True

@@ -140,8 +140,10 @@ def teacher_record(
     teacher = open_teacher(recipe, dataset, place, STUDIES, plugins, emit)
     teacher.must_run()
     inference = fastest_teacher_inference(teacher, dataset)
-    told = telling("asking the teacher", "teacher", len(dataset.train), emit)
-    logits, _ = training.predict(teacher.module, dataset.train, teacher.input.size, told, inference)
+    with_progress = telling("asking the teacher", "teacher", len(dataset.train), emit)
+    logits, _ = training.predict(
+        teacher.module, dataset.train, teacher.input.size, with_progress, inference
+    )
     probabilities = torch.softmax(logits.double(), dim=1).numpy()
     write_table(out, dataset.names, probabilities, dataset.classes)
     return len(dataset.names)

@@ -179,11 +179,11 @@ def resume(
     )
 
 
-def _split_teachers(given: Sequence[str]) -> tuple[str | None, dict[str, str]]:
+def _split_teachers(texts: Sequence[str]) -> tuple[str | None, dict[str, str]]:
     """The new place of the teacher, and those of further ones, given as NAME=PLACE, by name."""
     own: str | None = None
     further: dict[str, str] = {}
-    for text in given:
+    for text in texts:
         name, equals, place = text.partition("=")
         if equals and re.fullmatch(r"[\w.-]+", name):
             further[name] = place

@@ -116,8 +116,8 @@ def describe_front(front: Sequence[tuple[int, float, float]]) -> str:
     Args:
         front: `(trial, accuracy, params)` of each candidate.
     """
-    shown = sorted(front, key=lambda point: -point[1])[:4]
-    text = ", ".join(f"{accuracy:.3f} @ {formats.count(params)}" for _, accuracy, params in shown)
+    points = sorted(front, key=lambda point: -point[1])[:4]
+    text = ", ".join(f"{accuracy:.3f} @ {formats.count(params)}" for _, accuracy, params in points)
     return (text + (", …" if len(front) > 4 else "")) or "empty"
 
 

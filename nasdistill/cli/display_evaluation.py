@@ -29,9 +29,9 @@ def _table(title: str, *columns: str) -> Table:
 
 def _overall(quality: Mapping[str, Any]) -> Table:
     agreement, calibration = quality["agreement"], quality["calibration"]
-    counted = formats.counted(quality["examples"], "example")
+    count_text = formats.counted(quality["examples"], "example")
     which = "all" if quality["split"] == "all" else f"{quality['split']} split"
-    title = f"{counted} of {quality['data']}, {which}"
+    title = f"{count_text} of {quality['data']}, {which}"
     table = _table(title, "", *MODELS)
     drop, spread = quality["robustness"]["mean_drop"], quality["bias"]["spread"]
     surplus = [calibration[model]["overconfidence"] for model in MODELS]
@@ -75,8 +75,8 @@ def _by_class(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _corrupted(robustness: Mapping[str, Any]) -> Table:
-    counted = formats.counted(robustness["examples"], "example")
-    title = f"Under noise and blur, {counted} (share of the clean)"
+    count_text = formats.counted(robustness["examples"], "example")
+    title = f"Under noise and blur, {count_text} (share of the clean)"
     table = _table(title, "", "severity", *MODELS, "agreement")
     clean, percent = robustness["clean"], formats.percent
     table.add_row("clean", "", percent(clean["student"]), percent(clean["teacher"]), "")

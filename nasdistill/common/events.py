@@ -67,13 +67,13 @@ def with_signs_of_life(
         emit: Told the progress.
         images: Images in each item; the last may have fewer.
     """
-    begun = told = time.monotonic()
+    begun = last_event = time.monotonic()
     for number, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if now - begun < SILENT_SECONDS or now - told < PAUSE_SECONDS:
+        if now - begun < SILENT_SECONDS or now - last_event < PAUSE_SECONDS:
             continue
-        told, done = now, min(number * images, total)
+        last_event, done = now, min(number * images, total)
         rate = done / (now - begun)
         left = (total - done) / rate
         emit(Event("progress", text, stage, None, None, done, total, rate, left))
@@ -84,10 +84,10 @@ def telling(
 ) -> Callable[[Iterable[Item], int], Iterator[Item]]:
     """`with_signs_of_life` for those who know how many images are in each item."""
 
-    def told(items: Iterable[Item], images: int) -> Iterator[Item]:
+    def with_progress(items: Iterable[Item], images: int) -> Iterator[Item]:
         return with_signs_of_life(items, text, stage, total, emit, images)
 
-    return told
+    return with_progress
 
 
 def warn_of(notes: Iterable[str], emit: Emit, stage: str = "") -> None:

@@ -85,11 +85,11 @@ def memory_headroom(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> float:
         limit = folder / "memory.max"
         if not limit.is_file() or limit.read_text().strip() == "max":
             continue
-        used = int((folder / "memory.current").read_text())
+        usage = int((folder / "memory.current").read_text())
         lines = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
         stat = {name: int(value) for name, value in lines}
         reclaimable = stat.get("inactive_file", 0)  # The kernel gives these up first.
-        headroom = min(headroom, int(limit.read_text()) - used + reclaimable)
+        headroom = min(headroom, int(limit.read_text()) - usage + reclaimable)
     return max(0.0, headroom)
 
 

@@ -110,9 +110,9 @@ def _choose_preparation(request: Request, images: _Survey) -> Preparation:
     largest = max(max(size) for size in sizes)
     own = next(iter(sizes)) if len(sizes) == 1 else None
     if request.image_size is not None:
-        shown = (request.image_size, request.image_size)
-        stored = own if own is not None and largest <= SMALL else shown
-        return Preparation(channels, shown, stored, bits)
+        shown_size = (request.image_size, request.image_size)
+        stored = own if own is not None and largest <= SMALL else shown_size
+        return Preparation(channels, shown_size, stored, bits)
     if own is not None and largest <= LARGEST:
         return Preparation(channels, own, own, bits)
     if largest <= SMALL:

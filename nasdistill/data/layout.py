@@ -313,8 +313,8 @@ def _list_images(
     paths = [path for some in by_label for path in sorted(some)]
     if not paths and not (may_be_empty and not own_left_out.suffixes):
         common = ".jpg, .png or another suffix that Pillow opens"
-        there = "".join(f"; {note}" for note in own_left_out.notes())
-        raise UserError(f"{folder}: no images ({common}) in any class folder{there}")
+        notes = "".join(f"; {note}" for note in own_left_out.notes())
+        raise UserError(f"{folder}: no images ({common}) in any class folder{notes}")
     labels = [label for label, some in enumerate(by_label) for _ in some]
     return Listing(paths, np.array(labels, dtype=np.int64))
 

@@ -84,8 +84,8 @@ def load_data(
     stored = train.preparation.stored if isinstance(train, Files) else train.shape[2:]
     views = Views("crop" if max(stored) > SMALL else "shift", seed, source.flip)
     splits = _splits_of(parts, views, device, resident_limit)
-    shown = splits["train"] if len(train) else splits["score"]
-    mean, std = shown.moments(emit)
+    split = splits["train"] if len(train) else splits["score"]
+    mean, std = split.moments(emit)
     names = None if source.train_names is None else [source.train_names[row] for row in rows]
     if len(train):
         check_contrast(spec, train, std, names)

@@ -88,8 +88,10 @@ class Files:
         images = np.empty((len(self), way.channels, *way.stored), np.uint8)
         with ThreadPoolExecutor() as pool:
             decoded = pool.map(self.decode, range(len(self)))
-            told = with_signs_of_life(decoded, "preparing images", "data", len(self), emit)
-            for index, image in enumerate(told):
+            reported_images = with_signs_of_life(
+                decoded, "preparing images", "data", len(self), emit
+            )
+            for index, image in enumerate(reported_images):
                 images[index] = image
         return images
 
@@ -223,9 +225,11 @@ def prepare(arrays: Iterable[NDArray[np.uint8]], request: Request) -> Prepared:
         request: The user's choice.
     """
     if request.preparation is not None:
-        wanted = request.preparation
-        converted = [_converted(array, wanted.channels) for array in arrays]
-        return Prepared([fit_arrays(array, wanted.stored) for array in converted], wanted.input)
+        preparation = request.preparation
+        converted = [_converted(array, preparation.channels) for array in arrays]
+        return Prepared(
+            [fit_arrays(array, preparation.stored) for array in converted], preparation.input
+        )
     converted = [_converted(array, request.channels) for array in arrays]
     _, channels, height, width = converted[0].shape
     if request.image_size is None:

@@ -291,8 +291,8 @@ def _arrays_of(dataset: Any, request: Request) -> _Arrays:
     side, pictures, labels = request.image_size, [], []
     shapes: dict[Shape, int] = {}
     examples, total = (dataset[i] for i in range(len(dataset))), len(dataset)
-    told = with_signs_of_life(examples, "reading images", "data", total, request.emit)
-    for picture, label in told:
+    reported_examples = with_signs_of_life(examples, "reading images", "data", total, request.emit)
+    for picture, label in reported_examples:
         if not isinstance(picture, Image.Image) or not isinstance(label, int | np.integer):
             raise UserError(f"--data {request.spec!r}: not images with one label each")
         if is_deep(picture):

@@ -149,8 +149,10 @@ class ResidentSplit(Split):
             rows = ids_host.to(self._padded.device, non_blocking=True)
             mix = self._views.mix(rows, view, len(self))
             ids = _with_partners(rows, mix)
-            shown = _show(self._views, self._padded, ids, ids, view, sizes, mix)
-            yield self._batch(ids_host, view, [x.to(self._device) for x in shown], sizes, mix)
+            images_by_size = _show(self._views, self._padded, ids, ids, view, sizes, mix)
+            yield self._batch(
+                ids_host, view, [x.to(self._device) for x in images_by_size], sizes, mix
+            )
 
     def moments(self, emit: Emit = silent) -> Moments:
         """See `Split`."""
@@ -213,9 +215,9 @@ class StreamingSplit(Split):
         for (ids_host, view), pictures in zip(items, loader, strict=True):
             if isinstance(pictures, str):
                 raise UserError(pictures)
-            shown = [images.to(self._device, non_blocking=True) for images in pictures]
+            images_by_size = [images.to(self._device, non_blocking=True) for images in pictures]
             mix = self._views.mix(ids_host, view, len(self))
-            yield self._batch(ids_host, view, shown, sizes, mix)
+            yield self._batch(ids_host, view, images_by_size, sizes, mix)
 
     def moments(self, emit: Emit = silent) -> Moments:
         """See `Split`; from 2,000 examples at the most."""
@@ -223,8 +225,8 @@ class StreamingSplit(Split):
         plan = [(part, None) for part in torch.split(ids, 100)]
         batches = self.batches(plan, self.stored)
         text = "measuring colours"
-        told = with_signs_of_life(batches, text, "data", len(ids), emit, images=100)
-        return _moments(batch.images for batch in told)
+        reported_batches = with_signs_of_life(batches, text, "data", len(ids), emit, images=100)
+        return _moments(batch.images for batch in reported_batches)
 
 
 def joined(splits: Sequence[Split]) -> Split:
@@ -285,8 +287,12 @@ def _show(
     mix: Mix | None,
 ) -> list[Tensor]:
     """Pictures in each size; `rows` and `ids` are `_with_partners`."""
-    shown = views.render(padded, rows, ids, view, sizes)
-    return shown if mix is None else [mix.blend(*images.chunk(2)) for images in shown]
+    images_by_size = views.render(padded, rows, ids, view, sizes)
+    return (
+        images_by_size
+        if mix is None
+        else [mix.blend(*images.chunk(2)) for images in images_by_size]
+    )
 
 
 def _sizes(size: Size, more: Sequence[Size]) -> list[Size]:
@@ -340,8 +346,8 @@ def _moments(batches: Iterable[Tensor]) -> Moments:
     """Exact moments, by counting each of the 256 values, in images `[B, C, H, W]` at a time."""
     total: Tensor | int = 0
     for images in batches:
-        counted = [torch.bincount(c.flatten().long(), minlength=256) for c in images.unbind(1)]
-        total = total + torch.stack(counted)
+        histograms = [torch.bincount(c.flatten().long(), minlength=256) for c in images.unbind(1)]
+        total = total + torch.stack(histograms)
     assert isinstance(total, Tensor)
     mean, std = [], []
     for counts in total.double().cpu():

@@ -134,11 +134,11 @@ class Views:
         Returns:
             uint8 `[B, C, height, width]` for each size.
         """
-        shown = self._drawn(padded, rows, ids, view, sizes)
+        images_by_size = self._drawn(padded, rows, ids, view, sizes)
         if self.cut_out is None or view is None:
-            return shown
+            return images_by_size
         centres = uniform(ids, view, self.seed, 2, CUT_OUT_STREAM)
-        return [blacken(images, centres, self.cut_out) for images in shown]
+        return [blacken(images, centres, self.cut_out) for images in images_by_size]
 
     def _drawn(
         self,
@@ -155,12 +155,12 @@ class Views:
             plain = self.rand_augment.apply(plain[rows], ids, view, self.seed)
             padded, rows = self.pad(plain), torch.arange(len(rows), device=rows.device)
         if view is None or self.kind == "none":
-            shown = plain[rows]
-            return [fit_batch(shown, size) for size in sizes]
+            images = plain[rows]
+            return [fit_batch(images, size) for size in sizes]
         boxes = self.boxes(ids, view, height, width)
         if self.kind == "shift":
-            shown = render_shift(padded, rows, boxes)
-            return [cover(shown, size) for size in sizes]
+            images = render_shift(padded, rows, boxes)
+            return [cover(images, size) for size in sizes]
         source = padded[rows]
         return [render_crop(source, boxes, size) for size in sizes]
 

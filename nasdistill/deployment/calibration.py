@@ -105,8 +105,8 @@ def even_sample(labels: Tensor, most: int) -> Tensor:
     for label in set(labels.tolist()):
         members = order[labels[order] == label]
         turns[members] = torch.arange(len(members))
-    taken = order[turns[order].argsort(stable=True)][:most]
-    return taken.sort().values
+    indices = order[turns[order].argsort(stable=True)][:most]
+    return indices.sort().values
 
 
 def pictures_of(split: Split, ids: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:

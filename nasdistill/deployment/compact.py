@@ -81,9 +81,9 @@ def _share_equal_values(graph: Any) -> None:
 
 def drop_unused(graph: Any) -> None:
     """Leaves out stored values that no operator reads."""
-    used = {name for node in graph.node for name in node.input}
-    used |= {value.name for value in graph.output}
-    kept = [value for value in graph.initializer if value.name in used]
+    used_names = {name for node in graph.node for name in node.input}
+    used_names |= {value.name for value in graph.output}
+    kept = [value for value in graph.initializer if value.name in used_names]
     del graph.initializer[:]
     graph.initializer.extend(kept)
 

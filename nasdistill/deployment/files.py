@@ -142,8 +142,8 @@ def _is_proven(folder: Path, record: Mapping[str, Any], setting: Setting) -> boo
 def _size(folder: Path, parts: Sequence[str]) -> int | None:
     """Bytes of a file and of those beside it that belong to it; None where one is missing."""
     paths = [folder / part for part in parts]
-    there = all(path.is_file() for path in paths)
-    return sum(path.stat().st_size for path in paths) if there else None
+    complete = all(path.is_file() for path in paths)
+    return sum(path.stat().st_size for path in paths) if complete else None
 
 
 def _source(folder: Path, name: FormatName, setting: Setting) -> Source:

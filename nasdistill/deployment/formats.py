@@ -202,14 +202,14 @@ def with_preprocessing(name: str) -> FormatName:
         UserError: If there is none.
     """
     format_of(name)
-    wanted = name if name.endswith(WITH_PREPROCESSING) else name + WITH_PREPROCESSING
-    if wanted not in FORMATS:
+    full_name = name if name.endswith(WITH_PREPROCESSING) else name + WITH_PREPROCESSING
+    if full_name not in FORMATS:
         allowed = ", ".join(str(format.around) for format in FORMATS.values() if format.around)
         raise UserError(
             f"--with-preprocessing: a file of --format {name} takes prepared pictures; allowed is "
             f"{allowed}"
         )
-    return cast("FormatName", wanted)
+    return cast("FormatName", full_name)
 
 
 def check_formats(names: Iterable[FormatName]) -> None:

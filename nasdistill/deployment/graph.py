@@ -65,9 +65,9 @@ class Graph:
             inner = Graph(f"{self.prefix}{key}_{len(self.nodes)}/")
             result = inner.apply("Identity", (made := make(inner)).kind, made)
             kinds.append(result.kind)
-            shown = helper.make_tensor_value_info(result.name, TensorProto.INT32, None)
-            shown.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(result.kind)
-            branches[key] = helper.make_graph(inner.nodes, key, [], [shown], inner.constants)
+            value_info = helper.make_tensor_value_info(result.name, TensorProto.INT32, None)
+            value_info.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(result.kind)
+            branches[key] = helper.make_graph(inner.nodes, key, [], [value_info], inner.constants)
         return self.apply("If", kinds[0], condition, **branches)
 
 
@@ -99,9 +99,9 @@ class Value:
         """The same numbers, of another kind."""
         from onnx import helper
 
-        wanted = np.dtype(kind)
-        to = helper.np_dtype_to_tensor_dtype(wanted)
-        return self.graph.apply("Cast", wanted, self, to=to)
+        dtype = np.dtype(kind)
+        to = helper.np_dtype_to_tensor_dtype(dtype)
+        return self.graph.apply("Cast", dtype, self, to=to)
 
     def shape(self) -> Value:
         """The lengths of its axes, int64."""

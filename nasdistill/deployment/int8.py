@@ -90,10 +90,10 @@ def _quantise(source: Source, onnx: bytes, calibration: Calibration) -> tuple[Tr
     """The best int8 file of an fp32 one, and what was decided for it."""
     with tempfile.TemporaryDirectory() as folder:
         quantiser = _Quantiser(source, onnx, calibration, Path(folder))
-        tried = {method: quantiser.tried(method) for method in METHODS}
-        method = max(METHODS, key=lambda name: (tried[name].score, -tried[name].difference))
-        best, fp32_layers, exam = _with_fp32_layers(quantiser, method, tried[method])
-    scores = {name: each.score for name, each in tried.items()}
+        results = {method: quantiser.tried(method) for method in METHODS}
+        method = max(METHODS, key=lambda name: (results[name].score, -results[name].difference))
+        best, fp32_layers, exam = _with_fp32_layers(quantiser, method, results[method])
+    scores = {name: each.score for name, each in results.items()}
     scored = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
     return best, {
         "method": method,
@@ -180,12 +180,12 @@ def _with_fp32_layers(
     """The file with its sensitive layers in fp32, their names, and what was found in words."""
     if whole.score >= quantiser.fp32_score:
         return whole, [], "no layer costs anything on the score half"
-    candidates, tried, in_time = [], 0, True
+    candidates, count, in_time = [], 0, True
     for layer, without in quantiser.each_left_out(method):
-        tried += 1
+        count += 1
         if _is_sensitive(quantiser, whole, without):
             candidates.append((without.score, layer))
-    in_time = tried == len(quantiser.layers)
+    in_time = count == len(quantiser.layers)
     best, kept = whole, list[str]()
     for _, layer in sorted(candidates, reverse=True):
         without = quantiser.tried(method, [*kept, layer])
@@ -193,8 +193,8 @@ def _with_fp32_layers(
             best, kept = without, [*kept, layer]
     left = f"left in fp32: {', '.join(kept)}" if kept else "none costs more than it saves"
     time_up = "" if in_time else f", the time of {LAYER_SECONDS:.0f} s being up"
-    counted = formats.counted(tried, "layer")
-    return best, kept, f"{counted} of {len(quantiser.layers)} tried in fp32{time_up}: {left}"
+    count_text = formats.counted(count, "layer")
+    return best, kept, f"{count_text} of {len(quantiser.layers)} tried in fp32{time_up}: {left}"
 
 
 def _is_sensitive(quantiser: _Quantiser, whole: Tried, without: Tried) -> bool:

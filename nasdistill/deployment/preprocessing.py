@@ -55,8 +55,8 @@ def write_with_preprocessing(source: Source, inner: Path, path: Path) -> Remarks
     tall_first = int(str(description.get("pillow", "0")).partition(".")[0]) >= 13
     preparation = preparation_of(inner.parent)
     content = with_preparation(inner.read_bytes(), preparation, tall_first, str(inner))
-    says = {**source.metadata, "takes": TAKES}
-    path.write_bytes(with_metadata(content, says))
+    metadata = {**source.metadata, "takes": TAKES}
+    path.write_bytes(with_metadata(content, metadata))
     return {"around": inner.name, "text": [f"prepares pictures itself, then does as {inner.name}"]}
 
 
@@ -93,10 +93,10 @@ def with_preparation(
     pixels = prepared(added.input("image", np.uint8), preparation, tall_first)
     floats = pixels.cast(np.float32) / 255
     images = floats.apply("Unsqueeze", np.array([0]))
-    [taken] = [item for item in model.graph.input if item.name == "images"]
+    [images_input] = [item for item in model.graph.input if item.name == "images"]
     for node in model.graph.node:
         for index, name in enumerate(node.input):
-            node.input[index] = images.name if name == taken.name else name
+            node.input[index] = images.name if name == images_input.name else name
     nodes = [*added.nodes, *model.graph.node]
     del model.graph.node[:], model.graph.input[:]
     model.graph.node.extend(nodes)
@@ -168,10 +168,10 @@ def fit(
     """
     height, width = size
     rows, columns = (_length(planes, axis) for axis in (1, 2))
-    ratio, wanted = columns / rows, width / height
-    wider, same = ratio.apply("GreaterOrEqual", wanted), ratio.apply("Equal", wanted)
-    taken_columns = wider.where(same.where(columns, rows * wanted), columns)
-    taken_rows = wider.where(rows, columns / wanted)
+    ratio, target_ratio = columns / rows, width / height
+    wider, same = ratio.apply("GreaterOrEqual", target_ratio), ratio.apply("Equal", target_ratio)
+    taken_columns = wider.where(same.where(columns, rows * target_ratio), columns)
+    taken_rows = wider.where(rows, columns / target_ratio)
     across = Resampling.of(columns, (columns - taken_columns) * 0.5, taken_columns, width)
     down = Resampling.of(rows, (rows - taken_rows) * 0.5, taken_rows, height)
     picture = planes.part(down.start, down.stop, 1).part(across.start, across.stop, 2)

@@ -153,9 +153,9 @@ class Proving:
     def _predict(self, answers: Any, split: Split, text: str) -> Tensor:
         """Logits `[N, K]` of all examples of a split."""
         batch = self._most_pictures(MOST_BATCH)
-        told = telling(text, "files", len(split), self.emit)
+        with_progress = telling(text, "files", len(split), self.emit)
         plan = [(ids, None) for ids in torch.split(torch.arange(len(split)), batch)]
-        batches = told(split.batches(plan, self.input.size), batch)
+        batches = with_progress(split.batches(plan, self.input.size), batch)
         return torch.cat([torch.from_numpy(answers(b.images.cpu().numpy())) for b in batches])
 
     def _most_pictures(self, most: int) -> int:

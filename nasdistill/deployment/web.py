@@ -88,18 +88,18 @@ def _about(metrics: Mapping[str, Any], name: str) -> str:
     )
 
 
-def find_runtime(given: Path | None, emit: Emit) -> Path:
+def find_runtime(path: Path | None, emit: Emit) -> Path:
     """A folder with ONNX Runtime's files for the web: a given one, or the cache, filled by npm.
 
     Args:
-        given: The user's own folder: an unpacked package, or its `dist`.
+        path: The user's own folder: an unpacked package, or its `dist`.
         emit: Told when it is fetched.
 
     Raises:
         UserError: If it lacks a file, or npm is not there or cannot fetch the package.
     """
-    if given is not None:
-        return _checked(given)
+    if path is not None:
+        return _checked(path)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "nasdistill" / f"onnxruntime-web-{VERSION}"
     if all((folder / name).is_file() for name in RUNTIME):
@@ -125,12 +125,12 @@ _BRING = (
 )
 
 
-def _checked(given: Path) -> Path:
-    for folder in (given, given / "dist", given / "package" / "dist"):
+def _checked(path: Path) -> Path:
+    for folder in (path, path / "dist", path / "package" / "dist"):
         if all((folder / name).is_file() for name in RUNTIME):
             return folder
     names = ", ".join(RUNTIME)
-    raise UserError(f"--onnxruntime-web {given}: no {names} in it, nor in its `dist`. {_BRING}")
+    raise UserError(f"--onnxruntime-web {path}: no {names} in it, nor in its `dist`. {_BRING}")
 
 
 def _fetch(npm: str, folder: Path) -> Path:

@@ -149,14 +149,14 @@ def find_bias(counts_3KK: Tensor) -> Bias:
         [paired_p(counts[i][0] - counts[i][2], counts[i][1] - counts[i][2]) for i in tested]
     )
     p_of = dict(zip(tested, p_values, strict=True))
-    judged = []
+    confusion_list = []
     for i, ((a, b), (s, t, both)) in enumerate(zip(cells, counts, strict=True)):
         n, p = int(examples_K[a]), p_of.get(i, 1.0)
         verdict = _verdict(s, t, n, p)
         if verdict is not None:
-            judged.append(Confusion(a, b, n, t, s, both, verdict, p))
-    judged.sort(key=lambda c: (-c.student / c.examples, c.true, c.answered))
-    return Bias(judged, len(tested))
+            confusion_list.append(Confusion(a, b, n, t, s, both, verdict, p))
+    confusion_list.sort(key=lambda c: (-c.student / c.examples, c.true, c.answered))
+    return Bias(confusion_list, len(tested))
 
 
 def _verdict(student: int, teacher: int, examples: int, p: float) -> Verdict | None:

@@ -64,11 +64,11 @@ class Comparison:
     def teacher_logits(self) -> Tensor:
         """The teacher's logits on all examples, float32 `[N, K]`, on the CPU."""
         size = self.teacher.input.size
-        teacher, told = (
+        teacher, with_progress = (
             self.teacher,
             telling("asking the teacher", "evaluate", len(self.split), self.emit),
         )
-        return predict(teacher.module, self.split, size, told, teacher.inference).logits
+        return predict(teacher.module, self.split, size, with_progress, teacher.inference).logits
 
     @cached_property
     def teacher_corrupted(self) -> CorruptedLogits:
@@ -89,8 +89,8 @@ class Comparison:
 
     def logits(self, student: nn.Module) -> Tensor:
         """A student's logits on all examples, float32 `[N, K]`, on the CPU."""
-        told = telling("asking the student", "evaluate", len(self.split), self.emit)
-        return predict(student, self.split, self.size, told).logits
+        with_progress = telling("asking the student", "evaluate", len(self.split), self.emit)
+        return predict(student, self.split, self.size, with_progress).logits
 
     def logits_corrupted(self, student: nn.Module, logits_NK: Tensor) -> CorruptedLogits:
         """A student's logits on the corrupted pictures.

@@ -122,11 +122,11 @@ def duration(context: StudyContext, pace: Pace, workers: int) -> Parts:
             last of them keeps the others waiting.
     """
     recipe, data = context.recipe, context.dataset
-    examples, reached = expected_examples(context), expected_trials(context)
+    examples, trials_by_rung = expected_examples(context), expected_trials(context)
     live = pace.example + _live(context.scoring, pace)
     score = len(data.score) * pace.forward
     each = ASKS * pace.counted + _begin_seconds(context, pace)
-    shared = examples.trials * live + sum(reached) * score + recipe.trials * each
+    shared = examples.trials * live + sum(trials_by_rung) * score + recipe.trials * each
     trials = shared / min(workers, recipe.trials) + recipe.trials * pace.latency  # others pause
     known = len(context.study.space.start)  # the space's own designs are tried first
     if draws_candidates(context) and recipe.trials > known:  # the other workers wait

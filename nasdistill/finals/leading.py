@@ -84,8 +84,8 @@ def is_complete(study: Study) -> bool:
     attributes, recipe = study.attributes, study.recipe
     if not study.has(keys.LIMITS) or study.others_running():
         return False
-    counted = sum(c.state in COUNTED for c in study.candidates())
-    if counted < recipe.trials and study.read(keys.EXHAUSTED_AT) != recipe.trials:
+    count = sum(c.state in COUNTED for c in study.candidates())
+    if count < recipe.trials and study.read(keys.EXHAUSTED_AT) != recipe.trials:
         return False
     finals = load_finals(study.folder)
     if any(missing_files(final.folder, final.metrics, recipe.shipped_formats) for final in finals):

@@ -306,9 +306,9 @@ def model_card(study: Study, metrics: dict[str, Any], preparation: Preparation) 
     beside = retention + uneven
     parts = metrics["micro_batch"]
     in_parts = "" if parts is None else f", in micro-batches of {parts} for want of memory"
-    fed = ""
+    feed_text = ""
     if metrics["synthetic_images"] is not None:
-        fed = (
+        feed_text = (
             f" of {metrics['synthetic_images']:,} images made from the teacher\n"
             "alone; no real training picture was used to train it"
         )
@@ -320,7 +320,7 @@ def model_card(study: Study, metrics: dict[str, Any], preparation: Preparation) 
 
 Found by nasdistill in the space `{study.recipe.space_name}` on `{study.recipe.data}`, trial
 {metrics["trial"]}, architecture `{metrics["fingerprint"]}`;
-distilled for {formats.counted(metrics["epochs"], "epoch")}{fed}{in_parts}.{begun}
+distilled for {formats.counted(metrics["epochs"], "epoch")}{feed_text}{in_parts}.{begun}
 
 {by_score}- test accuracy {accuracy_text}{beside}
 - {metrics["params"]:,} parameters{compression},

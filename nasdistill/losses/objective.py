@@ -113,8 +113,8 @@ class Objective:
         terms = []
         for item in self.terms:
             own = {field.name: getattr(item.term, field.name) for field in fields(item.term)}  # type: ignore[arg-type]
-            changed = {name: change(value) for name, value in own.items() if callable(value)}
-            term = replace(item.term, **changed)  # type: ignore[type-var]
+            schedules = {name: change(value) for name, value in own.items() if callable(value)}
+            term = replace(item.term, **schedules)  # type: ignore[type-var]
             terms.append(replace(item, term=term, weight=change(item.weight)))
         return replace(self, terms=terms)
 

@@ -59,8 +59,8 @@ class AttentionLayer:
             Each `[B, H, N, d]`, in the precision of the features.
         """
         part = body(module).get_submodule(self.name)
-        read = tuple(features[layer] for layer in self.layers)
-        return ADAPTERS[self.kind].split(part, self.heads, read)
+        tensors = tuple(features[layer] for layer in self.layers)
+        return ADAPTERS[self.kind].split(part, self.heads, tensors)
 
 
 def attention_layers(module: nn.Module) -> tuple[AttentionLayer, ...]:
@@ -180,22 +180,22 @@ def _find_transformers(part: nn.Module, around: Around) -> _Match | None:
     return None
 
 
-def _split_three(part: nn.Module, heads: int, read: tuple[Tensor, ...]) -> QKV:
+def _split_three(part: nn.Module, heads: int, tensors: tuple[Tensor, ...]) -> QKV:
     """From outputs `[B, N, D]` of three linear layers."""
-    q_BND, k_BND, v_BND = read
+    q_BND, k_BND, v_BND = tensors
     return _by_head(q_BND, heads), _by_head(k_BND, heads), _by_head(v_BND, heads)
 
 
-def _split_normed(part: nn.Module, heads: int, read: tuple[Tensor, ...]) -> QKV:
+def _split_normed(part: nn.Module, heads: int, tensors: tuple[Tensor, ...]) -> QKV:
     """From q and k `[B, H, N, d]` behind their norms, and all three `[B, N, 3D]` before."""
-    q_BHNd, k_BHNd, qkv_BNX = read
+    q_BHNd, k_BHNd, qkv_BNX = tensors
     return q_BHNd, k_BHNd, _by_head(qkv_BNX.chunk(3, dim=-1)[2], heads)
 
 
-def _split_packed(part: nn.Module, heads: int, read: tuple[Tensor, ...]) -> QKV:
+def _split_packed(part: nn.Module, heads: int, tensors: tuple[Tensor, ...]) -> QKV:
     """From the input `[B, N, D]`, by the attention's matrix `[3D, D]`."""
     assert isinstance(part, nn.MultiheadAttention)
-    (x_BND,) = read
+    (x_BND,) = tensors
     qkv_BNX = F.linear(x_BND.to(part.in_proj_weight.dtype), part.in_proj_weight, part.in_proj_bias)
     return _split_three(part, heads, qkv_BNX.chunk(3, dim=-1))
 

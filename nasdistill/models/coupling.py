@@ -172,8 +172,8 @@ def _module_that_fails(net: nn.Module, images: torch.Tensor, error: Exception) -
             continue
         try:
             _graph_of(module, *inputs)
-        except Exception as found:
-            if (type(found), str(found)) == (type(error), str(error)):
+        except Exception as its_error:
+            if (type(its_error), str(its_error)) == (type(error), str(error)):
                 return name
     return ""
 

@@ -69,11 +69,11 @@ def _difference(
     try:
         slice_groups(smaller, structure, kept)
         with torch.no_grad():
-            wanted, found = (_without_norms(part)(images) for part in (unread, smaller))
+            expected, logits = (_without_norms(part)(images) for part in (unread, smaller))
     except Exception as error:
         return f"once cut, it does not run ({first_line(error)})"
-    largest = float(wanted.abs().max())
-    if not torch.allclose(found, wanted, rtol=0, atol=_TOLERANCE * max(largest, 1e-12)):
+    largest = float(expected.abs().max())
+    if not torch.allclose(logits, expected, rtol=0, atol=_TOLERANCE * max(largest, 1e-12)):
         return "which of its channels belong together was not found"
     return None
 
@@ -85,8 +85,8 @@ def _stop_reading(net: nn.Module, structure: Structure, kept: Mapping[str, Tenso
             part = part_of(net, side.name)
             if side.side != "in" or getattr(part, "groups", 1) > 1:
                 continue
-            gone = ~torch.isin(torch.from_numpy(member.units), units)
-            channels = torch.from_numpy(member.channels)[gone]
+            removed_mask = ~torch.isin(torch.from_numpy(member.units), units)
+            channels = torch.from_numpy(member.channels)[removed_mask]
             transposed = isinstance(part, _ConvNd) and part.transposed
             with torch.no_grad():
                 part.weight.index_fill_(0 if transposed else 1, channels, 0.0)

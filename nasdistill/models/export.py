@@ -275,8 +275,8 @@ def _means_as_pools(graph: Any) -> None:
                 "GlobalAveragePool", [node.input[0]], list(node.output), name=node.name
             )
             node.CopyFrom(pool)
-    used = {name for node in graph.node for name in node.input}
-    for value in [value for value in graph.initializer if value.name not in used]:
+    used_names = {name for node in graph.node for name in node.input}
+    for value in [value for value in graph.initializer if value.name not in used_names]:
         graph.initializer.remove(value)
 
 

@@ -42,21 +42,21 @@ def attentions_of(net: nn.Module) -> list[Attention]:
     These are ours, timm's, and those of ViT and its like in transformers. `nn.MultiheadAttention`
     is none: its heads share the width of what it takes in.
     """
-    found = []
+    attentions = []
     for name, module in net.named_modules():
         if isinstance(module, vit.Attention):
             parts = {f"{name}.{part}": 1 for part in "qkv"}
             width = module.q.out_features // module.heads
-            found.append(Attention(name, parts, f"{name}.out", module.heads, width))
+            attentions.append(Attention(name, parts, f"{name}.out", module.heads, width))
         elif _is_of_timm(module):
             parts = {f"{name}.qkv": 3}
             heads, width = module.num_heads, module.head_dim
-            found.append(Attention(name, parts, f"{name}.proj", heads, width))  # type: ignore[arg-type]
+            attentions.append(Attention(name, parts, f"{name}.proj", heads, width))  # type: ignore[arg-type]
         elif _is_of_transformers(module):
             parts = {f"{name}.{part}_proj": 1 for part in "qkv"}
             heads, width = module.num_attention_heads, module.head_dim
-            found.append(Attention(name, parts, f"{name}.o_proj", heads, width))  # type: ignore[arg-type]
-    return found
+            attentions.append(Attention(name, parts, f"{name}.o_proj", heads, width))  # type: ignore[arg-type]
+    return attentions
 
 
 def _is_of_timm(module: nn.Module) -> bool:

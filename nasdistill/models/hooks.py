@@ -70,16 +70,16 @@ def hooked(module: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tenso
         A dictionary that each forward pass fills, by the names given.
     """
     modules = dict(body(module).named_modules())
-    read: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     handles = []
     try:
         for layer in layers:
             target = modules[layer.removesuffix(INPUT)]
             if layer.endswith(INPUT):
-                handles.append(target.register_forward_pre_hook(_keep_input(read, layer)))
+                handles.append(target.register_forward_pre_hook(_keep_input(tensors, layer)))
             else:
-                handles.append(target.register_forward_hook(_keep_output(read, layer)))
-        yield read
+                handles.append(target.register_forward_hook(_keep_output(tensors, layer)))
+        yield tensors
     finally:
         for handle in handles:
             handle.remove()
@@ -319,20 +319,20 @@ def _tensor(value: Any) -> Tensor | None:
     return hidden if isinstance(hidden, Tensor) else None
 
 
-def _keep_output(read: dict[str, Tensor], layer: str) -> Any:
+def _keep_output(tensors: dict[str, Tensor], layer: str) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
         tensor = _tensor(output)
         assert tensor is not None, f"{layer} gives no tensor"
-        read[layer] = tensor.clone()  # The next module may change it in place.
+        tensors[layer] = tensor.clone()  # The next module may change it in place.
 
     return hook
 
 
-def _keep_input(read: dict[str, Tensor], layer: str) -> Any:
+def _keep_input(tensors: dict[str, Tensor], layer: str) -> Any:
     def hook(module: nn.Module, inputs: Any) -> None:
         tensor = _tensor(inputs)
         assert tensor is not None, f"{layer} takes no tensor"
-        read[layer] = tensor.clone()  # This module may change it in place.
+        tensors[layer] = tensor.clone()  # This module may change it in place.
 
     return hook
 

@@ -44,7 +44,7 @@ def initialise(net: nn.Module, build: Callable[[], nn.Module]) -> None:
     with torch.device("meta"), _registered(lambda m, n, _: order.append(Registration(m, n))):
         whole = build()
     names = {id(module): name for name, module in whole.named_modules()}
-    layers, wanted = dict(net.named_modules()), dict(net.named_parameters())
+    layers, parameters = dict(net.named_modules()), dict(net.named_parameters())
     shapes = {name: parameter.shape for name, parameter in whole.named_parameters()}
     number = -1
 
@@ -59,12 +59,12 @@ def initialise(net: nn.Module, build: Callable[[], nn.Module]) -> None:
         ):
             return None
         place = f"{layer}.{name}" if layer else name
-        if place not in wanted or wanted[place].shape == shapes.get(place):
+        if place not in parameters or parameters[place].shape == shapes.get(place):
             return None
         for size in _SIZES:
             if hasattr(layers[layer], size) and hasattr(module, size):
                 setattr(module, size, getattr(layers[layer], size))
-        part = parameter.detach()[tuple(slice(0, size) for size in wanted[place].shape)]
+        part = parameter.detach()[tuple(slice(0, size) for size in parameters[place].shape)]
         return nn.Parameter(part.clone(), parameter.requires_grad)
 
     try:
@@ -72,10 +72,10 @@ def initialise(net: nn.Module, build: Callable[[], nn.Module]) -> None:
             drawn = dict(build().named_parameters())
     except Exception:  # of any kind: libraries do not expect such shapes
         return
-    if any(name not in drawn or drawn[name].shape != p.shape for name, p in wanted.items()):
+    if any(name not in drawn or drawn[name].shape != p.shape for name, p in parameters.items()):
         return
     with torch.no_grad():
-        for name, parameter in wanted.items():
+        for name, parameter in parameters.items():
             parameter.copy_(drawn[name])
 
 

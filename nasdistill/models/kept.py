@@ -80,12 +80,12 @@ def giving_sides(net: nn.Module, structure: Structure, input: Input) -> dict[str
     device = next(net.parameters()).device
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(1, input.channels, *input.size, generator=generator).to(device)
-    found = {}
+    sides = {}
     for block in summary.blocks:
         side = _last_layer(block, summary, outputs)
         if side and _goes_through(net, side.name, block, summary, images, generator):
-            found[block] = side
-    return found
+            sides[block] = side
+    return sides
 
 
 def _last_layer(block: str, summary: ModelSummary, outputs: set[Side]) -> Side | None:
@@ -114,16 +114,18 @@ def _goes_through(
 ) -> bool:
     """Whether a change of some channels of a layer changes those of a block, and no others."""
     count = _channels(summary.shapes[block])
-    changed = torch.randperm(count, generator=generator)[: (count + 1) // 2]
+    channels = torch.randperm(count, generator=generator)[: (count + 1) // 2]
     layer_axis = _axis(summary.shapes[layer], count, part_of(net, layer))
     block_axis = _axis(summary.shapes[block], count, None)
-    read: list[Tensor] = []
+    outputs: list[Tensor] = []
 
     def change(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        index = changed.to(output.device)
+        index = channels.to(output.device)
         return output.index_copy(layer_axis, index, output.index_select(layer_axis, index) + 1.0)
 
-    handle = part_of(net, block).register_forward_hook(lambda *call: read.append(call[2].clone()))
+    handle = part_of(net, block).register_forward_hook(
+        lambda *call: outputs.append(call[2].clone())
+    )
     with torch.no_grad():
         net(images)
         # before the block's own hook, where both are one module
@@ -133,10 +135,10 @@ def _goes_through(
         finally:
             changing.remove()
             handle.remove()
-    before, after = read
+    before, after = outputs
     differs = (before != after).movedim(block_axis, 0).reshape(count, -1).any(dim=1).cpu()
-    found = differs.nonzero().flatten()
-    return len(found) > 0 and bool(torch.isin(found, changed).all())
+    places = differs.nonzero().flatten()
+    return len(places) > 0 and bool(torch.isin(places, channels).all())
 
 
 def _axis(shape: tuple[int, ...], count: int, part: Any) -> int:

@@ -115,7 +115,7 @@ def _whole_numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]
         if key in ("id2label", "label2id"):
             continue
         if isinstance(value, Mapping):
-            yield from ((f"{key}.{place}", found) for place, found in _whole_numbers(value))
+            yield from ((f"{key}.{place}", values) for place, values in _whole_numbers(value))
             continue
         numbers = [each for each in _flat(value) if type(each) is int]
         if numbers:

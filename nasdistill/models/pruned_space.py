@@ -207,12 +207,12 @@ def _check_channels(net: nn.Module, input: Input, where: str) -> None:
 
 
 def _check_stages(template: Template, structure: Structure, where: str) -> None:
-    there = len(structure.stages)
+    count = len(structure.stages)
     for number in template.stages:
-        if number >= there:
+        if number >= count:
             raise UserError(
-                f"{where}: keep.stages.{number}: the net has {there} stages"
-                + (f", 0 to {there - 1}" if there else "")
+                f"{where}: keep.stages.{number}: the net has {count} stages"
+                + (f", 0 to {count - 1}" if count else "")
             )
 
 
@@ -223,8 +223,8 @@ def _stage(index: int, structure: Structure, template: Template, axes: list[Axis
         if names:
             children[axis] = _ratio_axis(place, names, structure, template, axis, axes, index)
     least, most = stage.least_depth, len(stage.blocks)
-    wanted = template.node("depth", index)
-    ends = (wanted.low, wanted.high) if isinstance(wanted, Int) else (wanted.value,) * 2  # type: ignore[union-attr]
+    depth = template.node("depth", index)
+    ends = (depth.low, depth.high) if isinstance(depth, Int) else (depth.value,) * 2  # type: ignore[union-attr]
     low, high = (min(most, max(least, int(end))) for end in ends)
     if least < most:
         children["depth"] = Int(low, high) if low < high else Constant(low)

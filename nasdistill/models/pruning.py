@@ -256,8 +256,8 @@ def counts_of(structure: Structure, keep: Mapping[str, Any]) -> dict[str, int]:
             ratios |= dict.fromkeys(names, ratio)
         depth, most = values.get("depth", len(stage.blocks)), len(stage.blocks)
         if type(depth) is not int or not stage.least_depth <= depth <= most:
-            found = f"{place}.depth: found {str(depth)[:40]}"
-            raise ValueError(f"{found}, allowed: {stage.least_depth} to {most}")
+            problem = f"{place}.depth: found {str(depth)[:40]}"
+            raise ValueError(f"{problem}, allowed: {stage.least_depth} to {most}")
     for axis, value in layers.items():
         if axis not in structure.layers:
             raise ValueError(f"keep.layers: there is no layer {str(axis)[:80]!r} that can be cut")

@@ -138,16 +138,18 @@ def _validate(
     return recipe
 
 
-def _check_local(given: Mapping[str, Any], source: str, flags: set[tuple[str, ...]]) -> None:
+def _check_local(values: Mapping[str, Any], source: str, flags: set[tuple[str, ...]]) -> None:
     """Refuses what is for workers on a cluster where there are none.
 
     A study that ran on one may go on without: what it has stored is then of no account.
     """
     for key in RAY_KEYS:
-        if given.get(key) not in (None, Recipe.model_fields[key].default):
+        if values.get(key) not in (None, Recipe.model_fields[key].default):
             flag = f"--{key.replace('_', '-')}"
             place = flag if (key,) in flags else f"{source}: {key}"
-            raise UserError(f"{place}: found {given[key]!r}, but engine is local; allowed with ray")
+            raise UserError(
+                f"{place}: found {values[key]!r}, but engine is local; allowed with ray"
+            )
 
 
 def _problems_of_space(

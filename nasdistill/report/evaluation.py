@@ -96,10 +96,12 @@ class ClassesInfo(NamedTuple):
 def classes_info(quality: Quality) -> ClassesInfo:
     """Collects the classes that have examples; of many, those that change most."""
     rows = [row for row in quality["per_class"] if row["examples"]]
-    shown = sorted(rows, key=lambda row: -abs(row["difference"]))[:MAX_CLASSES]
-    shown.sort(key=lambda row: float(row["difference"]))
-    shares = {model: tuple(_share(row[model]) for row in shown) for model in MODELS}
-    return ClassesInfo(tuple(row["class"] for row in shown), shares, len(rows) - len(shown))
+    shown_rows = sorted(rows, key=lambda row: -abs(row["difference"]))[:MAX_CLASSES]
+    shown_rows.sort(key=lambda row: float(row["difference"]))
+    shares = {model: tuple(_share(row[model]) for row in shown_rows) for model in MODELS}
+    return ClassesInfo(
+        tuple(row["class"] for row in shown_rows), shares, len(rows) - len(shown_rows)
+    )
 
 
 def _share(row: Mapping[str, float]) -> Share:

@@ -57,9 +57,9 @@ def _telling(experience: Experience) -> str:
 
 def _reached(record: StudyRecord, experience: Experience) -> str:
     """What was foretold of trials that were distilled in full, and what they reached."""
-    reached = full_runs(record.folder)
-    there = {c.number: c for c in record.candidates if c.number in reached}
-    guesses = _guesses(there, experience)
+    accuracies = full_runs(record.folder)
+    candidates = {c.number: c for c in record.candidates if c.number in accuracies}
+    guesses = _guesses(candidates, experience)
     if not guesses:
         return ""
     order = sorted(guesses, key=lambda number: -guesses[number])
@@ -67,21 +67,23 @@ def _reached(record: StudyRecord, experience: Experience) -> str:
         text_row(
             [
                 str(number),
-                formats.count(there[number].params),
+                formats.count(candidates[number].params),
                 f"{guesses[number]:+.2f}",
-                formats.NONE if there[number].score is None else f"{there[number].score:.3f}",
-                f"{reached[number]:.4f}",
+                formats.NONE
+                if candidates[number].score is None
+                else f"{candidates[number].score:.3f}",
+                f"{accuracies[number]:.4f}",
             ]
         )
         for number in order
     ]
     titles = ["trial", "parameters", "foretold", "last score", "after a full run, audit half"]
-    tau = kendall([guesses[n] for n in order], [reached[n] for n in order])
+    tau = kendall([guesses[n] for n in order], [accuracies[n] for n in order])
     known = len(order) >= 3 and tau is not None
     verdict = f"<p>Kendall {tau:.2f}, n = {len(order)}.</p>" if known else ""
     return f"<h3>Foretold, and reached</h3>{table(titles, rows)}{verdict}"
 
 
-def _guesses(there: Mapping[int, Candidate], experience: Experience) -> dict[int, float]:
-    known = {n: one for n, c in there.items() if (one := untrained_of(c)) is not None}
+def _guesses(candidates: Mapping[int, Candidate], experience: Experience) -> dict[int, float]:
+    known = {n: one for n, c in candidates.items() if (one := untrained_of(c)) is not None}
     return dict(zip(known, experience.guess(list(known.values())).tolist(), strict=True))

@@ -237,8 +237,8 @@ def floor_of(groups: Mapping[str, Sequence[Point]], limit: float | None) -> floa
     best = [p.low or p.y for role in roles for p in groups.get(role, ()) if p.y is not None]
     best += [] if limit is None else [limit]
     scores = [p.y for points in groups.values() for p in points if p.y is not None]
-    shown = [value for value in best if value is not None] or scores or [0.0]
-    return max(0.0, min(shown) - 0.02)
+    values = [value for value in best if value is not None] or scores or [0.0]
+    return max(0.0, min(values) - 0.02)
 
 
 def _trace(role: str, points: Sequence[Point], **extra: Any) -> go.Scatter:

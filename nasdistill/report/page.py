@@ -137,16 +137,16 @@ def _trade_off(record: StudyRecord) -> Section:
         return section(title, "<p>No trial has a score or a cost yet.</p>")
     plots = {str(cost): figures.plot_trade_off(info) for cost, info in infos.items()}
     cost, names = next(iter(infos)), shipped.shipped_formats(record)
-    shown = {str(cost): info for cost, info in infos.items()}
+    info_by_key = {str(cost): info for cost, info in infos.items()}
     for each, name in itertools.product(infos, names):
-        info = shown[f"{each}/{name}"] = shipped.shipped_info(record, each, name)
+        info = info_by_key[f"{each}/{name}"] = shipped.shipped_info(record, each, name)
         plots[f"{each}/{name}"] = shipped.without_trials(figures.plot_trade_off(info))
     ships = DEPLOYED if deployed(record) and DEPLOYED in names else ""
     first = f"{cost}/{ships}" if ships else str(cost)
     hidden = "".join(
         f'<p class="note" data-for="{escape(key)}"{"" if key == first else " hidden"}>'
         f"{_points_out_of_sight(info)}</p>"
-        for key, info in shown.items()
+        for key, info in info_by_key.items()
     )
     costs = buttons("cost", {each: _BUTTONS[each] for each in infos}, cost)
     files = buttons("ships", {"": "fp32", **{n: n for n in names}}, ships) if names else ""

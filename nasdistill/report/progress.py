@@ -215,11 +215,13 @@ def parameters_info(record: StudyRecord) -> ParametersInfo:
 
 def plot_parameters(info: ParametersInfo, max_bars: int = MAX_PARAMETERS) -> go.Figure:
     """Draws eta squared as bars, with what chance alone would give as a mark on each."""
-    shown = dict(list(info.ratios.items())[:max_bars])
-    ratios, rows = list(shown.values()), list(range(len(shown)))
+    shown_ratios = dict(list(info.ratios.items())[:max_bars])
+    ratios, rows = list(shown_ratios.values()), list(range(len(shown_ratios)))
     labels = [f"{100 * ratio.share:.0f} % (n = {ratio.trials})" for ratio in ratios]
     values = [100 * ratio.share for ratio in ratios]
-    figure = _bars(tuple(shown), values, labels, ["bar"] * len(shown), "share of variance (%)")
+    figure = _bars(
+        tuple(shown_ratios), values, labels, ["bar"] * len(shown_ratios), "share of variance (%)"
+    )
     figure.data[0].update(name="measured", showlegend=True, text=None)
     line = {"width": 2}
     figure.add_scatter(

@@ -51,12 +51,12 @@ class Ladder:
         Args:
             trials: That begin.
         """
-        reached = [float(trials)]
-        while len(reached) < len(self.budgets):
-            whole, rest = divmod(reached[-1], 1)
+        counts = [float(trials)]
+        while len(counts) < len(self.budgets):
+            whole, rest = divmod(counts[-1], 1)
             chances = [math.ceil(n / self.eta) / n for n in range(1, int(whole) + 2)]
-            reached.append(sum(chances[:-1]) + rest * chances[-1])
-        return reached
+            counts.append(sum(chances[:-1]) + rest * chances[-1])
+        return counts
 
 
 def trunk_end(budget: int) -> int:

@@ -54,8 +54,8 @@ def _of_timm(name: str) -> OwnWeights:
     if not config.hf_hub_id:
         return _of_url(config.url)
     cached = library("huggingface_hub").try_to_load_from_cache
-    found = [cached(config.hf_hub_id, file) for file in _HUB_FILES]
-    file = next((Path(path) for path in found if isinstance(path, str)), None)
+    paths = [cached(config.hf_hub_id, file) for file in _HUB_FILES]
+    file = next((Path(path) for path in paths if isinstance(path, str)), None)
     return OwnWeights(f"{_HUB}/{config.hf_hub_id}/resolve/main/{_HUB_FILES[0]}", file)
 
 

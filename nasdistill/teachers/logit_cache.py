@@ -194,8 +194,10 @@ class LogitCache:
         plan = [(ids, view) for block in parts for ids in block]
         batches = self._split.batches(plan, self._teacher.input.size)
         each, total = len(parts[0][0]), len(blocks) * BLOCK
-        told = with_signs_of_life(batches, "asking the teacher", "answers", total, self._emit, each)
-        answers = (self._teacher.logits(batch.images) for batch in told)
+        reported_batches = with_signs_of_life(
+            batches, "asking the teacher", "answers", total, self._emit, each
+        )
+        answers = (self._teacher.logits(batch.images) for batch in reported_batches)
         for block, ids in zip(blocks, parts, strict=True):
             rows = slice(block * BLOCK, min((block + 1) * BLOCK, self._shape[0]))
             logits = torch.cat(list(itertools.islice(answers, len(ids))))

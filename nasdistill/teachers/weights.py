@@ -143,8 +143,8 @@ def _own_normalisation(state: Mapping[str, Tensor]) -> Normalisation | None:
 def _unwrapped(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     """The same tensors without what compiling, wrapping and averaging modules add to names."""
     names = _plain_names(net)
-    counted = {k: v for k, v in state.items() if k != "n_averaged" or k in names}
-    return _stripped({without_wrappers(k): v for k, v in counted.items()}, names, ("module.",))
+    entries = {k: v for k, v in state.items() if k != "n_averaged" or k in names}
+    return _stripped({without_wrappers(k): v for k, v in entries.items()}, names, ("module.",))
 
 
 def _without_prefixes(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:

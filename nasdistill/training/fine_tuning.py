@@ -202,9 +202,9 @@ def _train_stage(
     score, epochs = run.stream.dataset.score, settings.stages[part]
     inference = None
     for epoch in train_through(run, epochs, "teacher", emit, checkpoint):
-        told = telling("scoring", "teacher", len(score), emit)
+        with_progress = telling("scoring", "teacher", len(score), emit)
         inference = inference or inference_on(run.student, score, run.size)
-        share = accuracy(*predict(run.student, score, run.size, told, inference))
+        share = accuracy(*predict(run.student, score, run.size, with_progress, inference))
         progress.accuracies.append({"tuned": part, "epoch": epoch, "accuracy": share})
         _save(progress, _progress_file(checkpoint))
         layers = "head alone" if part == "head" else "all layers"

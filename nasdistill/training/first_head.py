@@ -32,15 +32,15 @@ def fit_head(
     def note(head: nn.Module, inputs: tuple[Any, ...]) -> None:
         seen[head].append(inputs[0].detach().float())
 
-    found: list[Tensor] = []
+    label_parts: list[Tensor] = []
     with ExitStack() as hooks, torch.no_grad():
         for head in heads:
             hooks.callback(head.register_forward_pre_hook(note).remove)
         for images, labels in batches:
             module(images)
-            found.append(labels)
+            label_parts.append(labels)
     for head, features in seen.items():
-        _fit(head, torch.cat(features), torch.cat(found))
+        _fit(head, torch.cat(features), torch.cat(label_parts))
 
 
 def _fit(head: nn.Module, features: Tensor, labels: Tensor) -> None:

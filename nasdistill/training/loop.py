@@ -108,7 +108,7 @@ def predict(
     module: nn.Module,
     split: Split,
     size: tuple[int, int],
-    told: Callable[[Iterable[Batch], int], Iterable[Batch]] | None = None,
+    with_progress: Callable[[Iterable[Batch], int], Iterable[Batch]] | None = None,
     inference: Inference | None = None,
 ) -> Predictions:
     """Runs a module on un-augmented images, in fp32.
@@ -119,7 +119,7 @@ def predict(
         module: Takes uint8 `[B, C, H, W]`; left in eval mode.
         split: The examples.
         size: `(height, width)` in pixels at which the module sees them.
-        told: Passes on batches of so many images, and tells how far it is.
+        with_progress: Passes on batches of so many images, and tells how far it is.
         inference: The batches; by default those that are found to be the fastest.
     """
     module.eval()
@@ -128,7 +128,7 @@ def predict(
         batch = (inference or inference_on(module, split, size)).batch
         plan = [(part, None) for part in torch.split(ids, batch)]
         batches: Iterable[Batch] = split.batches(plan, size)
-        batches = batches if told is None else told(batches, batch)
+        batches = batches if with_progress is None else with_progress(batches, batch)
         logits = [forward_in_halves(module, batch.images) for batch in batches]
     return Predictions(torch.cat(logits).cpu(), split.labels.cpu())
 

@@ -218,8 +218,8 @@ def sample_size(teacher: Teacher, dataset: Dataset, accuracy: float) -> int:
 
 def _predict(teacher: Teacher, split: Split, name: str, emit: Emit) -> Predictions:
     """A teacher's logits on a split."""
-    told = telling(f"evaluating the teacher on {name} images", "teacher", len(split), emit)
-    return predict(teacher.module, split, teacher.input.size, told, teacher.inference)
+    with_progress = telling(f"evaluating the teacher on {name} images", "teacher", len(split), emit)
+    return predict(teacher.module, split, teacher.input.size, with_progress, teacher.inference)
 
 
 def useless(accuracy: float, examples: int, classes: int) -> str | None:
@@ -239,8 +239,8 @@ def useless(accuracy: float, examples: int, classes: int) -> str | None:
     bound = wilson(round(accuracy * examples), examples, ONE_SIDED_95).high
     if bound >= _least_of_use(classes):
         return None
-    counted = formats.counted(examples, "example")
-    return f"accuracy {accuracy:.3f}, chance {1 / classes:.3f}, on {counted}"
+    count_text = formats.counted(examples, "example")
+    return f"accuracy {accuracy:.3f}, chance {1 / classes:.3f}, on {count_text}"
 
 
 def _least_of_use(classes: int) -> float:

@@ -120,9 +120,9 @@ def predict(
         text: What is being done.
         stage: As of `Event`.
     """
-    told = telling(text, stage, len(split), context.emit)
+    with_progress = telling(text, stage, len(split), context.emit)
     inference = inference_for(context, student)
-    return training.predict(student, split, context.dataset.input.size, told, inference)
+    return training.predict(student, split, context.dataset.input.size, with_progress, inference)
 
 
 def choose_capture(context: StudyContext, setup: TrainingSetup, run: Run) -> None:

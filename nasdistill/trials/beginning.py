@@ -144,12 +144,12 @@ def weights_of(model: str, file: Path | None, pixels: int) -> Pretrained:
         library, name = model_name(model)
     except ValueError as error:
         raise UserError(str(error)) from None
-    written = file.stat().st_mtime_ns if file is not None and file.is_file() else 0
-    return _loaded(library, name, file, pixels, written)
+    mtime_ns = file.stat().st_mtime_ns if file is not None and file.is_file() else 0
+    return _loaded(library, name, file, pixels, mtime_ns)
 
 
 @lru_cache(maxsize=2)  # a trial builds its student several times
-def _loaded(library: str, name: str, file: Path | None, pixels: int, written: int) -> Pretrained:
+def _loaded(library: str, name: str, file: Path | None, pixels: int, mtime_ns: int) -> Pretrained:
     """See `weights_of`; `written` tells a file that has changed from what it was."""
     return _LOADERS[library](name, file, pixels)
 
@@ -239,22 +239,22 @@ def _needed(recipe: Recipe, space: SearchSpace, dataset: Dataset, emit: Emit) ->
     limits = {"params": recipe.max_params, "macs": recipe.max_macs, "bytes": recipe.max_bytes}
     if recipe.iterate is not None and recipe.iterate.assistants is not None:
         limits = {}
-    needed, unfit, counted = list[str](), list[str](), list[Counts]()
+    needed, unfit, all_counts = list[str](), list[str](), list[Counts]()
     for model, architecture in _smallest_by_model(space).items():
         try:
             counts = count_architecture(architecture, dataset.input, len(dataset.classes))
         except UserError:
             unfit.append(model)
             continue
-        counted.append(counts)
+        all_counts.append(counts)
         if all(limit is None or getattr(counts, cost) <= limit for cost, limit in limits.items()):
             needed.append(model)
     if unfit:
         size = f"{dataset.input.height}x{dataset.input.width}"
         text = f"images of {size} are too small for {', '.join(unfit)}: trials of these will fail"
         emit(Event("warning", f"{text}; --image-size makes them larger", stage="teacher"))
-    if counted and not needed:
-        check_limits(recipe, space.name, counted)
+    if all_counts and not needed:
+        check_limits(recipe, space.name, all_counts)
     return needed
 
 
@@ -266,15 +266,15 @@ def _smallest_by_model(space: SearchSpace) -> dict[str, Architecture]:
 
 
 def _cannot_be_had(
-    recipe: Recipe, away: Sequence[str], there: Sequence[str], reason: str
+    recipe: Recipe, away: Sequence[str], models_here: Sequence[str], reason: str
 ) -> UserError:
     """The refusal that says which files to bring where, or how to do without them."""
     files = "\n".join(f"  {model}: {own_weights(model).address}" for model in away[:_SHOWN])
     example = f"weights: {{{away[0]!r}: FILE}}"
-    narrowed = f"model: {{choice: {list(there)}}}"
+    narrowed = f"model: {{choice: {list(models_here)}}}"
     others = (
         f"To search those whose weights lie here, narrow the space to {narrowed}."
-        if there
+        if models_here
         else "No other model of the space has its weights here."
     )
     return UserError(

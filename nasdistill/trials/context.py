@@ -170,9 +170,9 @@ class StudyContext:
         if not self.teacher.runs:
             return None
         teacher, test = self.teacher, self.dataset.test
-        told = telling("testing the teacher", "finals", len(test), self.emit)
+        with_progress = telling("testing the teacher", "finals", len(test), self.emit)
         return training.predict(
-            teacher.module, test, teacher.input.size, told, teacher.inference
+            teacher.module, test, teacher.input.size, with_progress, teacher.inference
         ).logits
 
     @property

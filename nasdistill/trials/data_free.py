@@ -27,36 +27,36 @@ def check_data_free(recipe: Recipe, dataset: Dataset, space: SearchSpace) -> Non
     real = [name for name, options in objectives.items() if options.feed.synthetic is None]
     if len(real) == len(objectives):
         raise UserError(no_training(recipe.data))
-    found = [f"{name} is fed from it (feed: {{synthetic: …}} feeds images)" for name in real]
-    found += _of_teachers(recipe)
+    problems = [f"{name} is fed from it (feed: {{synthetic: …}} feeds images)" for name in real]
+    problems += _of_teachers(recipe)
     for name, options in objectives.items():
-        found += [f"{name} learns labels by {reader}" for reader in options.label_readers()]
+        problems += [f"{name} learns labels by {reader}" for reader in options.label_readers()]
     if "alpha" in getattr(space.root.children.get(OF_THE_OBJECTIVE), "children", {}):
-        found.append(f"the space {space.name!r} searches alpha, the weight of labels")
+        problems.append(f"the space {space.name!r} searches alpha, the weight of labels")
     if recipe.sampling == "balanced":
-        found.append("--sampling balanced counts its classes (synthetic images are even)")
+        problems.append("--sampling balanced counts its classes (synthetic images are even)")
     if recipe.class_weights is not None:
-        found.append("--class-weights weigh labels")
+        problems.append("--class-weights weigh labels")
     if recipe.baseline:
-        found.append("--baseline learns from labels alone")
-    if found:
+        problems.append("--baseline learns from labels alone")
+    if problems:
         raise UserError(
             f"data {recipe.data!r}: no train split, and a synthetic image has no label but the "
-            f"class it was made for. Found: {'; '.join(found)}. Allowed: terms without labels "
+            f"class it was made for. Found: {'; '.join(problems)}. Allowed: terms without labels "
             "(--alpha 0 leaves them out) on images of a teacher that is named and can be run"
         )
 
 
 def _of_teachers(recipe: Recipe) -> list[str]:
     """What is wrong with the teachers, where there is nothing to train one on or to look up."""
-    found = []
+    problems = []
     if recipe.teacher in ("auto", ""):
-        found.append("--teacher auto is trained on it (name a teacher)")
+        problems.append("--teacher auto is trained on it (name a teacher)")
     if recipe.teacher.startswith("table:"):
-        found.append(f"--teacher {recipe.teacher} has answers to training images alone")
+        problems.append(f"--teacher {recipe.teacher} has answers to training images alone")
     for name, options in recipe.teachers.items():
         if options.table is not None:
-            found.append(f"the teacher {name!r} has answers to training images alone")
+            problems.append(f"the teacher {name!r} has answers to training images alone")
         if options.by == "correct":
-            found.append(f"the teacher {name!r} weighs by labels")
-    return found
+            problems.append(f"the teacher {name!r} weighs by labels")
+    return problems

@@ -115,9 +115,9 @@ class ExpectedExamples(NamedTuple):
 def expected_examples(context: StudyContext) -> ExpectedExamples:
     """The training examples that a study is expected to see."""
     ladder, trials = context.ladder, 0.0
-    for rung, reached in enumerate(expected_trials(context)):
+    for rung, trial_count in enumerate(expected_trials(context)):
         before = ladder.examples(rung - 1) if rung else 0
-        trials += reached * (ladder.examples(rung) - before)
+        trials += trial_count * (ladder.examples(rung) - before)
     return ExpectedExamples(trials, context.final_examples * full_runs(context.recipe))
 
 

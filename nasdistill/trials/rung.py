@@ -113,11 +113,13 @@ def _score(context: StudyContext, run: Run, rung: int, number: int, start: float
         context.emit(replace(event, trial=number, rung=rung))
 
     data, predictions = context.dataset, []
-    told = telling(f"scoring rung {rung}", "search", len(data.score), emit)
+    with_progress = telling(f"scoring rung {rung}", "search", len(data.score), emit)
     for student in run.students:
         inference = inference_for(context, student)  # which locks in another order
         with locks.busy(context.latency_lock):
-            prediction = training.predict(student, data.score, data.input.size, told, inference)
+            prediction = training.predict(
+                student, data.score, data.input.size, with_progress, inference
+            )
         predictions.append(prediction)
     peers = tuple(context.score_of(prediction).share for prediction in predictions)
     logits, labels = chosen = predictions[peers.index(max(peers))]

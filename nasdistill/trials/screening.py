@@ -83,8 +83,8 @@ def most_added(tried: Points, new: Points) -> int:
     both = np.vstack([tried, new])
     reference = both.max(axis=0) + 0.1 * np.ptp(both, axis=0) + 1e-9
     front = np.flatnonzero(non_dominated_ranks(new) == 0)
-    there = hypervolume(tried, reference)
-    added = [hypervolume(np.vstack([tried, new[[i]]]), reference) - there for i in front]
+    volume = hypervolume(tried, reference)
+    added = [hypervolume(np.vstack([tried, new[[i]]]), reference) - volume for i in front]
     return int(front[int(np.argmax(added))])
 
 

@@ -126,7 +126,7 @@ def assistant_architectures(
     drawn = [space.random(random.Random(number)) for number in range(DRAWN)]
     classes = len(dataset.classes)
     counted = [(count_architecture(a, dataset.input, classes).params, a) for a in drawn]
-    found, architectures = [], []
+    counts, architectures = [], []
     for size in sizes:
         params, architecture = min(counted, key=lambda pair: abs(pair[0] - size))
         if not size / 2 <= params <= size * 2:
@@ -134,17 +134,17 @@ def assistant_architectures(
                 f"iterate.assistants: the space {space.name!r} has nothing of about {size:,} "
                 f"parameters; of {DRAWN} architectures the closest has {params:,}"
             )
-        found.append(params)
+        counts.append(params)
         architectures.append(json.loads(architecture.to_json()))
     smallest = min(params for params, _ in counted)
     students = smallest if max_params is None else int(max_params)
-    falling = [math.inf if teacher_params is None else teacher_params, *found, students]
+    falling = [math.inf if teacher_params is None else teacher_params, *counts, students]
     if any(after >= before for before, after in pairwise(falling)):
         teacher = "" if teacher_params is None else f"fewer than the teacher's {teacher_params:,}, "
         limit = "of the smallest student" if max_params is None else "that a student may have"
         raise UserError(
             f"iterate.assistants: the closest architectures of the space {space.name!r} have "
-            f"{', '.join(f'{params:,}' for params in found)} parameters; an assistant stands "
+            f"{', '.join(f'{params:,}' for params in counts)} parameters; an assistant stands "
             f"between teacher and students. Allowed: {teacher}more than the {students:,} {limit}, "
             "each fewer than the one before"
         )

@@ -278,8 +278,8 @@ class RayWorkers:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        there = NodeAffinitySchedulingStrategy(node, soft=False)
-        ask = ray.remote(num_cpus=0)(node_answers()).options(scheduling_strategy=there)
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+        ask = ray.remote(num_cpus=0)(node_answers()).options(scheduling_strategy=strategy)
         answers = ray.get(ask.remote(str(recipe_file(self._study))), timeout=SILENT_SECONDS)
         problem = problem_of(answers, self._study)
         if problem is None:

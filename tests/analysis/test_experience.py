@@ -47,9 +47,9 @@ WORTH = [-error(one) for one in NEW]
 
 
 def agreement(experience: Experience) -> float:
-    found = kendall(list(experience.guess(NEW)), WORTH)
-    assert found is not None
-    return found
+    tau = kendall(list(experience.guess(NEW)), WORTH)
+    assert tau is not None
+    return tau
 
 
 def test_blocks_that_did_well_are_foretold_to_do_well_again() -> None:
@@ -127,10 +127,10 @@ def test_what_is_foretold_takes_the_place_of_macs_and_depth() -> None:
 def test_the_package_brings_full_runs_that_foretell_each_other(name: str) -> None:
     """Each is foretold by all the others: nothing is judged by what it was fitted on."""
     space = SearchSpace.load(name)
-    there = shipped_runs(space.fingerprint)
-    assert len(there) >= 35
+    shipped = shipped_runs(space.fingerprint)
+    assert len(shipped) >= 35
     guesses = []
-    for place, run in enumerate(there):
-        others = Experience.of([*there[:place], *there[place + 1 :]], run.setting)
+    for place, run in enumerate(shipped):
+        others = Experience.of([*shipped[:place], *shipped[place + 1 :]], run.setting)
         guesses.append(float(others.guess([run.of])[0]))
-    assert (kendall(guesses, [run.accuracy for run in there]) or 0.0) > 0.5
+    assert (kendall(guesses, [run.accuracy for run in shipped]) or 0.0) > 0.5

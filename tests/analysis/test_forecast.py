@@ -101,8 +101,8 @@ def weights(figures: Figures, guess: Sequence[float] | Array) -> Array:
     scores, *counts = [np.array(column, dtype=float) for column in figures]
     columns = [scores, np.log(counts[0]), np.log(counts[1]), counts[2]]
     z = np.column_stack([(column - column.mean()) / column.std() for column in columns])
-    found: Array = np.linalg.lstsq(z, np.array(guess), rcond=None)[0]
-    return found
+    coefficients: Array = np.linalg.lstsq(z, np.array(guess), rcond=None)[0]
+    return coefficients
 
 
 def test_the_next_rung_teaches_by_ridge_regression_towards_the_prior() -> None:
@@ -133,8 +133,8 @@ def test_a_figure_that_says_nothing_loses_weight_and_one_that_tells_gains() -> N
         shares.append(after / np.abs(after).sum())
     by_score, by_macs, _, by_depth = np.transpose(shares)
     # A third of the prior each; in the labels as much as each varies there.
-    told = 0.5 * np.std(np.log(macs)) / np.std(scores)
-    assert by_macs[2] / by_score[2] == pytest.approx(told, rel=0.05)
+    ratio = 0.5 * np.std(np.log(macs)) / np.std(scores)
+    assert by_macs[2] / by_score[2] == pytest.approx(ratio, rel=0.05)
     assert min(by_macs) > 1 / 3
     assert 1 / 3 > by_depth[0] > by_depth[1] > by_depth[2]
     assert abs(by_depth[2]) < 0.01

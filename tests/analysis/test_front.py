@@ -47,17 +47,17 @@ def test_each_rung_is_taught_by_the_one_above() -> None:
     candidates = study(24)
 
     def at(rung: int, later: dict[int, float]) -> dict[int, float]:
-        there = [c for c in candidates if len(c.rungs) > rung]
+        at_rung = [c for c in candidates if len(c.rungs) > rung]
         guess = forecast(
-            [c.rungs[rung].accuracy for c in there],
-            [c.macs for c in there],
-            [c.params for c in there],
-            [c.depth for c in there],
-            [None] * len(there),
+            [c.rungs[rung].accuracy for c in at_rung],
+            [c.macs for c in at_rung],
+            [c.params for c in at_rung],
+            [c.depth for c in at_rung],
+            [None] * len(at_rung),
             3**rung / 27,
-            [later.get(c.number) for c in there],
+            [later.get(c.number) for c in at_rung],
         ).guess
-        return {c.number: float(value) for c, value in zip(there, guess, strict=True)}
+        return {c.number: float(value) for c, value in zip(at_rung, guess, strict=True)}
 
     expected = list(at(0, at(1, at(2, {}))).values())
     assert forecast_at(candidates, 0, {}, FULL).guess == pytest.approx(expected)

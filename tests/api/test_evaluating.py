@@ -47,33 +47,35 @@ def test_other_pictures_without_splits_are_all_evaluated(
     monkeypatch.setattr(events, "PAUSE_SECONDS", 0.0)
 
     def evaluated(data: str) -> tuple[int, str, list[Event]]:
-        told: list[Event] = []
-        quality = api.evaluate("small/1", data=data, device="cpu", on_event=told.append)
+        event_list: list[Event] = []
+        quality = api.evaluate("small/1", data=data, device="cpu", on_event=event_list.append)
         assert quality["examples"] == sum(row["examples"] for row in quality["per_class"])
-        return quality["examples"], quality["split"], told
+        return quality["examples"], quality["split"], event_list
 
-    *found, told = evaluated("folder:new")
-    assert found == [30, "all"]
-    texts = [event.text for event in told]
+    *count_and_split, event_list = evaluated("folder:new")
+    assert count_and_split == [30, "all"]
+    texts = [event.text for event in event_list]
     assert "asking student and teacher: 30 examples, all of folder:new" in texts
     for text in ("reading images", "asking the teacher", "asking the student"):
         assert text in texts
     assert not [text for text in texts if "by heart" in text]
     assert evaluated("folder:divided")[:2] == (12, "test")
-    *found, told = evaluated("folder:copied")
-    assert found == [21, "test"], "the final has seen the others"
+    *count_and_split, event_list = evaluated("folder:copied")
+    assert count_and_split == [21, "test"], "the final has seen the others"
     text = "asking student and teacher: 21 examples, the test split of folder:copied"
-    assert text in [event.text for event in told]
+    assert text in [event.text for event in event_list]
     shutil.copytree("new", "own", dirs_exist_ok=True)  # writes over some of them
     Path("own").rename("mixed")
     Path("copied").rename("own")
-    *found, told = evaluated("folder:mixed")
+    *count_and_split, event_list = evaluated("folder:mixed")
     kept = {path.relative_to("mixed") for path in Path("mixed").rglob("*.png")}
     kept -= {path.relative_to("new") for path in Path("new").rglob("*.png")}
     trained = load_data("folder:own", device=torch.device("cpu")).names
     seen = len({path.as_posix() for path in kept} & set(trained))
     text = f"data folder:mixed: {seen} of 90 pictures are among those that the final was trained on"
-    assert found == [90, "all"] and any(event.text.startswith(text) for event in told)
+    assert count_and_split == [90, "all"] and any(
+        event.text.startswith(text) for event in event_list
+    )
 
 
 def _data(*classes: str) -> Dataset:

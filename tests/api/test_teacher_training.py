@@ -216,8 +216,8 @@ def test_from_scratch_with_a_number_of_epochs(train: Train) -> None:
 
 def test_what_learned_nothing_is_not_written_and_told_to_learn_longer(data: str) -> None:
     """Its classes are in the data's order, and it was trained on these data."""
-    told = r"barely better than chance .* It was not written. Train for longer \(--epochs\)"
-    with pytest.raises(UserError, match=told) as caught:
+    message = r"barely better than chance .* It was not written. Train for longer \(--epochs\)"
+    with pytest.raises(UserError, match=message) as caught:
         slow = {"architecture": write_perceptron(), "epochs": 1, "learning_rate": 1e-8}
         api.teacher_train(data=data, out=Path("made"), device="cpu", precision="fp32", **slow)
     assert "teacher train" not in str(caught.value) and not Path("made").exists()

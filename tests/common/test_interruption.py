@@ -46,8 +46,8 @@ READY = "print('ready', flush=True)\n"
 def test_a_signal_ends_a_process_that_sleeps_for_ever(number: signal.Signals) -> None:
     process = start(READY + "time.sleep(60)")
     process.send_signal(number)
-    _, said = process.communicate(timeout=20)
-    assert (process.returncode, said) == (128 + number, "\nthe last words\n")
+    _, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stderr) == (128 + number, "\nthe last words\n")
 
 
 def test_where_nothing_can_be_raised_it_ends_all_the_same() -> None:
@@ -135,8 +135,8 @@ def test_a_forked_process_ends_alone() -> None:
         "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 'lives on', file=sys.stderr)\n"
     )
     process = start(code)
-    said = process.communicate("go on\n", timeout=20)[1]
-    assert (said, process.returncode) == ("-2 lives on\n", 0)
+    stderr = process.communicate("go on\n", timeout=20)[1]
+    assert (stderr, process.returncode) == ("-2 lives on\n", 0)
 
 
 def test_a_stopped_process_is_known() -> None:

@@ -80,11 +80,11 @@ def test_a_container_s_memory_counts(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.write_text("0::/jobs/mine\n")
     assert memory_headroom(tmp_path / "cgroup", own) == math.inf
-    for group, limit, taken, files in (("jobs", 5_000, 3_500, 500), ("jobs/mine", "max", 900, 0)):
+    for group, limit, usage, files in (("jobs", 5_000, 3_500, 500), ("jobs/mine", "max", 900, 0)):
         folder = tmp_path / "cgroup" / group
         folder.mkdir(parents=True)
         (folder / "memory.max").write_text(f"{limit}\n")
-        (folder / "memory.current").write_text(f"{taken}\n")
+        (folder / "memory.current").write_text(f"{usage}\n")
         (folder / "memory.stat").write_text(f"anon 7\ninactive_file {files}\n")
     assert memory_headroom(tmp_path / "cgroup", own) == 2_000
     (tmp_path / "cgroup/jobs/mine/memory.max").write_text("100\n")

@@ -44,15 +44,15 @@ def run(command: str, folder: Path, address_space: int | None = None) -> tuple[i
 )
 def test_output_that_is_lost_is_told(redirection: str, reason: str, tmp_path: Path) -> None:
     wait = "sleep 0.2; " if redirection.startswith("|") else ""  # the reader is gone by then
-    status, out, said = run(f"({wait}{NASDISTILL} spaces) {redirection}", tmp_path)
+    status, out, err = run(f"({wait}{NASDISTILL} spaces) {redirection}", tmp_path)
     assert (status, out) == (1, "")
-    assert said.startswith(f"nasdistill: cannot write to standard output: {reason}. ")
-    assert said.count("\n") == 1
+    assert err.startswith(f"nasdistill: cannot write to standard output: {reason}. ")
+    assert err.count("\n") == 1
 
 
 def test_messages_are_done_without(tmp_path: Path) -> None:
-    status, out, said = run(f"{NASDISTILL} spaces 2>&-", tmp_path)
-    assert status == 0 and "mobile" in out and said == ""
+    status, out, err = run(f"{NASDISTILL} spaces 2>&-", tmp_path)
+    assert status == 0 and "mobile" in out and err == ""
     assert run(f"{NASDISTILL} resume none 2>&-", tmp_path) == (2, "", "")
     assert run(f"{NASDISTILL} resume none <&- >&- 2>&-", tmp_path)[0] == 2
 
@@ -73,9 +73,9 @@ def test_no_work_ends_for_want_of_a_reader_of_messages() -> None:
 
 
 def test_little_address_space_is_one_message(tmp_path: Path) -> None:
-    status, out, said = run(f"{NASDISTILL} search", tmp_path, address_space=10**9)
+    status, out, err = run(f"{NASDISTILL} search", tmp_path, address_space=10**9)
     assert (status, out) == (1, "")
-    assert said == (
+    assert err == (
         "nasdistill: there is not enough memory: the address space is limited to 1.0 GB (see "
         "`ulimit -v`)\n"
     )

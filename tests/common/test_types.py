@@ -62,8 +62,10 @@ def test_an_at_sign_that_ends_a_password_early_is_refused_and_not_shown() -> Non
     """Its rest would be taken for the host, which drivers name in their errors."""
     with pytest.raises(UserError) as caught:
         load_recipe(None, {"storage": "postgresql://me:zz@qq@host/db"})
-    said = str(caught.value)
-    assert said.startswith("--storage: found 'postgresql://me:***@host/db'; ") and "%40" in said
+    message = str(caught.value)
+    assert (
+        message.startswith("--storage: found 'postgresql://me:***@host/db'; ") and "%40" in message
+    )
     for good in ("postgresql://me:zz%40qq@host/db?options=a@b", "journal:a@b", "sqlite:///a@b@c"):
         assert load_recipe(None, {"storage": good}).storage == good
 

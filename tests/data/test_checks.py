@@ -137,8 +137,8 @@ def test_a_channel_without_variance_is_said_and_not_scaled(tmp_path: Path) -> No
 
 def test_notes_are_told_with_the_name_of_the_data(tmp_path: Path) -> None:
     spec = write_npz(tmp_path / "all.npz")
-    told: list[Event] = []
-    load(spec).tell_notes(told.append)
-    assert [(e.kind, e.text.partition(": few pictures")[0]) for e in told] == [
+    events: list[Event] = []
+    load(spec).tell_notes(events.append)
+    assert [(e.kind, e.text.partition(": few pictures")[0]) for e in events] == [
         ("warning", f"data {spec}")
     ]

@@ -130,15 +130,15 @@ def test_fingerprint_follows_the_content(tmp_path: Path, limit: int) -> None:
 def test_reading_many_pictures_tells_how_far_it_is(
     tmp_path: Path, limit: int, then: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Event] = []
+    event_list: list[Event] = []
     for name in ("cat", "dog"):
         fill(tmp_path / name, 12, (80, 70))
     monkeypatch.setattr(events, "SILENT_SECONDS", 0.0)
     monkeypatch.setattr(events, "PAUSE_SECONDS", 0.0)
-    load(f"folder:{tmp_path}", resident_limit=limit, image_size=80, emit=told.append)
-    reading = [(e.done, e.total) for e in told if e.text == "reading images"]
+    load(f"folder:{tmp_path}", resident_limit=limit, image_size=80, emit=event_list.append)
+    reading = [(e.done, e.total) for e in event_list if e.text == "reading images"]
     assert reading == [(done, 24) for done in range(1, 25)]
-    last = [e for e in told if e.text == then][-1]
+    last = [e for e in event_list if e.text == then][-1]
     assert last.done == last.total > 0 and last.stage == "data"
 
 

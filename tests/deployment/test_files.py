@@ -111,12 +111,12 @@ def test_the_proof_of_an_int8_file_is_what_onnxruntime_makes_of_it(final: Path) 
 def test_onnx_files_say_what_they_are(final: Path) -> None:
     for name in ("model.onnx", "model-int8.onnx"):
         session = onnxruntime.InferenceSession(str(final / name))
-        said = session.get_modelmeta().custom_metadata_map
+        metadata = session.get_modelmeta().custom_metadata_map
         description = json.loads((final / "input.json").read_text())
-        assert json.loads(said["classes"]) == description.pop("classes")
-        assert json.loads(said["input"]) == description
-        assert said["study"] == "small" and said["nasdistill"]
-        assert said["fingerprint"] == metrics_of(final)["fingerprint"]
+        assert json.loads(metadata["classes"]) == description.pop("classes")
+        assert json.loads(metadata["input"]) == description
+        assert metadata["study"] == "small" and metadata["nasdistill"]
+        assert metadata["fingerprint"] == metrics_of(final)["fingerprint"]
 
 
 def test_the_page_classifies_a_picture_without_nasdistill(final: Path) -> None:
@@ -165,10 +165,10 @@ def test_export_copies_the_file_and_replaces_nothing(final: Path) -> None:
 
 def test_without_the_data_what_needs_none_is_written_and_says_so(final: Path) -> None:
     Path("blobs.npz").unlink()
-    told: list[Event] = []
-    made = api.export("small/1", format="torch-export", on_event=told.append)
+    events: list[Event] = []
+    made = api.export("small/1", format="torch-export", on_event=events.append)
     assert made.get("test_accuracy") is None and made["largest_difference"] < 1e-4
-    assert any("accuracy is not measured" in event.text for event in told)
+    assert any("accuracy is not measured" in event.text for event in events)
     (final / "model-int8.onnx").unlink()
     with pytest.raises(UserError, match="Pictures of the study's data are needed"):
         api.export("small/1", format="onnx-int8")
@@ -201,9 +201,9 @@ def test_what_cannot_be_made_is_told_once_and_the_others_are_made(
 
     broken = {**FORMATS, "onnx-fp16": replace(FORMATS["onnx-fp16"], write=lacking)}
     monkeypatch.setattr(files, "FORMATS", broken)
-    told: list[Event] = []
-    files.make_files(final, ("onnx-fp16", "torch-export"), replace(setting, emit=told.append))
-    warned = [event.text for event in told if event.kind == "warning"]
+    events: list[Event] = []
+    files.make_files(final, ("onnx-fp16", "torch-export"), replace(setting, emit=events.append))
+    warned = [event.text for event in events if event.kind == "warning"]
     reason = "onnx-fp16: the model cannot be written (operator Foo is not known)"
     assert warned == [f"final 1: no onnx-fp16 file: {reason}"]
     records = metrics_of(final)["files"]

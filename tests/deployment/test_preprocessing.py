@@ -176,8 +176,8 @@ def test_the_file_says_what_it_takes(tmp_path: Path) -> None:
     says = session.get_modelmeta().custom_metadata_map
     assert "uint8 [height, width, channels] of any size" in says["takes"]
     assert len(json.loads(says["classes"])) == 10
-    [taken] = session.get_inputs()
-    assert (taken.name, taken.type) == ("image", "tensor(uint8)")
+    [image_input] = session.get_inputs()
+    assert (image_input.name, image_input.type) == ("image", "tensor(uint8)")
     with FreshRuntime(path, "onnx-with-preprocessing", 1) as runtime:
         pictures = RNG.integers(0, 256, (3, 4, 57, 33), dtype=np.uint8)
         assert runtime.answers(pictures).shape == (3, 10)

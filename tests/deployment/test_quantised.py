@@ -101,9 +101,9 @@ def test_a_final_that_8_bits_hurt_gains_by_distilling_on(
         with pytest.raises(KeyboardInterrupt):
             api.search(recipe)
     assert checkpoint.exists() and not (outlier / "model-int8.onnx").exists()
-    told: list[Event] = []
-    final = api.search(recipe, on_event=told.append).record.finals[0]
-    trained = [e.text for e in told if "with fake quantisation: epoch" in e.text]
+    events: list[Event] = []
+    final = api.search(recipe, on_event=events.append).record.finals[0]
+    trained = [e.text for e in events if "with fake quantisation: epoch" in e.text]
     assert "epoch 2 of 8" in trained[0] and "epoch 8 of 8" in trained[-1]
     assert not checkpoint.exists()
     record = final.metrics["files"]["onnx-int8"]

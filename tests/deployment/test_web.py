@@ -161,9 +161,9 @@ def answers_in_chromium(page: Path, types: dict[str, str], profile: Path) -> dic
                 break
             waiting.wait(0.05)
         browser.terminate()
-        said = browser.communicate()[1]
-    assert posted, said
-    refused = [line for line in said.splitlines() if "CONSOLE" in line and "Refused" in line]
+        stderr = browser.communicate()[1]
+    assert posted, stderr
+    refused = [line for line in stderr.splitlines() if "CONSOLE" in line and "Refused" in line]
     assert not refused
     result: dict[str, Any] = posted[0]
     return result
@@ -201,8 +201,8 @@ def test_everything_on_the_page_is_escaped_and_nothing_comes_from_elsewhere(tmp_
     for name in web.RUNTIME:
         (runtime / name).write_text(name)
     final = final_in(tmp_path, 1)
-    found = web.find_runtime(tmp_path / "runtime", silent)
-    web.write_web(final, "a <b> & c", tmp_path / "page", found)
+    runtime_files = web.find_runtime(tmp_path / "runtime", silent)
+    web.write_web(final, "a <b> & c", tmp_path / "page", runtime_files)
     html = (tmp_path / "page" / "index.html").read_text()
     assert (
         "<h1>a &lt;b&gt; &amp; c</h1>" in html and "2.31k parameters, fp32, accuracy 87.5 %" in html
@@ -210,11 +210,11 @@ def test_everything_on_the_page_is_escaped_and_nothing_comes_from_elsewhere(tmp_
     assert "http:" not in html and "https:" not in html and "default-src 'none'" in html
     assert (tmp_path / "page/model.onnx").read_bytes() == (final.folder / "model.onnx").read_bytes()
     (final.folder / "model-int8.onnx").write_bytes(b"int8")
-    made = web.write_web(final, "int8", tmp_path / "second", found)
+    made = web.write_web(final, "int8", tmp_path / "second", runtime_files)
     assert made["model"] == "model-int8.onnx"
     assert (tmp_path / "second" / "model.onnx").read_bytes() == b"int8"
     with pytest.raises(UserError, match="second exists already"):
-        web.write_web(final, "again", tmp_path / "second", found)
+        web.write_web(final, "again", tmp_path / "second", runtime_files)
     assert not list(tmp_path.glob(".*.tmp"))
 
 

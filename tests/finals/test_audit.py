@@ -156,13 +156,13 @@ def test_a_real_study_is_audited_and_nothing_is_trained_twice(here: Path) -> Non
         api.audit("small", count=4, repeats=1, on_event=cut)
     before = read_audit(Path("studies/small"))
     assert before is not None and len(before["chosen"]) == 4 and len(before["full"]) == 1
-    told: list[str] = []
-    outcome = api.audit("small", count=4, repeats=1, on_event=lambda e: told.append(e.text))
+    texts: list[str] = []
+    outcome = api.audit("small", count=4, repeats=1, on_event=lambda e: texts.append(e.text))
     assert list(outcome.audit.numbers) == sorted(before["chosen"])
     assert len(outcome.audit.again) == 1
     assert len(outcome.audit.rivals) == 3, "figures of untrained students are rivals, too"
     done = next(iter(before["full"]))
-    assert not any(f"trial {done}, seed 1 (" in text for text in told)
+    assert not any(f"trial {done}, seed 1 (" in text for text in texts)
     page = outcome.page.read_text()
     assert "What stopping lost" in page and "counting MACs" in page.lower().replace("macs", "MACs")
     report = outcome.page.with_name("index.html").read_text()
@@ -192,23 +192,23 @@ def test_the_ceiling_is_what_two_full_runs_agree_by() -> None:
 
 def test_a_student_that_fails_ends_no_audit(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nasdistill.search(load_recipe("recipe.yaml", {"trials": 5, "top_k": 1, "min_accuracy": 0}))
-    distil, asked = audit._distil, []
+    distil, numbers = audit._distil, []
 
     def failing(context: Any, candidate: Candidate, *rest: Any) -> float:
-        asked.append(candidate.number)
-        if candidate.number == asked[0]:
+        numbers.append(candidate.number)
+        if candidate.number == numbers[0]:
             raise Diverged("the loss is <not> finite")
         return distil(context, candidate, *rest)
 
     monkeypatch.setattr(audit, "_distil", failing)
     outcome = api.audit("small", count=4, repeats=0)
-    assert outcome.audit.failed == {asked[0]: "the loss is <not> finite"}
-    assert len(outcome.audit.numbers) == 3 and asked[0] not in outcome.audit.numbers
-    told = f"1 failed: trial {asked[0]}, the loss is &lt;not&gt; finite"
-    assert told in outcome.page.read_text()
-    assert len(asked) == 4
+    assert outcome.audit.failed == {numbers[0]: "the loss is <not> finite"}
+    assert len(outcome.audit.numbers) == 3 and numbers[0] not in outcome.audit.numbers
+    line = f"1 failed: trial {numbers[0]}, the loss is &lt;not&gt; finite"
+    assert line in outcome.page.read_text()
+    assert len(numbers) == 4
     api.audit("small", count=4, repeats=0)
-    assert len(asked) == 4, "what failed is not tried again"
+    assert len(numbers) == 4, "what failed is not tried again"
     with (
         locks.alone(Path("studies/small/audit.lock")),
         pytest.raises(UserError, match="another process is auditing"),

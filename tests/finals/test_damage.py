@@ -70,10 +70,10 @@ def test_distilling_a_trial_makes_its_incomplete_final_again(
         return api.distill("old", trial=1, on_event=events.append).record
 
     record = distil()
-    told = [event.text for event in events if event.kind == "warning"]
-    assert f"{damage}; the folder was put aside as 1.damaged" in told[0]
+    texts = [event.text for event in events if event.kind == "warning"]
+    assert f"{damage}; the folder was put aside as 1.damaged" in texts[0]
     aside = "teacher.onnx: another teacher's; it was put aside as teacher.onnx.damaged"
-    assert any(aside in text for text in told)
+    assert any(aside in text for text in texts)
     assert files(finals / "1.damaged") == before
     assert (finals.parent / "teacher.onnx.damaged").is_file()
     assert [(final.rank, final.number) for final in record.finals] == [(1, 1)]

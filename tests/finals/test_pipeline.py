@@ -131,16 +131,16 @@ def test_sizes_alike_and_worlds_apart_are_told(
     teacher = sum(p.numel() for p in context.teacher.module.parameters())
     candidate = context.study.candidate(scored(context)[0])
 
-    def told(params: int) -> list[str]:
+    def warnings_at(params: int) -> list[str]:
         events.clear()
         from dataclasses import replace
 
         pipeline._warn_of_size(context, replace(candidate, params=params))
         return [event.text for event in events if event.kind == "warning"]
 
-    assert told(teacher // 10) == []
-    (alike,) = told(teacher)
+    assert warnings_at(teacher // 10) == []
+    (alike,) = warnings_at(teacher)
     assert "(÷1.0): there is little to gain in size; choose a tighter limit" in alike
-    (apart,) = told(teacher // 200)
+    (apart,) = warnings_at(teacher // 200)
     assert "the student may be too small to follow; try an assistant" in apart
     assert f"has {teacher // 200:,} parameters, the teacher {teacher:,}" in apart

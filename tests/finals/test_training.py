@@ -40,10 +40,10 @@ def test_generations_teach_each_other_and_the_best_is_taken(here: Path) -> None:
     steps = final.metrics["steps"]
     assert [step["taught_by"] for step in steps] == ["teacher", "generation 1", "generation 2"]
     assert len({step["params"] for step in steps}) == 1
-    taken = [step for step in steps if step.get("chosen")]
-    assert len(taken) == 1
-    assert taken[0]["score_accuracy"] == max(step["score_accuracy"] for step in steps)
-    assert final.metrics["audit_accuracy"] == taken[0]["audit_accuracy"]
+    chosen = [step for step in steps if step.get("chosen")]
+    assert len(chosen) == 1
+    assert chosen[0]["score_accuracy"] == max(step["score_accuracy"] for step in steps)
+    assert final.metrics["audit_accuracy"] == chosen[0]["audit_accuracy"]
     page = Path("reports/born-again/index.html").read_text()
     assert "Generations and assistants" in page and "generation 2" in page
 
@@ -169,16 +169,16 @@ def test_the_baseline_of_a_space_with_nodes_sees_labels_alone(
 ) -> None:
     space = Path("tiny.yaml").read_text()
     Path("tiny.yaml").write_text(f"{space}  distillation:\n    alpha: {{choice: [0.2, 0.8]}}\n")
-    asked: dict[str, tuple[str, ...]] = {}
+    teachers_by_run: dict[str, tuple[str, ...]] = {}
     through = training.train_through
 
     def spied(run: Any, epochs: int, stage: str, emit: Any, checkpoint: Any, lock: Any) -> Any:
-        asked[checkpoint.stem] = run.objective.teachers
+        teachers_by_run[checkpoint.stem] = run.objective.teachers
         return through(run, epochs, stage, emit, checkpoint, lock)
 
     monkeypatch.setattr(training, "train_through", spied)
     run("plain", baseline=True)
-    assert asked == {"final": ("teacher",), "baseline": ()}
+    assert teachers_by_run == {"final": ("teacher",), "baseline": ()}
 
 
 def test_peers_are_both_scored_and_the_better_counts(here: Path) -> None:
@@ -224,9 +224,9 @@ def test_nodes_that_no_objective_has(here: Path, nodes: str, told: str) -> None:
 
 
 def test_sizes_too_close_or_too_far_apart_are_warned_about(here: Path) -> None:
-    told: list[str] = []
-    run("close", lambda e: told.append(e.text) if e.kind == "warning" else None)
-    assert any("there is little to gain in size" in text for text in told)
+    texts: list[str] = []
+    run("close", lambda e: texts.append(e.text) if e.kind == "warning" else None)
+    assert any("there is little to gain in size" in text for text in texts)
 
 
 @pytest.mark.parametrize(
@@ -276,13 +276,13 @@ def test_a_recorded_table_teaches_like_its_teacher(here: Path) -> None:
 
 def test_a_table_can_be_the_only_teacher(here: Path) -> None:
     api.teacher_record("bars", data="npz:blobs.npz", out=Path("bars.parquet"), import_file="own.py")
-    told: list[str] = []
-    final = run("box", lambda e: told.append(e.text), teacher="table:bars.parquet")
+    texts: list[str] = []
+    final = run("box", lambda e: texts.append(e.text), teacher="table:bars.parquet")
     assert final.metrics["test_accuracy"] > 0.5
     unknown = ("retention", "teacher_test_accuracy", "compression", "speedup", "agreement")
     assert all(final.metrics[key] is None for key in unknown)
     assert {row["model"] for row in final.metrics["latency"]} == {"student"}
-    assert any("recorded answers, accuracy 0.9" in text for text in told)
+    assert any("recorded answers, accuracy 0.9" in text for text in texts)
     assert "of the teacher" not in (final.folder / "README.md").read_text()
     assert "final 1" in Path("reports/box/index.html").read_text()
     with pytest.raises(UserError, match="cannot be asked"):

@@ -34,7 +34,7 @@ def study(here: Path) -> str:
 
 
 def test_a_study_is_tuned_and_tried_points_are_kept(study: str) -> None:
-    told: list[str] = []
+    texts: list[str] = []
     first = api.tune(study, temperatures=(1, 4), alphas=(0.0, 0.5), epochs=1)
     assert [(p["temperature"], p["alpha"]) for p in first.points] == [
         (1, 0.0),
@@ -50,10 +50,10 @@ def test_a_study_is_tuned_and_tried_points_are_kept(study: str) -> None:
         temperatures=(1, 4),
         alphas=(0.0, 0.5),
         epochs=1,
-        on_event=lambda e: told.append(e.text),
+        on_event=lambda e: texts.append(e.text),
     )
     assert again.points == first.points
-    assert not any("epoch 1 of" in text for text in told), "a point was trained again"
+    assert not any("epoch 1 of" in text for text in texts), "a point was trained again"
 
 
 def test_an_architecture_alone(study: str, capsys: pytest.CaptureFixture[str]) -> None:

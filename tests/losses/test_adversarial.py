@@ -32,10 +32,10 @@ def judge(inside: int = 3) -> Discriminator:
 
 def grads(strength: float) -> tuple[Tensor, list[Tensor]]:
     """Of the student's side, and of the discriminator."""
-    student, found = drawn(5, 3).requires_grad_(), judge()
-    torch.autograd.backward(_sides(found, student, drawn(5, 3, seed=1), strength).mean())
+    student, discriminator = drawn(5, 3).requires_grad_(), judge()
+    torch.autograd.backward(_sides(discriminator, student, drawn(5, 3, seed=1), strength).mean())
     assert student.grad is not None
-    return student.grad, [p.grad for p in found.parameters() if p.grad is not None]
+    return student.grad, [p.grad for p in discriminator.parameters() if p.grad is not None]
 
 
 def test_the_gradient_is_turned_round() -> None:
@@ -48,8 +48,8 @@ def test_the_gradient_is_turned_round() -> None:
 
 
 def test_strength_acts_on_the_student_alone() -> None:
-    found, student = judge(), drawn(5, 3).requires_grad_()
-    plain_loss = nn.functional.softplus(found(student).squeeze(1)).mean()
+    discriminator, student = judge(), drawn(5, 3).requires_grad_()
+    plain_loss = nn.functional.softplus(discriminator(student).squeeze(1)).mean()
     (plain,) = torch.autograd.grad(plain_loss, student)
     weak, judged_weakly = grads(0.1)
     strong, judged_strongly = grads(2.0)
@@ -62,10 +62,10 @@ def test_strength_acts_on_the_student_alone() -> None:
 
 
 def test_the_loss_is_the_cross_entropy_of_both_sides() -> None:
-    found, student, teacher = judge(), drawn(5, 3), drawn(5, 3, seed=1)
+    discriminator, student, teacher = judge(), drawn(5, 3), drawn(5, 3, seed=1)
     with torch.no_grad():
-        loss = _sides(found, student, teacher, 1.0)
-        says = [[float(found(x[i : i + 1])) for i in range(5)] for x in (student, teacher)]
+        loss = _sides(discriminator, student, teacher, 1.0)
+        says = [[float(discriminator(x[i : i + 1])) for i in range(5)] for x in (student, teacher)]
     for value, mine, theirs in zip(loss.tolist(), *says, strict=True):
         p, q = (1 / (1 + math.exp(-x)) for x in (mine, theirs))
         assert value == pytest.approx(-math.log(1 - p) - math.log(q), rel=1e-4)
@@ -73,26 +73,28 @@ def test_the_loss_is_the_cross_entropy_of_both_sides() -> None:
 
 def test_the_discriminator_learns_to_tell_them_apart() -> None:
     student, teacher = drawn(40, 3) + 1.0, drawn(40, 3, seed=1) - 1.0
-    found = judge()
-    optimizer = torch.optim.Adam(found.parameters(), 0.02)
+    discriminator = judge()
+    optimizer = torch.optim.Adam(discriminator.parameters(), 0.02)
     for _ in range(60):
-        loss = _sides(found, student, teacher, 0.1).mean()
+        loss = _sides(discriminator, student, teacher, 0.1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        right = (found(student) < 0).float().mean() + (found(teacher) > 0).float().mean()
+        right = (discriminator(student) < 0).float().mean() + (
+            discriminator(teacher) > 0
+        ).float().mean()
     assert float(right) / 2 > 0.9 and loss.item() < 2 * math.log(2) / 2
 
 
 def test_the_student_comes_to_fool_it() -> None:
     """Both sides in one step, as in a run: the student's mean moves to the teacher's."""
     student, teacher = nn.Parameter(drawn(64, 2) + 2.0), drawn(64, 2, seed=1)
-    found = judge(2)
-    optimizer = torch.optim.Adam([student, *found.parameters()], 0.02)
+    discriminator = judge(2)
+    optimizer = torch.optim.Adam([student, *discriminator.parameters()], 0.02)
     before = float((student.mean(0) - teacher.mean(0)).norm().detach())
     for _ in range(200):
-        loss = _sides(found, student, teacher, 1.0).mean()
+        loss = _sides(discriminator, student, teacher, 1.0).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -120,12 +122,12 @@ def test_features_are_judged_pooled_and_projected() -> None:
     helper = made.helper(Pair("a", ("b",), (4, 2, 2), ((6, 3, 3),)))
     assert isinstance(helper, nn.ModuleDict)
     student, teacher = drawn(5, 4, 2, 2), drawn(5, 6, 3, 3, seed=1)
-    project, found = helper["project"], helper["judge"]
+    project, discriminator = helper["project"], helper["judge"]
     assert isinstance(project, nn.Linear)
     assert (project.in_features, project.out_features) == (4, 6)
     with torch.no_grad():
         mine = project(student.mean(dim=(2, 3)))
-        worked = _sides(found, mine, teacher.mean(dim=(2, 3)), 0.5)
+        worked = _sides(discriminator, mine, teacher.mean(dim=(2, 3)), 0.5)
         torch.testing.assert_close(compared(made, student, teacher, helper), worked)
 
 

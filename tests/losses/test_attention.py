@@ -36,7 +36,7 @@ def test_maps_against_plain_sums(loss: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     student = torch.randn(3, 4, 2, 3, generator=generator)
     teacher = torch.randn(3, 7, 2, 3, generator=generator)
-    found = compared(AttentionMaps(loss=loss), student, teacher)
+    loss_B = compared(AttentionMaps(loss=loss), student, teacher)
     for example in range(3):
         rows = []
         for model in (student, teacher):
@@ -44,7 +44,7 @@ def test_maps_against_plain_sums(loss: Any) -> None:
             if loss == "mse":
                 row = row / math.sqrt(float(row @ row))
             rows.append(row / row.sum() if loss == "kl" else row)
-        assert float(found[example]) == pytest.approx(plain(loss, *rows), rel=1e-4)
+        assert float(loss_B[example]) == pytest.approx(plain(loss, *rows), rel=1e-4)
 
 
 def test_maps_are_torchdistills() -> None:
@@ -55,26 +55,26 @@ def test_maps_are_torchdistills() -> None:
     where = {"io": "output", "path": "it"}
     theirs = losses.ATLoss({"pair": {"teacher": where, "student": where}}, mode="code")
     expected = theirs({"it": {"output": student}}, {"it": {"output": teacher}})
-    found = compared(AttentionMaps(), student, teacher).mean()
-    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    value = compared(AttentionMaps(), student, teacher).mean()
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
 
 
 def heads_of(model: Classifier, images: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Query, key and value `[B, H, N, d]` of each block of one of our transformers."""
     net: Any = model.net
-    found = []
+    parts = []
     with torch.no_grad():
         x = net.stem((images / 255 - 0.4) / 0.25).flatten(2).transpose(1, 2) + net.positions
         for block in net.blocks:
             inside, heads = block.norm1(x), block.attention.heads
-            found.append(
+            parts.append(
                 tuple(
                     getattr(block.attention, name)(inside).unflatten(2, (heads, -1)).transpose(1, 2)
                     for name in "qkv"
                 )
             )
             x = block(x)
-    return found  # type: ignore[return-value]
+    return parts  # type: ignore[return-value]
 
 
 def scores(a: Tensor, b: Tensor) -> Array:
@@ -105,14 +105,14 @@ def test_matrices_against_plain_formulas(heads: int, loss: str) -> None:
     student, teacher = former(2, 6, 3), former(heads, 8, 4, seed=1)
     made = term("attention", of="matrices", loss=loss, layers={0: 1, 2: [2, 3]})
     made = bound(made, student, teacher)
-    found = loss_of(made, student, teacher, IMAGES)
+    loss_B = loss_of(made, student, teacher, IMAGES)
     mine, theirs = ([scores(q, k) for q, k, _ in heads_of(m, IMAGES)] for m in (student, teacher))
     if heads != 2:  # then what all heads say together is compared
         mine, theirs = ([x.mean(axis=1, keepdims=True) for x in side] for side in (mine, theirs))
     first = mean_over_rows(loss, mine[0], theirs[1])
     second = mean_over_rows(loss, mine[2], (theirs[2] + theirs[3]) / 2)
     worked = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
-    assert found.detach().tolist() == pytest.approx(worked, rel=1e-3)
+    assert loss_B.detach().tolist() == pytest.approx(worked, rel=1e-3)
 
 
 @pytest.mark.parametrize(("heads", "relations"), [(2, 2), (3, 2), (4, 2)])
@@ -120,14 +120,14 @@ def test_values_against_plain_formulas(heads: int, relations: int) -> None:
     """Width 24 of the student's, and 16, 24 or 32 of the teacher's, cut into as many heads."""
     student, teacher = former(2, 12, 1), former(heads, 8, 1, seed=1)
     made = bound(term("attention", of="values", loss="kl", layers={0: 0}), student, teacher)
-    found = loss_of(made, student, teacher, IMAGES)
+    loss_B = loss_of(made, student, teacher, IMAGES)
     sides = []
     for model in (student, teacher):
         ((_, _, value),) = heads_of(model, IMAGES)
         joined = value.transpose(1, 2).flatten(2)  # [B, N, D]
         cut = torch.stack(joined.chunk(relations, dim=2), dim=1)
         sides.append(scores(cut, cut))
-    assert found.detach().tolist() == pytest.approx(mean_over_rows("kl", *sides), rel=1e-3)
+    assert loss_B.detach().tolist() == pytest.approx(mean_over_rows("kl", *sides), rel=1e-3)
 
 
 def test_widths_with_no_common_part_meet_in_one_relation() -> None:
@@ -136,14 +136,14 @@ def test_widths_with_no_common_part_meet_in_one_relation() -> None:
     assert loss_of(made, student, teacher, IMAGES).isfinite().all()
     ((_, _, mine),), ((_, _, theirs),) = heads_of(student, IMAGES), heads_of(teacher, IMAGES)
     sides = [scores(x, x) for x in (y.transpose(1, 2).flatten(2)[:, None] for y in (mine, theirs))]
-    found = loss_of(made, student, teacher, IMAGES).detach()
-    assert found.tolist() == pytest.approx(mean_over_rows("mse", *sides), rel=1e-3)
+    loss_B = loss_of(made, student, teacher, IMAGES).detach()
+    assert loss_B.tolist() == pytest.approx(mean_over_rows("mse", *sides), rel=1e-3)
 
 
 def library_vit(**options: Any) -> nn.Module:
-    found = pytest.importorskip("timm.models.vision_transformer")
+    library = pytest.importorskip("timm.models.vision_transformer")
     torch.manual_seed(0)
-    model: nn.Module = found.VisionTransformer(
+    model: nn.Module = library.VisionTransformer(
         img_size=16, patch_size=4, embed_dim=24, depth=2, num_heads=2, num_classes=3, **options
     )
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_a_class_token_is_left_out_where_the_student_has_none() -> None:
     assert isinstance(made, AttentionRelations)
     made = bound(made, student, teacher, RGB)
     shown = Classifier(teacher, (0.4,) * 3, (0.25,)).eval()
-    found = loss_of(made, student, shown, images).detach()
+    loss_B = loss_of(made, student, shown, images).detach()
 
     from nasdistill.models.hooks import forward
 
@@ -172,7 +172,7 @@ def test_a_class_token_is_left_out_where_the_student_has_none() -> None:
     patches = whole[..., 1:, 1:]
     patches = patches / patches.sum(axis=-1, keepdims=True)
     q, k, _ = heads_of(student, images)[1]
-    assert found.tolist() == pytest.approx(mean_over_rows("kl", scores(q, k), patches), rel=1e-3)
+    assert loss_B.tolist() == pytest.approx(mean_over_rows("kl", scores(q, k), patches), rel=1e-3)
 
 
 def test_a_class_token_of_the_student_alone_is_left_out_too() -> None:
@@ -225,7 +225,7 @@ def test_layers_are_numbered_or_named() -> None:
     made = term(
         "attention", of="matrices", layers={"blocks.1.attention": 2, 0: "blocks.0.attention"}
     )
-    found = bound(made, former(depth=2), former(depth=3))
-    assert found.student_layers[0] == "blocks.1.attention.q"
-    assert found.teacher_layers[0] == "blocks.2.attention.q"
-    assert found.teacher_layers[3] == "blocks.0.attention.q"
+    bound_term = bound(made, former(depth=2), former(depth=3))
+    assert bound_term.student_layers[0] == "blocks.1.attention.q"
+    assert bound_term.teacher_layers[0] == "blocks.2.attention.q"
+    assert bound_term.teacher_layers[3] == "blocks.0.attention.q"

@@ -86,16 +86,16 @@ def teachers(data: Dataset, folder: Path) -> dict[str, Any]:
 def test_a_run_with_terms_of_other_size_is_balanced_and_restored(
     kind: str, data: Dataset, tmp_path: Path
 ) -> None:
-    found = teachers(data, tmp_path)
+    targets = teachers(data, tmp_path)
 
     def make() -> Run:
-        asked = objective(
+        run_objective = objective(
             {"term": "labels"},
             {"term": "features", "weight": 0.5},
             {"term": "kl", "temperature": 20.0, "weight": {"steps": {0: 0, 0.4: 1}}},
             balance=kind,
         )
-        made = run_of(data, [conv((4, 6, 8))], asked, found)
+        made = run_of(data, [conv((4, 6, 8))], run_objective, targets)
         made.targets["teacher"].prepare(made.stream.plan(0, 30))
         return made
 

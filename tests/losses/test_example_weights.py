@@ -35,10 +35,10 @@ def loss(by: ByExample | None, labels: Tensor = LABELS) -> Tensor:
 
 
 def parts() -> tuple[Tensor, Tensor]:
-    said, taught = Outputs(SAID), Outputs(TAUGHT)
+    student, taught = Outputs(SAID), Outputs(TAUGHT)
     ids = torch.arange(3)
     batch = Batch(SAID, LABELS, ids, ids, 0)
-    return Labels()(said, None, batch, 0.0), KL(constant(2.0))(said, taught, batch, 0.0)
+    return Labels()(student, None, batch, 0.0), KL(constant(2.0))(student, taught, batch, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def test_each_example_counts_once(
 def test_certainty_is_one_less_the_share_of_the_largest_entropy() -> None:
     weight_B, rest = ByExample("entropy", 0.0).weights(TAUGHT, LABELS)
     assert rest == 1.0
-    for found, row in zip(weight_B.tolist(), P.tolist(), strict=True):
+    for weight, row in zip(weight_B.tolist(), P.tolist(), strict=True):
         worked = 1 + sum(p * math.log(p) for p in row) / math.log(4)
-        assert found == pytest.approx(worked, abs=1e-6)
+        assert weight == pytest.approx(worked, abs=1e-6)
     assert weight_B[2].item() == pytest.approx(0.0, abs=1e-6)
 
 

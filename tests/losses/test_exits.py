@@ -20,18 +20,18 @@ def test_two_exits_against_plain_sums() -> None:
     torch.manual_seed(0)
     heads = made.auxiliary()
     assert isinstance(heads, nn.ModuleList)
-    said = outputs(a=torch.randn(4, 2, 3, 3), b=torch.randn(4, 5, 3))  # a map and tokens
-    said = Outputs(torch.randn(4, 3), said.features)
+    student = outputs(a=torch.randn(4, 2, 3, 3), b=torch.randn(4, 5, 3))  # a map and tokens
+    student = Outputs(torch.randn(4, 3), student.features)
     batch = batch_of(pictures(4))
     with torch.no_grad():
-        found = made(said, None, batch, 0.0, heads)
+        loss_B = made(student, None, batch, 0.0, heads)
         exits = [
-            heads[0](said.features["a"].mean(dim=(2, 3))),
-            heads[1](said.features["b"][:, 1:].mean(dim=1)),  # 5 tokens: 4 and a class token
+            heads[0](student.features["a"].mean(dim=(2, 3))),
+            heads[1](student.features["b"][:, 1:].mean(dim=1)),  # 5 tokens: 4 and a class token
         ]
     for row in range(4):
         worked = 0.0
-        own = [math.exp(x / 2) for x in said.logits[row].tolist()]
+        own = [math.exp(x / 2) for x in student.logits[row].tolist()]
         own = [x / sum(own) for x in own]
         for logits in exits:
             hard = [math.exp(x) for x in logits[row].tolist()]
@@ -39,7 +39,7 @@ def test_two_exits_against_plain_sums() -> None:
             soft = [x / sum(soft) for x in soft]
             worked += 0.7 * -math.log(hard[int(batch.labels[row])] / sum(hard))
             worked += 0.3 * 4 * sum(a * math.log(a / b) for a, b in zip(own, soft, strict=True))
-        assert float(found[row]) == pytest.approx(worked / 2, rel=1e-4)
+        assert float(loss_B[row]) == pytest.approx(worked / 2, rel=1e-4)
 
 
 def test_the_last_layer_is_not_pulled_to_the_exits() -> None:

@@ -119,9 +119,11 @@ def test_an_adversary_in_two_stages_is_one_of_either_strength(on: str) -> None:
     )
     assert len(made.terms) == 2
     assert [made.terms[1].weight(p) for p in (0.0, 0.6, 0.9)] == [1.0, 0.0, 1.0]
-    found = made.terms[1].term
-    assert isinstance(found, (AdversarialLogits, AdversarialFeatures))
-    assert [found.strength(p) for p in (0.2, 0.8, 0.9, 1.0)] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    term_of_both = made.terms[1].term
+    assert isinstance(term_of_both, (AdversarialLogits, AdversarialFeatures))
+    assert [term_of_both.strength(p) for p in (0.2, 0.8, 0.9, 1.0)] == pytest.approx(
+        [0.1, 0.2, 0.3, 0.4]
+    )
 
 
 def test_the_rest_of_an_objective_holds_for_all_stages() -> None:
@@ -131,20 +133,20 @@ def test_the_rest_of_an_objective_holds_for_all_stages() -> None:
 
 
 def test_options_reach_their_terms() -> None:
-    found = objective(
+    whole = objective(
         {"term": "labels", "smoothing": 0.2},
         {"term": "attention", "of": "maps", "loss": "cosine", "combine": "concat"},
         {"term": "attention", "of": "values", "loss": "kl", "layers": {0: [1, 2]}},
         {"term": "kl", "teacher": "other", "standardise": True},
     )
-    labels, maps, values, kl = found.terms
+    labels, maps, values, kl = whole.terms
     assert labels.term == Labels(0.2)
     assert isinstance(maps.term, AttentionMaps) and maps.term.loss == "cosine"
     assert maps.term.combine == "concat"
     assert isinstance(values.term, AttentionRelations) and values.term.of == "values"
     assert values.term.layers == {"0": ("1", "2")}
     assert isinstance(kl.term, KL) and kl.term.standardise and kl.teacher == "other"
-    assert found.teachers == ("teacher", "other") and found.reads_layers
+    assert whole.teachers == ("teacher", "other") and whole.reads_layers
 
 
 @pytest.fixture(scope="module")
@@ -159,12 +161,12 @@ def teachers(data: Dataset, folder: Path) -> dict[str, Any]:
 
 
 def test_a_run_through_three_stages_keeps_one_projector(data: Dataset, tmp_path: Path) -> None:
-    asked = staged(
+    run_objective = staged(
         {"until": 0.4, "terms": [HINT]},
         {"until": 0.7, "terms": [{"term": "labels"}]},
         {"until": 1, "terms": [{"term": "labels"}, HINT]},
     )
-    run = run_of(data, [conv((4, 6, 8))], asked, teachers(data, tmp_path), horizon=500)
+    run = run_of(data, [conv((4, 6, 8))], run_objective, teachers(data, tmp_path), horizon=500)
     (helpers,) = run.auxiliaries
     assert [name for name, _ in helpers.named_children()] == ["0"]
     (weight,) = helpers.parameters()
@@ -179,8 +181,8 @@ def test_a_run_through_three_stages_keeps_one_projector(data: Dataset, tmp_path:
 
 
 def test_steps_at_which_all_weights_are_zero_change_nothing(data: Dataset) -> None:
-    asked = objective({"term": "labels", "weight": {"steps": {0: 0, 0.5: 1}}})
-    run = run_of(data, [conv((4, 6))], asked, horizon=500)
+    run_objective = objective({"term": "labels", "weight": {"steps": {0: 0, 0.5: 1}}})
+    run = run_of(data, [conv((4, 6))], run_objective, horizon=500)
     before = [p.detach().clone() for p in run.students.parameters()]
     for _ in train(run, 250):
         pass
@@ -192,11 +194,11 @@ def test_steps_at_which_all_weights_are_zero_change_nothing(data: Dataset) -> No
 
 
 def test_auxiliaries_of_students_have_weights_of_their_own(data: Dataset, tmp_path: Path) -> None:
-    asked = objective({"term": "labels"}, {"term": "features", "layers": {0: 0}})
+    run_objective = objective({"term": "labels"}, {"term": "features", "layers": {0: 0}})
     students = [conv((4, 6)), conv((4, 6))]
-    run = run_of(data, students, asked, teachers(data, tmp_path))
+    run = run_of(data, students, run_objective, teachers(data, tmp_path))
     assert not same(run.auxiliaries[0], run.auxiliaries[1])
-    again = run_of(data, [conv((4, 6)), conv((4, 6))], asked, teachers(data, tmp_path))
+    again = run_of(data, [conv((4, 6)), conv((4, 6))], run_objective, teachers(data, tmp_path))
     assert same(run.auxiliaries, again.auxiliaries)
 
 
@@ -225,9 +227,9 @@ def test_labels_enter_the_loss_of_those_that_say_so(name: str, options: dict[str
     made, images, ids = bound(term(name, **options), student, teacher), pictures(), torch.arange(6)
     auxiliary = made.auxiliary()
     own = forward(student.eval(), images, made.student_layers)
-    asked = forward(teacher.eval(), images, made.teacher_layers)
+    teacher_outputs = forward(teacher.eval(), images, made.teacher_layers)
     losses = [
-        made(own, asked, Batch(images, torch.tensor(labels), ids, ids, 0), 0.0, auxiliary)
+        made(own, teacher_outputs, Batch(images, torch.tensor(labels), ids, ids, 0), 0.0, auxiliary)
         for labels in ([0, 1, 2, 0, 1, 2], [2, 1, 1, 1, 0, 2])
     ]
     assert torch.equal(*losses) != made.reads_labels

@@ -39,8 +39,8 @@ def test_features_pool_and_interpolate() -> None:
     assert compared(Features(), student, teacher).tolist() == [1.0]
     assert compared(Features(), teacher, student).tolist() == [1.0]
     # The teacher's 0, 4 become 0, 1, 3, 4.
-    found = compared(Features(resize="bilinear"), teacher, student)
-    assert found.tolist() == [(1 + 0 + 0 + 1) / 4]
+    loss_B = compared(Features(resize="bilinear"), teacher, student)
+    assert loss_B.tolist() == [(1 + 0 + 0 + 1) / 4]
 
 
 def cosine(a: list[float], b: list[float]) -> float:
@@ -50,7 +50,7 @@ def cosine(a: list[float], b: list[float]) -> float:
 
 def test_gram_against_loops() -> None:
     student, teacher = drawn(2, 3, 2, 2), drawn(2, 3, 4, 4, seed=1)
-    found = compared(Gram(temperature=constant(0.5)), student, teacher)
+    loss_B = compared(Gram(temperature=constant(0.5)), student, teacher)
     small = teacher.reshape(2, 3, 2, 2, 2, 2).mean(dim=(3, 5))
     for example in range(2):
         rows = []
@@ -64,7 +64,7 @@ def test_gram_against_loops() -> None:
             for row_s, row_t in zip(mine, theirs, strict=True)
             for s, t in zip(row_s, row_t, strict=True)
         )
-        assert float(found[example]) == pytest.approx(worked / 3, rel=1e-4)
+        assert float(loss_B[example]) == pytest.approx(worked / 3, rel=1e-4)
 
 
 def test_gram_forgives_the_size_of_channels() -> None:
@@ -76,7 +76,7 @@ def test_gram_forgives_the_size_of_channels() -> None:
 
 def test_selectivity_against_loops() -> None:
     student, teacher = drawn(2, 3, 3, 3), drawn(2, 5, 3, 3, seed=1)
-    found = compared(NST(), student, teacher)
+    loss_B = compared(NST(), student, teacher)
     for example in range(2):
         mine, theirs = (
             [row / np.linalg.norm(row) for row in x[example].flatten(1).double().numpy()]
@@ -89,7 +89,7 @@ def test_selectivity_against_loops() -> None:
         worked = (
             mean_kernel(theirs, theirs) + mean_kernel(mine, mine) - 2 * mean_kernel(mine, theirs)
         )
-        assert float(found[example]) == pytest.approx(worked, rel=1e-4)
+        assert float(loss_B[example]) == pytest.approx(worked, rel=1e-4)
 
 
 def test_selectivity_forgives_the_order_and_sign_of_channels() -> None:

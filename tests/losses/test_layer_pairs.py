@@ -232,14 +232,14 @@ def test_the_number_of_special_tokens_is_guessed_where_a_model_does_not_tell() -
 @pytest.mark.parametrize("name", ["attention", "gram", "nst"])
 def test_a_single_place_has_nothing_to_relate(name: str) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.ReLU(), nn.Linear(8, 3))
-    asked = r"Name layers whose maps are larger than 1x1, or use features, similarity, rkd or crd"
+    advice = r"Name layers whose maps are larger than 1x1, or use features, similarity, rkd or crd"
     for student, teacher, layers in (
         (flat, flat, {0: 0}),
         (flat, conv(), {0: 0}),
         (conv(), flat, {0: 0}),
         (conv((4, 6, 8, 8, 8)), conv((4, 6, 8, 8, 8)), {"stages.4": "stages.4"}),  # 1x1
     ):
-        with pytest.raises(LayerError, match=f"{name} relates the places of a map.*{asked}"):
+        with pytest.raises(LayerError, match=f"{name} relates the places of a map.*{advice}"):
             bound(term(name, layers=layers), as_float(student), as_float(teacher))
         for other in ("features", "similarity", "rkd", "crd"):
             bound(term(other, layers=layers), as_float(student), as_float(teacher))

@@ -77,8 +77,8 @@ def test_decoupled_parts_against_plain_sums() -> None:
         rest_s, rest_t = ([p for i, p in enumerate(x) if i != label] for x in (s, t))
         rest_s, rest_t = ([p / sum(x) for p in x] for x in (rest_s, rest_t))
         others = kl(rest_t, rest_s)
-        found = loss(make("dkd", target=1.0, others=8.0))[row]
-        assert float(found) == pytest.approx(T**2 * (target + 8 * others), rel=1e-4)
+        value = loss(make("dkd", target=1.0, others=8.0))[row]
+        assert float(value) == pytest.approx(T**2 * (target + 8 * others), rel=1e-4)
         # The identity that the paper starts from: KL = TCKD + (1 - teacher's target) · NCKD.
         assert kl(t, s) == pytest.approx(target + (1 - t[label]) * others, rel=1e-6)
 
@@ -106,15 +106,15 @@ def test_standardised_logits() -> None:
 
 def test_the_same_as_torchdistill() -> None:
     losses = pytest.importorskip("torchdistill.losses.mid_level")
-    said = {"it": {"output": STUDENT}}, {"it": {"output": TEACHER}}
+    outputs = {"it": {"output": STUDENT}}, {"it": {"output": TEACHER}}
     where = ("it", "output", "it", "output")
-    theirs = losses.KDLoss(*where, temperature=T, alpha=0.3)(*said, LABELS)
+    theirs = losses.KDLoss(*where, temperature=T, alpha=0.3)(*outputs, LABELS)
     ours = 0.3 * loss(make("labels")).mean() + 0.7 * loss(make("kl")).mean()
     assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
-    theirs = losses.LogitStdKDLoss(*where, temperature=T, alpha=0.3)(*said, LABELS)
+    theirs = losses.LogitStdKDLoss(*where, temperature=T, alpha=0.3)(*outputs, LABELS)
     ours = 0.3 * loss(make("labels")).mean() + 0.7 * loss(make("kl", standardise=True)).mean()
     assert float(ours) == pytest.approx(float(theirs), rel=1e-4)
-    theirs = losses.DISTLoss(*where, beta=0.7, gamma=1.3, tau=T)(*said)
+    theirs = losses.DISTLoss(*where, beta=0.7, gamma=1.3, tau=T)(*outputs)
     expected = float(theirs) / T**2  # which torchdistill multiplies by
     assert float(loss(make("dist", inter=0.7, intra=1.3))) == pytest.approx(expected, rel=1e-5)
 
@@ -125,9 +125,9 @@ def test_contract(name: str) -> None:
     term = make(name)
     student = STUDENT.clone().requires_grad_()
     teacher = TEACHER.clone().requires_grad_()
-    found = loss(term, student, teacher.detach())
-    assert found.shape == (() if term.coupled else (len(STUDENT),)) and found.dtype == torch.float32
-    found.mean().backward()
+    value = loss(term, student, teacher.detach())
+    assert value.shape == (() if term.coupled else (len(STUDENT),)) and value.dtype == torch.float32
+    value.mean().backward()
     assert student.grad is not None and student.grad.abs().sum() > 0
     assert teacher.grad is None
     for kind in (torch.float16, torch.bfloat16):

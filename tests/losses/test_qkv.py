@@ -32,8 +32,8 @@ def ours() -> nn.Module:
 
 
 def timm_model(**options: Any) -> nn.Module:
-    found = pytest.importorskip("timm.models.vision_transformer")
-    model: nn.Module = found.VisionTransformer(
+    library = pytest.importorskip("timm.models.vision_transformer")
+    model: nn.Module = library.VisionTransformer(
         img_size=SIDE,
         patch_size=4,
         embed_dim=WIDTH,

@@ -41,8 +41,8 @@ def test_similarity_against_loops() -> None:
         matrix = np.array([[float(a @ b) for b in rows] for a in rows])
         matrices.append(np.array([row / math.sqrt(float(row @ row)) for row in matrix]))
     worked = float(((matrices[0] - matrices[1]) ** 2).sum()) / 25
-    found = compared(Similarity(), STUDENT, TEACHER)
-    assert float(found) == pytest.approx(worked, rel=1e-4)
+    value = compared(Similarity(), STUDENT, TEACHER)
+    assert float(value) == pytest.approx(worked, rel=1e-4)
 
 
 def test_similarity_is_torchdistills_with_rows_of_length_one() -> None:
@@ -50,14 +50,14 @@ def test_similarity_is_torchdistills_with_rows_of_length_one() -> None:
     the paper, like us, divides each row by its Euclidean length.
     """
     losses = pytest.importorskip("torchdistill.losses.mid_level")
-    said = {"it": {"output": STUDENT}}, {"it": {"output": TEACHER}}
+    outputs = {"it": {"output": STUDENT}}, {"it": {"output": TEACHER}}
     theirs = losses.SPKDLoss("it", "it", reduction="batchmean")
     by_sum = [F.normalize(x.flatten(1) @ x.flatten(1).T, p=1.0) for x in (STUDENT, TEACHER)]
     worked = (by_sum[0] - by_sum[1]).square().sum() / 25
-    assert float(theirs(*said)) == pytest.approx(float(worked), rel=1e-5)
+    assert float(theirs(*outputs)) == pytest.approx(float(worked), rel=1e-5)
     theirs.matmul_and_normalize = lambda z: F.normalize(z.flatten(1) @ z.flatten(1).T, dim=1)
-    found = compared(Similarity(), STUDENT, TEACHER)
-    assert float(found) == pytest.approx(float(theirs(*said)), rel=1e-5)
+    value = compared(Similarity(), STUDENT, TEACHER)
+    assert float(value) == pytest.approx(float(theirs(*outputs)), rel=1e-5)
 
 
 def huber(a: float, b: float) -> float:
@@ -72,14 +72,14 @@ def plain_distances(points: Array) -> Array:
 
 def plain_angles(points: Array) -> Array:
     count = len(points)
-    found = np.zeros((count, count, count))
+    cosines = np.zeros((count, count, count))
     for i in range(count):
         for j in range(count):
             for k in range(count):
                 a, b = points[j] - points[i], points[k] - points[i]
                 size = math.hypot(*a) * math.hypot(*b)
-                found[i, j, k] = float(a @ b) / size if size else 0.0
-    return found
+                cosines[i, j, k] = float(a @ b) / size if size else 0.0
+    return cosines
 
 
 def test_distances_and_angles_against_loops() -> None:
@@ -88,12 +88,12 @@ def test_distances_and_angles_against_loops() -> None:
     for name, of in (("distance", plain_distances), ("angle", plain_angles)):
         pairs = zip(of(mine).flatten(), of(theirs).flatten(), strict=True)
         worked[name] = float(np.mean([huber(a, b) for a, b in pairs]))
-    found = compared(RKD(distance=1.0, angle=0.0), STUDENT, TEACHER)
-    assert float(found) == pytest.approx(worked["distance"], rel=1e-4)
-    found = compared(RKD(distance=0.0, angle=1.0), STUDENT, TEACHER)
-    assert float(found) == pytest.approx(worked["angle"], rel=1e-4)
-    found = compared(RKD(), STUDENT, TEACHER)
-    assert float(found) == pytest.approx(worked["distance"] + 2 * worked["angle"], rel=1e-4)
+    value = compared(RKD(distance=1.0, angle=0.0), STUDENT, TEACHER)
+    assert float(value) == pytest.approx(worked["distance"], rel=1e-4)
+    value = compared(RKD(distance=0.0, angle=1.0), STUDENT, TEACHER)
+    assert float(value) == pytest.approx(worked["angle"], rel=1e-4)
+    value = compared(RKD(), STUDENT, TEACHER)
+    assert float(value) == pytest.approx(worked["distance"] + 2 * worked["angle"], rel=1e-4)
 
 
 def test_a_right_triangle_by_hand() -> None:
@@ -101,19 +101,19 @@ def test_a_right_triangle_by_hand() -> None:
     mean = (3 + 4 + 5) / 3
     expected = [[0, 3 / mean, 4 / mean], [3 / mean, 0, 5 / mean], [4 / mean, 5 / mean, 0]]
     torch.testing.assert_close(distances(points), torch.tensor(expected))
-    found = angles(points)
-    assert found[0, 1, 2].item() == pytest.approx(0.0, abs=1e-6)
-    assert found[1, 0, 2].item() == pytest.approx(3 / 5)
-    assert found[2, 0, 1].item() == pytest.approx(4 / 5)
+    cosines = angles(points)
+    assert cosines[0, 1, 2].item() == pytest.approx(0.0, abs=1e-6)
+    assert cosines[1, 0, 2].item() == pytest.approx(3 / 5)
+    assert cosines[2, 0, 1].item() == pytest.approx(4 / 5)
 
 
 def test_relations_are_torchdistills() -> None:
     losses = pytest.importorskip("torchdistill.losses.mid_level")
     mine, theirs = drawn(6, 5, seed=2), drawn(6, 7, seed=3)
-    said = {"it": {"output": mine}}, {"it": {"output": theirs}}
+    outputs = {"it": {"output": mine}}, {"it": {"output": theirs}}
     loss = losses.RKDLoss("it", "it", dist_factor=1.5, angle_factor=0.5, reduction="mean")
-    found = compared(RKD(distance=1.5, angle=0.5), *(x[:, :, None, None] for x in (mine, theirs)))
-    assert float(found) == pytest.approx(float(loss(*said)), rel=1e-4)
+    value = compared(RKD(distance=1.5, angle=0.5), *(x[:, :, None, None] for x in (mine, theirs)))
+    assert float(value) == pytest.approx(float(loss(*outputs)), rel=1e-4)
 
 
 def test_twins_and_equal_examples_give_finite_gradients() -> None:
@@ -129,7 +129,7 @@ def test_contrast_against_plain_sums() -> None:
     torch.manual_seed(0)
     helper = made.helper(Pair("a", ("b",), (3, 4, 4), ((6, 2, 2),)))
     assert isinstance(helper, nn.ModuleDict)
-    found = compared(made, STUDENT, TEACHER, helper, progress=0.5).detach()
+    value = compared(made, STUDENT, TEACHER, helper, progress=0.5).detach()
     sides = []
     for name, maps in (("student", STUDENT), ("teacher", TEACHER)):
         layer = helper[name]
@@ -143,7 +143,7 @@ def test_contrast_against_plain_sums() -> None:
     for i in range(5):
         for row in (powers[i], powers[:, i]):  # told apart by the student, and by the teacher
             worked -= math.log(row[i] / sum(row)) / 10
-    assert float(found) == pytest.approx(worked, rel=1e-4)
+    assert float(value) == pytest.approx(worked, rel=1e-4)
     labels = torch.tensor([0, 1, 0, 2, 0])
     alike = compared(made, STUDENT, TEACHER, helper, 0.5, labels).detach()
     worked = 0.0

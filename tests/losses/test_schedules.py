@@ -15,8 +15,8 @@ def test_warm_up_rises_and_stays() -> None:
 
 def test_within_runs_its_whole_course_and_is_nothing_outside() -> None:
     part = within(linear(1.0, 3.0), 0.2, 0.6)
-    found = [part(p) for p in (0.0, 0.19, 0.2, 0.4, 0.59, 0.6, 1.0)]
-    assert found == pytest.approx([0, 0, 1, 2, 2.95, 0, 0])
+    values = [part(p) for p in (0.0, 0.19, 0.2, 0.4, 0.59, 0.6, 1.0)]
+    assert values == pytest.approx([0, 0, 1, 2, 2.95, 0, 0])
     last = within(linear(1.0, 3.0), 0.6, 1.0)
     assert [last(p) for p in (0.59, 0.6, 0.8, 1.0)] == pytest.approx([0, 1, 2, 3])
 

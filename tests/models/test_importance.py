@@ -58,8 +58,8 @@ def test_taylor_is_the_square_of_the_first_order_change() -> None:
     net = net_of(reading, writing)
     logit = sum(r * w for r, w in zip(reading, writing, strict=True))
     slope = torch.sigmoid(torch.tensor(logit)).item() - 1
-    wanted = [(slope * r * w) ** 2 for r, w in zip(reading, writing, strict=True)]
-    assert scores_of("taylor", net).tolist() == pytest.approx(wanted, rel=1e-4)
+    expected = [(slope * r * w) ** 2 for r, w in zip(reading, writing, strict=True)]
+    assert scores_of("taylor", net).tolist() == pytest.approx(expected, rel=1e-4)
     assert all(p.grad is None for p in net.parameters())
 
 

@@ -42,8 +42,8 @@ def test_the_quickest_batch_and_layout_win() -> None:
     seen: list[tuple[int, bool]] = []
     seconds = {(16, True): 0.5, (32, True): 0.4, (64, True): 0.39}
     module = conv().eval()
-    found = fastest_inference(module, LARGE, both_layouts=True, time_pass=clock(seconds, seen))
-    assert found == Inference(32, True)  # 64 are hardly quicker
+    inference = fastest_inference(module, LARGE, both_layouts=True, time_pass=clock(seconds, seen))
+    assert inference == Inference(32, True)  # 64 are hardly quicker
     assert has_channels_last(module)
     assert seen == [(16, False), (32, False), (16, True), (32, True), (64, True)]
 
@@ -80,9 +80,9 @@ def test_no_pass_is_larger_than_memory_allows(share: float, most: int) -> None:
     assert most_images(module, LARGE) == most
     seen: list[tuple[int, bool]] = []
     ever_faster = {(n, False): 1 / n for n in (16, 32, 64, 128, 500)}
-    found = fastest_inference(module, LARGE, time_pass=clock(ever_faster, seen))
-    assert found.batch == {40: 32, 3: 2, 1: 1}[most]
-    assert max(n for n, _ in seen) == found.batch
+    inference = fastest_inference(module, LARGE, time_pass=clock(ever_faster, seen))
+    assert inference.batch == {40: 32, 3: 2, 1: 1}[most]
+    assert max(n for n, _ in seen) == inference.batch
 
 
 def test_answers_are_the_same_in_any_layout() -> None:

@@ -106,10 +106,10 @@ def test_channels_that_nothing_reads_leave_the_logits_as_they_were() -> None:
         net.get_submodule("norm").bias[8:] = 0  # type: ignore[operator]
         net.get_submodule("norm").running_mean[8:] = 0  # type: ignore[operator]
     images = torch.randn(2, 3, 32, 32)
-    wanted = net(images)
+    expected = net(images)
     cut(net, structure_of(net, INPUT), {"stages": [{"inner": 0.01}], "layers": {"mix": 0.01}})
     assert net.get_submodule("mix").out_channels == 8
-    torch.testing.assert_close(net(images), wanted)
+    torch.testing.assert_close(net(images), expected)
 
 
 def test_the_highest_scores_are_kept_in_their_order() -> None:

@@ -30,9 +30,9 @@ def write(folder: Path, text: str) -> Path:
 def refused(folder: Path, text: str) -> str:
     """The one message, which names the file and a line."""
     path = write(folder, text)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         load_recipe(path, {})
-    message = str(told.value)
+    message = str(caught.value)
     assert message.startswith(f"{path}:") and "\n" not in message, message
     return message.removeprefix(f"{path}:")
 
@@ -214,8 +214,8 @@ def test_a_teacher_that_is_not_there_is_told_with_the_nearest(tmp_path: Path, ke
         "{stages: [{until: 0.5}, {until: 1, terms: [{term: kl, teacher: bgi}]}]}",
     ):
         message = refused(tmp_path, f"teachers: {{big: {{model: x}}}}\n{key}: {objective}\n")
-        told = f"{key}: there is no teacher 'bgi'; did you mean 'big'? (there: teacher, big)"
-        assert told in message
+        text = f"{key}: there is no teacher 'bgi'; did you mean 'big'? (there: teacher, big)"
+        assert text in message
 
 
 @pytest.mark.parametrize(

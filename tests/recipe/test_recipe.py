@@ -216,10 +216,10 @@ def test_all_errors_at_once_with_line_key_and_nearest_name(tmp_path: Path) -> No
         "--seed:",
         "--study:",
     ]
-    found = {
+    matches = {
         re.match(rf"{re.escape(str(path))}:(\d+): ([\w.]+): ", line): line for line in lines[4:]
     }
-    places = [(int(m.group(1)), m.group(2)) for m in found if m is not None]
+    places = [(int(m.group(1)), m.group(2)) for m in matches if m is not None]
     assert places == [
         (1, "traisl"),
         (2, "trials"),
@@ -471,8 +471,8 @@ def test_bad_terms_are_told_with_their_line(tmp_path: Path) -> None:
         "scoring: {alpha: 0.3, terms: [{term: kl}]}\n"
     )
     lines = _message(_write(tmp_path, text), {}).splitlines()
-    told = [line.split(":", 1)[1] for line in lines]
-    assert [":".join(line.split(":")[:2]) for line in told] == [
+    messages = [line.split(":", 1)[1] for line in lines]
+    assert [":".join(line.split(":")[:2]) for line in messages] == [
         "3: final.terms.0.othrs",
         "3: final.terms.0.temperature",
         "4: final.terms.1",
@@ -480,9 +480,9 @@ def test_bad_terms_are_told_with_their_line(tmp_path: Path) -> None:
         "6: final.terms.3.weight",
         "7: scoring",
     ]
-    assert "did you mean 'others'?" in told[0] and "must be above 0" in told[1]
-    assert "did you mean 'dkd'?" in told[2] and "needs the key 'term'" in told[3]
-    assert "must be 0 or more" in told[4] and "either terms or alpha" in told[5]
+    assert "did you mean 'others'?" in messages[0] and "must be above 0" in messages[1]
+    assert "did you mean 'dkd'?" in messages[2] and "needs the key 'term'" in messages[3]
+    assert "must be 0 or more" in messages[4] and "either terms or alpha" in messages[5]
 
 
 @pytest.mark.parametrize(
@@ -546,8 +546,8 @@ def test_what_is_not_utf8_is_named() -> None:
 def test_classes_go_with_a_model() -> None:
     recipe = load_recipe(None, {"teachers": {"x": {"model": "shipped", "classes": "a = b"}}})
     assert recipe.teachers["x"].classes == "a = b" and recipe.classes is None
-    told = _message(None, {"teachers": {"x": {"ema": 0.9, "classes": "a = b"}}})
-    assert "classes goes with model" in told
+    message = _message(None, {"teachers": {"x": {"ema": 0.9, "classes": "a = b"}}})
+    assert "classes goes with model" in message
 
 
 @pytest.mark.parametrize(

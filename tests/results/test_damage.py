@@ -52,9 +52,9 @@ def test_sound_studies_have_no_damage(here: Path) -> None:
     for record in listed().values():
         assert isinstance(record, StudyRecord) and not record.damage
         assert study_summary(record)["damage"] == []
-    told: list[Any] = []
-    assert "What could not be read" not in api.report("old", on_event=told.append).read_text()
-    assert told == []
+    events: list[Any] = []
+    assert "What could not be read" not in api.report("old", on_event=events.append).read_text()
+    assert events == []
 
 
 @pytest.mark.parametrize("name", JSON_FILES)
@@ -77,9 +77,9 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(
     path.write_bytes(content)
     record = listed()["old"]
     assert isinstance(record, StudyRecord) and len(record.candidates) == 7
-    told: list[Any] = []
-    page = api.report("old", on_event=told.append).read_text()
-    [event] = told
+    events: list[Any] = []
+    page = api.report("old", on_event=events.append).read_text()
+    [event] = events
     assert f"studies/old/{name}: " in event.text and reason in event.text
     assert "What could not be read" in page and f"studies/old/{name}" in page
     if name in (METRICS, RECOMMENDED):

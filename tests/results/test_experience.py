@@ -32,13 +32,13 @@ RUN = EarlierRun(
 
 def test_full_runs_are_kept_and_read(tmp_path: Path) -> None:
     other = replace(RUN, source="small (1), trial 4", of=replace(RUN.of, zero_cost=None))
-    told: list[str] = []
-    keep_runs(tmp_path, SPACE, [RUN, other], told.append)
-    keep_runs(tmp_path, SPACE, [replace(RUN, accuracy=0.8)], told.append)  # measured again
+    messages: list[str] = []
+    keep_runs(tmp_path, SPACE, [RUN, other], messages.append)
+    keep_runs(tmp_path, SPACE, [replace(RUN, accuracy=0.8)], messages.append)  # measured again
     path = experience_file(tmp_path, SPACE)
-    assert read_runs(path, SPACE, told.append) == [other, replace(RUN, accuracy=0.8)]
-    assert read_runs(path.with_name("none.jsonl"), SPACE, told.append) == []
-    assert told == []
+    assert read_runs(path, SPACE, messages.append) == [other, replace(RUN, accuracy=0.8)]
+    assert read_runs(path.with_name("none.jsonl"), SPACE, messages.append) == []
+    assert messages == []
     assert sorted(p.suffix for p in path.parent.iterdir()) == [".jsonl", ".lock"]
 
 
@@ -64,12 +64,12 @@ def test_a_line_that_cannot_be_used_is_named_and_kept(
     path = experience_file(tmp_path, SPACE)
     path.parent.mkdir()
     path.write_text("\n".join([*lines_of([RUN], SPACE), line, ""]))
-    told: list[str] = []
-    assert read_runs(path, SPACE, told.append) == [RUN]
-    [text] = told
+    messages: list[str] = []
+    assert read_runs(path, SPACE, messages.append) == [RUN]
+    [text] = messages
     assert str(path) in text and "1 of 2 lines are left out" in text and reason in text
-    keep_runs(tmp_path, SPACE, [replace(RUN, source="new")], told.append)
-    assert len(read_runs(path, SPACE, told.append)) == 2
+    keep_runs(tmp_path, SPACE, [replace(RUN, source="new")], messages.append)
+    assert len(read_runs(path, SPACE, messages.append)) == 2
     assert line in path.read_text().splitlines()
 
 
@@ -77,18 +77,18 @@ def test_a_file_that_is_no_text_teaches_nothing_and_is_not_overwritten(tmp_path:
     path = experience_file(tmp_path, SPACE)
     path.parent.mkdir()
     path.write_bytes(b"\xff\xfe\x00")
-    told: list[str] = []
-    assert read_runs(path, SPACE, told.append) == []
-    keep_runs(tmp_path, SPACE, [RUN], told.append)
-    assert ["not a text file in UTF-8" in text for text in told] == [True, True]
+    messages: list[str] = []
+    assert read_runs(path, SPACE, messages.append) == []
+    keep_runs(tmp_path, SPACE, [RUN], messages.append)
+    assert ["not a text file in UTF-8" in text for text in messages] == [True, True]
     assert path.read_bytes() == b"\xff\xfe\x00"
 
 
 def test_a_folder_that_cannot_be_written_loses_nothing_else(tmp_path: Path) -> None:
     (tmp_path / ".experience").write_text("a file in the folder's place")
-    told: list[str] = []
-    keep_runs(tmp_path, SPACE, [RUN], told.append)
-    [text] = told
+    messages: list[str] = []
+    keep_runs(tmp_path, SPACE, [RUN], messages.append)
+    [text] = messages
     assert "is not kept for later studies" in text and os.fspath(tmp_path) in text
 
 
@@ -99,7 +99,7 @@ def test_cut_or_overwritten_anywhere(tmp_path: Path, place: int, content: bytes)
     path.parent.mkdir(exist_ok=True)
     whole = "\n".join(lines_of([RUN, replace(RUN, source="other")], SPACE)).encode()
     path.write_bytes(whole[:place] + content)
-    told: list[str] = []
-    found = read_runs(path, SPACE, told.append)
-    assert len(found) <= 2 and all(isinstance(run, EarlierRun) for run in found)
-    assert all(str(path) in text for text in told)
+    messages: list[str] = []
+    runs = read_runs(path, SPACE, messages.append)
+    assert len(runs) <= 2 and all(isinstance(run, EarlierRun) for run in runs)
+    assert all(str(path) in text for text in messages)

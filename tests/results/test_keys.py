@@ -63,8 +63,8 @@ def test_who_writes_and_reads_each_key_is_what_the_code_does() -> None:
             if name in users:
                 users[name].add(module)
     for name, key in names.items():
-        told = {part.strip() for part in f"{key.writer}, {key.readers}".split(",")}
+        modules = {part.strip() for part in f"{key.writer}, {key.readers}".split(",")}
         # Figures of an architecture are written by their names: params, macs, bytes, depth.
         if name in ("PARAMS", "MACS", "BYTES", "DEPTH"):
-            told -= {"study.study"}
-        assert told - {"nobody"} == users[name], name
+            modules -= {"study.study"}
+        assert modules - {"nobody"} == users[name], name

@@ -250,8 +250,8 @@ def test_a_study_is_found_under_the_name_it_was_made_with(tmp_path: Path) -> Non
     (folder := tmp_path / "renamed").mkdir()
     url = _database(folder / "study.db", "made")
     assert study_in(open_storage(url), folder, url) == "made"
-    there = _database(tmp_path / "all.db", "made", "renamed")
-    (folder / "storage.txt").write_text(f"{there}\nmade\n")
-    assert study_in(open_storage(there), folder, there) == "made"
-    (folder / "storage.txt").write_text(there)
-    assert study_in(open_storage(there), folder, there) == "renamed"
+    database = _database(tmp_path / "all.db", "made", "renamed")
+    (folder / "storage.txt").write_text(f"{database}\nmade\n")
+    assert study_in(open_storage(database), folder, database) == "made"
+    (folder / "storage.txt").write_text(database)
+    assert study_in(open_storage(database), folder, database) == "renamed"

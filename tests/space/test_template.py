@@ -113,8 +113,8 @@ def test_ratios_are_plain_numbers_however_they_are_written() -> None:
         space = SearchSpace.from_yaml(f"name: x\nfamily: pruned\nkeep: {{width: {text}}}\n", "x")
         assert space.template is not None
         node = space.template.node("width")
-        found = [node.value] if isinstance(node, Constant) else list(node.options)  # type: ignore[union-attr]
-        assert found == values and {type(value) for value in found} == {float}
+        options = [node.value] if isinstance(node, Constant) else list(node.options)  # type: ignore[union-attr]
+        assert options == values and {type(value) for value in options} == {float}
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ def lease_held_by(process: subprocess.Popen[bytes]) -> dict[str, Any]:
 
 def elsewhere(now: float, **changed: Any) -> dict[str, Any]:
     """A lease of a worker on another host, by the clock there."""
-    there = {"host": "another host", "until": now + LEASE_SECONDS}
-    return {**lease_of("another", 0), **there, **changed}
+    lease = {"host": "another host", "until": now + LEASE_SECONDS}
+    return {**lease_of("another", 0), **lease, **changed}
 
 
 def test_a_stopped_process_keeps_what_it_holds_for_the_time_of_its_lease() -> None:

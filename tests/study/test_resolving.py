@@ -57,10 +57,10 @@ def test_large_pictures_have_the_large_tree(
     assert context.study.require(keys.SPACE_FINGERPRINT) == space.large.fingerprint
     assert context.study.require(keys.SPACE) == space.large.to_dict()
     assert study().space == space.large  # also before its data are read again
-    told = [event.text for event in events if "its tree for pictures from 96" in event.text]
-    assert told == ["space tiny: its tree for pictures from 96 pixels on"]
+    texts = [event.text for event in events if "its tree for pictures from 96" in event.text]
+    assert texts == ["space tiny: its tree for pictures from 96 pixels on"]
     opened()
-    assert [event.text for event in events if "its tree for" in event.text] == told  # once
+    assert [event.text for event in events if "its tree for" in event.text] == texts  # once
     assert context.study.proposer().propose(0).architecture.values["layers"]["widths"][0] in (
         64,
         128,

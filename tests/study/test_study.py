@@ -216,10 +216,10 @@ def test_what_is_measured_once_is_measured_by_one_worker(here: Path) -> None:
         return made[-1]
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(
+        values = list(
             pool.map(lambda study: study.get_or_measure(keys.FINAL_EXAMPLES, make), workers)
         )
-    assert found == [0, 0, 0, 0] and made == [0]
+    assert values == [0, 0, 0, 0] and made == [0]
 
 
 def test_what_the_sampler_is_told(here: Path) -> None:
@@ -239,13 +239,13 @@ def test_what_the_sampler_is_told(here: Path) -> None:
     assert states[:3] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
     history = History(study.recipe.minimize)
     history.update(study.trials())
-    told = sampler_view(history, study.recipe).trials
-    assert [trial.state for trial in told] == [TrialState.COMPLETE] * 4
+    trials = sampler_view(history, study.recipe).trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
     # The stopped one's score is raised by what the complete one gained after the same rung.
-    assert [trial.values for trial in told[:2]] == [[0.90, 3000.0], [pytest.approx(0.80), 2000.0]]
+    assert [trial.values for trial in trials[:2]] == [[0.90, 3000.0], [pytest.approx(0.80), 2000.0]]
     # As many rejected ones as scored ones, with the constraint that they break.
-    assert [trial.constraints for trial in told[2:]] == [{"params": 8.9}] * 2
-    assert told[2].values == [0.0, 99_000.0]
+    assert [trial.constraints for trial in trials[2:]] == [{"params": 8.9}] * 2
+    assert trials[2].values == [0.0, 99_000.0]
 
 
 def made_up(count: int, costs: int) -> list[optuna.trial.FrozenTrial]:
@@ -289,8 +289,8 @@ def test_of_thousands_the_sampler_sees_the_best_and_the_latest(
     recipe = load_recipe("recipe.yaml", {"sampler": "nsga2"})
     history = History(recipe.minimize)
     history.update(made_up(200, 1))
-    told = sampler_view(history, recipe)
-    scored, rejected = told.trials[:30], told.trials[30:]
+    history_view = sampler_view(history, recipe)
+    scored, rejected = history_view.trials[:30], history_view.trials[30:]
     assert [trial.values[0] for trial in rejected] == [0.0] * 5
     numbers = [trial.number for trial in scored]
     with_score = [number for number in range(200) if number % 4 != 3]
@@ -298,7 +298,7 @@ def test_of_thousands_the_sampler_sees_the_best_and_the_latest(
     best = max(history.scored().values[:, 0])
     assert max(trial.values[0] for trial in scored[:10]) == best
     generations = [trial.system_attrs[GENERATION] for trial in scored]
-    assert generations[:10] == [0] * 10 and generations[-1] == 198 // 12 - told.generations
+    assert generations[:10] == [0] * 10 and generations[-1] == 198 // 12 - history_view.generations
     directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
     proposer = Proposer(history, directions, recipe, SearchSpace.load("tiny.yaml"))
     proposal = proposer.propose(0)
@@ -327,8 +327,8 @@ def test_a_qmc_sampler_goes_on_in_its_sequence(here: Path) -> None:
     number = claimed(study)
     study.record_rung(number, rung(0, 0.7))
     study.complete(number, 0.7, [1000.0])
-    asked = {str(proposed(study, attempt).params) for attempt in range(12)}
-    assert len(asked) > 6, "the first point of the sequence, again and again"
+    points = {str(proposed(study, attempt).params) for attempt in range(12)}
+    assert len(points) > 6, "the first point of the sequence, again and again"
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "qmc"])

@@ -72,7 +72,7 @@ def test_cached_logits_are_the_live_ones_of_the_same_view(data: Dataset, tmp_pat
 
 
 def test_a_block_is_always_asked_in_the_same_batches(data: Dataset, tmp_path: Path) -> None:
-    asked: list[list[int]] = []
+    sizes_of_calls: list[list[int]] = []
     for number, ids in enumerate((torch.tensor([3]), torch.arange(490))):
         own = teacher()
         own.use(Inference(96, False))
@@ -80,8 +80,8 @@ def test_a_block_is_always_asked_in_the_same_batches(data: Dataset, tmp_path: Pa
         own.module.register_forward_pre_hook(lambda _, args, into=sizes: into.append(len(args[0])))
         cache = LogitCache(own, data, tmp_path / str(number))
         cache.prepare([(ids, 0)])
-        asked.append(sizes)
-    assert asked[0] == asked[1] == [96] * 5 + [20]
+        sizes_of_calls.append(sizes)
+    assert sizes_of_calls[0] == sizes_of_calls[1] == [96] * 5 + [20]
     examples = batch(data, ids, 0)
     assert torch.allclose(cache.logits(examples).float(), own.logits(examples.images), atol=1e-2)
 
@@ -94,10 +94,12 @@ def test_a_slow_fill_tells_how_far_it_is(
     own = teacher()
     own.use(Inference(100, False))
     own.module.register_forward_hook(lambda *_: time.sleep(0.01))
-    told: list[Event] = []
-    LogitCache(own, data, tmp_path, emit=told.append).prepare([(torch.arange(1500), 0)])
-    assert {(each.kind, each.stage, each.total) for each in told} == {("progress", "answers", 1500)}
-    done = [each.done for each in told]
+    event_list: list[Event] = []
+    LogitCache(own, data, tmp_path, emit=event_list.append).prepare([(torch.arange(1500), 0)])
+    assert {(each.kind, each.stage, each.total) for each in event_list} == {
+        ("progress", "answers", 1500)
+    }
+    done = [each.done for each in event_list]
     assert done == sorted(done)
     assert len(done) > 5
 

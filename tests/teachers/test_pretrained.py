@@ -589,9 +589,9 @@ def test_a_folder_of_other_classes_is_refused_unless_it_is_said_which_is_which(
     (tmp_path / "list.txt").write_text("\n".join(["c0", "c1", "xx", *names[2:-1]]))
     for given in ("C2=xx", "c0,c1,xx,c3,c4,c5,c6,c7,c8,c9", "pairs.txt", "list.txt"):
         text = str(tmp_path / given) if given.endswith("txt") else given
-        told = _load(spec, _data(1, names=names), studies_root=root, classes=text)
-        torch.testing.assert_close(told.logits(images), plain.logits(images)[:, order])
-        assert told.card["class_names"] == names and told.weights_hash != plain.weights_hash
+        teacher = _load(spec, _data(1, names=names), studies_root=root, classes=text)
+        torch.testing.assert_close(teacher.logits(images), plain.logits(images)[:, order])
+        assert teacher.card["class_names"] == names and teacher.weights_hash != plain.weights_hash
 
 
 @pytest.mark.parametrize("kind", ["text", "number"])

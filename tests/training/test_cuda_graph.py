@@ -355,12 +355,12 @@ def test_a_step_that_waits_for_the_device_is_done_singly(data: Dataset) -> None:
 
 @needs_cuda
 def test_memory_does_not_grow_from_graph_to_graph(data: Dataset) -> None:
-    taken = []
+    reserved = []
     for _ in range(6):
         train_until(captured(make(data)), 500)
         torch.cuda.empty_cache()
-        taken.append(torch.cuda.memory_reserved())
-    assert taken[-1] <= taken[1]
+        reserved.append(torch.cuda.memory_reserved())
+    assert reserved[-1] <= reserved[1]
 
 
 @needs_cuda

@@ -58,8 +58,8 @@ def train(data: Dataset, told: list[Event], monkeypatch: pytest.MonkeyPatch) -> 
     return train
 
 
-def notes(told: list[Event]) -> list[str]:
-    return [event.text for event in told if event.kind == "note"]
+def notes(events: list[Event]) -> list[str]:
+    return [event.text for event in events if event.kind == "note"]
 
 
 def test_a_trained_teacher_is_better_than_an_untrained_one(

@@ -185,21 +185,21 @@ def test_a_slow_evaluation_tells_how_far_it_is(
     monkeypatch.setattr(teaching, "useless", lambda *_: None)
     teacher.use(Inference(20, False))
     teacher.module.register_forward_hook(lambda *_: time.sleep(0.005))
-    told: list[Event] = []
-    card = teaching.evaluate_teacher(teacher, data, test=True, emit=told.append)
-    texts = {each.text for each in told}
+    event_list: list[Event] = []
+    card = teaching.evaluate_teacher(teacher, data, test=True, emit=event_list.append)
+    texts = {each.text for each in event_list}
     for part in ("validation images", "a sample of", "test images"):
         assert any(part in text for text in texts), (part, texts)
-    assert all(each.eta_seconds is not None and each.total for each in told)
+    assert all(each.eta_seconds is not None and each.total for each in event_list)
     assert card["train_examples"] == len(data.train)
 
 
 def test_an_evaluation_is_the_same_in_any_batch_and_layout(data: Dataset) -> None:
     images, size = data.score, (16, 16)
-    found = []
+    logits = []
     for inference in (WHOLE, Inference(16, False), Inference(32, True)):
         teacher = teacher_of(conv(), 3)
         teacher.use(inference)
-        found.append(predict(teacher.module, images, size, None, inference).logits)
-    assert torch.allclose(found[0], found[1], atol=1e-5)
-    assert torch.allclose(found[0], found[2], atol=1e-5)
+        logits.append(predict(teacher.module, images, size, None, inference).logits)
+    assert torch.allclose(logits[0], logits[1], atol=1e-5)
+    assert torch.allclose(logits[0], logits[2], atol=1e-5)

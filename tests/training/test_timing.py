@@ -12,10 +12,10 @@ from nasdistill.training import LRSchedule, timing
 
 def test_the_mean_step_counts_after_one_that_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine, one step in three waits for another process."""
-    asked, times = [], iter([0.05, 0.1, 0.06, 9.0])
+    calls, times = [], iter([0.05, 0.1, 0.06, 9.0])
 
     def seconds(run: Any, warm_up: int, steps: int) -> float:
-        asked.append((warm_up, steps))
+        calls.append((warm_up, steps))
         return next(times)
 
     monkeypatch.setattr(timing, "_seconds", seconds)
@@ -23,4 +23,4 @@ def test_the_mean_step_counts_after_one_that_is_not_timed(monkeypatch: pytest.Mo
         lr_schedule=LRSchedule(0.1, 1, None, 1), branch=lambda schedule: SimpleNamespace()
     )
     assert timing.quick_seconds_per_step(run) == pytest.approx(0.07)
-    assert asked == [(1, 1), (0, 1), (0, 1)]
+    assert calls == [(1, 1), (0, 1), (0, 1)]

@@ -156,7 +156,7 @@ def test_what_data_leave_out_is_told_once(
             Image.fromarray(arrays["images"][index]).save(folder / f"{index}.png")
     Path("pictures", "1", "notes.txt").touch()
     opened(data="folder:pictures", study="pictures")
-    [told] = [event for event in events if "left out" in event.text]
-    assert told.kind == "warning" and told.text.startswith(
+    [warning] = [event for event in events if "left out" in event.text]
+    assert warning.kind == "warning" and warning.text.startswith(
         "data folder:pictures: 1 file is left out"
     )

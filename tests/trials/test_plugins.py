@@ -28,16 +28,16 @@ def test_families_sources_and_teachers(tmp_path: Path) -> None:
         "def _hidden(): pass\n"
         "FAMILIES = {'line': line}\nSOURCES = {'blobs': blobs}\n"
     )
-    found = read_plugins(write(tmp_path, text))
-    assert found.families["line"]({}, None, 3) == "net"
-    assert found.sources["blobs"](None) == "source"
-    assert "line" in found.teachers and "_hidden" not in found.teachers
-    assert len(found.fingerprint) == 16
+    plugins = read_plugins(write(tmp_path, text))
+    assert plugins.families["line"]({}, None, 3) == "net"
+    assert plugins.sources["blobs"](None) == "source"
+    assert "line" in plugins.teachers and "_hidden" not in plugins.teachers
+    assert len(plugins.fingerprint) == 16
 
 
 def test_build_stands_under_the_files_name(tmp_path: Path) -> None:
-    found = read_plugins(write(tmp_path, "def build(a, i, c): return 1\n", "comb.py"))
-    assert list(found.families) == ["comb"]
+    plugins = read_plugins(write(tmp_path, "def build(a, i, c): return 1\n", "comb.py"))
+    assert list(plugins.families) == ["comb"]
 
 
 def test_the_fingerprint_follows_the_text(tmp_path: Path) -> None:
@@ -82,12 +82,12 @@ FAMILIES = {"line": line}
     changed = {"space": "line.yaml", "trials": 1, "top_k": 1, "min_accuracy": 0}
     nasdistill.search(load_recipe("recipe.yaml", changed))
     command = [sys.executable, "-m", "nasdistill"]  # a process that knows nothing of the family
-    told = subprocess.run(
+    profiled = subprocess.run(
         [*command, "profile", "small/1", "--json"], capture_output=True, text=True
     )
-    assert told.returncode == 0, told.stderr
+    assert profiled.returncode == 0, profiled.stderr
     final = load_study("small", here / "studies").finals[0]
-    assert json.loads(told.stdout)["params"] == final.metrics["params"]
+    assert json.loads(profiled.stdout)["params"] == final.metrics["params"]
     bare = [*command, "profile", str(final.folder)]
     refused = subprocess.run(bare, capture_output=True, text=True)
     assert refused.returncode == 2 and "with --import" in refused.stderr

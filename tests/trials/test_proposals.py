@@ -27,11 +27,11 @@ def test_excess_is_a_share_of_the_limit() -> None:
 
 def study_of(states: str) -> Any:
     names = {"f": "failed", "s": "stopped", "c": "complete", "r": "rejected", "x": "running"}
-    found = [
+    candidates = [
         Candidate(i, names[s], {}, str(i), {}, reason="no memory")  # type: ignore[arg-type]
         for i, s in enumerate(states)
     ]
-    return SimpleNamespace(candidates=lambda: found)
+    return SimpleNamespace(candidates=lambda: candidates)
 
 
 @pytest.mark.parametrize("states", ["", "ffff", "fffffs", "fcfffff", "s" + "f" * 9, "ffffrrxs"])

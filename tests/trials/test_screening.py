@@ -146,9 +146,11 @@ def test_two_processes_count_them_once_also_after_one_that_was_killed(here: Path
     assert dying.communicate(timeout=300)[0] == "drawing\n"
     assert dying.returncode == -signal.SIGKILL
     assert not Path("studies/small/candidates.json").exists()
-    said = [process.communicate(timeout=300)[0] for process in [started("live"), started("live")]]
-    counts = {text.removeprefix("drawing\n") for text in said}
-    assert len(counts) == 1 and sum("drawing" in text for text in said) == 1
+    outputs = [
+        process.communicate(timeout=300)[0] for process in [started("live"), started("live")]
+    ]
+    counts = {text.removeprefix("drawing\n") for text in outputs}
+    assert len(counts) == 1 and sum("drawing" in text for text in outputs) == 1
 
 
 @pytest.mark.parametrize("options", [{"experience": False}, {"sampler": "random"}])
@@ -198,9 +200,9 @@ def test_a_search_keeps_its_full_runs_and_a_damaged_file_ends_none(here: Path) -
     assert candidate.zero_cost in [run.of.zero_cost for run in runs]
     assert {run.setting for run in runs} == {record.experience["setting"]}  # type: ignore[index]
     path.write_text(path.read_text() + '{"space": 3}\n')
-    told: list[str] = []
+    texts: list[str] = []
     again = load_recipe("recipe.yaml", {"study": "again"})
-    api.search(again, on_event=lambda event: told.append(event.text))
-    assert sum("lines are left out" in text for text in told) == 1
-    assert len(read_runs(path, path.stem, told.append)) == 2 * len(record.finals)
+    api.search(again, on_event=lambda event: texts.append(event.text))
+    assert sum("lines are left out" in text for text in texts) == 1
+    assert len(read_runs(path, path.stem, texts.append)) == 2 * len(record.finals)
     assert json.loads(path.read_text().splitlines()[-1])["source"].startswith("again (")

@@ -80,8 +80,8 @@ def test_what_is_prepared_is_not_asked_again(opened: OpenContext) -> None:
     context = opened()
     setup, (cache,) = context.scoring, context.teachers.caches.values()
     setup.prepare(200, 0)
-    asked = cache.asked
-    assert asked > 0
+    count = cache.asked
+    assert count > 0
     run = setup.run(
         setup.students(NET, context.dataset, 0),
         horizon=200,
@@ -92,7 +92,7 @@ def test_what_is_prepared_is_not_asked_again(opened: OpenContext) -> None:
     from nasdistill.training import train
 
     (*_, last) = train(run, 200)
-    assert last.examples == 200 and cache.asked == asked and cache.served == 200
+    assert last.examples == 200 and cache.asked == count and cache.served == 200
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])

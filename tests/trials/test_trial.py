@@ -282,20 +282,20 @@ def test_a_trial_that_passed_a_rung_is_not_judged_there_again(
 
 
 def test_a_search_stops_by_forecasts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[list[float], list[float]]] = []
+    pairs: list[tuple[list[float], list[float]]] = []
     rule = trial.stop_reason
 
     def noting(
         index: int, accuracies: list[float], forecasts: list[float], *rest: Any
     ) -> str | None:
-        asked.append((accuracies, forecasts))
+        pairs.append((accuracies, forecasts))
         return rule(index, accuracies, forecasts, *rest)
 
     monkeypatch.setattr(trial, "stop_reason", noting)
     nasdistill.search(load_recipe("recipe.yaml", {"min_accuracy": 0, "final_budget": "2 epochs"}))
     ranked = sorted(trained(), key=lambda c: c.number)
     first = [c.rungs[0].accuracy for c in ranked]
-    accuracies, forecasts = next(pair for pair in asked if pair[0] == first)
+    accuracies, forecasts = next(pair for pair in pairs if pair[0] == first)
     then = [*ranked[:-1], replace(ranked[-1], rungs=ranked[-1].rungs[:1])]
     assert forecasts == pytest.approx(list(forecast_at(then, 0, {}, 1000).guess))
     assert all(c.macs and c.depth for c in ranked), "what a forecast needs was not stored"

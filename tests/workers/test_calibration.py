@@ -37,7 +37,7 @@ def search(heard: list[Event], **options: object) -> Study:
     return Study.open(recipe, Path("studies"), "")
 
 
-def told(heard: list[Event]) -> list[str]:
+def notes_of(heard: list[Event]) -> list[str]:
     return [
         event.text for event in heard if "at once" in event.text or "one at a time" in event.text
     ]
@@ -61,13 +61,13 @@ def test_workers_are_kept_where_they_gain(
     monkeypatch.setattr("nasdistill.api.stages.calibrate", calibrate)
     study = search(heard)
     assert sizes == [kept] and study.read(keys.CONCURRENT_STUDENTS) == kept
-    (text,) = told(heard)
+    (text,) = notes_of(heard)
     assert text.startswith("2 students at once on this card: ") and text.endswith(said)
     assert 0.2 < float(text.split(": ")[1].split()[0]) < 10.0
     # It is found out once; a search that goes on begins with what was found.
     heard.clear()
     search(heard, trials=5)
-    assert sizes == [kept] and not told(heard)
+    assert sizes == [kept] and not notes_of(heard)
 
 
 def test_a_worker_that_does_not_begin_is_not_waited_for_for_ever(
@@ -85,7 +85,7 @@ def test_a_worker_that_does_not_begin_is_not_waited_for_for_ever(
     monkeypatch.setattr(calibration, "OPENING_SECONDS", 1.0)
     study = search(heard)
     assert not study.has(keys.CONCURRENT_STUDENTS)
-    assert told(heard) == ["students are tried one at a time: not all workers began"]
+    assert notes_of(heard) == ["students are tried one at a time: not all workers began"]
     assert [one.poll() for one in started] == [-signal.SIGKILL]
 
 

@@ -92,11 +92,11 @@ class Driver:
         (folder / "recipe.yaml").write_text(recipe)
         self._folder, self._said = folder, folder / "said.txt"
         command = ["search", "--recipe", "recipe.yaml", "--ray-address", address]
-        with self._said.open("w") as said:
+        with self._said.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "nasdistill", *command],
                 cwd=folder,
-                stdout=said,
+                stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
             )
