@@ -276,11 +276,12 @@ def measure(way: str, seed: int) -> None:
 
 
 def ranked(
-    table: Table, scores: list[float], share: float, foretold: Foretold
+    table: Table, scores: list[float], losses: list[float], share: float, foretold: Foretold
 ) -> dict[str, list[list[float]]]:
-    """The score, and what the search makes of it."""
+    """The score and the loss (less is better: negative), and what the search makes of the score."""
     return {
         "score": [scores],
+        "loss": [losses],
         "without": forecasts(table, [scores], share),
         "forecast": forecasts(table, [scores], share, foretold),
     }
@@ -294,7 +295,7 @@ class Side:
         begins: `fresh`, or the name of a bank.
         share: Of a full run.
         bank: What the bank cost, in full runs.
-        scores: Of each seed, by name: the score, the forecast without experience, and with it.
+        scores: Of each seed, by name: score, loss, forecast without experience and with it.
     """
 
     begins: str
@@ -308,7 +309,13 @@ def sides_of(table: Table) -> Iterator[Side]:
     foretold = left_out(table)
     for share in (0.05, 0.10):
         each = [
-            ranked(table, table.figure("trunk", share, seed, "accuracy"), share, foretold)
+            ranked(
+                table,
+                table.figure("trunk", share, seed, "accuracy"),
+                table.figure("trunk", share, seed, "loss"),
+                share,
+                foretold,
+            )
             for seed in table.scored("trunk")
         ]
         yield Side("fresh", share, 0.0, {k: [one[k][0] for one in each] for k in each[0]})
@@ -316,8 +323,10 @@ def sides_of(table: Table) -> Iterator[Side]:
     for path in sorted(KEPT.glob("*.json")):
         content = json.loads(path.read_text())
         for share in (0.0, 0.05, 0.10):
-            scores = [run["at"][str(share)]["score"]["accuracy"] for run in content["runs"]]
-            of_share = ranked(table, scores, share or RUNGS[0], foretold)
+            of_students = [run["at"][str(share)]["score"] for run in content["runs"]]
+            scores = [one["accuracy"] for one in of_students]
+            losses = [-one["loss"] for one in of_students]
+            of_share = ranked(table, scores, losses, share or RUNGS[0], foretold)
             yield Side(path.stem, share, content["seconds"] / full, of_share)
 
 
@@ -332,27 +341,28 @@ def report() -> None:
         low, high = interval(side.scores["forecast"], truth)
         about = {"begins": side.begins, "share": side.share, "bank": side.bank}
         results.append({**about, **taus, "near": near})
-        cells = [side.begins, f"{side.share:.0%}", f"{side.bank:.1f}", f"{taus['score']:.2f}"]
-        cells += [f"{taus['without']:.2f}", f"{taus['forecast']:.2f} ({low:.2f} to {high:.2f})"]
+        cells = [side.begins, f"{side.share:.0%}", f"{side.bank:.1f}"]
+        cells += [f"{taus[name]:.2f}" for name in ("score", "loss", "without")]
+        cells += [f"{taus['forecast']:.2f} ({low:.2f} to {high:.2f})"]
         rows.append([*cells, f"{near:.2f}"])
-    head = ["begins", "scored at", "bank, in full runs", "τ of score", "τ of forecast"]
+    head = ["begins", "scored at", "bank, in full runs", "τ of score", "of loss", "of forecast"]
     head += ["with experience (95 %)", "that at equal MACs"]
     text = markdown(head, rows) + "\n\n" + markdown(*equal_cost(sides, truth))
     write("bank", {"rows": results}, text, HERE.parent / "docs" / "scoring.md")
 
 
 def equal_cost(sides: Iterable[Side], truth: Sequence[float]) -> tuple[list[str], list[list[str]]]:
-    """Banks against fresh students that cost as much in all, by the size of the study."""
+    """Banks, scored at 5 %, against fresh students that cost as much in all, by trials."""
     every = list(sides)
     fresh = {side.share: side.scores for side in every if side.begins == "fresh"}
     rows = []
     for side in every:
-        if side.begins == "fresh" or side.share == 0.0:
+        if side.begins == "fresh" or side.share != 0.05:
             continue
         for trials in STUDIES:
             each = side.share + side.bank / trials
             share = max((s for s in fresh if s <= each + 0.005), default=min(fresh))
-            cells = [side.begins, f"{trials}", f"{side.share:.0%}", f"{each:.1%}", f"{share:.0%}"]
+            cells = [side.begins, f"{trials}", f"{each:.1%}", f"{share:.0%}"]
             for name in ("without", "forecast"):
                 rival = fresh[share][name]
                 ours = side.scores[name] * len(rival)
@@ -360,7 +370,7 @@ def equal_cost(sides: Iterable[Side], truth: Sequence[float]) -> tuple[list[str]
                 low, high = ahead(ours, rival, truth)
                 cells.append(f"{lead:+.2f} ({low:+.2f} to {high:+.2f})")
             rows.append(cells)
-    head = ["bank", "trials", "scored at", "each costs, bank included", "fresh ones scored at"]
+    head = ["bank", "trials", "each costs, bank included", "fresh ones scored at"]
     return [*head, "forecast ahead (95 %)", "with experience (95 %)"], rows
 
 
