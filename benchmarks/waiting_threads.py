@@ -74,11 +74,11 @@ def endless_loops(count: int) -> Iterator[None]:
             loop.wait()
 
 
-def describe(found: list[dict[str, Any]]) -> str:
+def describe(measured: list[dict[str, Any]]) -> str:
     """The figures as Markdown."""
     rows = [
         [one["net"], one["loops"], *[f"{statistics.median(of):,.0f}" for of in one["ms"].values()]]
-        for one in found
+        for one in measured
     ]
     text = f"Milliseconds of a step of {BATCH} pictures, medians, {common.place('cpu', 2)}."
     return "\n\n".join([text, common.markdown(["net, pixels", "loops beside it", *WAYS], rows)])
@@ -97,15 +97,15 @@ def main() -> None:
         name, side = net.split(":")
         print(step(name, int(side), int(threads), float(seconds)))
         return
-    found = []
+    measured = []
     for loops in (0, os.cpu_count() or 1):
         for net in options.nets:
             sides = {way: partial(in_a_process, net, way, options.seconds) for way in WAYS}
             with endless_loops(loops):
                 times = in_turn(sides, options.repeats)
-            found.append({"net": net.replace(":", ", "), "loops": loops, "ms": times})
-    results = {"machine": common.machine(), "options": vars(options), "found": found}
-    common.write("waiting_threads", results, describe(found), ROOT / "docs" / "time.md")
+            measured.append({"net": net.replace(":", ", "), "loops": loops, "ms": times})
+    results = {"machine": common.machine(), "options": vars(options), "measured": measured}
+    common.write("waiting_threads", results, describe(measured), ROOT / "docs" / "time.md")
 
 
 if __name__ == "__main__":
