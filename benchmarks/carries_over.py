@@ -45,15 +45,28 @@ FINALS = 4
 SHARE = ONE_RUNG[0]
 
 
-def taught_by(table: Table, source: Table) -> Foretold:
-    """What the full runs of one data set say of the architectures of another."""
-    runs = [
-        replace(run, setting="elsewhere")
-        for run in full_runs_of(source, range(len(source.numbers)))
-    ]
-    experience = Experience.of(runs, SETTING)
-    everyone = [table.untrained(place) for place in range(len(table.numbers))]
-    return Foretold([float(guess) for guess in experience.guess(everyone)], experience.weight)
+def taught_by(table: Table, source: Table, with_others: bool) -> Foretold:
+    """What full runs say of each architecture of a table.
+
+    Args:
+        table: The table.
+        source: Of another data set, whose runs teach.
+        with_others: Whether the others of the table teach as well.
+    """
+    elsewhere = [replace(run, setting="elsewhere") for run in full_runs_of(source, places(source))]
+    own = full_runs_of(table, places(table)) if with_others else []
+    guesses, weights = [], []
+    for place in places(table):
+        runs = [*elsewhere, *own[:place], *own[place + 1 :]]
+        experience = Experience.of(runs, SETTING)
+        guesses.append(float(experience.guess([table.untrained(place)])[0]))
+        weights.append(experience.weight)
+    return Foretold(guesses, fmean(weights))
+
+
+def places(table: Table) -> range:
+    """Of all its architectures."""
+    return range(len(table.numbers))
 
 
 def regrets(table: Table, ways: Mapping[str, Foretold | None]) -> dict[str, list[float]]:
@@ -62,7 +75,7 @@ def regrets(table: Table, ways: Mapping[str, Foretold | None]) -> dict[str, list
     rng, seeds = random.Random(0), table.scored("trunk")
     points: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(STUDIES):
-        order = rng.sample(range(len(table.numbers)), TRIALS)
+        order = rng.sample(places(table), TRIALS)
         seed = seeds[turn % len(seeds)]
         for name, foretold in ways.items():
             finals, _ = finals_of(table, order, ONE_RUNG, FINALS, seed, foretold)
@@ -81,8 +94,9 @@ def rows_of(data: str, tables: Mapping[str, Table]) -> list[dict[str, Any]]:
     scores = [table.figure("trunk", SHARE, seed, "accuracy") for seed in table.scored("trunk")]
     ways: dict[str, Foretold | None] = {
         NONE: None,
-        other: taught_by(table, tables[other]),
+        other: taught_by(table, tables[other], with_others=False),
         f"the others on {data}": left_out(table),
+        "both": taught_by(table, tables[other], with_others=True),
     }
     without, replayed = forecasts(table, scores, SHARE), regrets(table, ways)
     rows = []
