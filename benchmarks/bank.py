@@ -28,11 +28,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean
-from typing import Any
 
 import torch
 from common import CACHE, HERE, ROOT, Setting, markdown, open_setting, write
-from full_runs import EPOCHS, RUNGS, figures, student_now, total, train
+from full_runs import EPOCHS, RUNGS, figures, run_trunk, total, train
 from replay import Foretold, Table, ahead, forecasts, interval, left_out, mean_tau, near_tau
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -40,7 +39,6 @@ from torch.func import functional_call
 from nasdistill.common.seeds import seed_of
 from nasdistill.models import Classifier, build
 from nasdistill.models.counts import count_architecture
-from nasdistill.results.rungs import Ladder
 from nasdistill.space import Architecture, SearchSpace
 from nasdistill.training import LRSchedule
 from nasdistill.training.batch_norm import reestimate
@@ -233,27 +231,6 @@ def begin(setting: Setting, architecture: Architecture, bank: Bank, seed: int) -
     return student
 
 
-def rungs_of(setting: Setting, student: Classifier, seed: int, rate: float) -> dict[str, Any]:
-    """Figures before any training, and at each rung: a trunk, and a copy cooled down."""
-    ladder = Ladder(tuple(total(setting, share) for share in RUNGS), 3)
-    peak, last = rate * setting.recipe.rate(), ladder.budgets[-1]
-    schedule = LRSchedule(peak, ladder.budgets[0] // 3, None, last)
-    setting.setup.prepare(last, 0)
-    run = setting.setup.run(
-        [student], horizon=last, lr_schedule=schedule, seed=seed, precision="fp32"
-    )
-    found, seconds = {"0.0": figures(setting, student_now(run))}, 0.0
-    for rung, share in enumerate(RUNGS):
-        turn, budget = ladder.trunk_end(rung), ladder.budgets[rung]
-        seconds += train(run, turn)
-        branch = run.branch(LRSchedule(peak, schedule.warm_up, turn, budget))
-        seconds += train(branch, budget)
-        scored = branch.students[0].eval()
-        assert isinstance(scored, Classifier)
-        found[str(share)] = {**figures(setting, scored), "seconds": seconds}
-    return found
-
-
 def measure(way: str, seed: int) -> None:
     """Trains a bank, and scores the table's architectures that begin with it."""
     path = KEPT / f"{way}-{seed}.json"
@@ -266,7 +243,9 @@ def measure(way: str, seed: int) -> None:
     lines = []
     for number, architecture in zip(table.numbers, architectures(table), strict=True):
         student = begin(setting, architecture, bank, seed)
-        lines.append({"architecture": number, "at": rungs_of(setting, student, seed, rate)})
+        untrained = {"0.0": figures(setting, student)}
+        trained = run_trunk(setting, architecture, seed, student, rate)
+        lines.append({"architecture": number, "at": {**untrained, **trained}})
         scored = lines[-1]["at"]
         accuracies = ", ".join(
             f"{share} {scored[share]['score']['accuracy']:.3f}" for share in scored
@@ -339,14 +318,15 @@ def report() -> None:
         taus = {name: mean_tau(scores, truth) for name, scores in side.scores.items()}
         near = near_tau(side.scores["forecast"], truth, macs)[0]
         low, high = interval(side.scores["forecast"], truth)
+        accuracy = fmean(fmean(scores) for scores in side.scores["score"])
         about = {"begins": side.begins, "share": side.share, "bank": side.bank}
-        results.append({**about, **taus, "near": near})
-        cells = [side.begins, f"{side.share:.0%}", f"{side.bank:.1f}"]
+        results.append({**about, "accuracy": accuracy, **taus, "near": near})
+        cells = [side.begins, f"{side.share:.0%}", f"{side.bank:.1f}", f"{accuracy:.3f}"]
         cells += [f"{taus[name]:.2f}" for name in ("score", "loss", "without")]
         cells += [f"{taus['forecast']:.2f} ({low:.2f} to {high:.2f})"]
         rows.append([*cells, f"{near:.2f}"])
-    head = ["begins", "scored at", "bank, in full runs", "τ of score", "of loss", "of forecast"]
-    head += ["with experience (95 %)", "that at equal MACs"]
+    head = ["begins", "scored at", "bank, in full runs", "mean score", "τ of score"]
+    head += ["of loss", "of forecast", "with experience (95 %)", "that at equal MACs"]
     text = markdown(head, rows) + "\n\n" + markdown(*equal_cost(sides, truth))
     write("bank", {"rows": results}, text, HERE.parent / "docs" / "scoring.md")
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from common import markdown, met, write
 from full_runs import EPOCHS
-from regret import ONE_RUNG, PAGE, STUDIES, TRIALS, finals_of
+from regret import ONE_RUNG, PAGE, STUDIES, TRIALS, finals_of, points_below
 from replay import (
     SETTING,
     Foretold,
@@ -79,10 +79,7 @@ def regrets(table: Table, ways: Mapping[str, Foretold | None]) -> dict[str, list
         seed = seeds[turn % len(seeds)]
         for name, foretold in ways.items():
             finals, _ = finals_of(table, order, ONE_RUNG, FINALS, seed, foretold)
-            below = [
-                max(truth[j] for j in order if params[j] <= params[i]) - truth[i] for i in finals
-            ]
-            points[name].append(100 * fmean(below))
+            points[name].append(points_below(order, finals, truth, params))
     return points
 
 

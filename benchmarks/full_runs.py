@@ -171,16 +171,17 @@ def figures(setting: Setting, student: Classifier) -> dict[str, dict[str, float]
     return found
 
 
-def fresh(
+def start(
     setting: Setting,
     setup: TrainingSetup,
     architecture: Architecture,
     seed: int,
     lr_schedule: LRSchedule,
     horizon: int,
+    student: Classifier | None = None,
 ) -> Run:
-    """A run from its first step."""
-    students = setup.students(architecture, setting.data, seed)
+    """A run from its first step, of a fresh student if none is given."""
+    students = [student] if student else setup.students(architecture, setting.data, seed)
     setup.prepare(horizon, 0)
     run = setup.run(students, horizon=horizon, lr_schedule=lr_schedule, seed=seed, precision="fp32")
     capture(run)
@@ -189,10 +190,10 @@ def fresh(
 
 def train(run: Run, until: int) -> float:
     """Trains, and gives the CPU-seconds that it took; on a card, the seconds."""
-    start = seconds_on(run.device)
+    begin = seconds_on(run.device)
     for _ in training.train(run, until):
         pass
-    return seconds_on(run.device) - start
+    return seconds_on(run.device) - begin
 
 
 def seconds_on(device: torch.device) -> float:
@@ -204,7 +205,7 @@ def run_full(setting: Setting, architecture: Architecture, seed: int) -> dict[st
     """A final's schedule, looked at on the way."""
     end, epoch = total(setting, 1.0), setting.setup.stream.examples_per_epoch
     lr_schedule = LRSchedule(setting.recipe.rate(), epoch, epoch, end)
-    run = fresh(setting, setting.setup, architecture, seed, lr_schedule, end)
+    run = start(setting, setting.setup, architecture, seed, lr_schedule, end)
     found, seconds = {}, 0.0
     for share in (*SHARES, 1.0):
         seconds += train(run, total(setting, share))
@@ -220,24 +221,37 @@ def student_now(run: Run) -> Classifier:
     return student.eval()
 
 
-def run_trunk(setting: Setting, architecture: Architecture, seed: int) -> dict[str, Any]:
-    """The search's rungs: a trunk, and a copy cooled down at each."""
+def run_trunk(
+    setting: Setting,
+    architecture: Architecture,
+    seed: int,
+    student: Classifier | None = None,
+    rate: float = 1.0,
+) -> dict[str, Any]:
+    """The search's rungs: a trunk, and a copy cooled down at each.
+
+    Args:
+        setting: The table's.
+        architecture: Of the student.
+        seed: Of its run.
+        student: One that has weights already; a fresh one if not given.
+        rate: Of learning, beside a fresh student's.
+    """
     ladder = Ladder(tuple(total(setting, share) for share in RUNGS), 3)
-    peak, last = setting.recipe.rate(), ladder.budgets[-1]
+    peak, last = rate * setting.recipe.rate(), ladder.budgets[-1]
     lr_schedule = LRSchedule(peak, ladder.budgets[0] // 3, None, last)
-    run = fresh(setting, setting.setup, architecture, seed, lr_schedule, last)
-    found, seconds, examples = {}, 0.0, 0
+    run = start(setting, setting.setup, architecture, seed, lr_schedule, last, student)
+    at_share, seconds = {}, 0.0
     for rung, share in enumerate(RUNGS):
         turn, budget = ladder.trunk_end(rung), ladder.budgets[rung]
         seconds += train(run, turn)
-        twin = run.branch(LRSchedule(peak, lr_schedule.warm_up, turn, budget))
-        seconds += train(twin, budget)
-        student = twin.students[0].eval()
-        assert isinstance(student, Classifier)
-        examples = ladder.examples(rung)
-        said = figures(setting, student)
-        found[str(share)] = {**said, "examples": examples, "seconds": seconds}
-    return found
+        branch = run.branch(LRSchedule(peak, lr_schedule.warm_up, turn, budget))
+        seconds += train(branch, budget)
+        scored = branch.students[0].eval()
+        assert isinstance(scored, Classifier)
+        costs = {"examples": ladder.examples(rung), "seconds": seconds}
+        at_share[str(share)] = {**figures(setting, scored), **costs}
+    return at_share
 
 
 def run_complete(
@@ -248,7 +262,7 @@ def run_complete(
     for share in SHARES:
         end = total(setting, share)
         lr_schedule = LRSchedule(setting.recipe.rate(), end // 5, round(end * (1 - COOL_DOWN)), end)
-        run = fresh(setting, setup or setting.setup, architecture, seed, lr_schedule, end)
+        run = start(setting, setup or setting.setup, architecture, seed, lr_schedule, end)
         seconds = train(run, end)
         student = run.students[0].eval()
         assert isinstance(student, Classifier)
@@ -306,12 +320,12 @@ def main() -> None:
         found = draw(setting_of(args.table, args.seeds[0]), TABLES[args.table])
         drawn.write_text(json.dumps(found, indent=1) + "\n")
     todo = list(tasks(args.table, args.seeds, args.kinds, args.device))
-    start = time.monotonic()
+    begin = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool, runs.open("a") as file:
         for done, line in enumerate(pool.imap_unordered(one, todo), start=1):
             file.write(json.dumps(line) + "\n")
             file.flush()
-            spent = time.monotonic() - start
+            spent = time.monotonic() - begin
             print(f"{done} of {len(todo)}, {spent:.0f} s", flush=True)
             if spent > 60 * args.minutes:
                 break

@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from nasdistill.common.types import Input
+from nasdistill.models import build
+from nasdistill.space import Architecture
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -227,3 +232,38 @@ def test_rows_are_apart_where_even_the_smallest_of_many_chances_is_small() -> No
     assert surely_apart(rows) == {}
     rows["better"] = {"accuracies": [0.54, 0.55, 0.56]}
     assert surely_apart(rows) == {"better": pytest.approx(0.05)}
+
+
+def test_a_student_begins_with_leading_channels_and_the_middle_of_a_kernel() -> None:
+    import bank
+
+    weight = torch.arange(4 * 3 * 5 * 5).reshape(4, 3, 5, 5)
+    part = bank.part_of(weight, torch.Size([2, 3, 3, 3]))
+    assert torch.equal(part, weight[:2, :, 1:4, 1:4])
+    assert torch.equal(bank.part_of(torch.arange(5), torch.Size([3])), torch.arange(3))
+
+
+def test_parameters_of_a_bank_are_named_by_role() -> None:
+    import bank
+
+    block = {"type": "mbconv", "expansion": 2, "kernel": 3, "squeeze_excite": False}
+    ghost = {"type": "ghost", "expansion": 2, "kernel": 3}
+    stages = [{"width": 8, "depth": 1, "block": block}, {"width": 16, "depth": 2, "block": ghost}]
+    values = {"activation": "relu", "stem": 8, "stages": stages, "head": 16}
+    architecture = Architecture("mobile", values)
+    roles = bank.by_role(architecture, build(architecture, Input(1, 28, 28), 10))
+    assert roles["stage0.0.body.2.0.weight"] == "stage0/0/mbconv/project/0/weight"
+    strided = roles["stage1.0.body.1.0.weight"], roles["stage1.1.body.1.primary.0.weight"]
+    assert strided[0] == "stage1/0/ghost/depthwise/0/weight"
+    assert strided[1] == "stage1/1/ghost/project/primary/0/weight"
+    assert len(set(roles.values())) == len(roles)
+
+
+def test_tables_are_joined_by_a_seed_that_both_have() -> None:
+    from replay import Table
+
+    one, two = Table.read("mobile"), Table.read("mobile_cifar10")
+    joined = Table.read_joined(["mobile", "mobile_cifar10"])
+    assert len(joined.numbers) == len(one.numbers) + len(two.numbers)
+    last = two.lines[two.numbers[-1], 0, "full"]["1.0"]["test"]["accuracy"]
+    assert joined.truth("test")[-1] == last and joined.full_seeds == 1
