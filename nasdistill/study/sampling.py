@@ -99,7 +99,7 @@ class Proposer:
         fixed = self._untried or foretold
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna calls group and QMC experimental
-            sampler, storage = self._sampler(attempt, fixed is not None), InMemoryStorage()
+            sampler, storage = self._sampler(attempt), InMemoryStorage()
             ignores = isinstance(sampler, optuna.samplers.RandomSampler)
             view = View([], 0) if ignores else self._view
             memory = optuna.create_study(
@@ -139,12 +139,10 @@ class Proposer:
     def _view(self) -> View:
         return sampler_view(self._history, self._recipe)
 
-    def _sampler(self, attempt: int, fixed: bool) -> BaseSampler:
-        """The sampler; TPE, which notes nothing of a trial, has no say about fixed parameters."""
+    def _sampler(self, attempt: int) -> BaseSampler:
         recipe, index = self._recipe, self.count
         seed = (recipe.seed * 1_000_003 + index * 1_009 + attempt) % 2**31
-        is_skipped = fixed and recipe.sampler == "tpe"
-        if recipe.sampler == "random" or attempt >= 20 or is_skipped:
+        if recipe.sampler == "random" or attempt >= 20:
             return optuna.samplers.RandomSampler(seed=seed)
         if recipe.sampler == "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed, population_size=12)

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial
 from small_study import TEACHER, OpenContext
 
@@ -68,20 +67,6 @@ def test_duplicates_do_not_read_the_storage_again(
     assert max(reads) == 2, "to propose, and to see that nobody else has claimed it"
     fingerprints = {candidate.fingerprint for candidate in context.study.candidates()}
     assert len(fingerprints) == 40 and max(proposals) > 3, "the space has 48 architectures"
-
-
-def test_fixed_parameters_are_no_question_for_tpe(
-    opened: OpenContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any) -> None:
-        raise AssertionError("TPE was asked")
-
-    monkeypatch.setattr(TPESampler, "sample_relative", refuse)
-    proposer = opened().study.proposer()
-    wanted = dict(proposer.propose(20).params)  # drawn at random
-    assert proposer.propose(0, wanted).params == wanted
-    with pytest.raises(AssertionError, match="TPE was asked"):
-        proposer.propose(0)
 
 
 HUGE = """
