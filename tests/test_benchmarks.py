@@ -123,9 +123,9 @@ def test_no_students_full_run_has_a_part_in_what_is_foretold_of_it() -> None:
     assert same == [4] and any(before.guesses)
 
 
-def test_a_guess_of_latency_sees_what_macs_do_not_where_something_is_to_be_seen() -> None:
+def test_a_guess_of_latency_by_everything_sees_what_counts_do_not() -> None:
     import numpy as np
-    from latency_guess import by_all, by_counts
+    from latency_guess import by_all
 
     from nasdistill.results.experience import Untrained
 
@@ -133,16 +133,10 @@ def test_a_guess_of_latency_sees_what_macs_do_not_where_something_is_to_be_seen(
     slow = rng.integers(0, 2, 30)
     names = ("relu", "silu")
     about = [Untrained({"activation": names[s]}, 1000 + i, 1000, 5) for i, s in enumerate(slow)]
-    known, rest = list(range(15)), list(range(15, 30))
-    everything, record = by_all(about, np.exp(slow.astype(float)), known)
-    assert record > 0.9
-    assert min(everything[i] for i in rest if slow[i]) > max(
-        everything[i] for i in rest if not slow[i]
+    everything = by_all(about, np.exp(slow.astype(float)), list(range(15)))
+    assert min(everything[i] for i in range(15, 30) if slow[i]) > max(
+        everything[i] for i in range(15, 30) if not slow[i]
     )
-    x_NF = rng.standard_normal((30, 2))
-    guesses, record = by_counts(x_NF, 2 * x_NF[:, 0] - x_NF[:, 1], known)
-    truth = 2 * x_NF[rest, 0] - x_NF[rest, 1]
-    assert record > 0.9 and np.corrcoef(guesses[rest], truth)[0, 1] > 0.99
 
 
 def test_a_table_that_was_cut_off_is_one_of_fewer_architectures(

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from nasdistill.common.errors import UserError
@@ -53,24 +54,29 @@ class Counts:
             operators that are neither counted nor known to be free are warned about.
         bytes: Parameters and buffers in fp32, as stored.
         depth: Convolutions and linear layers.
+        activations: Numbers that operators write for one image, views apart. What a model reads
+            and writes tells more of its latency than MACs do (Radosavovic et al., "Designing
+            Network Design Spaces", 2020, who count what convolutions write).
     """
 
     params: int
     macs: int
     bytes: int
     depth: int
+    activations: int
 
 
 class UncountedWarning(UserWarning):
     """A model uses operators whose multiply-adds nobody counts: its MACs are too low."""
 
 
-class _Uncounted(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the operators that are neither counted nor known to be free."""
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the operators that are neither counted nor known to be free, and what all write."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.names: set[str] = set()
+        self.uncounted: set[str] = set()
+        self.written = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -79,8 +85,12 @@ class _Uncounted(TorchDispatchMode):  # type: ignore[no-untyped-call]
         free = func.is_view or torch.Tag.pointwise in func.tags
         free = free or (func.namespace in ("aten", "prim") and packet.__name__ in FREE)
         if not free and packet not in flop_registry:
-            self.names.add(str(packet))
-        return func(*args, **(kwargs or {}))
+            self.uncounted.add(str(packet))
+        outputs = func(*args, **(kwargs or {}))
+        if not func.is_view and packet.__name__ not in ("empty", "new_empty"):
+            tensors = [t for t in tree_leaves(outputs) if isinstance(t, torch.Tensor)]
+            self.written += sum(t.numel() for t in tensors)
+        return outputs
 
 
 def count_architecture(architecture: Architecture, input: Input, classes: int) -> Counts:
@@ -151,12 +161,12 @@ def _count_meta(module: nn.Module, input: Input) -> Counts:
         warnings.simplefilter("ignore")
         # The mode entered last sees an operator first: what arrives at the outer one has been
         # taken apart by the counter already.
-        with torch.no_grad(), _Uncounted() as uncounted, FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), _Operators() as operators, FlopCounterMode(display=False) as counter:
             module(image)
-    if uncounted.names:
-        names = ", ".join(sorted(uncounted.names))
+    if operators.uncounted:
+        names = ", ".join(sorted(operators.uncounted))
         warnings.warn(f"not counted in the MACs: {names}", UncountedWarning, stacklevel=3)
     params = sum(p.numel() for p in module.parameters())
     stored = params + sum(b.numel() for b in module.buffers())
     depth = sum(isinstance(m, _ConvNd | nn.Linear) for m in module.modules())
-    return Counts(params, counter.get_total_flops() // 2, 4 * stored, depth)
+    return Counts(params, counter.get_total_flops() // 2, 4 * stored, depth, operators.written)

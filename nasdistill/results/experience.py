@@ -41,6 +41,7 @@ class Untrained:
         depth: Convolutions and linear layers.
         zero_cost: Figures of the untrained student by name (`models.zero_cost`); None where they
             were not measured.
+        activations: Numbers that its operators write for one example; None where not counted.
     """
 
     values: Mapping[str, Any]
@@ -48,6 +49,7 @@ class Untrained:
     params: int
     depth: int
     zero_cost: Mapping[str, float] | None = None
+    activations: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class StoredUntrained(BaseModel):
     params: Whole
     depth: Whole
     zero_cost: dict[str, Number] | None = None
+    activations: Whole | None = None
 
 
 class _StoredRun(BaseModel):
@@ -108,6 +111,7 @@ def untrained_of(candidate: Candidate) -> Untrained | None:
         candidate.params,
         candidate.depth,
         candidate.zero_cost,
+        candidate.activations,
     )
 
 

@@ -192,6 +192,7 @@ class StoredTrial(BaseModel):
     macs: int | None = None
     bytes: int | None = None
     depth: int | None = None
+    activations: int | None = None
     zero_cost: dict[str, Number] | None = None
     foretold: Number | None = None
     latency: Number | None = None

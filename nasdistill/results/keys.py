@@ -188,6 +188,9 @@ BYTES = Key[int](
     "study.study, trials.trial", "results.loading",
 )
 DEPTH = Key[int]("depth", "convolutions and linear layers", "study.study", "results.loading")
+ACTIVATIONS = Key[int](
+    "activations", "numbers that operators write for one image", "study.study", "results.loading"
+)
 ZERO_COST = Key[dict[str, float]](
     "zero_cost", "figures of the untrained student (models.zero_cost)",
     "trials.trial", "results.loading",
@@ -239,9 +242,9 @@ EXAMPLES_SAVED = Key[int](
 )
 
 TRIAL_KEYS: tuple[Key[Any], ...] = (
-    ARCHITECTURE, FINGERPRINT, PARAMS, MACS, BYTES, DEPTH, ZERO_COST, FORETOLD, TRIAL_STATE, REASON,
-    TOKEN, LEASE, CLAIM, DEATHS, LATENCY, TRIAL_SECONDS, TRIAL_MICRO_BATCH, SCORE, RUNG, PASSED,
-    STOPPED_AT, EXAMPLES_SAVED,
+    ARCHITECTURE, FINGERPRINT, PARAMS, MACS, BYTES, DEPTH, ACTIVATIONS, ZERO_COST, FORETOLD,
+    TRIAL_STATE, REASON, TOKEN, LEASE, CLAIM, DEATHS, LATENCY, TRIAL_SECONDS, TRIAL_MICRO_BATCH,
+    SCORE, RUNG, PASSED, STOPPED_AT, EXAMPLES_SAVED,
 )
 # fmt: on
 

@@ -70,6 +70,7 @@ def candidate_of(trial: FrozenTrial) -> Candidate | None:
         saved=keys.EXAMPLES_SAVED.get(attributes) or 0,
         micro_batch=keys.TRIAL_MICRO_BATCH.get(attributes),
         depth=keys.DEPTH.get(attributes),
+        activations=keys.ACTIVATIONS.get(attributes),
         passed=max(0, len(rungs) - 1) if passed is None else passed,
         zero_cost=keys.ZERO_COST.get(attributes),
         foretold=keys.FORETOLD.get(attributes),

@@ -85,6 +85,8 @@ class Candidate:
         micro_batch: Examples that the student saw at once because whole batches did not fit in
             memory; None where they did. Batch norm then saw each micro-batch by itself.
         depth: Convolutions and linear layers; None in studies that did not count them.
+        activations: Numbers that operators write for one image; None in studies that did not
+            count them.
         passed: Rungs at which it was judged, and from which it went on.
         zero_cost: Figures of its untrained student; None where they were not measured.
         foretold: What earlier full runs made expect of it before it was trained, in standard
@@ -106,6 +108,7 @@ class Candidate:
     saved: int = 0
     micro_batch: int | None = None
     depth: int | None = None
+    activations: int | None = None
     passed: int = 0
     zero_cost: Mapping[str, float] | None = None
     foretold: float | None = None
@@ -307,7 +310,7 @@ class DamagedStudy:
 
 
 def candidates_frame(candidates: Sequence[Candidate]) -> pd.DataFrame:
-    """One row per trial: number, state, costs, score, micro-batch, depth, rungs, parameters."""
+    """One row per trial: number, state, costs, score, micro-batch, counts, rungs, parameters."""
     import pandas as pd
 
     rows = []
@@ -315,7 +318,8 @@ def candidates_frame(candidates: Sequence[Candidate]) -> pd.DataFrame:
         row: dict[str, Any] = {"trial": candidate.number, "state": candidate.state}
         row |= {"fingerprint": candidate.fingerprint, "score": candidate.score}
         row |= {cost: candidate.cost(cost) for cost in COSTS}
-        row |= {"micro_batch": candidate.micro_batch, "depth": candidate.depth}
+        row |= {"micro_batch": candidate.micro_batch}
+        row |= {"depth": candidate.depth, "activations": candidate.activations}
         row |= {f"score_{rung.rung}": rung.score for rung in candidate.rungs}
         rows.append(row | dict(candidate.parameters))
     return pd.DataFrame(rows)

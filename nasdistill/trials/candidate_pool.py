@@ -120,7 +120,13 @@ def _draw(context: StudyContext) -> list[Drawn]:
             continue
         if excess_over(least_figures(context.recipe, counts), limits):
             continue
-        untrained = Untrained(architecture.values, counts.macs, counts.params, counts.depth)
+        untrained = Untrained(
+            architecture.values,
+            counts.macs,
+            counts.params,
+            counts.depth,
+            activations=counts.activations,
+        )
         pool[architecture.fingerprint] = Drawn(parameters, architecture.fingerprint, untrained)
         if len(pool) == POOL:
             break

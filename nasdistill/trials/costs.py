@@ -22,8 +22,10 @@ def counted_figures(recipe: Recipe, counts: Counts) -> dict[str, int]:
 
     Bytes are, if fp32 ships.
     """
-    figures = {"params": counts.params, "macs": counts.macs, "depth": counts.depth}
-    return figures if recipe.deploy == "int8" else {**figures, "bytes": counts.bytes}
+    figures = dict(vars(counts))
+    if recipe.deploy == "int8":
+        del figures["bytes"]
+    return figures
 
 
 def least_figures(recipe: Recipe, counts: Counts) -> dict[str, int]:

@@ -6,7 +6,6 @@ architectures are worth one.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +13,10 @@ import numpy as np
 
 from nasdistill.analysis.experience import Experience
 from nasdistill.analysis.forecast import Array
-from nasdistill.analysis.pareto import Points, as_points, hypervolume, non_dominated_ranks
+from nasdistill.analysis.latency_guess import guess_latency
+from nasdistill.analysis.pareto import Points, hypervolume, non_dominated_ranks
 from nasdistill.analysis.selection import EARLY
+from nasdistill.common.types import Cost
 from nasdistill.results import Candidate, keys
 from nasdistill.results.experience import EarlierRun, Untrained, read_stored, untrained_of
 from nasdistill.study import Proposer
@@ -63,14 +64,18 @@ def foretell(context: StudyContext, proposer: Proposer) -> Foretold | None:
     if not pool:
         return None
     experience = _with_scores(context, candidates)
-    tried = [c for c in candidates if c.state != "failed"]
-    known = [one for c in tried if (one := untrained_of(c)) is not None]
-    guesses = experience.guess([drawn.untrained for drawn in pool])
-    place = most_added(
-        _points(known, experience.guess(known)),
-        _points([drawn.untrained for drawn in pool], guesses),
-    )
-    return Foretold(pool[place].parameters, float(guesses[place]))
+    tried = [
+        (one, candidate.latency)
+        for candidate in candidates
+        if candidate.state != "failed" and (one := untrained_of(candidate)) is not None
+    ]
+    measured = [(one, ms) for one, ms in tried if ms is not None]
+    untrained = [*(one for one, _ in tried), *(drawn.untrained for drawn in pool)]
+    guesses = experience.guess(untrained)
+    costs = [_cost_column(name, untrained, measured) for name in context.recipe.minimize]
+    points = np.column_stack([-guesses, *costs])
+    place = most_added(points[: len(tried)], points[len(tried) :])
+    return Foretold(pool[place].parameters, float(guesses[len(tried) + place]))
 
 
 def most_added(tried: Points, new: Points) -> int:
@@ -88,12 +93,15 @@ def most_added(tried: Points, new: Points) -> int:
     return int(front[int(np.argmax(added))])
 
 
-def _points(untrained: Sequence[Untrained], guesses: Array) -> Points:
-    """Guesses and costs that need no measuring: latency follows parameters and MACs."""
-    if not untrained:
-        return np.empty((0, 3))
-    rows = zip(untrained, guesses, strict=True)
-    return as_points([[g, math.log(1 + u.params), math.log(1 + u.macs)] for u, g in rows])
+def _cost_column(
+    name: Cost, untrained: Sequence[Untrained], measured: Sequence[tuple[Untrained, float]]
+) -> Array:
+    """What orders architectures by a cost before it is measured, float64 `[N]`. Latency is guessed,
+    and bytes follow parameters.
+    """
+    if name == "latency":
+        return guess_latency(untrained, measured)
+    return np.log1p([one.macs if name == "macs" else one.params for one in untrained])
 
 
 def _with_scores(context: StudyContext, candidates: Sequence[Candidate]) -> Experience:

@@ -69,6 +69,22 @@ def test_what_did_well_before_is_tried(opened: OpenContext, prefer: str) -> None
     assert foretold == [prefer] * len(foretold)
 
 
+@pytest.mark.parametrize(("power", "larger"), [(1, False), (-1, True)])
+def test_measured_latencies_say_what_is_tried_next(
+    opened: OpenContext, tmp_path: Path, power: int, larger: bool
+) -> None:
+    program = tmp_path / "device.py"
+    program.write_text(f"import os, sys\nprint(os.path.getsize(sys.argv[-1]) ** {power} * 1e3)\n")
+    plant(opened, "relu")
+    context = opened(
+        trials=9, minimize=["latency"], latency_engine=f"command:{sys.executable} {program}"
+    )
+    run_trials(context)
+    foretold = [c.params or 0 for c in context.study.candidates() if c.foretold is not None]
+    middle = np.median([drawn.untrained.params for drawn in pools.candidate_pool(context)])
+    assert (foretold[-1] > middle) == larger
+
+
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The architectures that were counted for a pool of candidates."""
