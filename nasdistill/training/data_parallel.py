@@ -61,6 +61,11 @@ class DataParallel:
         )
         return cls(rank, processes)
 
+    @staticmethod
+    def leave() -> None:
+        """Parts from the other processes; nothing is exchanged any more."""
+        dist.destroy_process_group()
+
     def own_rows(self, batch: int, micro_batch: int | None) -> list[Tensor]:
         """The rows of a batch that this process computes.
 
@@ -96,7 +101,7 @@ class DataParallel:
         """
         flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss[None]])
         self.add_up(flat)
-        *parts, whole_loss = flat.split([*(gradient.numel() for gradient in gradients), 1])
+        *parts, whole_loss = torch.split(flat, [*(gradient.numel() for gradient in gradients), 1])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view(gradient.shape))
         return whole_loss[0]

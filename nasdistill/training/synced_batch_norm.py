@@ -100,7 +100,7 @@ def _statistics(processes: DataParallel, x: Tensor) -> tuple[Tensor, Tensor, Ten
     variance_C, mean_C = torch.var_mean(x, others, correction=0)
     count = torch.full_like(mean_C[:1], x.numel() // x.shape[1])
     gathered = processes.gather(torch.cat([mean_C, variance_C * count, count]))
-    means_PC, squares_PC, counts_P1 = gathered.split([len(mean_C), len(mean_C), 1], dim=1)
+    means_PC, squares_PC, counts_P1 = torch.split(gathered, [len(mean_C), len(mean_C), 1], dim=1)
     total = counts_P1.sum()
     mean_C = (means_PC * counts_P1).sum(dim=0) / total
     squares_C = (squares_PC + counts_P1 * (means_PC - mean_C).square()).sum(dim=0)
