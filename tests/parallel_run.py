@@ -55,21 +55,23 @@ def trained(run: Run) -> dict[str, Tensor]:
         for name, module in run._modules().items()
         for key, values in module.state_dict().items()
     }
-    state = {key: values.clone() for key, values in state.items()}
+    state = {key: values.cpu().clone() for key, values in state.items()}
     logits = predict(run.student, run.stream.dataset.test, run.size).logits
     return {**state, "loss": torch.tensor(progress.loss), "logits": logits}
 
 
-def main(blobs: str, rank: int, processes: int, batch: int, micro_batch: int, out: Path) -> None:
+def main(
+    blobs: str, device: str, rank: int, processes: int, batch: int, micro_batch: int, out: Path
+) -> None:
     """Trains as one of several processes; `micro_batch` is 0 for whole batches."""
     torch.set_num_threads(1)
-    run = make(load_data(f"npz:{blobs}", device=CPU), batch, micro_batch or None)
+    run = make(load_data(f"npz:{blobs}", device=torch.device(device)), batch, micro_batch or None)
     if rank:  # what it begins with must not count
         run.student.apply(lambda m: nn.init.zeros_(m.weight) if isinstance(m, nn.Linear) else None)
-    run.divide_over(DataParallel.join(rank, processes, out / "rendezvous", CPU))
+    run.divide_over(DataParallel.join(rank, processes, out / "rendezvous", run.device))
     torch.save(trained(run), out / f"{rank}.pt")
 
 
 if __name__ == "__main__":
-    numbers = [int(text) for text in sys.argv[2:6]]
-    main(sys.argv[1], *numbers, Path(sys.argv[6]))
+    numbers = [int(text) for text in sys.argv[3:7]]
+    main(sys.argv[1], sys.argv[2], *numbers, Path(sys.argv[7]))

@@ -38,11 +38,11 @@ ERRORS = {"memory": MemoryError, "user": UserError, "failure": RuntimeError}
 """What is raised here for a process's problem, by its kind."""
 
 Message = dict[str, Any]
-"""A line of JSON: to a process its order (`finals.rank`); from it events, or what is wrong with it:
+"""A line of JSON: to a process its order (see `finals.replica`); from it events, or what is wrong:
 `problem`, in words, and its `kind`."""
 
 
-class Rank(NamedTuple):
+class Replica(NamedTuple):
     """A process that trains a slice of every batch, and all lines that come from such processes."""
 
     process: subprocess.Popen[str]
@@ -90,8 +90,8 @@ def train_on_several(
     context.note(f"trained by {count} processes, each on its slice of a batch", stage="finals")
     with tempfile.TemporaryDirectory(prefix="nasdistill-") as folder:
         order = _order(context, full_run, run, micro_batch, Path(folder))
-        with _started(order, _environments(run.device, count)) as ranks:
-            _listen(ranks, context.emit)
+        with _started(order, _environments(run.device, count)) as replicas:
+            _listen(replicas, context.emit)
 
 
 def _check_division(run: Run, micro_batch: int | None, count: int) -> None:
@@ -144,34 +144,34 @@ def _environments(device: torch.device, count: int) -> list[dict[str, str]]:
 
 
 @contextmanager
-def _started(order: Message, environments: Sequence[dict[str, str]]) -> Iterator[list[Rank]]:
+def _started(order: Message, environments: Sequence[dict[str, str]]) -> Iterator[list[Replica]]:
     """Starts the processes, which end with the body at the latest."""
-    ranks: list[Rank] = []
+    replicas: list[Replica] = []
     lines = queue.SimpleQueue[tuple[int, str | None]]()
     try:
         for number, environment in enumerate(environments):
-            rank = Rank(start_module("nasdistill.finals.rank", None, environment), lines)
-            ranks.append(rank)
-            threading.Thread(target=_read, args=(rank, number), daemon=True).start()
-            assert rank.process.stdin is not None
+            replica = Replica(start_module("nasdistill.finals.replica", None, environment), lines)
+            replicas.append(replica)
+            threading.Thread(target=_read, args=(replica, number), daemon=True).start()
+            assert replica.process.stdin is not None
             with suppress(BrokenPipeError):  # its end will be told
-                rank.process.stdin.write(json.dumps({**order, "rank": number}) + "\n")
-                rank.process.stdin.flush()
-        yield ranks
+                replica.process.stdin.write(json.dumps({**order, "replica": number}) + "\n")
+                replica.process.stdin.flush()
+        yield replicas
     finally:
-        for rank in ranks:
-            kill_session(rank.process)
+        for replica in replicas:
+            kill_session(replica.process)
 
 
-def _read(rank: Rank, number: int) -> None:
+def _read(replica: Replica, number: int) -> None:
     """Passes a process's lines on, and None at their end."""
-    assert rank.process.stdout is not None
-    for line in rank.process.stdout:
-        rank.lines.put((number, line))
-    rank.lines.put((number, None))
+    assert replica.process.stdout is not None
+    for line in replica.process.stdout:
+        replica.lines.put((number, line))
+    replica.lines.put((number, None))
 
 
-def _listen(ranks: Sequence[Rank], emit: Emit) -> None:
+def _listen(replicas: Sequence[Replica], emit: Emit) -> None:
     """Passes events on until all processes have ended.
 
     Raises:
@@ -181,13 +181,13 @@ def _listen(ranks: Sequence[Rank], emit: Emit) -> None:
     """
     problems: list[Message] = []
     statuses: list[int | None] = []
-    speaking = len(ranks)
+    speaking = len(replicas)
     while speaking:
-        number, line = ranks[0].lines.get()
+        number, line = replicas[0].lines.get()
         if line is None:
             speaking -= 1
-            if ranks[number].process.wait() != 0 and not statuses:
-                statuses = _end_all(ranks)
+            if replicas[number].process.wait() != 0 and not statuses:
+                statuses = _end_all(replicas)
             continue
         with suppress(ValueError):  # something else has printed it
             message = json.loads(line)
@@ -199,15 +199,15 @@ def _listen(ranks: Sequence[Rank], emit: Emit) -> None:
         raise _error(statuses, problems)
 
 
-def _end_all(ranks: Sequence[Rank]) -> list[int | None]:
+def _end_all(replicas: Sequence[Replica]) -> list[int | None]:
     """Ends all processes; gives the status of each that had ended by itself, in a moment's time."""
     until = time.monotonic() + ENDING_SECONDS
-    for rank in ranks:
+    for replica in replicas:
         with suppress(subprocess.TimeoutExpired):
-            rank.process.wait(max(0.0, until - time.monotonic()))
-    statuses = [rank.process.poll() for rank in ranks]
-    for rank in ranks:
-        kill_session(rank.process)
+            replica.process.wait(max(0.0, until - time.monotonic()))
+    statuses = [replica.process.poll() for replica in replicas]
+    for replica in replicas:
+        kill_session(replica.process)
     return statuses
 
 

@@ -23,15 +23,17 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained_by(
-    processes: int, blobs: Path, out: Path, batch: int, micro_batch: int
+    processes: int, blobs: Path, out: Path, batch: int, micro_batch: int, device: str = "cpu"
 ) -> list[dict[str, Tensor]]:
     """The states after a run by several processes, one of each."""
     started = []
     for rank in range(processes):
         numbers = map(str, (rank, processes, batch, micro_batch))
-        command = [sys.executable, parallel_run.__file__, str(blobs), *numbers, str(out)]
+        command = [sys.executable, parallel_run.__file__, str(blobs), device, *numbers, str(out)]
         path = os.pathsep.join(filter(None, sys.path))
-        started.append(subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}))
+        card = {} if device == "cpu" else {"CUDA_VISIBLE_DEVICES": str(rank)}
+        environment = {**os.environ, "PYTHONPATH": path, **card}
+        started.append(subprocess.Popen(command, env=environment))
     assert [process.wait(120) for process in started] == [0] * processes
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(processes)]
 
@@ -47,6 +49,18 @@ def test_several_processes_do_what_one_does_with_the_same_batch(
         torch.testing.assert_close(first[key], values, rtol=1e-4, atol=1e-5, msg=key)
     for other in others:
         assert all(torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.device_count() < 2, reason="takes two CUDA devices"
+)
+def test_two_cards_do_what_one_does_with_the_same_batch(blobs: Path, tmp_path: Path) -> None:
+    data = load_data(f"npz:{blobs}", device=torch.device("cuda"))
+    alone = parallel_run.trained(parallel_run.make(data, 39))
+    first, other = trained_by(2, blobs, tmp_path, 39, 0, device="cuda")
+    for key, values in alone.items():  # products may be of rounded factors (TF32)
+        torch.testing.assert_close(first[key], values, rtol=1e-2, atol=1e-2, msg=key)
+    assert all(torch.equal(first[key], other[key]) for key in first)
 
 
 def test_every_row_of_a_batch_is_one_processs() -> None:

@@ -32,7 +32,7 @@ def main() -> None:
     # What these import may be found on the other process's path alone.
     sys.path += [place for place in order["path"] if place not in sys.path]
     try:
-        _train(order, _emitting(send) if order["rank"] == 0 else silent)
+        _train(order, _emitting(send) if order["replica"] == 0 else silent)
     except Exception as error:
         problem = _problem(error)
         if problem is None:
@@ -88,7 +88,7 @@ def _train(order: Order, emit: Emit) -> None:
     recipe = Recipe.model_validate(order["recipe"]).model_copy(update={"study": order["study"]})
     plugins = load_plugins(recipe.import_file)
     context = open_context(Study.open(recipe, STUDIES, "", joining=True), plugins, emit)
-    rank, processes, checkpoint = order["rank"], order["processes"], Path(order["checkpoint"])
+    number, processes, checkpoint = order["replica"], order["processes"], Path(order["checkpoint"])
     use_threads(share_of_threads(processes))
     full_run = FullRun(
         _variant(order, context),
@@ -105,8 +105,8 @@ def _train(order: Order, emit: Emit) -> None:
     with locks.busy(context.latency_lock):
         setup.prepare(run.horizon, run.step)
     meeting = Path(order["rendezvous"])
-    run.divide_over(DataParallel.join(rank, processes, meeting, run.device))
-    own = (checkpoint, context.latency_lock) if rank == 0 else (None, None)
+    run.divide_over(DataParallel.join(number, processes, meeting, run.device))
+    own = (checkpoint, context.latency_lock) if number == 0 else (None, None)
     for _ in train_through(run, full_run.epochs, "finals", emit, *own):
         pass
     DataParallel.leave()
