@@ -187,6 +187,9 @@ def _train_in_full(
     if run.objective.matched_layers:
         names = ", ".join(run.objective.matched_layers)
         context.note(f"compared with the same layers of the teacher: {names}", stage="finals")
+    processes = keys.PROCESSES.of(full_run.key)
+    if context.study.has(processes) and not full_run.checkpoint.exists():
+        context.study.write(processes, 1)  # of a final that is made again
     if context.recipe.final_gpus > 1:
         train_on_several(context, full_run, run, micro_batch)  # to the last epoch's checkpoint
     else:

@@ -132,8 +132,8 @@ MICRO_BATCH = Key[int](
     "micro_batch:{}", "examples, of a run of finals", "finals.training", "finals.training"
 )
 PROCESSES = Key[int](
-    "processes:{}", "that a run of finals was trained by, at the most", "finals.several",
-    "finals.several, finals.training",
+    "processes:{}", "that a run of finals was trained by, at the most",
+    "finals.several, finals.training", "finals.several, finals.training",
 )
 CONCURRENT_STUDENTS = Key[int](
     "at_once", "students trained at the same time on this card", "workers.calibration",

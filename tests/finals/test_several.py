@@ -104,6 +104,11 @@ def test_a_killed_process_ends_the_others_and_the_next_call_goes_on(
     # What two have trained to the end, one takes over as it is, and the other way round.
     assert_alike(trained(opened, "two", Variant(), final_gpus=1), whole)
     assert_alike(trained(opened, "alone", Variant(), final_gpus=2), whole)
+    key, study = keys.PROCESSES.of("two/final"), opened(space="normed.yaml").study
+    assert study.read(key) == 2
+    checkpoint.unlink()
+    trained(opened, "two", Variant(), final_gpus=1)
+    assert opened(space="normed.yaml").study.read(key) == 1
 
 
 def test_a_student_of_an_earlier_generation_teaches_all_processes(

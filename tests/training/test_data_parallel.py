@@ -34,7 +34,7 @@ def trained_by(
         card = {} if device == "cpu" else {"CUDA_VISIBLE_DEVICES": str(rank)}
         environment = {**os.environ, "PYTHONPATH": path, **card}
         started.append(subprocess.Popen(command, env=environment))
-    assert [process.wait(120) for process in started] == [0] * processes
+    assert [process.wait(600) for process in started] == [0] * processes
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
