@@ -8,13 +8,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent
 from nasdistill.common.files import STUDIES
 from nasdistill.common.processes import die_with_parent
 from nasdistill.recipe import Recipe
+
+if TYPE_CHECKING:  # what these import may be found on the other process's path alone
+    from nasdistill.finals.full_run import Variant
+    from nasdistill.trials.context import StudyContext
 
 Order = dict[str, Any]
 
@@ -29,7 +33,6 @@ def main() -> None:
     def send(message: dict[str, Any]) -> None:
         print(json.dumps(message), file=out, flush=True)
 
-    # What these import may be found on the other process's path alone.
     sys.path += [place for place in order["path"] if place not in sys.path]
     try:
         _train(order, _emitting(send) if order["replica"] == 0 else silent)
@@ -112,7 +115,7 @@ def _train(order: Order, emit: Emit) -> None:
     DataParallel.leave()
 
 
-def _variant(order: Order, context: Any) -> Any:
+def _variant(order: Order, context: StudyContext) -> Variant:
     """How the run's setup differs from that of finals."""
     from nasdistill.finals.full_run import StudentTeacher, Variant
     from nasdistill.models import Classifier
