@@ -73,6 +73,12 @@ if [ -n "$DATA" ]; then
         --repeats 2 --trials 250 --seconds 25
 fi
 bench trials_per_hour 90 --device cuda --epochs 1 --repeats 3 --architectures 4
+if [ "$(python3 -c 'import torch; print(torch.cuda.device_count())')" -ge 2 ]; then
+    step final_gpus 90 python3 -m nasdistill search --space resnet --study final-gpus --device cuda \
+        --trials 4 --top-k 1 --minimize params --final-gpus 2 --json
+else
+    echo "== final_gpus left out: it takes two cards, and there is one"
+fi
 bench latency 30 --engine cuda --runs 3
 bench fp8 90 --device cuda --epochs 2 --seeds 0 1
 # A part of the shared table, which goes on at the next visit where its lines are kept.

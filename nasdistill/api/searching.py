@@ -141,6 +141,7 @@ def distill(
     *,
     trial: int | None = None,
     top_k: int | None = None,
+    final_gpus: int | None = None,
     on_event: Emit | None = None,
 ) -> SearchOutcome:
     """Makes more finals of a study.
@@ -151,11 +152,12 @@ def distill(
         study: Its name.
         trial: The trial to distil in full; or
         top_k: how many finals to have in all.
+        final_gpus: On how many GPUs each is trained; by default as before.
         on_event: Told what happens.
 
     Raises:
-        UserError: If there is no such trial, it has no score, or another process is making the
-            study's finals.
+        UserError: If there is no such trial, it has no score, there are fewer GPUs, or another
+            process is making the study's finals.
     """
     from nasdistill.api import stages
     from nasdistill.finals.pipeline import set_aside_incomplete
@@ -164,7 +166,7 @@ def distill(
 
     emit = warning_once(on_event or silent)
     record = study_record(study)
-    recipe = recipe_of(record)
+    recipe = recipe_of(record, {} if final_gpus is None else {"final_gpus": final_gpus})
     plugins = load_plugins(recipe.import_file)
     opened = Study.open(recipe, STUDIES, record.command)
     check_plugins(opened, plugins)

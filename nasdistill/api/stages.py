@@ -11,14 +11,15 @@ from nasdistill.common.machine import set_threads
 from nasdistill.data import Dataset
 from nasdistill.finals.leading import choose_finals, finish, is_complete, tell_prospects
 from nasdistill.finals.pipeline import missing_finals, train_ahead
+from nasdistill.finals.several import check_cards
 from nasdistill.results import keys
 from nasdistill.study import Study
-from nasdistill.trials.context import open_context
+from nasdistill.trials.context import StudyContext, open_context
 from nasdistill.trials.loop import record_saved_answers, search
 from nasdistill.trials.plugins import Plugins
 from nasdistill.workers import ray
 from nasdistill.workers.calibration import calibrate
-from nasdistill.workers.process import started_workers
+from nasdistill.workers.process import WorkerPool, started_workers
 
 FINALS_ARE_MADE = "another process is making the finals"
 LEADERLESS_SECONDS = 60.0
@@ -41,6 +42,7 @@ def run_search(
     if study.recipe.engine == "ray":
         _search_on_ray(study, begun, emit)
         return
+    check_cards(study.recipe)
     with started_workers(study, emit) as workers:
         if not workers.provisional:
             workers.assign("search", workers.size, begun=begun)
@@ -54,7 +56,7 @@ def run_search(
         with study.finals_lease() as leased:
             if leased:
                 chosen = choose_finals(context)
-                finish(context, chosen, lambda count: workers.assign("finals", count))
+                finish(context, chosen, lambda count: _share_finals(workers, context, count))
             else:
                 context.note(FINALS_ARE_MADE)
 
@@ -87,7 +89,8 @@ def take_part(study: Study, plugins: Plugins, begun: float, emit: Emit) -> None:
         alone_since = time.monotonic()
         while not is_complete(study):
             if study.read(keys.STATE) == "distilling" and study.finals_held():
-                workers.assign("finals", len(missing_finals(study, study.require(keys.FINALS))))
+                missing = len(missing_finals(study, study.require(keys.FINALS)))
+                _share_finals(workers, context, missing)
                 train_ahead(context)
                 context.note("no final is left to train; another process tests and exports them")
                 break
@@ -122,14 +125,21 @@ def distill_more(
     count = len(missing_finals(study, final_numbers()))
     if study.recipe.engine == "ray":
         return _distill_on_ray(study, final_numbers, emit, count)
+    check_cards(study.recipe)
     with started_workers(study, emit, finals=count) as workers, study.finals_lease() as leased:
         if not leased:
             return False
         context = open_context(study, plugins, emit)
         chosen = final_numbers()
         study.write(keys.FINALS, chosen)
-        finish(context, chosen, lambda count: workers.assign("finals", count))
+        finish(context, chosen, lambda count: _share_finals(workers, context, count))
         return True
+
+
+def _share_finals(workers: WorkerPool, context: StudyContext, count: int) -> None:
+    """Has the other local workers train finals, too; one that takes several GPUs needs them all."""
+    if context.recipe.final_gpus == 1:
+        workers.assign("finals", count)
 
 
 def _distill_on_ray(

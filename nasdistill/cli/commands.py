@@ -64,6 +64,7 @@ def search(
     ray_address: options.RayAddress = None,
     gpu_share: options.GPUShare = None,
     cpus_per_worker: options.CPUsPerWorker = None,
+    final_gpus: options.FinalGPUs = None,
     seed: options.Seed = None,
     storage: options.Storage = None,
     import_file: options.Import = None,
@@ -132,6 +133,7 @@ def resume(
     ray_address: options.NewRayAddress = None,
     gpu_share: options.NewGPUShare = None,
     cpus_per_worker: options.NewCPUsPerWorker = None,
+    final_gpus: options.NewFinalGPUs = None,
     cache_size: options.NewCacheSize = None,
     formats: options.NewFormats = None,
     max_loss: options.NewMaxLoss = None,
@@ -154,6 +156,7 @@ def resume(
         "ray_address": ray_address,
         "gpu_share": gpu_share,
         "cpus_per_worker": cpus_per_worker,
+        "final_gpus": final_gpus,
         "cache_size": cache_size,
         "formats": formats,
         "max_loss": max_loss,
@@ -199,20 +202,27 @@ def distill(
     study: options.Study,
     trial: options.Trial = None,
     top_k: options.TopK = None,
+    final_gpus: options.NewFinalGPUs = None,
     as_json: options.Json = False,
 ) -> None:
     """Distil more trials of a study in full."""
     with error_messages():
         from nasdistill.common.errors import UserError
+        from nasdistill.recipe import load_recipe
 
         if trial is not None and top_k is not None:
             raise UserError("give either --trial or --top-k, not both")
         if top_k is not None and top_k < 1:
             raise UserError(f"--top-k: found {top_k}; must be 1 or more")
+        gpus = None
+        if final_gpus is not None:
+            gpus = load_recipe(None, {"final_gpus": final_gpus}).final_gpus
     _run_and_summarise(
         study,
         as_json,
-        lambda api, emit: api.distill(study, trial=trial, top_k=top_k, on_event=emit),
+        lambda api, emit: api.distill(
+            study, trial=trial, top_k=top_k, final_gpus=gpus, on_event=emit
+        ),
     )
 
 

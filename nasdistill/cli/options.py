@@ -199,6 +199,14 @@ CPUsPerWorker = Annotated[
     str | None,
     option("--cpus-per-worker", "With --engine ray, cores that each worker takes (default: 1)."),
 ]
+FinalGPUs = Annotated[
+    str | None,
+    option(
+        "--final-gpus",
+        "GPUs of this machine that each full run is trained on, one at a time: every batch is "
+        "divided among them; with --device cpu, processes (default: 1).",
+    ),
+]
 Seed = Annotated[str | None, option("--seed", "Seed of everything that is drawn (default: 0).")]
 Storage = Annotated[
     str | None, option("--storage", "Optuna storage URL (default: SQLite in the study's folder).")
@@ -389,6 +397,7 @@ NewGPUShare = Annotated[str | None, option("--gpu-share", "As in search (default
 NewCPUsPerWorker = Annotated[
     str | None, option("--cpus-per-worker", "As in search (default: as before).")
 ]
+NewFinalGPUs = Annotated[str | None, option("--final-gpus", "As in search (default: as before).")]
 NewCacheSize = Annotated[
     str | None,
     option("--cache-size", "Most bytes in studies/.cache, e.g. 500M (default: as before)."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,14 @@ Item = TypeVar("Item")
 
 def silent(event: Event) -> None:
     """Drops an event."""
+
+
+def event_from(message: Any) -> Event | None:
+    """An event, from a line of JSON; None for what something else has printed."""
+    try:
+        return Event(**{**message, "front": tuple(tuple(point) for point in message["front"])})
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def with_signs_of_life(

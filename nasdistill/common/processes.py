@@ -1,9 +1,19 @@
-"""What Linux tells of other processes; elsewhere nothing is known."""
+"""Processes of our own that are started, and what Linux tells of others; elsewhere nothing is."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl(2): the signal that a process gets when its parent ends."""
 
 
 class ProcessStatus(NamedTuple):
@@ -49,3 +59,52 @@ def descendants(ancestor: int) -> list[int]:
         processes += below
         left += below
     return processes
+
+
+def start_module(
+    module: str,
+    folder: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    stderr: int | None = None,
+) -> subprocess.Popen[str]:
+    """Starts a module of this package: in a session of its own, for Ctrl-C is this process's.
+
+    Args:
+        module: Its name, as `python -m` takes it. It reads standard input, and writes lines.
+        folder: Where it works; by default where this process does.
+        environment: Variables beside those of this process.
+        stderr: As for `Popen`.
+    """
+    home, paths = Path(__file__).parents[2], os.environ.get("PYTHONPATH", "")
+    if home.name not in ("site-packages", "dist-packages"):  # else it is found anyway
+        paths = os.pathsep.join(filter(None, (str(home), paths)))
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        cwd=folder,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": paths, **(environment or {})},
+    )
+
+
+def die_with_parent() -> None:
+    """Has the kernel end this process with its parent, if it is stopped then, too. Linux only."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def kill_session(process: subprocess.Popen[str]) -> None:
+    """Kills a process that `start_module` started, with those that it started, and waits."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def cause_of(status: int) -> str:
+    """The status with which a process ended, in words."""
+    return f"by signal {-status}" if status < 0 else f"with status {status}"

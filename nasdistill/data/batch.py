@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -46,7 +47,12 @@ class Batch:
         if most is None or most >= len(self.ids_host):
             return [self]
         rows = torch.arange(len(self.ids_host)).tensor_split(-(-len(self.ids_host) // most))
-        return [self._rows(slice(int(part[0]), int(part[-1]) + 1)) for part in rows]
+        return self.split([len(part) for part in rows])
+
+    def split(self, sizes: Sequence[int]) -> list[Batch]:
+        """The same examples in consecutive parts of these sizes, nothing copied."""
+        ends = itertools.accumulate(sizes)
+        return [self._rows(slice(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
 
     def _rows(self, rows: slice) -> Batch:
         return replace(

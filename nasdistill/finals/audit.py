@@ -13,6 +13,7 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.events import Event
 from nasdistill.common.files import write_whole
 from nasdistill.common.json_files import read_or_set_aside
+from nasdistill.finals.full_run import Variant
 from nasdistill.finals.training import run_in_full
 from nasdistill.results import Candidate
 from nasdistill.study import Study, architecture_of
@@ -132,7 +133,7 @@ def _distil(context: StudyContext, candidate: Candidate, seed: str) -> float:
     checkpoint = context.folder / "audit" / f"{candidate.number}-{seed}.pt"
     labelled = context.labelled(f"trial {candidate.number}", stage="audit")
     name = "final" if seed == "1" else f"audit-{seed}"
-    student = run_in_full(labelled, context.final, architecture_of(candidate), checkpoint, name)
+    student = run_in_full(labelled, Variant(), architecture_of(candidate), checkpoint, name)
     data = context.dataset
     full_score = context.score_of(predict(context, student, data.audit, "scoring", "audit")).share
     checkpoint.unlink(missing_ok=True)

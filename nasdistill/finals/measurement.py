@@ -270,6 +270,19 @@ def _rivals_text(metrics: dict[str, Any]) -> str:
     )
 
 
+def _processes_text(metrics: dict[str, Any]) -> str:
+    """How a final was trained by several processes, for its card; empty if it was not."""
+    if metrics["processes"] == 1:
+        return ""
+    text, examples = (
+        f", on {metrics['processes']} GPUs or processes",
+        metrics["batch_norm_examples"],
+    )
+    if examples is None:
+        return text
+    return f"{text};\nbatch norm's statistics are of {examples} examples each, over all of these"
+
+
 def model_card(study: Study, metrics: dict[str, Any], preparation: Preparation) -> str:
     """The model card that lies in a final's folder."""
     low, high = metrics["test_interval"]
@@ -306,6 +319,7 @@ def model_card(study: Study, metrics: dict[str, Any], preparation: Preparation) 
     beside = retention + uneven
     parts = metrics["micro_batch"]
     in_parts = "" if parts is None else f", in micro-batches of {parts} for want of memory"
+    in_parts += _processes_text(metrics)
     feed_text = ""
     if metrics["synthetic_images"] is not None:
         feed_text = (

@@ -28,9 +28,10 @@ from nasdistill.finals.measurement import (
     model_card,
 )
 from nasdistill.finals.quantised import checkpoint_of, distil_quantised
+from nasdistill.finals.several import check_cards
 from nasdistill.finals.training import (
     TrainedFinal,
-    micro_batch_of,
+    how_trained,
     train_baseline,
     train_control,
     train_final,
@@ -191,8 +192,14 @@ def _set_aside(folder: Path, problem: str, emit: Emit) -> None:
 def train_ahead(context: StudyContext) -> None:
     """Trains finals that no other worker is at; another tests and exports them.
 
-    None is begun that is expected to end after the command's deadline.
+    None is begun that is expected to end after the command's deadline, and none at all by a process
+    that sees fewer GPUs than a final takes.
     """
+    try:
+        check_cards(context.recipe)
+    except UserError as error:
+        context.warn(f"no finals are trained here: {error}", stage="finals")
+        return
     study = context.study
     candidates = {c.number: c for c in study.candidates()}
     chosen = study.require(keys.FINALS)
@@ -368,7 +375,7 @@ def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tenso
     seconds = _seconds(work)
     metrics |= {"seconds": seconds, "steps": list(trained.steps)}
     metrics |= {name: tested_rivals.get(name) for name in ("baseline", "fresh")}
-    metrics["micro_batch"] = micro_batch_of(study, work / "final.pt")
+    metrics |= how_trained(context, student, work / "final.pt")
     metrics["deploy"] = context.recipe.deploy
     floor, audit = context.limits["accuracy"], audit_score(metrics)
     metrics["limits"]["accuracy"] = {"limit": floor, "value": audit, "ok": audit >= floor}

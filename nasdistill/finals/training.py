@@ -5,31 +5,28 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nasdistill import training
 from nasdistill.common import locks
-from nasdistill.common.seeds import hash_seed
-from nasdistill.losses import MAIN
+from nasdistill.finals.full_run import FullRun, StudentTeacher, Variant, open_run, run_key
+from nasdistill.finals.several import train_on_several
 from nasdistill.models import Classifier, artifact
 from nasdistill.models.counts import count_module
 from nasdistill.results import Candidate, keys
 from nasdistill.space import Architecture
-from nasdistill.study import Study, architecture_of
-from nasdistill.teachers import Teacher, weights_hash
-from nasdistill.teachers.targets import CachedTargets
-from nasdistill.training import LRSchedule, Run
+from nasdistill.study import architecture_of
+from nasdistill.training import Run
 from nasdistill.training.failures import FAILURES, failure_reason
 from nasdistill.training.teacher import train_through
 from nasdistill.trials.autotune import (
     choose_capture,
     choose_compilation,
-    inference_for,
-    precision_for,
     predict,
 )
 from nasdistill.trials.context import StudyContext
@@ -51,30 +48,6 @@ class TrainedFinal:
     steps: Sequence[dict[str, Any]] = ()
 
 
-@dataclass(frozen=True)
-class FullRun:
-    """One full run, as it is asked for.
-
-    Attributes:
-        setup: The parts of the run.
-        architecture: Of the student.
-        checkpoint: Written after each epoch.
-        name: Enters the seed: two runs of one architecture begin with other weights if it differs.
-        epochs: Passes over the training split.
-    """
-
-    setup: TrainingSetup
-    architecture: Architecture
-    checkpoint: Path
-    name: str
-    epochs: int
-
-    @property
-    def key(self) -> str:
-        """The run's name in the study's attributes."""
-        return run_key(self.checkpoint)
-
-
 def train_final(context: StudyContext, candidate: Candidate, work: Path, rank: int) -> TrainedFinal:
     """Distils one candidate in full, by way of its generations or assistants if there are any.
 
@@ -90,18 +63,19 @@ def train_final(context: StudyContext, candidate: Candidate, work: Path, rank: i
     architecture = architecture_of(candidate)
     iterate = context.recipe.iterate
 
-    def train(setup: TrainingSetup, name: str, label: str) -> Classifier:
+    def train(variant: Variant, name: str, label: str) -> Classifier:
         labelled = context.labelled(f"final {rank}, {label}", trial=candidate.number)
         checkpoint = work / f"{name}.pt"
-        return run_in_full(labelled, setup, architecture, checkpoint, name)
+        return run_in_full(labelled, variant, architecture, checkpoint, name)
 
-    direct = train(context.final, "final", "distilling")
+    direct = train(Variant(), "final", "distilling")
     if iterate is None:
         return TrainedFinal(direct)
     students = [("teacher", direct)]
     try:
-        for name, setup in _further_runs(context, students):
-            students.append((_teacher_name(setup), train(setup, name, name.replace("-", " "))))
+        for name, teacher in _further_runs(context, architecture, students):
+            student = train(Variant(teacher=teacher), name, name.replace("-", " "))
+            students.append((teacher.name, student))
     except FAILURES as error:
         reason = failure_reason(error)
         context.warn(f"final {rank}: the chain broke off: {reason}", stage="finals")
@@ -114,23 +88,19 @@ def train_final(context: StudyContext, candidate: Candidate, work: Path, rank: i
 
 
 def _further_runs(
-    context: StudyContext, students: Sequence[tuple[str, Classifier]]
-) -> Iterator[tuple[str, TrainingSetup]]:
-    """Name and setup of each run after the first; looks at the students trained so far."""
+    context: StudyContext,
+    architecture: Architecture,
+    students: Sequence[tuple[str, Classifier]],
+) -> Iterator[tuple[str, StudentTeacher]]:
+    """Name and teacher of each run after the first; looks at the students trained so far."""
     iterate = context.recipe.iterate
     assert iterate is not None
     if iterate.generations is None:
-        yield "assisted", taught_by(context, make_assistants(context)[-1])
+        yield "assisted", make_assistants(context)[-1]
         return
     for generation in range(2, iterate.generations + 1):
-        teacher = _as_teacher(f"generation {generation - 1}", students[-1][1], context)
-        yield f"generation-{generation}", taught_by(context, teacher)
-
-
-def _teacher_name(setup: TrainingSetup) -> str:
-    targets = setup.targets[MAIN]
-    assert isinstance(targets, CachedTargets)
-    return targets.teacher.name
+        name = f"generation {generation - 1}"
+        yield f"generation-{generation}", StudentTeacher(name, students[-1][1], architecture)
 
 
 def train_baseline(
@@ -138,20 +108,20 @@ def train_baseline(
 ) -> Classifier:
     """Trains the same architecture on labels alone, with the same budget and seed."""
     labelled = context.labelled(f"final {rank}, labels alone", trial=candidate.number)
-    setup, architecture = context.final.labels_only(), architecture_of(candidate)
-    return run_in_full(labelled, setup, architecture, work / "baseline.pt", "final")
+    variant, architecture = Variant("labels"), architecture_of(candidate)
+    return run_in_full(labelled, variant, architecture, work / "baseline.pt", "final")
 
 
 def train_control(context: StudyContext, candidate: Candidate, work: Path, rank: int) -> Classifier:
     """Distils the same architecture as the final, with the same budget, from fresh weights."""
     labelled = context.labelled(f"final {rank}, begun fresh", trial=candidate.number)
-    setup, architecture = context.final.begun_fresh(), architecture_of(candidate)
-    return run_in_full(labelled, setup, architecture, work / "fresh.pt", "final")
+    variant, architecture = Variant("fresh"), architecture_of(candidate)
+    return run_in_full(labelled, variant, architecture, work / "fresh.pt", "final")
 
 
 def run_in_full(
     context: StudyContext,
-    setup: TrainingSetup,
+    variant: Variant,
     architecture: Architecture,
     checkpoint: Path,
     name: str,
@@ -161,7 +131,7 @@ def run_in_full(
 
     Args:
         context: The study's.
-        setup: The parts of the run.
+        variant: How its setup differs from that of finals.
         architecture: Of the student.
         checkpoint: Written after each epoch.
         name: Enters the seed: two runs of one architecture begin with other weights if it differs.
@@ -175,53 +145,55 @@ def run_in_full(
         OutOfMemory: If the student does not fit, not even in micro-batches.
     """
     epochs = context.final_epochs if epochs is None else epochs
-    full_run = FullRun(setup.for_architecture(architecture), architecture, checkpoint, name, epochs)
-    key = keys.MICRO_BATCH.of(full_run.key)
+    full_run = FullRun(variant, architecture, checkpoint, name, epochs)
+    setup, key = full_run.setup(context), keys.MICRO_BATCH.of(full_run.key)
     return fit_in_memory(
-        full_run.setup,
-        lambda micro_batch: _train_in_full(context, full_run, micro_batch),
+        setup,
+        lambda micro_batch: _train_in_full(context, full_run, setup, micro_batch),
         micro_batch=context.study.read(key),
         remember=lambda examples: context.study.write(key, examples),
         warn=lambda text: context.warn(text, stage="finals"),
     )
 
 
-def micro_batch_of(study: Study, checkpoint: Path) -> int | None:
-    """Examples in a micro-batch of the run with that checkpoint; None for whole batches."""
-    return study.read(keys.MICRO_BATCH.of(run_key(checkpoint)))
+def how_trained(context: StudyContext, student: nn.Module, checkpoint: Path) -> dict[str, Any]:
+    """How a run was trained, for metrics.json.
+
+    Args:
+        context: The study's.
+        student: As it came out.
+        checkpoint: The run's.
+
+    Returns:
+        `micro_batch`: examples seen at once, None for whole batches; `processes` that trained it,
+        at the most; `batch_norm_examples`, of which each statistic of batch norm was taken, over
+        all processes, None without batch norm.
+    """
+    key = run_key(checkpoint)
+    micro_batch = context.study.read(keys.MICRO_BATCH.of(key))
+    has_norms = any(isinstance(module, _BatchNorm) for module in student.modules())
+    examples = micro_batch or context.final.stream.batch_size
+    return {
+        "micro_batch": micro_batch,
+        "processes": context.study.read(keys.PROCESSES.of(key)) or 1,
+        "batch_norm_examples": examples if has_norms else None,
+    }
 
 
-def run_key(checkpoint: Path) -> str:
-    """The name of the run with that checkpoint in the study's attributes."""
-    return f"{checkpoint.parent.name}/{checkpoint.stem}"
-
-
-def _train_in_full(context: StudyContext, full_run: FullRun, micro_batch: int | None) -> Classifier:
-    setup, architecture, name = full_run.setup, full_run.architecture, full_run.name
-    seed = context.recipe.seed
-    if name != "final":
-        seed = hash_seed((seed, name)) % 2**32
-    students = setup.students(architecture, context.dataset, seed)
-    per_epoch = setup.stream.examples_per_epoch
-    total, rate = full_run.epochs * per_epoch, context.recipe.rate(setup.beginning.kind)
-    run = setup.run(
-        students,
-        horizon=total,
-        lr_schedule=LRSchedule(rate, per_epoch, per_epoch, total),
-        seed=hash_seed((seed, architecture.fingerprint, "final")),
-        precision=precision_for(context, setup, students, micro_batch),
-        micro_batch=micro_batch,
-    )
+def _train_in_full(
+    context: StudyContext, full_run: FullRun, setup: TrainingSetup, micro_batch: int | None
+) -> Classifier:
+    run = open_run(context, full_run, setup, micro_batch)
     if run.objective.matched_layers:
         names = ", ".join(run.objective.matched_layers)
         context.note(f"compared with the same layers of the teacher: {names}", stage="finals")
-    choose_capture(context, setup, run)
-    with locks.busy(context.latency_lock):
-        setup.prepare(total, 0)
-    steps = full_run.epochs * setup.stream.steps_per_epoch
-    outcome = choose_compilation(context, run, full_run.key, steps)
-    if outcome is not None:
-        context.note(outcome, stage="finals")
+    processes = keys.PROCESSES.of(full_run.key)
+    if context.study.has(processes) and not full_run.checkpoint.exists():
+        context.study.write(processes, 1)  # of a final that is made again
+    if context.recipe.final_gpus > 1:
+        train_on_several(context, full_run, run, micro_batch)  # to the last epoch's checkpoint
+    else:
+        _make_ready(context, full_run, setup, run)
     epochs = train_through(
         run, full_run.epochs, "finals", context.emit, full_run.checkpoint, context.latency_lock
     )
@@ -232,45 +204,50 @@ def _train_in_full(context: StudyContext, full_run: FullRun, micro_batch: int | 
     return student.eval()
 
 
-def taught_by(context: StudyContext, teacher: Teacher) -> TrainingSetup:
-    """The setup of finals, with another teacher in the place of the first."""
-    setup = context.final
-    targets = context.teachers.cached_targets(teacher, setup.stream.dataset)
-    return replace(setup, targets={**setup.targets, MAIN: targets})
+def _make_ready(context: StudyContext, full_run: FullRun, setup: TrainingSetup, run: Run) -> None:
+    """Has the teachers answer ahead, and the steps captured or compiled where that is faster."""
+    choose_capture(context, setup, run)
+    with locks.busy(context.latency_lock):
+        setup.prepare(run.horizon, 0)
+    steps = full_run.epochs * setup.stream.steps_per_epoch
+    outcome = choose_compilation(context, run, full_run.key, steps)
+    if outcome is not None:
+        context.note(outcome, stage="finals")
 
 
-def make_assistants(context: StudyContext) -> list[Teacher]:
+def make_assistants(context: StudyContext) -> list[StudentTeacher]:
     """Trains the assistants that stand between teacher and students, each taught by the one before.
 
     They are made once for all finals of a study, and kept in its folder (Mirzadeh et al., "Improved
     Knowledge Distillation via Teacher Assistant", 2020).
     """
-    assistants: list[Teacher] = []
+    assistants: list[StudentTeacher] = []
     records: list[dict[str, Any]] = []
     architectures = context.study.require(keys.ASSISTANT_ARCHITECTURES)
     for number, values in enumerate(architectures, start=1):
         folder = context.folder / "assistants" / str(number)
         architecture = Architecture.from_json(json.dumps(values))
-        setup = context.final if not assistants else taught_by(context, assistants[-1])
+        variant = Variant(teacher=assistants[-1] if assistants else None)
         lock = context.folder / "finals" / f".work-assistant-{number}.lock"
         with locks.alone(lock):  # another worker's final may need it, too
             student = artifact.load_or_set_aside(folder, context.warn)
             if student is None:
-                _train_assistant(context, setup, architecture, folder)
+                _train_assistant(context, variant, architecture, folder)
                 student = artifact.load(folder)
         by = assistants[-1].name if assistants else "teacher"
-        assistants.append(_as_teacher(f"assistant {number}", student, context))
+        student = student.to(context.dataset.train.labels.device)
+        assistants.append(StudentTeacher(f"assistant {number}", student, architecture))
         records.append({"assistant": number, "taught_by": by, **_figures(context, student)})
     context.study.write(keys.ASSISTANTS, records)
     return assistants
 
 
 def _train_assistant(
-    context: StudyContext, setup: TrainingSetup, architecture: Architecture, folder: Path
+    context: StudyContext, variant: Variant, architecture: Architecture, folder: Path
 ) -> None:
     checkpoint = folder.with_name(f".{folder.name}.pt")
     labelled = context.labelled(f"assistant {folder.name}")
-    student = run_in_full(labelled, setup, architecture, checkpoint, f"assistant-{folder.name}")
+    student = run_in_full(labelled, variant, architecture, checkpoint, f"assistant-{folder.name}")
     artifact.write_final(
         folder,
         module=student,
@@ -279,14 +256,6 @@ def _train_assistant(
         card=f"# Assistant {folder.name} of the study {context.folder.name}\n",
     )
     checkpoint.unlink(missing_ok=True)
-
-
-def _as_teacher(name: str, student: nn.Module, context: StudyContext) -> Teacher:
-    dataset = context.dataset
-    module = student.to(dataset.train.labels.device).eval().requires_grad_(False)
-    teacher = Teacher(name, module, dataset.input, context.classes, weights_hash(module), {})
-    teacher.inference = inference_for(context, module)  # in the layout that it was trained in
-    return teacher
 
 
 def _figures(context: StudyContext, student: nn.Module) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.files import write_whole
 from nasdistill.common.json_files import read_or_set_aside
+from nasdistill.finals.full_run import Variant
 from nasdistill.finals.training import run_in_full
 from nasdistill.results.forms import Share
 from nasdistill.space import Architecture
@@ -101,13 +102,13 @@ def _tune(
 def _try_point(
     context: StudyContext, architecture: Architecture, point: Mapping[str, float], epochs: int
 ) -> dict[str, Any]:
-    setup = context.final.with_values(**point)
     values = {k: v for k, v in architecture.values.items() if k != OF_THE_OBJECTIVE}
     plain = Architecture(architecture.family, values)
     identity = repr((architecture.fingerprint, epochs, sorted(point.items())))
     digest = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
     checkpoint = context.folder / f"tune-{digest}.pt"
-    student = run_in_full(context, setup, plain, checkpoint, "final", epochs=epochs)
+    variant = Variant(values=point)
+    student = run_in_full(context, variant, plain, checkpoint, "final", epochs=epochs)
     checkpoint.unlink(missing_ok=True)
     data = context.dataset
     predictions = predict(context, student, data.score, "scoring", "tune")

@@ -152,6 +152,11 @@ class ObjectiveOptions(Closed):
             return []
         return [name for name in self.names() if getattr(known_terms()[name], attribute)]
 
+    @property
+    def coupled(self) -> list[str]:
+        """Names of all that makes a batch's examples depend on each other."""
+        return self._named("coupled") + (["balance"] if self.balance is not None else [])
+
     def _check_balance(self) -> None:
         two_sided = self._named("adversarial")
         if two_sided:

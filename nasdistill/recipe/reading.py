@@ -87,6 +87,7 @@ _WORDS = {
 _NUMBERS = (
     *("image_size", "channels", "trials", "top_k", "workers", "seed", "batch_size", "views"),
     *("learning_rate", "eta", "count", "synthetic", "max_loss", "gpu_share", "cpus_per_worker"),
+    "final_gpus",
 )
 
 

@@ -39,7 +39,7 @@ from nasdistill.recipe.objective import ObjectiveOptions
 from nasdistill.recipe.teachers import IterateOptions, TeacherOptions, check_teachers
 
 RAY_KEYS = ("ray_address", "gpu_share", "cpus_per_worker")
-ENGINE_KEYS = ("workers", "engine", *RAY_KEYS)
+ENGINE_KEYS = ("workers", "engine", *RAY_KEYS, "final_gpus")
 """Keys that say how many work at a study, and where."""
 
 FREE = ("trials", "time_limit", "top_k", *ENGINE_KEYS, "cache_size", "formats", "max_loss")
@@ -135,6 +135,7 @@ class Recipe(Closed):
     ray_address: str | None = Field(default=None, min_length=1)
     gpu_share: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     cpus_per_worker: int = Field(default=1, ge=1, le=256)
+    final_gpus: int = Field(default=1, ge=1, le=64)
     seed: int = Field(default=0, ge=0, lt=2**32)
     storage: StorageURL | None = None
     import_file: str | None = Field(default=None, alias="import")
@@ -201,6 +202,33 @@ class Recipe(Closed):
             raise ValueError(
                 f"deploy: int8 means files of ONNX Runtime, but latency_engine is "
                 f"{self.latency_engine}; allowed beside it is onnxruntime"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _finals_can_be_divided(self) -> Recipe:
+        count, coupled = self.final_gpus, self.final.coupled
+        if count == 1:
+            return self
+        if self.engine == "ray":
+            raise ValueError(
+                f"final_gpus: {count} beside engine: ray, whose workers have one GPU each; give "
+                "engine: local where the finals are made"
+            )
+        if ":" in self.device:
+            raise ValueError(
+                f"final_gpus: {count} beside device: {self.device}, which is one; give cuda, and "
+                "choose the cards by CUDA_VISIBLE_DEVICES"
+            )
+        if coupled:
+            raise ValueError(
+                f"final_gpus: {count}, but under final {', '.join(coupled)} is of a whole batch, "
+                "which several GPUs would each see a slice of; allowed beside it is 1"
+            )
+        if self.batch_size < count:
+            raise ValueError(
+                f"final_gpus: {count} for batches of {self.batch_size} examples; allowed are as "
+                "many as a batch has examples"
             )
         return self
 

@@ -242,6 +242,10 @@ def _checkpoint(final: Final) -> str:
     remarks = f"<br><small>{formats.counted(round(epochs), 'epoch')}</small>" if epochs else ""
     micro_batch = metrics.get("micro_batch")
     remarks += f"<br><small>in micro-batches of {micro_batch:g}</small>" if micro_batch else ""
+    processes, examples = metrics.get("processes") or 1, metrics.get("batch_norm_examples")
+    if processes > 1:
+        norms = "" if examples is None else f", batch norm of {examples:g} examples"
+        remarks += f"<br><small>on {processes:g} GPUs or processes{norms}</small>"
     return escape(names.get(name, name)) + remarks
 
 

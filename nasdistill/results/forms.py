@@ -144,6 +144,8 @@ class FinalMetrics(FullRun):
     checkpoint: str = ""
     epochs: Number | None = None
     micro_batch: int | None = None
+    processes: int = 1
+    batch_norm_examples: int | None = None
     synthetic_images: int | None = None
     onnx_max_abs_difference: float | None = None
     files: dict[str, ShippedFile] = {}

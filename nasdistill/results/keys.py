@@ -131,6 +131,10 @@ COMPILED = Key[bool](
 MICRO_BATCH = Key[int](
     "micro_batch:{}", "examples, of a run of finals", "finals.training", "finals.training"
 )
+PROCESSES = Key[int](
+    "processes:{}", "that a run of finals was trained by, at the most",
+    "finals.several, finals.training", "finals.several, finals.training",
+)
 CONCURRENT_STUDENTS = Key[int](
     "at_once", "students trained at the same time on this card", "workers.calibration",
     "workers.process, workers.ray",
@@ -170,8 +174,8 @@ STUDY_KEYS: tuple[Key[Any], ...] = (
     RECIPE, SPACE, SPACE_FINGERPRINT, COMMAND, CREATED, STATE, IMPORT_FINGERPRINT, DATA, TEACHER,
     FURTHER_TEACHER, TABLE, FIRST_WEIGHTS, MACHINE, VERSIONS, RUNGS, FINAL_EXAMPLES,
     TEACHER_LATENCY, LIMITS, ASSISTANT_ARCHITECTURES, ASSISTANTS, PRECISION, INFERENCE, GRAPHED,
-    COMPILED, MICRO_BATCH, CONCURRENT_STUDENTS, EXPERIENCE, EXHAUSTED_AT, FINALS, CHOSEN_FROM,
-    FINAL_FAILED, FINALS_LEASE, SECONDS, SAVED,
+    COMPILED, MICRO_BATCH, PROCESSES, CONCURRENT_STUDENTS, EXPERIENCE, EXHAUSTED_AT, FINALS,
+    CHOSEN_FROM, FINAL_FAILED, FINALS_LEASE, SECONDS, SAVED,
 )
 
 # -- of a trial ----------------------------------------------------------------------------------

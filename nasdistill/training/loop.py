@@ -69,8 +69,7 @@ def train(run: Run, until: int, every: int | None = None) -> Iterator[Progress]:
         if replay_until is not None:
             total += replay_until(chunk)
         if run.step < chunk and batches is None:  # all steps, or those that were not replayed
-            plan = run.stream.plan(run.step, last)
-            batches = iter(run.stream.dataset.train.batches(plan, run.size, run.sizes))
+            batches = _batches(run, last)
         for batch in itertools.islice(batches or (), chunk - run.step):
             total += _train_step(run, batch)
             run.step += 1
@@ -83,11 +82,21 @@ def train(run: Run, until: int, every: int | None = None) -> Iterator[Progress]:
         yield Progress(run.examples, loss, images / max(seconds, 1e-9))
 
 
+def _batches(run: Run, last: int) -> Iterator[Batch]:
+    """The batches up to a step; where several processes train, this one's slice of each."""
+    plan = run.stream.plan(run.step, last)
+    if run.data_parallel is not None:
+        plan = run.data_parallel.divide(plan, run.micro_batch)
+    return iter(run.stream.dataset.train.batches(plan, run.size, run.sizes))
+
+
 def _train_step(run: Run, batch: Batch) -> Tensor:
     """Makes one optimiser step; returns the loss, detached and not yet synchronised."""
     for group in run.optimizer.param_groups:
         group["lr"] = run.lr_schedule(run.examples)
-    torch.manual_seed(seed_of(run.seed, "step", run.step))
+    # Slices of one batch must not be dropped out alike.
+    process = () if run.data_parallel is None else (run.data_parallel.rank,)
+    torch.manual_seed(seed_of(run.seed, "step", run.step, *process))
     return run.train_step(batch)
 
 

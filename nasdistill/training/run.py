@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,8 +26,10 @@ from nasdistill.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from nasdistill.training.data_parallel import DataParallel
 from nasdistill.training.precision import Precision, autocast, set_precision
 from nasdistill.training.schedule import BatchStream, LRSchedule
+from nasdistill.training.synced_batch_norm import SyncedBatchNorm
 
 
 class StepReplay(Protocol):
@@ -79,6 +82,7 @@ class Run:
             averages and the like.
         graphed: Replays its steps, and those of its branches; None where each is computed anew.
         compiled: Whether the students' operations were fused by `compile`.
+        data_parallel: The part of this process, where several train the run; see `divide_over`.
 
     Raises:
         LayerError: If the objective reads layers that are not there, or do not fit.
@@ -123,6 +127,7 @@ class Run:
         self.step = 0
         self.graphed: StepReplay | None = None
         self.compiled = False
+        self.data_parallel: DataParallel | None = None
 
     @property
     def student(self) -> nn.Module:
@@ -166,6 +171,20 @@ class Run:
         for student in self.students:
             student.compile()
         self.compiled = True
+
+    def divide_over(self, processes: DataParallel) -> None:
+        """Has several processes train this run: each computes a slice of every batch.
+
+        All begin with the first one's weights: computed on another card, what a student begins with
+        may differ in the last bit.
+
+        Args:
+            processes: Those that made the same run, and call this at the same time.
+        """
+        self.data_parallel = processes
+        for module in self._modules().values():
+            for values in module.state_dict().values():
+                processes.copy_from_first(values)
 
     def save(self, path: Path) -> None:
         """Writes all modules that learn, the optimiser, the step and the identity, atomically."""
@@ -229,17 +248,39 @@ class Run:
         return self.objective(list(self.students), auxiliaries, ask, batch, self.progress)
 
     def train_step(self, batch: Batch) -> Tensor:
-        """Makes one optimiser step; returns the loss, detached and not yet synchronised."""
+        """Makes one optimiser step; returns the loss, detached and not yet synchronised.
+
+        Args:
+            batch: The step's examples; where several processes train, this one's slice of them.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        for part in batch.parts(self.micro_batch):
-            with autocast(self.device, self.precision):
-                loss = self.loss(part) * (len(part.ids_host) / len(batch.ids_host))
+        parts, examples = self._parts(batch)
+        for part in parts:
+            with autocast(self.device, self.precision), self._synced_batch_norm():
+                loss = self.loss(part) * (len(part.ids_host) / examples)
             if loss.requires_grad:  # else all weights are 0 now
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+        if self.data_parallel is not None:
+            total = self.data_parallel.sum_gradients(self._gradients(), total)
         self.optimizer.step()
         return total
+
+    def _parts(self, batch: Batch) -> tuple[list[Batch], int]:
+        """The micro-batches of a step, as far as this process computes them; examples in all."""
+        if self.data_parallel is None:
+            return batch.parts(self.micro_batch), len(batch.ids_host)
+        examples = self.stream.batch_size
+        rows = self.data_parallel.own_rows(examples, self.micro_batch)
+        return batch.split([len(part) for part in rows]), examples
+
+    def _synced_batch_norm(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.data_parallel is None else SyncedBatchNorm(self.data_parallel)
+
+    def _gradients(self) -> list[Tensor]:
+        parameters = (p for group in self.optimizer.param_groups for p in group["params"])
+        return [p.grad for p in parameters if p.grad is not None]
 
     def update_targets(self) -> None:
         """Updates the teachers that are copies of the students, after a step."""

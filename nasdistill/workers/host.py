@@ -14,6 +14,7 @@ import time
 from collections import deque
 from contextlib import suppress
 
+from nasdistill.common.processes import cause_of
 from nasdistill.workers import process
 from nasdistill.workers.pool import Message
 
@@ -57,7 +58,7 @@ class WorkerHost:
         status = kept.wait()
         errors.join(1.0)
         complaint = "" if status == 0 else " ".join("".join(last).split())[-300:]
-        cause = f"ended {process.cause_of(status)}" if status else ""
+        cause = f"ended {cause_of(status)}" if status else ""
         self._messages.put({END: f"{cause} ({complaint})" if complaint else cause})
 
     def place(self) -> str:

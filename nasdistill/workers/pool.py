@@ -6,7 +6,6 @@ import os
 import sys
 from typing import Any, Literal, NamedTuple
 
-from nasdistill.common.events import Event
 from nasdistill.common.machine import default_workers, pick_device
 from nasdistill.recipe import Recipe
 from nasdistill.study import Study
@@ -74,11 +73,3 @@ def first_message(study: Study, *, tells: bool = False) -> Message:
         "path": [os.path.abspath(place) for place in sys.path],
         "tells": tells,
     }
-
-
-def event_from(message: Any) -> Event | None:
-    """An event, from a line of JSON; None for what something else has printed."""
-    try:
-        return Event(**{**message, "front": tuple(tuple(point) for point in message["front"])})
-    except (ValueError, TypeError, KeyError):
-        return None

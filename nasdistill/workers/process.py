@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
-import signal
 import subprocess
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
-from nasdistill.common.events import Emit, Event
+from nasdistill.common.events import Emit, Event, event_from
 from nasdistill.common.interruption import before_exit
 from nasdistill.common.machine import set_threads
-from nasdistill.common.processes import is_stopped
+from nasdistill.common.processes import cause_of, is_stopped, kill_session, start_module
 from nasdistill.results import keys
 from nasdistill.study import Study
 from nasdistill.study.leases import LEASE_SECONDS
-from nasdistill.workers.pool import Message, Task, choose_size, event_from, first_message
+from nasdistill.workers.pool import Message, Task, choose_size, first_message
 
 ENDING_SECONDS = 2.0
 """Time that a worker has to give back what it holds before it is killed."""
@@ -139,21 +135,7 @@ def start(
         environment: Variables beside those of this process.
         stderr: As for `Popen`.
     """
-    home, paths = Path(__file__).parents[2], os.environ.get("PYTHONPATH", "")
-    if home.name not in ("site-packages", "dist-packages"):  # else it is found anyway
-        paths = os.pathsep.join(filter(None, (str(home), paths)))
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "nasdistill.workers.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        cwd=folder,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": paths, **(environment or {})},
-    )
+    return start_module("nasdistill.workers.worker", folder, environment, stderr)
 
 
 def end_all(processes: Sequence[subprocess.Popen[str]]) -> None:
@@ -164,13 +146,7 @@ def end_all(processes: Sequence[subprocess.Popen[str]]) -> None:
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, until - time.monotonic()))
-        _kill(process)
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:  # with those that it started, who decode images
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill_session(process)
 
 
 def _end_stopped(
@@ -186,7 +162,7 @@ def _end_stopped(
             if now - stopped_since[process.pid] >= LEASE_SECONDS:
                 text = f"a worker was stopped for {LEASE_SECONDS:.0f} s and is ended"
                 emit(Event("warning", text))
-                _kill(process)
+                kill_session(process)
 
 
 def send(process: subprocess.Popen[str], message: Message) -> None:
@@ -227,8 +203,3 @@ def _listen(
     if status != 0 and not over.is_set():
         cause = cause_of(status)
         emit(Event("warning", f"a worker ended {cause}; the others take over what it was at"))
-
-
-def cause_of(status: int) -> str:
-    """The status with which a process ended, in words."""
-    return f"by signal {-status}" if status < 0 else f"with status {status}"

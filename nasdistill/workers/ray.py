@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from nasdistill.common.errors import UserError
-from nasdistill.common.events import Emit, Event
+from nasdistill.common.events import Emit, Event, event_from
 from nasdistill.common.interruption import before_exit
 from nasdistill.results import keys
 from nasdistill.results.storage import storage_path
@@ -32,7 +32,7 @@ from nasdistill.workers.cluster import (
     recipe_file,
 )
 from nasdistill.workers.host import END, LOOK_SECONDS, WorkerHost
-from nasdistill.workers.pool import Message, event_from, first_message
+from nasdistill.workers.pool import Message, first_message
 
 SILENT_SECONDS = 120.0
 """After which an actor that does not answer is given up; one answers every half second."""

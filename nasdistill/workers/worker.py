@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import queue
-import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, TextIO
 
@@ -19,18 +16,16 @@ from nasdistill.common.errors import UserError, disk_problem
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.files import STUDIES
 from nasdistill.common.interruption import handle_signals
+from nasdistill.common.processes import die_with_parent
 from nasdistill.recipe import Recipe
 from nasdistill.results import storage_problem, storage_url
 from nasdistill.workers.pool import Message
-
-PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl(2): the signal that a process gets when its parent ends."""
 
 
 def main() -> None:
     """Works off the tasks that come in by standard input, until it ends."""
     handle_signals()
-    _die_with_parent()
+    die_with_parent()
     tasks: queue.Queue[Message] = queue.Queue()
     threading.Thread(target=_read, args=(sys.stdin, tasks), daemon=True).start()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -133,12 +128,6 @@ def _read(lines: TextIO, tasks: queue.Queue[Message]) -> None:
     for line in lines:
         tasks.put(json.loads(line))
     os._exit(1)
-
-
-def _die_with_parent() -> None:
-    """Has the kernel end this process with its parent, if it is stopped then, too. Linux only."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from nasdistill.results import Candidate
 from nasdistill.space import Architecture
 from nasdistill.trials.context import StudyContext
 
+WHOLE = {"micro_batch": None, "processes": 1, "batch_norm_examples": None}
 NET = Architecture(
     "mlp", {"activation": "relu", "dropout": 0.0, "layers": {"type": "one", "widths": [8]}}
 )
@@ -106,7 +107,7 @@ def test_retention_is_of_the_score_of_the_study(opened: OpenContext, tmp_path: P
     assert metrics["retention"] != metrics["test_accuracy"] / metrics["teacher_test_accuracy"]
     metrics |= measurement.export_student(context, student, tmp_path / "model.onnx")
     way = context.dataset.preparation
-    card = measurement.model_card(context.study, metrics | {"micro_batch": None}, way)
+    card = measurement.model_card(context.study, metrics | WHOLE, way)
     assert f"- balanced test accuracy {metrics[key]:.4f} (95 % interval " in card
     teacher = metrics[f"teacher_{key}"]
     assert f"\n  {expected:.2%} of the teacher's {teacher:.4f}\n- test accuracy" in card
@@ -118,15 +119,18 @@ def test_the_card_says_what_was_measured(context: StudyContext, tmp_path: Path) 
     metrics, _ = measurement.measure_on_test(context, student, candidate, 2)
     metrics |= measurement.export_student(context, student, tmp_path / "model.onnx")
     way = context.dataset.preparation
-    card = measurement.model_card(context.study, metrics | {"micro_batch": 13}, way)
+    card = measurement.model_card(context.study, metrics | WHOLE | {"micro_batch": 13}, way)
     assert card.startswith("# small, final 2\n") and "architecture `0123abcd`" in card
     assert "distilled for 4 epochs, in micro-batches of 13 for want of memory." in card
     assert f"Pillow was version {importlib.metadata.version('pillow')};" in card
     assert f"{metrics['compression']:.1f}x fewer than the teacher" in card
     unknown = dict.fromkeys(("retention", "agreement", "teacher_test_accuracy", "compression"))
-    alone = measurement.model_card(context.study, metrics | unknown | {"micro_batch": None}, way)
-    single = measurement.model_card(
-        context.study, metrics | {"micro_batch": None, "epochs": 1}, way
-    )
+    alone = measurement.model_card(context.study, metrics | unknown | WHOLE, way)
+    single = measurement.model_card(context.study, metrics | WHOLE | {"epochs": 1}, way)
     assert "distilled for 1 epoch.\n" in single
+    several = metrics | WHOLE | {"processes": 2, "batch_norm_examples": 50}
+    divided = measurement.model_card(context.study, several, way)
+    assert "distilled for 4 epochs, on 2 GPUs or processes;\nbatch norm's statistics are" in divided
+    assert "of 50 examples each, over all of these.\n" in divided
+    assert "processes" not in card
     assert "teacher's" not in alone and "fewer" not in alone and "micro-batches" not in alone

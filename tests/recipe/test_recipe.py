@@ -431,6 +431,40 @@ def test_what_is_for_a_cluster_goes_with_one(key: str, value: Any, tmp_path: Pat
         from_stored(stored, {"engine": "local", key: value})
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"final_gpus": 0}, "--final-gpus: found 0"),
+        ({"final_gpus": -1}, "--final-gpus: found -1"),
+        ({"final_gpus": 2, "engine": "ray"}, "--final-gpus: 2 beside engine: ray"),
+        ({"final_gpus": 2, "device": "cuda:1"}, "beside device: cuda:1, which is one"),
+        ({"final_gpus": 8, "batch_size": 7}, "--final-gpus: 8 for batches of 7 examples"),
+        (
+            {
+                "final_gpus": 2,
+                "final": {
+                    "terms": [{"term": "kl"}, {"term": "rkd"}, {"term": "labels"}],
+                    "balance": "value",
+                },
+            },
+            "--final-gpus: 2, but under final rkd, balance is of a whole batch",
+        ),
+    ],
+)
+def test_finals_on_several_gpus_need_what_can_be_divided(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_recipe(None, options)
+
+
+def test_a_search_may_have_terms_of_whole_batches_beside_finals_on_several_gpus() -> None:
+    scoring = {"terms": [{"term": "kl"}, {"term": "rkd"}]}
+    assert load_recipe(None, {"final_gpus": 2, "scoring": scoring}).final_gpus == 2
+    stored = load_recipe(None, {}).stored()
+    assert changed_keys(from_stored(stored), from_stored(stored, {"final_gpus": 4})) == []
+
+
 def test_a_storages_password_is_not_stored() -> None:
     recipe = load_recipe(None, {"storage": "postgresql+psycopg://me:pass:w@host:5432/studies"})
     assert recipe.stored()["storage"] == "postgresql+psycopg://me:***@host:5432/studies"

@@ -182,8 +182,8 @@ def test_workers_have_a_moment_and_no_more(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_stopped_worker_ends_with_its_parent() -> None:
     parent = script(
         "import os, signal, subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'from nasdistill.workers.worker import "
-        "_die_with_parent as die; die(); print(flush=True); __import__(\\'time\\').sleep(60)'], "
+        "child = subprocess.Popen([sys.executable, '-c', 'from nasdistill.common.processes import "
+        "die_with_parent as die; die(); print(flush=True); __import__(\\'time\\').sleep(60)'], "
         "stdout=subprocess.PIPE)\n"
         "child.stdout.readline(); child.send_signal(signal.SIGSTOP)\n"
         "print(child.pid, flush=True); time.sleep(60)"
