@@ -222,11 +222,12 @@ def _train_in_full(context: StudyContext, full_run: FullRun, micro_batch: int | 
     outcome = choose_compilation(context, run, full_run.key, steps)
     if outcome is not None:
         context.note(outcome, stage="finals")
+    context.study.files.fetch(full_run.checkpoint)
     epochs = train_through(
         run, full_run.epochs, "finals", context.emit, full_run.checkpoint, context.latency_lock
     )
     for _ in epochs:
-        pass
+        context.study.files.push(full_run.checkpoint)
     student = copy.deepcopy(_best(context, run))  # a copy is not compiled: other shapes will come
     training.set_precision(student, "fp32")
     return student.eval()
@@ -252,8 +253,8 @@ def make_assistants(context: StudyContext) -> list[Teacher]:
         folder = context.folder / "assistants" / str(number)
         architecture = Architecture.from_json(json.dumps(values))
         setup = context.final if not assistants else taught_by(context, assistants[-1])
-        lock = context.folder / "finals" / f".work-assistant-{number}.lock"
-        with locks.alone(lock):  # another worker's final may need it, too
+        folder.parent.mkdir(exist_ok=True)
+        with context.study.files.making(folder):  # another worker's final may need it, too
             student = artifact.load_or_set_aside(folder, context.warn)
             if student is None:
                 _train_assistant(context, setup, architecture, folder)
@@ -278,7 +279,7 @@ def _train_assistant(
         metrics={},
         card=f"# Assistant {folder.name} of the study {context.folder.name}\n",
     )
-    checkpoint.unlink(missing_ok=True)
+    context.study.files.remove(checkpoint)
 
 
 def _as_teacher(name: str, student: nn.Module, context: StudyContext) -> Teacher:

@@ -108,7 +108,7 @@ def _try_point(
     digest = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
     checkpoint = context.folder / f"tune-{digest}.pt"
     student = run_in_full(context, setup, plain, checkpoint, "final", epochs=epochs)
-    checkpoint.unlink(missing_ok=True)
+    context.study.files.remove(checkpoint)
     data = context.dataset
     predictions = predict(context, student, data.score, "scoring", "tune")
     share, low, high = context.score_of(predictions)
