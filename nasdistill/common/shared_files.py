@@ -142,7 +142,8 @@ class FilesAtURL(SharedFiles):
     """
 
     def __init__(self, place: Place, folder: Path, name: str, claim: Claim) -> None:
-        self._place, self._folder, self._name, self._claim = place, folder, name, claim
+        self._place, self._folder = place, folder.absolute()
+        self._name, self._claim = name, claim
 
     def push(self, path: Path, name: str | None = None) -> None:
         """See `SharedFiles.push`."""
@@ -239,10 +240,10 @@ class FilesAtURL(SharedFiles):
     def _key(self, path: Path, name: str | None = None) -> str:
         """The counterpart of a path, below the study's folder or beside it."""
         if name is None:
-            path, folder = path.absolute(), self._folder.absolute()
-            if not path.is_relative_to(folder):
-                return f"{self._place.path}/{path.relative_to(folder.parent).as_posix()}"
-            name = path.relative_to(folder).as_posix()
+            path = path.absolute()
+            if not path.is_relative_to(self._folder):
+                return f"{self._place.path}/{path.relative_to(self._folder.parent).as_posix()}"
+            name = path.relative_to(self._folder).as_posix()
         return f"{self._place.path}/{self._name}/{name}"
 
     def _find(self, key: str) -> list[str]:
