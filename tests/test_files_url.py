@@ -201,6 +201,15 @@ def test_what_cannot_work_is_one_message_before_anything_begins(
     assert not (hosts.one / "studies/small").exists()
 
 
+def test_a_search_that_cannot_begin_leaves_nothing_for_others(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(hosts.one)
+    with pytest.raises(UserError, match="max"):
+        nasdistill.search(load_recipe("recipe.yaml", {"max_params": 10}))
+    assert not hosts.stored.exists() and not (hosts.one / "studies/small").exists()
+
+
 def test_a_worker_is_told_what_it_lacks(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(hosts.two)
     with pytest.raises(UserError, match="there is no small/recipe.yaml"):

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 from nasdistill.common import locks
@@ -244,7 +244,7 @@ class FilesAtURL(SharedFiles):
             if not path.is_relative_to(self._folder):
                 return f"{self._place.path}/{path.relative_to(self._folder.parent).as_posix()}"
             name = path.relative_to(self._folder).as_posix()
-        return f"{self._place.path}/{self._name}/{name}"
+        return f"{self._place.path}/{PurePosixPath(self._name, name)}"
 
     def _find(self, key: str) -> list[str]:
         try:

@@ -184,10 +184,10 @@ class Study:
         give_recipe(self.files, self.folder, self.recipe)
 
     def discard(self) -> None:
-        """Removes the study from its storage, and its folder."""
+        """Removes the study from its storage, and its folder, by its URL, too."""
         with suppress(KeyError):
             optuna.delete_study(study_name=self._study.study_name, storage=self._storage)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.files.remove(self.folder)
 
     # -- attributes of the study -----------------------------------------------------------------
 
