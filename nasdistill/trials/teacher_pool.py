@@ -292,7 +292,7 @@ def open_teacher(
 
 
 def _auto_teacher(
-    root: Path, recipe: Recipe, dataset: Dataset, emit: Emit, files: SharedFiles
+    root: Path, recipe: Recipe, dataset: Dataset, emit: Emit, files: SharedFiles = ONE_FOLDER
 ) -> Path:
     """The folder of the teacher for some data, which is trained if it is not there yet.
 
