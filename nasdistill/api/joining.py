@@ -11,13 +11,14 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, silent, warning_once
 from nasdistill.common.files import STUDIES
 from nasdistill.common.types import without_password
-from nasdistill.recipe import Recipe, from_stored
+from nasdistill.recipe import Recipe, from_stored, load_recipe
 from nasdistill.results import load_study, storage_errors, storage_of
 
 NEEDS = (
     "A worker needs the study's folder as well as its storage: checkpoints and the teachers' "
     "answers lie there. Give the command in the folder in which the study was begun, on a disk "
-    "that both hosts share, or name the study's folder: nasdistill worker /SHARED/studies/{}"
+    "that both hosts share, or name the study's folder: nasdistill worker /SHARED/studies/{}. "
+    "Without a disk in common, begin the study with --files URL, and give that URL here, too"
 )
 
 
@@ -48,6 +49,7 @@ def join(
     study: str,
     *,
     storage: str | None = None,
+    files: str | None = None,
     workers: int | None = None,
     on_event: Emit | None = None,
 ) -> bool:
@@ -58,6 +60,8 @@ def join(
     Args:
         study: Its name; the current folder is the one in which it was begun.
         storage: Its URL where this host calls it otherwise than the study's folder does.
+        files: The URL by which hosts share the study's files, where this one does not see its
+            folder: what is needed to join is fetched from there.
         workers: Local processes; by default as a search on this machine has.
         on_event: Told what happens.
 
@@ -71,9 +75,13 @@ def join(
     begun, emit = time.monotonic(), warning_once(on_event or silent)
     from nasdistill.finals.leading import is_complete
     from nasdistill.study import Study
+    from nasdistill.study.sharing import take_study
     from nasdistill.trials.plugins import check_plugins, load_plugins
 
-    recipe = _stored_recipe(study, storage)
+    if files is not None:
+        files = load_recipe(None, {"files": files}).files
+        take_study(str(files), study, storage)
+    recipe = _stored_recipe(study, storage, files)
     plugins = load_plugins(recipe.import_file)
     opened = Study.open(recipe, STUDIES, "", joining=True)
     opened.recipe = opened.recipe.model_copy(update={"engine": "local", "workers": workers})
@@ -86,7 +94,7 @@ def join(
         return is_complete(opened)
 
 
-def _stored_recipe(study: str, storage: str | None) -> Recipe:
+def _stored_recipe(study: str, storage: str | None, files: str | None) -> Recipe:
     """The recipe that a study was begun with, read from its storage."""
     folder = STUDIES / study
     if not (folder / "recipe.yaml").is_file():
@@ -97,6 +105,7 @@ def _stored_recipe(study: str, storage: str | None) -> Recipe:
         )
     record = load_study(study, STUDIES, storage=storage)
     url = storage or storage_of(folder)
-    recipe = from_stored(record.recipe, {"study": study, "storage": url})
+    here = {} if files is None else {"files": files}  # as this host calls the URL
+    recipe = from_stored(record.recipe, {"study": study, "storage": url, **here})
     check_places(record, recipe)
     return recipe

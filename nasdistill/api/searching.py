@@ -82,6 +82,7 @@ def _search(
     from nasdistill.finals import leading
     from nasdistill.models.latency import check_engine
     from nasdistill.study import Study
+    from nasdistill.study.sharing import take_results
     from nasdistill.trials.plugins import check_plugins, load_plugins
 
     check_formats(recipe.shipped_formats)
@@ -93,6 +94,7 @@ def _search(
             check_plugins(study, plugins)
             if leading.is_complete(study):
                 leading.close(study)  # whoever made the last final may have ended before it could
+                take_results(study)
                 path = report(study.folder.name)
                 return SearchOutcome(load_study(study.folder.name, STUDIES), path, True)
             stages.run_search(study, plugins, begun, emit, dataset)
@@ -243,9 +245,11 @@ def studies() -> list[StudyRecord | DamagedStudy]:
 
 def _outcome(study: Study, emit: Emit) -> SearchOutcome:
     from nasdistill.finals import leading
+    from nasdistill.study.sharing import take_results
 
     emit(Event("stage", "writing the report", stage="report"))
     start = time.perf_counter()
+    take_results(study)
     path = report(study.folder.name, on_event=emit)
     study.add_seconds("report", time.perf_counter() - start)
     leading.close(study)

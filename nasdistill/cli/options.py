@@ -211,6 +211,16 @@ Seed = Annotated[str | None, option("--seed", "Seed of everything that is drawn 
 Storage = Annotated[
     str | None, option("--storage", "Optuna storage URL (default: SQLite in the study's folder).")
 ]
+Files = Annotated[
+    str | None,
+    option(
+        "--files",
+        "URL by which hosts without a disk in common share the study's files: file:///PATH, "
+        "s3://BUCKET/PATH (extra s3), gs://BUCKET/PATH (extra gcs); goes with --storage "
+        "(default: all hosts see the study's folder).",
+    ),
+]
+NewFiles = Annotated[str | None, option("--files", "As in search (default: as before).")]
 Import = Annotated[
     str | None,
     option(

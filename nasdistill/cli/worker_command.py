@@ -29,6 +29,17 @@ JoinedStorage = Annotated[
         show_default=False,
     ),
 ]
+JoinedFiles = Annotated[
+    str | None,
+    typer.Option(
+        "--files",
+        envvar="NASDISTILL_FILES",
+        show_envvar=False,
+        help="URL by which the study's hosts share its files, where this one does not see its "
+        "folder; or NASDISTILL_FILES (default: as the study was begun).",
+        show_default=False,
+    ),
+]
 OwnWorkers = Annotated[
     int | None,
     typer.Option(
@@ -44,6 +55,7 @@ OwnWorkers = Annotated[
 def worker(
     study: JoinedStudy,
     storage: JoinedStorage = None,
+    files: JoinedFiles = None,
     workers: OwnWorkers = None,
     as_json: options.Json = False,
 ) -> None:
@@ -56,7 +68,9 @@ def worker(
 
         name = enter(study)
     complete = with_progress(
-        lambda api, emit: api.join(name, storage=storage, workers=workers, on_event=emit)
+        lambda api, emit: api.join(
+            name, storage=storage, files=files, workers=workers, on_event=emit
+        )
     )
     end = "is complete" if complete else "has no work left for this worker"
     result = {"study": name, "complete": complete}

@@ -16,7 +16,14 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from nasdistill.common.types import Closed, Cost, FormatName, parse_count, parse_duration
+from nasdistill.common.types import (
+    Closed,
+    Cost,
+    FormatName,
+    parse_count,
+    parse_duration,
+    without_password,
+)
 
 
 def _fraction(value: Any) -> Any:
@@ -68,6 +75,24 @@ def _storage_url(value: str) -> str:
 
 
 StorageURL = Annotated[str, AfterValidator(_storage_url)]
+
+
+def _files_url(value: str) -> str:
+    """Refuses what is no URL, and passwords: it is stored with the study, and shown."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^*?[\]]+", value) is None:
+        raise ValueError(
+            "allowed: a URL such as file:///shared/studies, s3://BUCKET/studies or "
+            "gs://BUCKET/studies, without * ? [ ]"
+        )
+    if without_password(value) != value:
+        raise ValueError(
+            "a password has no place in it: its driver reads it from where it always does, such "
+            "as AWS_SECRET_ACCESS_KEY or ~/.aws/credentials"
+        )
+    return value.rstrip("/")
+
+
+FilesURL = Annotated[str, AfterValidator(_files_url)]
 
 
 def _class_weights(value: Any) -> Any:

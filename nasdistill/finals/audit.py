@@ -136,7 +136,7 @@ def _distil(context: StudyContext, candidate: Candidate, seed: str) -> float:
     student = run_in_full(labelled, Variant(), architecture_of(candidate), checkpoint, name)
     data = context.dataset
     full_score = context.score_of(predict(context, student, data.audit, "scoring", "audit")).share
-    checkpoint.unlink(missing_ok=True)
+    context.study.files.remove(checkpoint)
     return full_score
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 
 from nasdistill.analysis.selection import SelectionRule, select_finals
@@ -12,6 +11,7 @@ from nasdistill.finals.estimate import tell_estimate
 from nasdistill.finals.pipeline import make_finals, missing_finals
 from nasdistill.results import COUNTED, keys, load_finals
 from nasdistill.study import Study
+from nasdistill.study.sharing import take_finals
 from nasdistill.trials.context import StudyContext
 from nasdistill.trials.experience import keep_experience, tell_experience
 from nasdistill.trials.loop import record_saved_answers
@@ -87,6 +87,7 @@ def is_complete(study: Study) -> bool:
     count = sum(c.state in COUNTED for c in study.candidates())
     if count < recipe.trials and study.read(keys.EXHAUSTED_AT) != recipe.trials:
         return False
+    take_finals(study)
     finals = load_finals(study.folder)
     if any(missing_files(final.folder, final.metrics, recipe.shipped_formats) for final in finals):
         return False
@@ -107,6 +108,6 @@ def close(study: Study) -> None:
     running = {str(c.number) for c in study.candidates() if c.state == "running"}
     for work in (study.folder / "trials").glob("*"):
         if work.name not in running:
-            shutil.rmtree(work, ignore_errors=True)
+            study.files.remove(work)
     if is_complete(study):
         study.write(keys.STATE, "complete")

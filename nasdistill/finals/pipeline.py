@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from nasdistill import evaluation
 from nasdistill.analysis.evaluation import needs_evaluation
-from nasdistill.common import locks
 from nasdistill.common.errors import DamagedFileError, UserError
 from nasdistill.common.events import Emit, Event
 from nasdistill.common.files import set_aside, write_whole
@@ -50,7 +48,9 @@ from nasdistill.results import (
     tested_by_score,
 )
 from nasdistill.study import Study, architecture_of
+from nasdistill.study.artifacts import FOLDER as ARTIFACTS
 from nasdistill.study.artifacts import attach
+from nasdistill.study.sharing import take_finals
 from nasdistill.training.failures import FAILURES, failure_reason
 from nasdistill.trials.autotune import predict
 from nasdistill.trials.context import StudyContext
@@ -88,6 +88,7 @@ def make_finals(context: StudyContext, chosen: Sequence[int]) -> list[Final]:
     """
     study, data = context.study, context.dataset
     candidates = {c.number: c for c in study.candidates()}
+    take_finals(study)
     comparison = evaluation.Comparison(
         context.teacher,
         data.test,
@@ -100,12 +101,14 @@ def make_finals(context: StudyContext, chosen: Sequence[int]) -> list[Final]:
     for final in load_finals(context.folder):
         _evaluate(context, comparison, final.folder)
         _make_files(context, final.folder)
+        study.files.push(final.folder)
     late: list[int] = []
     numbers = missing_finals(study, chosen)
-    for number in locks.in_turn(numbers, lambda n: _lock(study, n), wait=True):
+    for number in study.files.in_turn(numbers, lambda n: _lock(study, n), wait=True):
         rank = chosen.index(number) + 1
         if number not in missing_finals(study, chosen):  # another worker found that it fails
             continue
+        study.files.fetch(_work_folder(study, number) / SECONDS_FILE)
         if _is_late(context) and not _is_trained(study, number):
             late.append(rank)
             continue
@@ -114,6 +117,7 @@ def make_finals(context: StudyContext, chosen: Sequence[int]) -> list[Final]:
             folder = context.folder / "finals" / str(rank)
             _evaluate(context, comparison, folder, logits)
             _make_files(context, folder)
+            study.files.push(folder)
     if late:
         context.warn(f"no time left for finals: {', '.join(map(str, sorted(late)))}")
     for lock in (context.folder / "finals").glob(".work-*.lock"):
@@ -123,6 +127,7 @@ def make_finals(context: StudyContext, chosen: Sequence[int]) -> list[Final]:
     attach(
         study, {f"{f.rank}-{file.name}": file for f in finals for file in shipped_files(f.folder)}
     )
+    study.files.push(study.folder / ARTIFACTS)
     return finals
 
 
@@ -136,6 +141,7 @@ def missing_finals(study: Study, chosen: Sequence[int]) -> list[int]:
 
     A folder whose metrics.json is gone or cannot be read is no final.
     """
+    take_finals(study)
     ranks = {final.rank for final in load_finals(study.folder)}
     return [
         number
@@ -161,6 +167,7 @@ def set_aside_incomplete(study: Study, number: int, emit: Emit) -> None:
     problem = folder_problem(folder) if folder.exists() else None
     if problem is not None:
         _set_aside(folder, problem, emit)
+        study.files.remove(folder)
 
 
 def folder_problem(folder: Path) -> str | None:
@@ -203,8 +210,9 @@ def train_ahead(context: StudyContext) -> None:
     study = context.study
     candidates = {c.number: c for c in study.candidates()}
     chosen = study.require(keys.FINALS)
-    for number in locks.in_turn(chosen, lambda n: _lock(study, n), wait=False):
+    for number in study.files.in_turn(chosen, lambda n: _lock(study, n), wait=False):
         rank, deadline = chosen.index(number) + 1, context.deadlines.whole
+        study.files.fetch(_work_folder(study, number) / SECONDS_FILE)
         if deadline is not None and time.monotonic() + _longest(context.folder) > deadline:
             return
         if number in missing_finals(study, chosen):
@@ -233,7 +241,7 @@ def _failing_alone(context: StudyContext, number: int, rank: int) -> Iterator[No
     except (*FAILURES, ExportError) as error:
         reason = failure_reason(error)
         context.study.write(keys.FINAL_FAILED.of(number), reason)
-        shutil.rmtree(_work_folder(context.study, number), ignore_errors=True)
+        context.study.files.remove(_work_folder(context.study, number))
         context.warn(f"final {rank} (trial {number}) failed: {reason}")
 
 
@@ -332,6 +340,7 @@ def _timed(context: StudyContext, work: Path, stage: str) -> Iterator[None]:
         context.warn(f"{text}, and the seconds in it are lost", stage="finals")
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
     write_whole(file, json.dumps(seconds))
+    context.study.files.push(file)
 
 
 def _is_trained(study: Study, number: int) -> bool:
@@ -389,7 +398,7 @@ def _make_final(context: StudyContext, candidate: Candidate, rank: int) -> Tenso
     )
     for stage, spent in seconds.items():
         study.add_seconds({"distill": "finals"}.get(stage, stage), spent)
-    shutil.rmtree(work)
+    study.files.remove(work)
     tested = tested_by_score(metrics)
     kept = "" if tested.retention is None else f" ({tested.retention:.1%} of the teacher's)"
     text = f"{tested.name} {tested.share:.4f}{kept}, {metrics['params']:,} parameters"
@@ -421,8 +430,9 @@ def _recommend(study: Study) -> None:
     finals = [f for f in load_finals(study.folder) if not f.broken_limits]
     recommended = study.folder / "finals" / "recommended.json"
     if not finals:
-        recommended.unlink(missing_ok=True)
+        study.files.remove(recommended)
         return
     best = max(finals, key=lambda f: (f.audit_score, -f.metrics["params"]))
     by = "audit_" + study.recipe.score.replace("-", "_")
     write_whole(recommended, json.dumps({"rank": best.rank, "by": by}))
+    study.files.push(recommended)

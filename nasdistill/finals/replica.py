@@ -111,7 +111,8 @@ def _train(order: Order, emit: Emit) -> None:
     run.divide_over(DataParallel.join(number, processes, meeting, run.device))
     own = (checkpoint, context.latency_lock) if number == 0 else (None, None)
     for _ in train_through(run, full_run.epochs, "finals", emit, *own):
-        pass
+        if number == 0:
+            context.study.files.push(checkpoint)
     DataParallel.leave()
 
 

@@ -187,6 +187,7 @@ def _train_in_full(
     if run.objective.matched_layers:
         names = ", ".join(run.objective.matched_layers)
         context.note(f"compared with the same layers of the teacher: {names}", stage="finals")
+    context.study.files.fetch(full_run.checkpoint)
     processes = keys.PROCESSES.of(full_run.key)
     if context.study.has(processes) and not full_run.checkpoint.exists():
         context.study.write(processes, 1)  # of a final that is made again
@@ -198,7 +199,7 @@ def _train_in_full(
         run, full_run.epochs, "finals", context.emit, full_run.checkpoint, context.latency_lock
     )
     for _ in epochs:
-        pass
+        context.study.files.push(full_run.checkpoint)
     student = copy.deepcopy(_best(context, run))  # a copy is not compiled: other shapes will come
     training.set_precision(student, "fp32")
     return student.eval()
@@ -228,8 +229,8 @@ def make_assistants(context: StudyContext) -> list[StudentTeacher]:
         folder = context.folder / "assistants" / str(number)
         architecture = Architecture.from_json(json.dumps(values))
         variant = Variant(teacher=assistants[-1] if assistants else None)
-        lock = context.folder / "finals" / f".work-assistant-{number}.lock"
-        with locks.alone(lock):  # another worker's final may need it, too
+        folder.parent.mkdir(exist_ok=True)
+        with context.study.files.making(folder):  # another worker's final may need it, too
             student = artifact.load_or_set_aside(folder, context.warn)
             if student is None:
                 _train_assistant(context, variant, architecture, folder)
@@ -255,7 +256,7 @@ def _train_assistant(
         metrics={},
         card=f"# Assistant {folder.name} of the study {context.folder.name}\n",
     )
-    checkpoint.unlink(missing_ok=True)
+    context.study.files.remove(checkpoint)
 
 
 def _figures(context: StudyContext, student: nn.Module) -> dict[str, Any]:

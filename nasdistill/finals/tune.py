@@ -109,7 +109,7 @@ def _try_point(
     checkpoint = context.folder / f"tune-{digest}.pt"
     variant = Variant(values=point)
     student = run_in_full(context, variant, plain, checkpoint, "final", epochs=epochs)
-    checkpoint.unlink(missing_ok=True)
+    context.study.files.remove(checkpoint)
     data = context.dataset
     predictions = predict(context, student, data.score, "scoring", "tune")
     share, low, high = context.score_of(predictions)

@@ -28,6 +28,7 @@ from nasdistill.common.values import (
     ClassWeights,
     Costs,
     Count,
+    FilesURL,
     Formats,
     Fraction,
     Milliseconds,
@@ -42,7 +43,7 @@ RAY_KEYS = ("ray_address", "gpu_share", "cpus_per_worker")
 ENGINE_KEYS = ("workers", "engine", *RAY_KEYS, "final_gpus")
 """Keys that say how many work at a study, and where."""
 
-FREE = ("trials", "time_limit", "top_k", *ENGINE_KEYS, "cache_size", "formats", "max_loss")
+FREE = ("trials", "time_limit", "top_k", *ENGINE_KEYS, "cache_size", "files", "formats", "max_loss")
 """Keys that may change when a study goes on."""
 
 MOVABLE = ("space", "data", "data_root", "teacher", "weights", "teachers", "import")
@@ -138,6 +139,7 @@ class Recipe(Closed):
     final_gpus: int = Field(default=1, ge=1, le=64)
     seed: int = Field(default=0, ge=0, lt=2**32)
     storage: StorageURL | None = None
+    files: FilesURL | None = None
     import_file: str | None = Field(default=None, alias="import")
     begin: Begin | None = None
     importance: Importance = "taylor"

@@ -161,7 +161,11 @@ FINAL_FAILED = Key[str | None](
     "finals.pipeline, api.searching", "finals.pipeline, finals.leading",
 )
 FINALS_LEASE = Key[dict[str, Any] | None](
-    "finals_lease", "of the process that makes the finals", "study.study", "study.study"
+    "finals_lease", "of the process that makes the finals", "study.claims", "study.claims"
+)
+SHARED_LEASE = Key[dict[str, Any] | None](
+    "shared_lease:{}", "of the process that makes what hosts without a disk in common share",
+    "study.study", "study.study",
 )
 SECONDS = Key[float](
     "seconds:{}:{}", "wall-clock seconds of a stage, by worker", "study.study", "results.loading"
@@ -175,7 +179,7 @@ STUDY_KEYS: tuple[Key[Any], ...] = (
     FURTHER_TEACHER, TABLE, FIRST_WEIGHTS, MACHINE, VERSIONS, RUNGS, FINAL_EXAMPLES,
     TEACHER_LATENCY, LIMITS, ASSISTANT_ARCHITECTURES, ASSISTANTS, PRECISION, INFERENCE, GRAPHED,
     COMPILED, MICRO_BATCH, PROCESSES, CONCURRENT_STUDENTS, EXPERIENCE, EXHAUSTED_AT, FINALS,
-    CHOSEN_FROM, FINAL_FAILED, FINALS_LEASE, SECONDS, SAVED,
+    CHOSEN_FROM, FINAL_FAILED, FINALS_LEASE, SHARED_LEASE, SECONDS, SAVED,
 )
 
 # -- of a trial ----------------------------------------------------------------------------------

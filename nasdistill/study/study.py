@@ -11,9 +11,8 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nasdistill.common.files import write_whole
 from nasdistill.common.locks import alone
+from nasdistill.common.shared_files import FilesAtURL, SharedFiles
 from nasdistill.common.types import without_password
 from nasdistill.recipe import Recipe, from_stored
 from nasdistill.results import (
@@ -37,6 +37,7 @@ from nasdistill.results.keys import Key
 from nasdistill.results.servers import Patience
 from nasdistill.results.storage import storage_path
 from nasdistill.space import SearchSpace
+from nasdistill.study.claims import SETTLE_SECONDS, claimed, finals_held, finals_lease
 from nasdistill.study.history import History
 from nasdistill.study.leases import (
     TrialEnded,
@@ -44,7 +45,6 @@ from nasdistill.study.leases import (
     deaths_of,
     ended_elsewhere,
     given_back,
-    is_of_this_host,
     lease_in,
     lease_of,
     renewing,
@@ -61,8 +61,8 @@ from nasdistill.study.place import (
 )
 from nasdistill.study.resolving import settle_space
 from nasdistill.study.sampling import Proposal, Proposer
+from nasdistill.study.sharing import give_recipe, reach_files
 
-SETTLE_SECONDS = 0.5
 MOST_DEATHS = 5
 """How often a trial may take its process down at one rung before it fails."""
 
@@ -81,6 +81,7 @@ class Study:
     Attributes:
         space: The variant of it that is searched, once that is settled; see `resolving`.
         url: Of its Optuna storage, password and all.
+        files: What other hosts have made, and are given.
         worker: This process's name in leases and claims.
         created: Whether this process made the study, which was not there before.
         patience: With a storage that is away.
@@ -98,6 +99,7 @@ class Study:
         self.worker = uuid.uuid4().hex[:12]
         self.created = False
         self.url = storage_url(folder, storage)
+        place = reach_files(self.recipe)
         self._storage = open_storage(self.url, "write" if is_study(folder) else "create")
         self.patience = Patience(self.url)
         self._study = open_in(self._storage, folder, self.url, recipe.minimize)
@@ -108,6 +110,12 @@ class Study:
         self._identity = identity_of(self.url, self._study.study_name)
         self._watch = Watch(self.worker)
         self._history = History(self.recipe.minimize)
+        self.files = SharedFiles()
+        if place is not None:
+            self.files = FilesAtURL(place, folder, self._study.study_name, self._claim)
+
+    def _claim(self, name: str, wait: bool) -> AbstractContextManager[bool]:
+        return claimed(self, keys.SHARED_LEASE.of(name), wait=wait)
 
     def _wait(self, text: str) -> None:
         self._watch.begin_anew()
@@ -173,12 +181,13 @@ class Study:
         if self.recipe.storage is not None:  # first: recipe.yaml makes the folder a study
             note_storage(self.folder, self.recipe.storage, self._study.study_name)
         write_whole(self.folder / "recipe.yaml", self.recipe.to_yaml())
+        give_recipe(self.files, self.folder, self.recipe)
 
     def discard(self) -> None:
-        """Removes the study from its storage, and its folder."""
+        """Removes the study from its storage, and its folder, by its URL, too."""
         with suppress(KeyError):
             optuna.delete_study(study_name=self._study.study_name, storage=self._storage)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.files.remove(self.folder)
 
     # -- attributes of the study -----------------------------------------------------------------
 
@@ -208,7 +217,7 @@ class Study:
     def get_or_measure(self, key: Key[Value], measure: Callable[[], Value]) -> Value:
         """Reads an attribute, or measures and stores it: what was measured once is kept."""
         if not self.has(key):
-            with alone(self.folder / "once.lock"):
+            with alone(self.folder / "once.lock"), self.files.claim("once", wait=True):
                 if not self.has(key):
                     self.write(key, measure())
         return self.require(key)
@@ -407,34 +416,10 @@ class Study:
             give_back()
             raise
 
-    @contextmanager
-    def finals_lease(self) -> Iterator[bool]:
+    def finals_lease(self) -> AbstractContextManager[bool]:
         """Gives True to the one process that may do the finals."""
-        if self.finals_held():
-            yield False
-            return
-
-        def renew() -> None:
-            self.write(keys.FINALS_LEASE, self._new_lease(0))
-
-        renew()
-        time.sleep(SETTLE_SECONDS)
-        lease = self.require(keys.FINALS_LEASE)
-        if lease is None or lease["worker"] != self.worker:
-            yield False
-            return
-        try:
-            with renewing(renew, partial(self.write, keys.FINALS_LEASE, None)):
-                yield True
-        finally:  # Also after an error: this process may live on, in a notebook.
-            self.write(keys.FINALS_LEASE, None)
+        return finals_lease(self)
 
     def finals_held(self) -> bool:
-        """Whether a living process makes the finals; one elsewhere is given time to renew."""
-        first = lease = self.read(keys.FINALS_LEASE)
-        while lease is not None and not self._abandoned(lease):
-            if is_of_this_host(lease) or lease != first:
-                return True
-            time.sleep(1.0)
-            lease = self.read(keys.FINALS_LEASE)
-        return False
+        """Whether a living process makes the finals."""
+        return finals_held(self)

@@ -5,6 +5,9 @@ example ids, one view, always in the same batches, layout and precision, so that
 the file is the number that the teacher would give now, whoever filled the block. A block counts as
 filled when its checksum stands beside it; the checksum is written after the data.
 
+Hosts without a disk in common give each other the blocks that they fill, and claim a view before
+they fill some of it.
+
 Each combination of teacher, data, views and precision has a folder of its own, named by its key.
 The size of all folders is bounded: before a file is made, folders that no living process uses are
 removed, least recently used first.
@@ -35,6 +38,7 @@ from torch import Tensor
 from nasdistill.common.events import Emit, silent, with_signs_of_life
 from nasdistill.common.files import write_whole
 from nasdistill.common.locks import alone, alone_or_not, hold, is_held
+from nasdistill.common.shared_files import ONE_FOLDER, SharedFiles
 from nasdistill.data import Batch, Dataset, Split
 from nasdistill.data.splits import Plan
 from nasdistill.models.inference import WHOLE
@@ -73,8 +77,11 @@ class _View:
 
     def checksum(self, block: int) -> int:
         """CRC-32 of a block and its origin; never 0, which means that it is empty."""
-        rows = np.ascontiguousarray(self.logits[block * BLOCK : (block + 1) * BLOCK])
-        return zlib.crc32(rows.tobytes(), self.origin) or 1
+        return zlib.crc32(self.rows(block).tobytes(), self.origin) or 1
+
+    def rows(self, block: int) -> NDArray[np.float16]:
+        """The logits of a block, `[<= BLOCK, C]`; the last one may be shorter."""
+        return self.logits[block * BLOCK : (block + 1) * BLOCK]
 
 
 class LogitCache:
@@ -88,6 +95,7 @@ class LogitCache:
         limit: Most bytes that the folders below `root` may take together; None for no limit. The
             folders that living processes use are kept, even above it.
         emit: Told how far a fill is, where that takes a while.
+        files: By which hosts share blocks.
 
     Attributes:
         folder: Of this key.
@@ -104,6 +112,7 @@ class LogitCache:
         on_fill: Callable[[int, float], None] | None = None,
         limit: int | None = None,
         emit: Emit = silent,
+        files: SharedFiles = ONE_FOLDER,
     ) -> None:
         self._teacher = teacher
         self._split: Split = dataset.train
@@ -111,6 +120,7 @@ class LogitCache:
         self._on_fill = on_fill
         self._limit = limit
         self._emit = emit
+        self._files = files
         self._shape = (len(dataset.train), teacher.classes)
         self._blocks = -(-len(dataset.train) // BLOCK)
         self._views: dict[int, _View] = {}
@@ -144,13 +154,11 @@ class LogitCache:
         filled_by_others = []
         for view, blocks in blocks_by_view.items():
             with alone_or_not(self._lock(view)) as acquired:
-                if acquired:
-                    self._fill(view, blocks)
-                else:
+                if not (acquired and self._fill(view, blocks, wait=False)):
                     filled_by_others.append(view)
         for view in filled_by_others:
             with alone(self._lock(view)):
-                self._fill(view, blocks_by_view[view])
+                self._fill(view, blocks_by_view[view], wait=True)
 
     def _lock(self, view: int) -> Path:
         return self.folder / f"view-{view:03d}.lock"
@@ -172,13 +180,28 @@ class LogitCache:
         stored = self._views[batch.view].logits
         return torch.from_numpy(stored[batch.ids_host.numpy()]).to(self._device)
 
-    def _fill(self, view: int, needed: NDArray[np.bool_]) -> None:
-        """Fills those of the needed blocks that are empty or damaged."""
+    def _fill(self, view: int, needed: NDArray[np.bool_], *, wait: bool) -> bool:
+        """Fills those of the needed blocks that are empty or damaged.
+
+        Args:
+            view: Their view, which this process has locked on this host.
+            needed: Whether each block is needed, bool `[blocks]`.
+            wait: Whether to wait for another host that fills the view.
+
+        Returns:
+            Whether they are filled; not where another host is at it and is not waited for.
+        """
         stored = self._open(view)
         unverified = [int(block) for block in np.flatnonzero(needed & ~stored.verified)]
         empty = [block for block in unverified if not stored.is_filled(block)]
+        empty = self._take(view, stored, empty)
         if empty:
-            self._run_teacher(view, stored, empty)
+            with self._files.claim(f"{self.folder.name}/{view}", wait=wait) as mine:
+                if not mine:
+                    return False
+                empty = self._take(view, stored, empty)  # filled while this process waited
+                if empty:
+                    self._run_teacher(view, stored, empty)
         if unverified:
             stored.verified[unverified] = True
             self._device_views.pop(view, None)
@@ -186,6 +209,25 @@ class LogitCache:
         if view not in self._device_views and size <= ON_DEVICE_BYTES:
             copied = torch.from_numpy(np.asarray(stored.logits).copy())
             self._device_views[view] = copied.to(self._device)
+        return True
+
+    def _take(self, view: int, stored: _View, blocks: list[int]) -> list[int]:
+        """Takes over what other hosts have filled of some blocks; gives those that are left."""
+        contents = self._files.read(self._shared(view, block) for block in blocks)
+        left = []
+        for block in blocks:
+            rows = stored.rows(block)
+            content = contents.get(self._shared(view, block), b"")
+            if len(content) == rows.nbytes + 4:
+                rows[:] = np.frombuffer(content[:-4], np.float16).reshape(rows.shape)
+                stored.checksums[block] = int.from_bytes(content[-4:], "little")
+            if not stored.is_filled(block):
+                left.append(block)
+        return left
+
+    def _shared(self, view: int, block: int) -> Path:
+        """The path whose counterpart holds a block, its checksum behind it."""
+        return self.folder / f"view-{view:03d}" / f"{block:06d}"
 
     def _run_teacher(self, view: int, stored: _View, blocks: list[int]) -> None:
         """Fills blocks with the teacher's logits."""
@@ -202,7 +244,10 @@ class LogitCache:
             rows = slice(block * BLOCK, min((block + 1) * BLOCK, self._shape[0]))
             logits = torch.cat(list(itertools.islice(answers, len(ids))))
             stored.logits[rows] = logits[: rows.stop - rows.start].to(torch.float16).cpu().numpy()
-            stored.checksums[block] = stored.checksum(block)
+            checksum = stored.checksum(block)
+            content = stored.rows(block).tobytes() + checksum.to_bytes(4, "little")
+            self._files.write(self._shared(view, block), content)  # what is filled here is there
+            stored.checksums[block] = checksum
             self.asked += rows.stop - rows.start
         _flush(stored.logits)
         _flush(stored.checksums)

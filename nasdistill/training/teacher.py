@@ -20,6 +20,7 @@ from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent, telling, with_signs_of_life
 from nasdistill.common.files import set_aside, write_whole
 from nasdistill.common.intervals import ONE_SIDED_95, TWO_SIDED_95, wilson
+from nasdistill.common.shared_files import ONE_FOLDER, SharedFiles
 from nasdistill.common.types import Sampling
 from nasdistill.data import Dataset, Split
 from nasdistill.losses import Objective
@@ -336,6 +337,7 @@ def tune_head(
     keep: Path,
     sampling: Sampling = "uniform",
     class_weights: ClassWeights | None = None,
+    files: SharedFiles = ONE_FOLDER,
 ) -> Teacher:
     """Gives a teacher a new head for the data's classes and trains that head alone.
 
@@ -349,6 +351,7 @@ def tune_head(
             digit, and then be another teacher.
         sampling: See `BatchStream`.
         class_weights: See `class_weights_of`.
+        files: By which hosts share the head.
 
     Raises:
         UserError: If there is nothing to train it on.
@@ -368,7 +371,7 @@ def tune_head(
     replace_head(teacher.module, classes)
     head = head_of(teacher.module).layer
     keep.mkdir(parents=True, exist_ok=True)
-    with locks.alone(path.with_suffix(".lock")):
+    with files.making(path):
         if not _takes_head(head, path, emit):
             stream = BatchStream(dataset, HEAD_BATCH, epochs, seed, sampling)
             objective = Objective.labels().with_class_weights(

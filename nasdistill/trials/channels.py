@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, with_signs_of_life
 from nasdistill.common.files import set_aside, write_whole
@@ -45,7 +44,7 @@ def channel_scores(
     """
     sizes = {name: (group.size,) for name, group in structure.groups.items() if not group.fixed}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locks.alone(path.with_suffix(".lock")):
+    with study.files.making(path):
         stored = read_tensors(path, emit)
         if stored is not None and {k: tuple(v.shape) for k, v in stored.items()} == sizes:
             return stored

@@ -247,7 +247,7 @@ def _fit_head(path: Path, study: Study, whole: Classifier, dataset: Dataset, emi
     """
     heads = [head.layer for head in all_heads(whole)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locks.alone(path.with_suffix(".lock")):
+    with study.files.making(path):
         stored = read_tensors(path, emit)
         if stored is None:
             torch.manual_seed(seed_of(study.recipe.seed, "head of the base"))
@@ -349,7 +349,7 @@ def make_step(
     student = copy.deepcopy(above.whole)
     kept = cut(student.net, above.structure, keep, above.scores, first.structure)
     structure, units = narrowed(above.structure, kept), composed(above.units, kept)
-    with locks.alone(path.with_suffix(".lock")):
+    with study.files.making(path):
         if not read_step(path, student, context.emit):
             start = time.perf_counter()
             reestimate(student, (images for images, _ in looked_at_batches(dataset, size)))

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nasdistill.common import locks
 from nasdistill.common.errors import UserError
 from nasdistill.common.events import Emit, Event, silent, warn_of
 from nasdistill.common.seeds import hash_seed
+from nasdistill.common.shared_files import ONE_FOLDER, SharedFiles
 from nasdistill.data import Dataset
 from nasdistill.losses import MAIN
 from nasdistill.models import artifact
@@ -66,6 +66,7 @@ class TeacherPool:
         report: Told in words what takes time.
         cache_size: Most bytes of the caches below `root`; None for no limit.
         emit: Told how far a fill is.
+        files: By which hosts share logits.
         caches: The caches opened so far, by teacher and data.
     """
 
@@ -78,6 +79,7 @@ class TeacherPool:
     report: Callable[[str], None]
     cache_size: int | None = None
     emit: Emit = silent
+    files: SharedFiles = ONE_FOLDER
     caches: dict[tuple[str, str], LogitCache] = field(default_factory=dict)
     _loaded: dict[str, Teacher] = field(default_factory=dict)
 
@@ -117,7 +119,7 @@ class TeacherPool:
         key = (repr(identity), dataset.fingerprint)
         if key not in self.caches:
             self.caches[key] = LogitCache(
-                teacher, dataset, self.root, self.on_fill, self.cache_size, self.emit
+                teacher, dataset, self.root, self.on_fill, self.cache_size, self.emit, self.files
             )
         return CachedTargets(teacher, self.caches[key])
 
@@ -180,7 +182,7 @@ def open_teacher_pool(
         emit(Event("stage", f"teacher {name}: {options.model}", stage="teacher"))
         keys_of_it = {"weights": options.weights, "classes": options.classes}
         named = recipe.model_copy(update={"teacher": options.model, **keys_of_it})
-        teacher = open_teacher(named, dataset, device, root, plugins, emit)
+        teacher = open_teacher(named, dataset, device, root, plugins, emit, study.files)
         evaluate_once(study, keys.FURTHER_TEACHER.of(name), teacher, dataset, emit)
         return teacher
 
@@ -198,7 +200,7 @@ def open_teacher_pool(
     def report(text: str) -> None:
         emit(Event("note", text, stage="teacher"))
 
-    main = open_teacher(recipe, dataset, device, root, plugins, emit)
+    main = open_teacher(recipe, dataset, device, root, plugins, emit, study.files)
     evaluate_once(study, keys.TEACHER, main, dataset, emit)
     return TeacherPool(
         dataset,
@@ -210,6 +212,7 @@ def open_teacher_pool(
         report,
         recipe.cache_size,
         emit,
+        study.files,
     )
 
 
@@ -220,6 +223,7 @@ def open_teacher(
     root: Path,
     plugins: Plugins,
     emit: Emit,
+    files: SharedFiles = ONE_FOLDER,
 ) -> Teacher:
     """Loads the teacher that a recipe names: trained first where it names none, with a new head
     where its classes are others.
@@ -231,6 +235,7 @@ def open_teacher(
         root: Folder of studies: finals teach, and trained teachers are kept below it.
         plugins: What the user's own file brings.
         emit: Told how a training goes.
+        files: By which hosts share what is trained.
 
     Raises:
         UserError: If it cannot be loaded.
@@ -252,7 +257,7 @@ def open_teacher(
     if spec == "auto" and dataset.name == "fashion-mnist-mini":
         spec = "shipped"
     elif spec in ("auto", ""):
-        spec = f"folder:{_auto_teacher(root / '.teachers', recipe, dataset, emit)}"
+        spec = f"folder:{_auto_teacher(root / '.teachers', recipe, dataset, emit, files)}"
     teacher = load_teacher(
         spec,
         dataset,
@@ -279,13 +284,16 @@ def open_teacher(
             seed=recipe.seed,
             emit=emit,
             keep=root / ".teachers",
+            files=files,
             sampling=recipe.sampling,
             class_weights=recipe.class_weights,
         )
     return teacher
 
 
-def _auto_teacher(root: Path, recipe: Recipe, dataset: Dataset, emit: Emit) -> Path:
+def _auto_teacher(
+    root: Path, recipe: Recipe, dataset: Dataset, emit: Emit, files: SharedFiles = ONE_FOLDER
+) -> Path:
     """The folder of the teacher for some data, which is trained if it is not there yet.
 
     Raises:
@@ -306,7 +314,7 @@ def _auto_teacher(root: Path, recipe: Recipe, dataset: Dataset, emit: Emit) -> P
         name += f"-{hash_seed(balance):012x}"
     folder = root / name
     root.mkdir(parents=True, exist_ok=True)
-    with locks.alone(folder.with_name(folder.name + ".lock")):
+    with files.making(folder):
         if artifact.load_or_set_aside(folder, warn) is None:
             _train_auto_teacher(folder, recipe, dataset, emit)
     return folder

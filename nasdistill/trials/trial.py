@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -38,7 +37,7 @@ def run_trial(context: StudyContext, number: int) -> None:
         with suppress(TrialEnded):
             study.end(number, reason)
         context.emit(Event("trial", f"failed: {reason}", stage="search", trial=number))
-    shutil.rmtree(work, ignore_errors=True)
+    study.files.remove(work)
 
 
 def _keeps_measured_limits(context: StudyContext, candidate: Candidate) -> bool:
@@ -84,6 +83,8 @@ def _train(context: StudyContext, number: int, work: Path) -> None:
         candidate = study.candidate(number)
         run = start_run(context, setup, candidate, context.recipe.seed, micro_batch)
         trunk = work / "trunk.pt"
+        if candidate.rungs:  # another host may have trained them
+            study.files.fetch(trunk)
         go_on_from(run, trunk, warn)
         # What was passed before an interruption is not judged again: there are more peers now.
         for rung in range(candidate.passed, len(context.ladder.budgets)):
@@ -91,6 +92,7 @@ def _train(context: StudyContext, number: int, work: Path) -> None:
                 score = train_rung(context, setup, run, rung, number)
                 trunk.parent.mkdir(parents=True, exist_ok=True)
                 run.save(trunk)
+                study.files.push(trunk)
                 study.record_rung(number, score)
                 study.add_seconds("rungs", score.seconds)
             if _ends_at(context, number, rung):

@@ -205,7 +205,8 @@ def check_nodes(study: Study, nodes: Sequence[Node]) -> None:
         nodes: Those that may hold workers.
 
     Raises:
-        UserError: If one of them has other versions, or does not see the study's folder.
+        UserError: If one of them has other versions, or does not see the study's folder although
+            its recipe names no URL that files are shared by.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -242,10 +243,10 @@ def problem_of(answers: Answers, study: Study) -> str | None:
             return (
                 f"has {name} {theirs}, this process {ours[name]}: all nodes need the same versions"
             )
-    if answers["recipe"] != ours["recipe"]:
+    if study.recipe.files is None and answers["recipe"] != ours["recipe"]:
         return (
             f"does not see the study's folder {file.parent}: work in a folder on a disk that all "
-            "nodes share, mounted at the same path"
+            "nodes share, mounted at the same path, or give --files URL"
         )
     return None
 

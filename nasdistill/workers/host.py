@@ -7,6 +7,7 @@ with signals, threads and the ends of processes never meets training.
 from __future__ import annotations
 
 import json
+import os
 import queue
 import subprocess
 import threading
@@ -28,7 +29,7 @@ class WorkerHost:
     """An actor that keeps a worker's process on its node.
 
     Args:
-        folder: Where the process works: the driver's.
+        folder: Where the process works: the driver's; it is made where it is not there.
         first: Its first message; it comes by a pipe.
         environment: Variables of the process beside those of the actor.
     """
@@ -43,6 +44,7 @@ class WorkerHost:
     def _keep(self, folder: str, first: Message, environment: dict[str, str]) -> None:
         """Starts the process, which ends with the thread that did, and listens to it."""
         try:
+            os.makedirs(folder, exist_ok=True)
             kept = process.start(folder, environment, subprocess.PIPE)
         except OSError as error:
             self._messages.put({END: f"could not be started: {error}"})

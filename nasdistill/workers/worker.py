@@ -69,10 +69,13 @@ def _work(
     from nasdistill.finals.leading import tell_prospects
     from nasdistill.finals.pipeline import train_ahead
     from nasdistill.study import Study
+    from nasdistill.study.sharing import take_study
     from nasdistill.trials.context import open_context
     from nasdistill.trials.loop import record_saved_answers, search
     from nasdistill.trials.plugins import load_plugins
 
+    if recipe.files is not None:
+        take_study(recipe.files, first["name"], recipe.storage)
     plugins = load_plugins(recipe.import_file)
     study, context = Study.open(recipe, STUDIES, "", joining=True), None
     while (task := tasks.get())["do"] != "leave":
