@@ -42,8 +42,9 @@ def _lines(record: Mapping[str, Any]) -> list[str]:
         figures.append(f"{record['loss_points']:.2f} points lost against fp32")
     figures.append(f"logits within {record['largest_difference']:.2g} of the module's")
     lines = [f"- `{record['file']}`: {', '.join(figures)}"]
-    preparation = record.get("preparation")
+    takes, preparation = record["remarks"].get("takes"), record.get("preparation")
+    if takes is not None:  # records of earlier releases do not say it
+        lines.append(f"  - takes {takes}")
     if preparation is not None:
-        lines.append(f"  - takes {record['remarks']['takes']}")
         lines.append(f"  - prepares it {formats.preparation(preparation)}")
     return [*lines, *(f"  - {problem}" for problem in record["problems"])]
