@@ -261,3 +261,42 @@ def test_tables_are_joined_by_a_seed_that_both_have() -> None:
     assert len(joined.numbers) == len(one.numbers) + len(two.numbers)
     last = two.lines[two.numbers[-1], 0, "full"]["1.0"]["test"]["accuracy"]
     assert joined.truth("test")[-1] == last and joined.full_seeds == 1
+
+
+def test_each_int8_final_is_held_against_each_target() -> None:
+    from deployment import against_teacher, finals_that_meet, reasons, verdicts
+
+    small = {"final": "1", "loss_points": 100 * (0.9 - 0.895), "bytes_ratio": 0.3, "ratio_1": 1.0}
+    small |= {"ratio_64": 1.2, "compression": 40.0, "kept": 0.96}
+    large = {"final": "2", "loss_points": 0.6, "bytes_ratio": 0.31, "ratio_1": 0.9}
+    large |= {"ratio_64": 0.8, "compression": 39.0, "kept": 0.99}
+    assert list(finals_that_meet([small, large]).values()) == [
+        ["1"],
+        ["1"],
+        ["1", "2"],
+        ["2"],
+        ["1"],
+    ]
+    text = verdicts([small, large], None)
+    assert "at most 0.30 of the bytes: missed, by 1 of 2; batch 1 no slower: met, by 2 of 2" in text
+    assert "with 96 % of its accuracy: missed, by 1 of 2" in text and "NNCF was not inst" in text
+    teacher = {"bytes": 4000000, "accuracy": 0.91}
+    assert "has 4,000,000 bytes" in against_teacher([small, large], teacher)
+    assert "1: 40×, 96.0%, 2: 39×, 99.0%" in against_teacher([small, large], teacher)
+    by_name = {"QLinearConv": 2.0, "Add": 1.0, "HardSwish": 0.5, "Gemm": 0.25, "A": 0.1, "B": 0.05}
+    text = reasons([{"final": "1", "file": "onnx-int8", "operators": {64: by_name}}], vnni=False)
+    assert "QLinearConv 2.000, Add 1.000, HardSwish 0.500, Gemm 0.250, others 0.150" in text
+    assert text.startswith("This processor has no VNNI")
+
+
+def test_operators_are_timed_by_kind(tmp_path: Path) -> None:
+    import numpy as np
+    from deployment import operators
+
+    from nasdistill.models.export import quick_onnx
+
+    layers = [torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 3)]
+    (tmp_path / "net.onnx").write_bytes(quick_onnx(torch.nn.Sequential(*layers), Input(1, 8, 8)))
+    by_name = operators(tmp_path / "net.onnx", np.zeros((2, 1, 8, 8), np.float32))
+    assert {"Conv", "Gemm"} <= set(by_name) and all(ms > 0 for ms in by_name.values())
+    assert not list(tmp_path.glob("*.json"))

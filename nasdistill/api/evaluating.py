@@ -142,7 +142,10 @@ def locate(target: str, command: str) -> tuple[Path, StudyRecord]:
         record = load_study(study.name, study.parent)
         return path, record
     if target.count("/") != 1:
-        raise UserError(f"{command}: {target!r} is neither STUDY/RANK nor the folder of a final")
+        kind = "a file, " if path.is_file() else ""
+        raise UserError(
+            f"{command}: {target!r} is {kind}neither STUDY/RANK nor the folder of a final"
+        )
     study_name, rank = target.split("/")
     return final_folder(study_name, rank), load_study(study_name, STUDIES)
 

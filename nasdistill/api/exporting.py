@@ -57,7 +57,7 @@ def export(
 
     Raises:
         UserError: If there is no such final, the format is unknown or its runtime is not installed,
-            the file exists, or cannot be written.
+            the file exists, has another format's ending, or cannot be written.
     """
     from nasdistill.common.machine import set_threads
     from nasdistill.deployment import formats
@@ -80,6 +80,8 @@ def export(
     stem, suffix = kind.file.partition(".")[::2]
     name = f"{record.name}-{folder.name}{stem.removeprefix('model')}.{suffix}"
     path = out or Path(name)
+    if path.suffix != f".{suffix}":
+        raise UserError(f"--out {path}: a file of --format {format} ends in .{suffix}")
     _refuse_existing(path)
     emit, recipe = warning_once(on_event or silent), from_stored(record.recipe)
     load_plugins(recipe.import_file)

@@ -79,7 +79,7 @@ def profile(
         path = _final(*target.split("/"))
     if path.is_dir():
         module, shape = artifact.load(path), artifact.input_of(path)
-    elif path.is_file():
+    elif path.suffix == ".json" and path.is_file():
         shape, architecture = Input(*data_input), Architecture.read(path)
         check_size(architecture, shape, classes, str(path))
         net = build(architecture, shape, classes)

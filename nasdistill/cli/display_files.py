@@ -53,12 +53,7 @@ def file_lines(made: Mapping[str, Any]) -> list[Text]:
             f"({row['engine']}, {formats.counted(row['threads'], 'thread')})"
         )
     if made.get("preparation"):
-        prepared = made["preparation"]
-        lines.append(
-            f"preparation  as Pillow {prepared['pillow']} on {prepared['pictures']} pictures of "
-            f"odd sizes and 1 to 4 channels: logits {prepared['largest_difference']:.2g} apart at "
-            "most"
-        )
+        lines.append(f"preparation  {formats.preparation(made['preparation'])}")
     return [*map(Text, lines), *(Text(f"This file {text}", "red") for text in made["problems"])]
 
 

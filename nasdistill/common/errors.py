@@ -41,7 +41,8 @@ def disk_problem(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _REFUSED:
-            return f"{cause.strerror}{f': {cause.filename}' if cause.filename else ''}"
+            place = cause.filename2 or cause.filename  # of a copy: where it goes
+            return f"{cause.strerror}{f': {place}' if place else ''}"
         text = str(cause).lower()
         for phrase in _FULL:
             if phrase in text:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 NONE = "–"
 
@@ -55,6 +56,14 @@ def seconds(value: float | None) -> str:
 def times(value: float | None) -> str:
     """A ratio: `13.1×`."""
     return NONE if value is None else f"{value:.3g}×"
+
+
+def preparation(figures: Mapping[str, Any]) -> str:
+    """How far a file that prepares pictures itself does as Pillow, from its proof."""
+    return (
+        f"as Pillow {figures['pillow']} on {figures['pictures']} pictures of odd sizes and 1 to 4 "
+        f"channels: logits {figures['largest_difference']:.2g} apart at most"
+    )
 
 
 def cost(name: str, value: float | None) -> str:

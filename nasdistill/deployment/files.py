@@ -20,13 +20,15 @@ from nasdistill.common.files import write_whole
 from nasdistill.common.types import FormatName, ScoreName
 from nasdistill.data import Dataset
 from nasdistill.deployment.calibration import calibration_of
+from nasdistill.deployment.card import list_files
 from nasdistill.deployment.formats import FORMATS, Remarks, format_of
 from nasdistill.deployment.metadata import metadata_of
-from nasdistill.deployment.proof import Proving, problems_of
+from nasdistill.deployment.proof import Proving
 from nasdistill.deployment.source import Source
 from nasdistill.models import Classifier, artifact
 from nasdistill.models.export import ExportError
 from nasdistill.results import read_final
+from nasdistill.results.files import problems_of
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,7 @@ def _put_in_place(temporary: Path, folder: Path, file: str) -> None:
 def _record(folder: Path, name: FormatName, record: Mapping[str, Any]) -> None:
     metrics = dict(read_final(folder).metrics)
     metrics["files"] = {**metrics.get("files", {}), name: record}
+    list_files(folder, metrics["files"])
     write_whole(folder / "metrics.json", json.dumps(metrics, indent=1))
 
 

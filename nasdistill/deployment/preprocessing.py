@@ -42,7 +42,7 @@ def write_with_preprocessing(source: Source, inner: Path, path: Path) -> Remarks
         path: The file.
 
     Returns:
-        `around`, the name of the file without, and `text`.
+        `around`, the name of the file without, `takes`, and `text`.
 
     Raises:
         UserError: If the opset of the file without is too old, or the preparation is no known one.
@@ -57,7 +57,8 @@ def write_with_preprocessing(source: Source, inner: Path, path: Path) -> Remarks
     content = with_preparation(inner.read_bytes(), preparation, tall_first, str(inner))
     metadata = {**source.metadata, "takes": TAKES}
     path.write_bytes(with_metadata(content, metadata))
-    return {"around": inner.name, "text": [f"prepares pictures itself, then does as {inner.name}"]}
+    text = f"prepares pictures itself, then does as {inner.name}"
+    return {"around": inner.name, "takes": TAKES, "text": [text]}
 
 
 TAKES = (

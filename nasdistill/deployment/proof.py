@@ -25,6 +25,7 @@ from nasdistill.deployment.runtime import FreshRuntime
 from nasdistill.models import Classifier
 from nasdistill.models.artifact import preparation_of
 from nasdistill.models.export import TOLERANCE
+from nasdistill.results.files import problems_of
 from nasdistill.training.metrics import (
     MEASURES,
     accuracy_with_interval,
@@ -213,25 +214,6 @@ class Proving:
             for name, limit in self.limits.items()
             if values.get(name) is not None
         }
-
-
-def problems_of(figures: Mapping[str, Any], max_loss: float) -> list[str]:
-    """What is wrong with a file, a sentence each."""
-    loss, problems = figures.get("loss_points"), []
-    if loss is not None and loss > max_loss:
-        problems.append(f"loses {loss:.2f} points against fp32; allowed are {max_loss:g}")
-    for name, limit in figures["limits"].items():
-        if not limit["ok"]:
-            problems.append(f"breaks the limit on {name}: {limit['value']:.4g}, {limit['limit']:g}")
-    preparation = figures.get("preparation")
-    if preparation is not None and preparation["apart"]:
-        problems.append(
-            f"prepares {preparation['apart']} of {preparation['pictures']} pictures otherwise than "
-            f"Pillow {preparation['pillow']}"
-        )
-    if not np.isfinite(figures["largest_difference"]):
-        problems.append("a logit is no finite number")
-    return problems
 
 
 def _differences(logits: NDArray[np.float32], module_logits: NDArray[np.float32]) -> dict[str, Any]:

@@ -85,5 +85,10 @@ def _latency(row: Mapping[str, Any] | None) -> str:
 
 def _remarks(file: Mapping[str, Any]) -> str:
     lines = [f'<span class="bad">✗ {escape(text)}</span>' for text in file.get("problems") or ()]
-    lines += [escape(str(text)) for text in (file.get("remarks") or {}).get("text", ())]
+    remarks, preparation = file.get("remarks") or {}, file.get("preparation")
+    lines += [escape(str(text)) for text in remarks.get("text", ())]
+    if remarks.get("takes"):
+        lines.append(f"takes {escape(remarks['takes'])}")
+    if preparation:
+        lines.append(f"prepares it {escape(formats.preparation(preparation))}")
     return f"<small>{'<br>'.join(lines)}</small>" if lines else ""

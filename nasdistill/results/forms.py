@@ -72,6 +72,15 @@ class FileLatencyRow(BaseModel):
     fp32_ms: Number
 
 
+class ProvenPreparation(BaseModel):
+    """What a file that prepares pictures itself makes of them, beside Pillow."""
+
+    pictures: int
+    apart: int
+    largest_difference: float
+    pillow: str
+
+
 class ShippedFile(BaseModel):
     """A file of a final in one format, or why there is none."""
 
@@ -90,6 +99,7 @@ class ShippedFile(BaseModel):
     loss_points: Number | None = None
     agreement: Share | None = None
     latency: list[FileLatencyRow] = []
+    preparation: ProvenPreparation | None = None
     limits: dict[str, CheckedLimit] = {}
     problems: list[str] = []
     remarks: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from nasdistill.common.errors import DamagedFileError, UserError
 from nasdistill.common.json_files import check_form, parse_json, read_json
 from nasdistill.common.types import nearest, without_password
 from nasdistill.results import forms, keys
+from nasdistill.results.files import judged
 from nasdistill.results.keys import Key
 from nasdistill.results.records import (
     Candidate,
@@ -110,13 +111,14 @@ def load_study(name: str, root: Path, *, storage: str | None = None) -> StudyRec
     damage: list[str] = []
     attributes, trials = _stored(name, folder, storage)
     candidates = _undamaged(trials, candidate_of, damage)
-    finals = load_finals(folder, damage)
+    recipe = keys.RECIPE.get(attributes) or {}
+    finals = [judged(final, recipe.get("max_loss", 0.5)) for final in load_finals(folder, damage)]
     rungs = tuple(keys.RUNGS.get(attributes) or ())
     return StudyRecord(
         name=name,
         folder=folder,
         state=keys.STATE.get(attributes) or "searching",  # type: ignore[arg-type]
-        recipe=keys.RECIPE.get(attributes) or {},
+        recipe=recipe,
         command=keys.COMMAND.get(attributes) or "",
         teacher=_teacher(keys.TEACHER.get(attributes) or {}, finals),
         data=keys.DATA.get(attributes) or {},

@@ -31,9 +31,9 @@ from nasdistill.deployment.calibration import calibration_of, even_sample
 from nasdistill.deployment.files import Setting, make_file
 from nasdistill.deployment.formats import FORMATS, check_formats
 from nasdistill.deployment.int8 import Tried
-from nasdistill.deployment.proof import problems_of
 from nasdistill.deployment.runtime import FreshRuntime
 from nasdistill.recipe import load_recipe
+from nasdistill.results.files import problems_of
 
 QUICK = {
     "trials": 1,
@@ -159,8 +159,35 @@ def test_export_copies_the_file_and_replaces_nothing(final: Path) -> None:
     with pytest.raises(UserError, match=r"small-1-int8\.onnx exists already; give another --out"):
         api.export("small", 1, "onnx-int8")
     assert api.export("small", 1, out=Path("a.onnx"))["test_accuracy"] > 0.8
+    with pytest.raises(UserError, match=r"--out b\.tflite: a file of --format onnx ends in \.onnx"):
+        api.export("small", 1, out=Path("b.tflite"))
+    with pytest.raises(UserError, match=r"a\.onnx' is a file, neither STUDY/RANK nor the folder"):
+        api.export("a.onnx", format="onnx-int8")
     with pytest.raises(UserError, match="did you mean 'onnx-int8'"):
         api.export("small/1", format="onnx-int9")
+
+
+def test_a_file_that_prepares_pictures_is_listed_in_card_and_report(final: Path) -> None:
+    card = (final / "README.md").read_text()
+    assert card.count("## Files") == 1 and "- `model-int8.onnx`: onnxruntime " in card
+    api.export("small/1", with_preprocessing=True)
+    record = metrics_of(final)["files"]["onnx-with-preprocessing"]
+    again = (final / "README.md").read_text()
+    assert again.startswith(card.partition("<!-- files")[0]) and again.count("## Files") == 1
+    assert "- `model-int8.onnx`: " in again and f"{record['bytes']:,} bytes, test accu" in again
+    takes = "takes image: one picture as decoded and upright, uint8 [height, width, channels]"
+    proof = f"prepares it as Pillow {record['preparation']['pillow']} on 28 pictures of odd sizes"
+    for page in (again, api.report("small").read_text()):
+        assert takes in page and proof in page
+    metrics = metrics_of(final)  # as an earlier release left it
+    del metrics["files"]["onnx-with-preprocessing"]["remarks"]["takes"]
+    (final / "metrics.json").write_text(json.dumps(metrics))
+    (final / "README.md").write_text(f"# Mine\n{again.partition('distilled')[2]}\nMore of mine.\n")
+    api.export("small/1", format="torch-export")
+    edited = (final / "README.md").read_text()
+    assert edited.startswith("# Mine\n") and edited.endswith("\nMore of mine.\n")
+    assert "- `model.pt2`: torch " in edited and edited.count("## Files") == 1
+    assert takes not in edited and proof in edited
 
 
 def test_without_the_data_what_needs_none_is_written_and_says_so(final: Path) -> None:
@@ -189,6 +216,7 @@ def test_a_full_disk_leaves_no_half_written_file(
     with pytest.raises(OSError) as error:
         make_file(final, "onnx-int8", setting)
     assert disk_problem(error.value) is not None
+    assert disk_problem(OSError(errno.ENOSPC, "full", "from", None, "to")) == "full: to"
     assert {path: path.read_bytes() for path in final.iterdir()} == before
     assert not [p for p in final.parent.iterdir() if p.name.endswith(".tmp")]
 
@@ -209,6 +237,20 @@ def test_what_cannot_be_made_is_told_once_and_the_others_are_made(
     records = metrics_of(final)["files"]
     assert records["onnx-fp16"] == {"failed": reason} and records["torch-export"]["file"]
     assert files.missing_files(final, metrics_of(final), ("onnx-fp16", "torch-export")) == []
+
+
+def test_files_are_judged_by_what_they_may_lose_now(final: Path) -> None:
+    """A study goes on with another --max-loss: no file is made anew, but its verdict is."""
+    metrics = metrics_of(final)
+    metrics["files"]["onnx-int8"]["loss_points"] = 0.4
+    (final / "metrics.json").write_text(json.dumps(metrics))
+    problem = "loses 0.40 points against fp32; allowed are 0.1"
+    for max_loss, problems in ((0.1, [problem]), (0.5, [])):
+        changed = {**QUICK, "formats": "onnx-int8", "max_loss": max_loss}
+        outcome = api.search(load_recipe("recipe.yaml", changed))
+        assert outcome.already_complete
+        assert outcome.record.finals[0].metrics["files"]["onnx-int8"]["problems"] == problems
+        assert (f'class="bad">✗ {problem}' in outcome.report.read_text()) == bool(problems)
 
 
 def test_calibration_on_one_class_is_refused(setting: Setting) -> None:
@@ -258,7 +300,7 @@ def test_what_is_wrong_with_a_file_is_said() -> None:
     figures = {"loss_points": 0.61, "limits": limits, "largest_difference": float("nan")}
     assert problems_of(figures, 0.5) == [
         "loses 0.61 points against fp32; allowed are 0.5",
-        "breaks the limit on bytes: 120, 100",
+        "breaks the limit on bytes: 120; allowed is 100 at most",
         "a logit is no finite number",
     ]
     assert problems_of({"limits": {}, "largest_difference": 0.1, "loss_points": 0.61}, 0.7) == []
@@ -306,3 +348,6 @@ def test_any_onnx_file_is_profiled(final: Path) -> None:
     Path("no.onnx").write_bytes(b"no graph")
     with pytest.raises(UserError, match=r"no\.onnx: ONNX Runtime cannot load it"):
         api.profile("no.onnx")
+    Path("no.pt2").write_bytes(b"no program")
+    with pytest.raises(UserError, match=r"'no\.pt2' is neither a final, an architecture\.json nor"):
+        api.profile("no.pt2")

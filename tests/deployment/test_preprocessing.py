@@ -25,11 +25,11 @@ from nasdistill.data.pictures import Preparation, in_8_bits
 from nasdistill.deployment.formats import FORMATS, with_preprocessing
 from nasdistill.deployment.metadata import metadata_of
 from nasdistill.deployment.preprocessing import with_preparation
-from nasdistill.deployment.proof import problems_of
 from nasdistill.deployment.runtime import FreshRuntime
 from nasdistill.deployment.source import Source
 from nasdistill.models import Classifier, artifact, build
 from nasdistill.models.artifact import ModelSpec, classify, write_final
+from nasdistill.results.files import problems_of
 from nasdistill.space import Architecture
 
 RNG = np.random.default_rng(0)
