@@ -205,7 +205,7 @@ def test_a_search_that_cannot_begin_leaves_nothing_for_others(
     hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(hosts.one)
-    with pytest.raises(UserError, match="max"):
+    with pytest.raises(UserError, match="keeps the limits"):
         nasdistill.search(load_recipe("recipe.yaml", {"max_params": 10}))
     assert not hosts.stored.exists() and not (hosts.one / "studies/small").exists()
 
