@@ -8,9 +8,8 @@ one thread at batch 1 and 256, all in turn in one run.
 
     python benchmarks/finds.py
     python benchmarks/finds.py --space resnet
-    python benchmarks/finds.py --name cifar10 --data npz:build/cifar10/train.npz \\
-        --teacher folder:build/cifar10/teacher -- \\
-        --first-rung "6000 images" --final-budget "3 epochs" --min-accuracy 50%
+    python benchmarks/finds.py --name cifar10 --data npz:build/cifar10_small/train.npz \\
+        --teacher folder:build/cifar10_small/teacher          # see cifar10_small.py
 
 What follows `--` goes to the search; `--name` is that of the results and of their folder. What is
 done is kept in build/finds: a run that was cut off goes on there. A search learns from the

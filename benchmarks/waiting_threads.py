@@ -1,8 +1,9 @@
 """Threads that spin while they wait for each other, or give the core up, beside other work.
 
 Steps of training in processes of their own: one thread, or two with several values of
-GOMP_SPINCOUNT, of which 0 is what the command's OMP_WAIT_POLICY=PASSIVE means and 300,000 GNU
-OpenMP's default. All in turn, with nothing beside them and with as many endless loops as cores.
+GOMP_SPINCOUNT, of which 1,000 is the command's, 0 what OMP_WAIT_POLICY=PASSIVE means by itself, and
+300,000 GNU OpenMP's default. All in turn, with nothing beside them and with as many endless loops
+as cores.
 
     python benchmarks/waiting_threads.py        # --nets mobilenet_v3_small:96 resnet18:128
 """

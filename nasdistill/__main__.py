@@ -13,9 +13,11 @@ def main() -> None:
     """Runs the command line; before anything large is imported, signals are handled."""
     prepare_streams()
     handle_signals(lambda: "Interrupted before anything began. Go on with the same command.")
-    # OpenMP reads it as torch is imported. Threads that spin while they wait for each other take
-    # the cores from those they wait for, as soon as others are at work too (docs/time.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP reads it as torch is imported. Threads that spin for long while they wait take the
+    # cores from those they wait for, as soon as others are at work too (docs/time.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU's spins so often, then gives way
     try:
         try:
             from nasdistill.cli.commands import app

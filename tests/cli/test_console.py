@@ -123,7 +123,14 @@ def test_streams_that_are_no_files_are_left_alone(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("env", "spins"), [({}, b"'0'"), ({"GOMP_SPINCOUNT": "7"}, b"'7'")], ids=["ours", "theirs"]
+    ("env", "spins"),
+    [
+        ({}, b"'1000'"),
+        ({"GOMP_SPINCOUNT": "7"}, b"'7'"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, b"'30000000000'"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, b"'0'"),
+    ],
+    ids=["ours", "their spins", "active", "passive"],
 )
 def test_threads_that_wait_for_each_other_leave_the_core_unless_told(
     env: dict[str, str], spins: bytes, tmp_path: Path
