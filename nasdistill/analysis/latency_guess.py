@@ -34,7 +34,9 @@ def guess_latency(asked: Sequence[Untrained], measured: Sequence[tuple[Untrained
     """
     if not asked:
         return np.empty(0)
-    x_AF = np.array([_counts(one) for one in [*asked, *(one for one, _ in measured)]])
+    everything = [*asked, *(one for one, _ in measured)]
+    counted = all(one.activations is not None for one in everything)  # not by earlier releases
+    x_AF = np.array([_counts(one, counted) for one in everything])
     x_AF = (x_AF - x_AF.mean(axis=0)) / np.where(x_AF.std(axis=0) > 0, x_AF.std(axis=0), 1.0)
     weights_F = PRIOR
     if len(measured) >= FEWEST:
@@ -49,7 +51,7 @@ def guess_latency(asked: Sequence[Untrained], measured: Sequence[tuple[Untrained
     return guess_N
 
 
-def _counts(one: Untrained) -> tuple[float, float, float]:
-    """MACs stand for activations where these were not counted."""
-    written = one.macs if one.activations is None else one.activations
+def _counts(one: Untrained, counted: bool) -> tuple[float, float, float]:
+    """MACs, activations and depth; MACs stand for activations that were not counted."""
+    written = one.activations if counted and one.activations is not None else one.macs
     return math.log(1 + one.macs), math.log(1 + written), float(one.depth)

@@ -97,13 +97,14 @@ class SharedFiles:
         yield True
 
     @contextmanager
-    def making(self, path: Path) -> Iterator[None]:
+    def making(self, path: Path, lock: Path | None = None) -> Iterator[None]:
         """Lets one process at a time make a file or folder, which all others then find.
 
         Args:
             path: Of what is made; the body looks whether it is there already.
+            lock: Of the processes here; by default beside the path.
         """
-        with locks.alone(path.with_suffix(".lock")):
+        with locks.alone(lock or path.with_suffix(".lock")):
             yield
 
     def in_turn(
@@ -205,9 +206,9 @@ class FilesAtURL(SharedFiles):
             yield mine
 
     @contextmanager
-    def making(self, path: Path) -> Iterator[None]:
+    def making(self, path: Path, lock: Path | None = None) -> Iterator[None]:
         """See `SharedFiles.making`."""
-        with locks.alone(path.with_suffix(".lock")):
+        with locks.alone(lock or path.with_suffix(".lock")):
             if path.exists():
                 yield
                 return

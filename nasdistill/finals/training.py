@@ -229,8 +229,8 @@ def make_assistants(context: StudyContext) -> list[StudentTeacher]:
         folder = context.folder / "assistants" / str(number)
         architecture = Architecture.from_json(json.dumps(values))
         variant = Variant(teacher=assistants[-1] if assistants else None)
-        folder.parent.mkdir(exist_ok=True)
-        with context.study.files.making(folder):  # another worker's final may need it, too
+        lock = context.folder / "finals" / f".work-assistant-{number}.lock"
+        with context.study.files.making(folder, lock):  # another worker's final may need it, too
             student = artifact.load_or_set_aside(folder, context.warn)
             if student is None:
                 _train_assistant(context, variant, architecture, folder)

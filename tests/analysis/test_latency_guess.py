@@ -51,6 +51,6 @@ def test_what_was_measured_teaches_which_count_matters() -> None:
 def test_activations_that_nobody_counted_and_equal_ones_make_no_difference() -> None:
     alike = [Untrained({}, 1000, 1, 5), Untrained({}, 1000, 1, 5)]
     assert np.ptp(guess_latency(alike, [(one, 1.0) for one in alike * 2])) == 0
-    slower = Untrained({}, 2000, 1, 5)
+    slower = Untrained({}, 2000, 1, 5, None, 10)
     fast, slow = guess_latency([alike[0], slower], [])
     assert fast < slow
