@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from nasdistill.cli import model_options, options
+from nasdistill.cli import model_options, options, worker_options
 from nasdistill.cli.console import console, error_messages, with_progress
 from nasdistill.cli.model_commands import export, profile
 from nasdistill.cli.teacher_commands import teacher_app
@@ -59,15 +59,15 @@ def search(
     device: options.Device = None,
     precision: options.Precision = None,
     deterministic: options.Deterministic = None,
-    workers: options.Workers = None,
-    engine: options.Engine = None,
-    ray_address: options.RayAddress = None,
-    gpu_share: options.GPUShare = None,
-    cpus_per_worker: options.CPUsPerWorker = None,
-    final_gpus: options.FinalGPUs = None,
+    workers: worker_options.Workers = None,
+    engine: worker_options.Engine = None,
+    ray_address: worker_options.RayAddress = None,
+    gpu_share: worker_options.GPUShare = None,
+    cpus_per_worker: worker_options.CPUsPerWorker = None,
+    final_gpus: worker_options.FinalGPUs = None,
     seed: options.Seed = None,
-    storage: options.Storage = None,
-    files: options.Files = None,
+    storage: worker_options.Storage = None,
+    files: worker_options.Files = None,
     import_file: options.Import = None,
     begin: options.Begin = None,
     importance: options.Importance = None,
@@ -129,14 +129,14 @@ def resume(
     trials: options.MoreTrials = None,
     time_limit: options.NewTimeLimit = None,
     top_k: options.MoreFinals = None,
-    workers: options.NewWorkers = None,
-    engine: options.NewEngine = None,
-    ray_address: options.NewRayAddress = None,
-    gpu_share: options.NewGPUShare = None,
-    cpus_per_worker: options.NewCPUsPerWorker = None,
-    final_gpus: options.NewFinalGPUs = None,
+    workers: worker_options.NewWorkers = None,
+    engine: worker_options.NewEngine = None,
+    ray_address: worker_options.NewRayAddress = None,
+    gpu_share: worker_options.NewGPUShare = None,
+    cpus_per_worker: worker_options.NewCPUsPerWorker = None,
+    final_gpus: worker_options.NewFinalGPUs = None,
     cache_size: options.NewCacheSize = None,
-    files: options.NewFiles = None,
+    files: worker_options.NewFiles = None,
     formats: options.NewFormats = None,
     max_loss: options.NewMaxLoss = None,
     space: options.NewSpace = None,
@@ -205,7 +205,7 @@ def distill(
     study: options.Study,
     trial: options.Trial = None,
     top_k: options.TopK = None,
-    final_gpus: options.NewFinalGPUs = None,
+    final_gpus: worker_options.NewFinalGPUs = None,
     as_json: options.Json = False,
 ) -> None:
     """Distil more trials of a study in full."""
