@@ -252,7 +252,8 @@ class FilesAtURL(SharedFiles):
             keys: list[str] = self._do(lambda fs: fs.find(key))
         except FileNotFoundError:
             return []
-        return keys
+        # An object store knows no folders: a name with .. would lead out of the study's.
+        return [name for name in keys if ".." not in PurePosixPath(name).parts]
 
     def _write(self, key: str, content: bytes) -> None:
         """Writes beside the place and moves there: nobody reads a half."""

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from nasdistill.common import shared_files
 from nasdistill.common.errors import UserError
-from nasdistill.common.shared_files import FilesAtURL, reach
+from nasdistill.common.shared_files import FilesAtURL, Place, reach
 
 
 @contextmanager
@@ -51,6 +52,17 @@ def test_a_file_and_a_folder_come_to_another_host_and_go(tmp_path: Path) -> None
     two.remove(there.parent)
     assert not there.exists() and two.names(there.parents[1]) == []
     assert not one.fetch(trunk) and trunk.exists(), "what is not there replaces nothing"
+
+
+def test_a_name_that_leads_out_of_the_folder_is_not_fetched(tmp_path: Path) -> None:
+    store, folder = fsspec.filesystem("memory"), tmp_path / "studies/small"
+    store.pipe_file("/bucket/small/finals/1/card", b"good")
+    store.store["/bucket/small/finals/1/../../../../bad"] = store.store[
+        "/bucket/small/finals/1/card"
+    ]
+    files = FilesAtURL(Place("memory://bucket", store, "/bucket"), folder, "small", alone)
+    assert files.fetch(folder / "finals/1")
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["card"]
 
 
 def test_the_file_that_makes_a_final_comes_last(
