@@ -193,7 +193,13 @@ def keep_runs(
 
 def lines_of(runs: Iterable[EarlierRun], space: str) -> list[str]:
     """Full runs as lines of a file of `studies/.experience`."""
-    return [json.dumps({**asdict(run), "space": space}, sort_keys=True) for run in runs]
+    lines = []
+    for run in runs:
+        content = {**asdict(run), "space": space}
+        if run.of.activations is None:
+            del content["of"]["activations"]
+        lines.append(json.dumps(content, sort_keys=True))
+    return lines
 
 
 def stored(setting: str, runs: Sequence[EarlierRun]) -> dict[str, Any]:
