@@ -274,10 +274,8 @@ def _processes_text(metrics: dict[str, Any]) -> str:
     """How a final was trained by several processes, for its card; empty if it was not."""
     if metrics["processes"] == 1:
         return ""
-    text, examples = (
-        f", on {metrics['processes']} GPUs or processes",
-        metrics["batch_norm_examples"],
-    )
+    text = f", on {metrics['processes']} GPUs or processes"
+    examples = metrics["batch_norm_examples"]
     if examples is None:
         return text
     return f"{text};\nbatch norm's statistics are of {examples} examples each, over all of these"
